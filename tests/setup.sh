@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Install the real servers that the tests start (as root on Debian or Ubuntu; elsewhere say what is missing).
+set -eu
+declare -A package=()   # command -> Debian package; each suite that starts a server adds its line
+missing=()
+for command in "${!package[@]}"; do
+  command -v "$command" >/dev/null || missing+=("${package[$command]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  apt-get update -q
+  DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "${missing[@]}"
+else
+  echo "tests that need these will be skipped until they are installed: ${missing[*]}" >&2
+fi
