@@ -6,7 +6,7 @@ these into a reply, in the shape the route's dialect asks for. The tree:
     ServiceError 500
     ├── BadRequest 400
     │   ├── UnknownModel                 no such model; the message lists those there are
-    │   ├── InputTooLong                 more tokens than the model takes, and truncation was refused
+    │   ├── InputTooLong                 over the model's tokens, and truncation was refused
     │   └── DimensionMismatch            a vector of another width than the collection's
     ├── Unauthorized 401
     ├── Forbidden 403

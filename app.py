@@ -1,0 +1,16 @@
+"""The application that gunicorn loads: `gunicorn app:app`. `python app.py` starts the same."""
+
+import os
+import sys
+
+from config import load_config
+from factory import create_app
+from logs import configure
+
+if __name__ == "__main__":
+    # Replaces this process, so that both commands run one and the same server.
+    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "app:app", *sys.argv[1:]])
+
+config = load_config()
+configure(config.log_level)
+app = create_app(config)

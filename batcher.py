@@ -1,0 +1,295 @@
+"""Batches the waiting inputs of many threads into passes through one model.
+
+Leader/follower ("flat combining", Hendler et al., SPAA 2010; also group commit in LevelDB and
+RocksDB): no batching thread and no wait timer. A thread that finds the model free becomes the
+leader: it takes a token-budget batch out of everything that waits, encodes it inline, hands each
+request its rows, and promotes the oldest waiter in `finally`. An idle service adds no wait; a busy
+one grows its batches by itself. Owns the queue and nothing else: knows no model and no HTTP.
+"""
+
+import bisect
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embedders.base import Embedder, Encoded, Item, Vectors
+from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
+
+log = logging.getLogger("batcher")
+
+# A pass has a fixed cost worth about this many tokens: an input shorter than the batch's longest
+# by more than it is cheaper in a pass of its own than padded.
+PADDING_SLACK = 32
+# A request of at most this many inputs is interactive: it goes before slices of larger ones.
+INTERACTIVE_ITEMS = 16
+# At the latest every so many passes the oldest large request gets one, whatever else waits.
+BULK_EVERY = 4
+
+
+@dataclass(eq=False)
+class _Job:
+    """One request's inputs on their way through the model."""
+
+    items: Sequence[Item]
+    deadline: float | None
+    gone: Callable[[], bool] | None
+    order: list[int]  # indices still to be taken, shortest first: the longest is popped
+    missing: int  # rows not yet there
+    tokens: int
+    vectors: Vectors | None = None
+    error: Exception | None = None
+    leads: bool = False
+    awake: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or self.missing == 0
+
+    def pick(self, width: int) -> int | None:
+        """Take the longest input that suits a pass `width` tokens wide, if there is one."""
+        end = bisect.bisect_right(self.order, width, key=lambda i: self.items[i].tokens)
+        if end == 0 or self.items[self.order[end - 1]].tokens < width - PADDING_SLACK:
+            return None
+        return self.order.pop(end - 1)
+
+
+@dataclass
+class Load:
+    """A snapshot of the queue, for metrics and for `Retry-After`."""
+
+    requests: int
+    texts: int
+    tokens: int
+    tokens_per_s: float
+
+
+class Batcher:
+    """Encodes on `embedder` for many threads at once, one pass at a time."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        max_tokens: int,
+        max_items: int = 512,
+        max_queue_tokens: int = 2_000_000,
+    ) -> None:
+        self._embedder = embedder
+        self._max_tokens = max_tokens
+        self._max_items = max_items
+        self._max_queue_tokens = max_queue_tokens
+        self._lock = threading.Lock()
+        self._jobs: list[_Job] = []  # oldest first; only those with inputs left to take
+        self._led = False  # whether a thread is encoding or about to
+        self._waiting_tokens = 0
+        self._tokens_per_s = 0.0
+        self._passes = itertools.count(1)
+
+    def encode(
+        self,
+        items: Sequence[Item],
+        deadline: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Encoded:
+        """Return the vectors of `items`, in order.
+
+        `deadline` is a `time.monotonic()` value; `gone` tells whether the caller went away.
+        Raises QueueFull, DeadlineExceeded, or what the embedder raised for one of these items.
+        """
+        if not items:
+            return Encoded(np.empty((0, self._embedder.facts.dimension), np.float32), [])
+        order = sorted(range(len(items)), key=lambda i: items[i].tokens)
+        tokens = sum(item.tokens for item in items)
+        job = _Job(items, deadline, gone, order, len(items), tokens)
+        self._enter(job)
+        while not job.done:
+            if job.leads:
+                self._lead(job)
+            elif not job.awake.wait(_remaining(deadline)):
+                self._leave(job)
+            else:
+                job.awake.clear()
+        if job.error is not None:
+            raise job.error
+        assert job.vectors is not None
+        return Encoded(job.vectors, [item.tokens for item in items])
+
+    def load(self) -> Load:
+        """Return how much is waiting and how fast it is being done."""
+        with self._lock:
+            texts = sum(len(job.order) for job in self._jobs)
+            return Load(len(self._jobs), texts, self._waiting_tokens, self._tokens_per_s)
+
+    # -- entering and leaving -------------------------------------------------------------------
+
+    def _enter(self, job: _Job) -> None:
+        with self._lock:
+            waiting = self._waiting_tokens
+            if waiting and waiting + job.tokens > self._max_queue_tokens:
+                raise QueueFull(
+                    f"{waiting} tokens are waiting already (limit {self._max_queue_tokens}); "
+                    "send this again later",
+                    retry_after_s=min(max(waiting / (self._tokens_per_s or waiting), 1.0), 30.0),
+                )
+            self._waiting_tokens += job.tokens
+            self._jobs.append(job)
+            if not self._led:
+                self._led = job.leads = True
+
+    def _leave(self, job: _Job) -> None:
+        """Give up a job whose deadline has passed; rows under way are dropped when they come."""
+        with self._lock:
+            if not job.done:
+                self._fail(job, DeadlineExceeded("the request's deadline passed while it waited"))
+            if job.leads:  # promoted at the last moment: the lead must go on
+                job.leads = False
+                self._promote()
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        """Take a job out of the queue with an error. Called with the lock held."""
+        job.error = error
+        self._waiting_tokens -= sum(job.items[i].tokens for i in job.order)
+        job.order = []
+        if job in self._jobs:
+            self._jobs.remove(job)
+        job.awake.set()
+
+    def _promote(self) -> None:
+        """Make the oldest waiter the leader. Called with the lock held by whoever led."""
+        self._led = bool(self._jobs)
+        if self._jobs:
+            self._jobs[0].leads = True
+            self._jobs[0].awake.set()
+
+    # -- leading ---------------------------------------------------------------------------------
+
+    def _lead(self, job: _Job) -> None:
+        """Encode one batch, deliver its rows, and pass the lead on, whatever happens."""
+        finished: list[_Job] = []
+        batch: list[tuple[_Job, int]] = []
+        try:
+            with self._lock:
+                batch = self._take()
+            if batch:
+                finished = self._run(batch)
+        except BaseException:  # this thread is being ended: nobody else may hang for it
+            with self._lock:
+                for waiting in {job for job, _ in batch if not job.done}:
+                    self._fail(waiting, Unavailable("the pass through the model was broken off"))
+            raise
+        finally:
+            with self._lock:
+                job.leads = False
+                self._promote()
+            for each in finished:
+                each.awake.set()
+
+    def _take(self) -> list[tuple[_Job, int]]:
+        """Choose the next batch: inputs of like length, oldest request first, within the budget.
+
+        The first input is the longest one of the request whose turn it is; then every request
+        gives its longest inputs that are not much shorter, oldest request first, one at a time so
+        that no request crowds out another. Called with the lock held.
+        """
+        self._drop_hopeless()
+        if not self._jobs:
+            return []
+        first = self._turn()
+        width = first.items[first.order[-1]].tokens
+        room = min(self._max_items, max(1, self._max_tokens // max(width, 1)))
+        batch: list[tuple[_Job, int]] = [(first, first.order.pop())]
+        givers = [first, *(job for job in self._jobs if job is not first)]
+        while givers and len(batch) < room:
+            picks = [(job, job.pick(width)) for job in givers[: room - len(batch)]]
+            batch += [(job, i) for job, i in picks if i is not None]
+            givers = [job for job, i in picks if i is not None]
+        self._jobs = [job for job in self._jobs if job.order]
+        self._waiting_tokens -= sum(job.items[i].tokens for job, i in batch)
+        return batch
+
+    def _turn(self) -> _Job:
+        """Return the request whose turn it is: small ones first, every so often the oldest."""
+        if next(self._passes) % BULK_EVERY:
+            for job in self._jobs:
+                if len(job.items) <= INTERACTIVE_ITEMS:
+                    return job
+        return self._jobs[0]
+
+    def _drop_hopeless(self) -> None:
+        """Drop requests whose deadline has passed or whose client is gone: they cost no pass."""
+        now = time.monotonic()
+        for job in list(self._jobs):
+            if job.deadline is not None and job.deadline < now:
+                self._fail(job, DeadlineExceeded("the request's deadline passed while it waited"))
+            elif job.gone is not None and job.gone():
+                self._fail(job, ClientGone("the client closed the connection"))
+
+    def _run(self, batch: list[tuple[_Job, int]]) -> list[_Job]:
+        """Encode a batch and deliver; return the jobs that are finished by it."""
+        started = time.monotonic()
+        rows = self._rows([job.items[i] for job, i in batch])
+        took = time.monotonic() - started
+        tokens = sum(job.items[i].tokens for job, i in batch)
+        finished: list[_Job] = []
+        with self._lock:
+            rate = tokens / max(took, 1e-6)
+            self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1)
+            for (job, i), row in zip(batch, rows, strict=True):
+                if job.done:
+                    continue
+                if isinstance(row, Exception):
+                    self._fail(job, _indexed(row, i, len(job.items)))
+                else:
+                    self._deliver(job, i, row)
+                if job.done:
+                    finished.append(job)
+        return finished
+
+    def _deliver(self, job: _Job, index: int, row: Vectors) -> None:
+        if job.vectors is None:
+            job.vectors = np.empty((len(job.items), row.shape[-1]), np.float32)
+        job.vectors[index] = row
+        job.missing -= 1
+
+    def _rows(self, items: list[Item]) -> list[Vectors | Exception]:
+        """Encode, halving on failure until the input at fault stands alone: others get rows."""
+        failure: Exception
+        try:
+            return list(self._embedder.encode(items).vectors)
+        except Exception as exc:
+            failure = exc.with_traceback(None)  # a traceback would hold the failed pass's memory
+        if len(items) == 1:
+            return [_blamed(failure)]
+        half = len(items) // 2
+        return self._rows(items[:half]) + self._rows(items[half:])
+
+
+class ClientGone(ServiceError):
+    """The caller hung up before its turn came; nobody reads this error."""
+
+    status = 499
+    code = "client_closed_request"
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _blamed(failure: Exception) -> ServiceError:
+    """Return the error for an input that fails even alone. The log gets no text of it."""
+    if isinstance(failure, ServiceError):
+        return failure
+    log.error("an input fails even alone: %s", type(failure).__name__)
+    return Invalid("the model cannot encode this input", param="input")
+
+
+def _indexed(error: Exception, index: int, count: int) -> Exception:
+    """Name the input at fault in an error of our own; leave others as they are."""
+    if isinstance(error, ServiceError) and count > 1:
+        return type(error)(f"input {index}: {error.message}", param=error.param)
+    return error

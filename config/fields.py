@@ -1,0 +1,117 @@
+"""Read raw settings from the environment and `.env`, and say clearly what could not be read.
+
+Owns the mechanism only: names, sources, precedence and error text. What the settings are is in the
+other files of this package. A setting's environment names are its pydantic alias choices; where
+several names of one setting are given in the same source, the first listed in `.env.example` wins.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+
+
+class ConfigError(SystemExit):
+    """A setting cannot be read. Stops the start with a message and exit code 2."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__(2)
+
+    def __str__(self) -> str:
+        return "\n".join(["The service cannot start:", *(f"  - {p}" for p in self.problems)])
+
+
+def setting(default: Any, *names: str, help: str, **limits: Any) -> Any:
+    """Declare one setting: its default, environment names (most specific first) and help text."""
+    return Field(
+        default,
+        validation_alias=AliasChoices(*names),
+        description=help,
+        validate_default=False,
+        **limits,
+    )
+
+
+def names_of(field: FieldInfo) -> list[str]:
+    """Return the environment names of a setting, the winning one first."""
+    alias = field.validation_alias
+    return [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else []
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Tell whether a setting's value must never be shown."""
+    return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
+
+
+def from_sources(
+    model: type[BaseModel], environ: Mapping[str, str], dotenv: Mapping[str, str | None]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Pick each setting's raw value: environment over `.env`, absent or empty means default.
+
+    Returns `({field: raw value}, {field: the name it was given under})`.
+    For secrets `NAME_FILE` names a file that holds the value (container secrets).
+    """
+    values: dict[str, str] = {}
+    given: dict[str, str] = {}
+    for field, info in model.model_fields.items():
+        for source in (environ, dotenv):
+            found = _first(source, names_of(info), with_file=is_secret(info))
+            if found:
+                given[field], values[field] = found
+                break
+    return values, given
+
+
+def _first(
+    source: Mapping[str, str | None], names: list[str], *, with_file: bool
+) -> tuple[str, str] | None:
+    for name in names:
+        if value := (source.get(name) or "").strip():
+            return name, value
+        if with_file and (path := source.get(f"{name}_FILE")):
+            try:
+                return f"{name}_FILE", Path(path).read_text().strip()
+            except OSError as exc:
+                problem = f"{name}_FILE={path}: cannot be read ({exc.strerror})"
+                raise ConfigError([problem]) from exc
+    return None
+
+
+def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, str]) -> list[str]:
+    """Turn a validation error into one line a setting: name, what was given, what is allowed."""
+    lines = []
+    for error in exc.errors(include_url=False):
+        field = str(error["loc"][0]) if error["loc"] else ""
+        info = model.model_fields.get(field)
+        name = given.get(field) or (names_of(info)[0] if info and names_of(info) else field)
+        shown = "" if info and is_secret(info) else f"={error['input']!s:.80}"
+        reason = error["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}{shown}: {reason}" + (f". {info.description}" if info else ""))
+    return lines
+
+
+def unknown_names(known: set[str], environ: Mapping[str, str]) -> list[str]:
+    """List environment names that look like ours but are not, each with the likely one meant."""
+    strange = []
+    for name in environ:
+        if name.startswith(("EMBEDDING_", "EMBEDDINGS_")) and name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            strange.append(name + (f" (did you mean {close[0]}?)" if close else ""))
+    return strange
+
+
+def read_dotenv(path: Path) -> dict[str, str | None]:
+    """Read a `.env` file; a missing one is empty."""
+    from dotenv import dotenv_values
+
+    return dict(dotenv_values(path)) if path.is_file() else {}
+
+
+def process_environment() -> Mapping[str, str]:
+    """Return the process's environment: the one place where it is read."""
+    return os.environ

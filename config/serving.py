@@ -1,0 +1,93 @@
+"""Settings of the server itself: where it listens, how much it accepts, what it logs."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator
+
+from config.fields import setting
+
+
+def split_list(value: object) -> object:
+    """Read a comma list; surrounding quotes and blanks around items do not count."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.strip("\"'[]").split(",") if part.strip("\"' "))
+    return value
+
+
+def upper(value: object) -> object:
+    """Let `info` mean `INFO`."""
+    return value.upper() if isinstance(value, str) else value
+
+
+CommaList = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(upper)
+]
+
+
+class ServingSettings(BaseModel):
+    """Where the service listens and what it accepts."""
+
+    host: str = setting(
+        "0.0.0.0", "EMBEDDING_HOST", "HOST", help="Address to listen on."
+    )  # the seeds' documented default: a container must be reachable from outside
+    port: int = setting(
+        8001,
+        "EMBEDDING_PORT",
+        "EMBEDDINGS_PORT",
+        "PORT",
+        ge=1,
+        le=65535,
+        help="Port to listen on, 1 to 65535.",
+    )
+    max_workers: int = setting(
+        1,
+        "MAX_WORKERS",
+        ge=1,
+        le=256,
+        help="Worker processes, 1 to 256. Each loads its own copy of every model: "
+        "1 is right for one GPU and for a CPU.",
+    )
+    threads: int = setting(
+        128,
+        "THREADS",
+        ge=2,
+        le=4096,
+        help="Request threads per worker, 2 to 4096. They wait for the model together, so more "
+        "threads mean larger batches.",
+    )
+    timeout_s: int = setting(
+        120,
+        "TIMEOUT",
+        ge=1,
+        help="Seconds without a heartbeat after which gunicorn replaces a worker.",
+    )
+    graceful_timeout_s: int = setting(
+        60, "GRACEFUL_TIMEOUT", ge=1, help="Seconds that running requests get to finish on a stop."
+    )
+    request_deadline_s: float = setting(
+        120,
+        "REQUEST_DEADLINE",
+        gt=0,
+        help="Seconds a request may take, waiting included; then it is answered 504.",
+    )
+    max_request_bytes: int = setting(
+        64 * 1024 * 1024,
+        "MAX_REQUEST_BYTES",
+        ge=1024,
+        help="Largest request body in bytes, at least 1024; a larger one is answered 413.",
+    )
+    max_texts: int = setting(
+        2048,
+        "MAX_TEXTS_PER_REQUEST",
+        ge=1,
+        help="Most texts in one request, at least 1; OpenAI's limit is the default.",
+    )
+    cors_origins: CommaList = setting(
+        ("*",),
+        "CORS_ORIGINS",
+        help="Comma list of origins whose pages may call this service from a browser; * is all.",
+    )
+    log_level: LogLevel = setting(
+        "INFO", "LOG_LEVEL", help="One of DEBUG, INFO, WARNING, ERROR, CRITICAL."
+    )

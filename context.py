@@ -1,0 +1,25 @@
+"""What a request handler may reach: the services that the factory built, and nothing else."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+
+from config import Config
+from engine import Engine
+
+KEY = "services"
+
+
+@dataclass(frozen=True)
+class Services:
+    """The parts below the door."""
+
+    config: Config
+    engine: Engine
+    version: str
+
+
+def services() -> Services:
+    """Return the running application's services."""
+    return cast(Services, current_app.extensions[KEY])

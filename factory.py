@@ -1,0 +1,111 @@
+"""Builds the application: its lines are in the order in which a request meets them.
+
+size cap -> request id and clock -> route table -> parse -> handler -> JSON -> headers -> log line.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from flask import Flask, Response, g, request
+
+import embedders
+import routes.errors
+from config import Config, load_config
+from context import KEY, Services, services
+from engine import Engine
+from logs import line
+from registry import Build, Registry
+from routes import ROUTES
+from routes.parse import parse_body, parse_query
+from routes.table import Reply, Route
+
+access_log = logging.getLogger("access")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(
+    config: Config | None = None, *, build: Build = embedders.build, wait: bool = False
+) -> Flask:
+    """Build the service. `wait` loads the models before returning, as tests and scripts need."""
+    config = config or load_config()
+    app = Flask("embedding-service", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
+    app.url_map.strict_slashes = False
+    registry = Registry(*config.catalogue(), config, build)
+    app.extensions[KEY] = Services(config, Engine(registry, config.truncate), version())
+    app.before_request(_begin)
+    for row in ROUTES:
+        app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
+    routes.errors.register(app)
+    app.after_request(_finish)
+    (registry.load_now if wait else registry.start)()
+    return app
+
+
+def version() -> str:
+    """Return the version: the top heading of the change log."""
+    changes = (Path(__file__).parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    found = re.search(r"^## (\S+)", changes, re.MULTILINE)
+    return found[1] if found else "unknown"
+
+
+def _begin() -> None:
+    g.started = time.monotonic()
+    g.deadline = g.started + services().config.request_deadline_s
+    given = request.headers.get("X-Request-ID", "")
+    g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _view(row: Route) -> Callable[..., Response]:
+    """Wrap a handler: parse what it declared, call it, write its answer as JSON."""
+
+    def view(**values: Any) -> Response:
+        if row.query is not None:
+            values["query"] = parse_query(row.query)
+        if row.body is not None:
+            values["body"] = parse_body(row.body)
+        answer = row.handler(**values)
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        content = orjson.dumps(reply.body, option=orjson.OPT_SERIALIZE_NUMPY)
+        response = Response(content, reply.status, content_type="application/json")
+        response.headers.extend(reply.headers)
+        return response
+
+    return view
+
+
+def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    _allow_origin(response)
+    facts = {
+        "method": request.method,
+        "path": request.path,
+        **g.get("facts", {}),
+        "status": response.status_code,
+        "ms": round((time.monotonic() - g.started) * 1000, 1),
+        "id": g.request_id,
+    }
+    access_log.info(line(facts))
+    return response
+
+
+def _allow_origin(response: Response) -> None:
+    """Let pages of the configured origins call this service (CORS, without credentials)."""
+    origin = request.headers.get("Origin")
+    allowed = services().config.cors_origins
+    if origin is None or not ("*" in allowed or origin in allowed):
+        return
+    response.headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin
+    response.headers.add("Vary", "Origin")
+    response.headers["Access-Control-Expose-Headers"] = "*"
+    if request.method == "OPTIONS":
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
+        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key"
+        response.headers["Access-Control-Max-Age"] = "600"

@@ -1,0 +1,65 @@
+"""What models there are and what is known of each."""
+
+from typing import Any
+
+from context import services
+from registry import Model
+from routes.table import route
+from routes.v1 import find
+from schemas import EmbedQuery
+
+
+@route("GET", "/models", access="embed", tag="models")
+def models() -> dict[str, Any]:
+    """List every configured model with its state."""
+    registry = services().engine.registry
+    rows = [describe(model) for model in registry.models.values()]
+    return {"object": "list", "default": registry.default.spec.id, "data": rows}
+
+
+@route("GET", "/models/<path:model_id>", access="embed", errors=(404,), tag="models")
+def model(model_id: str) -> dict[str, Any]:
+    """Describe one model."""
+    return describe(find(model_id))
+
+
+@route("GET", "/model/info", access="embed", query=EmbedQuery, errors=(404,), tag="models")
+def model_info(query: EmbedQuery) -> dict[str, Any]:
+    """Describe the default model, or the one of `?model_id=`."""
+    registry = services().engine.registry
+    return describe(registry.default if query.model_id is None else find(query.model_id))
+
+
+@route("GET", "/info", access="embed", tag="models")
+def info() -> dict[str, Any]:
+    """Describe the default model in short."""
+    return describe(services().engine.registry.default)
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Return what is known of a model; what only loading tells is null until then."""
+    spec, facts = model.spec, model.facts
+    return {
+        "id": spec.id,
+        "object": "model",
+        "model_id": spec.model_name,
+        "model_name": spec.model_name,
+        "type": spec.type,
+        "status": model.state,
+        "reason": model.reason,
+        "dimension": facts.dimension if facts else spec.dimensions,
+        "embedding_dimension": facts.dimension if facts else spec.dimensions,
+        "max_seq_length": facts.max_tokens if facts else spec.max_seq_length,
+        "max_input_length": facts.max_tokens if facts else spec.max_seq_length,
+        "normalize": model.normalize,
+        "device": facts.device if facts else spec.device,
+        "dtype": facts.dtype if facts else spec.dtype,
+        "backend": facts.backend if facts else spec.backend,
+        "pooling": facts.pooling if facts else None,
+        "prompts": dict(facts.prompts) if facts else spec.prompts,
+        "revision": spec.revision,
+        "fingerprint": facts.fingerprint if facts else None,
+        "batch_size": spec.max_batch_size or services().config.max_batch_size,
+        "max_client_batch_size": services().config.max_texts,
+        "version": services().version,
+    }

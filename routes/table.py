@@ -1,0 +1,73 @@
+"""The one route table: every path with its method, body, reply, access rule and dialect.
+
+A handler declares itself with `@route`; the factory turns the table into Flask rules, and the API
+description is generated from it, so neither can forget a route. Handlers get parsed bodies and
+return plain values or a `Reply`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+# Who may call: anyone; any caller that may embed; who may read or change collections; admins.
+Access = Literal["public", "embed", "read", "write", "admin"]
+# Whose error bodies the route speaks.
+Dialect = Literal["native", "openai"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A handler's answer. `body` is anything the JSON writer takes, numpy rows included."""
+
+    body: Any
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row of the table. `path` is in Flask's notation."""
+
+    method: str
+    path: str
+    handler: Callable[..., Any]
+    access: Access
+    body: type[BaseModel] | None
+    query: type[BaseModel] | None
+    reply: type[BaseModel] | None
+    dialect: Dialect
+    errors: tuple[int, ...]
+    tag: str
+
+    @property
+    def summary(self) -> str:
+        """The handler's one-line description."""
+        return (self.handler.__doc__ or "").strip().splitlines()[0]
+
+
+ROUTES: list[Route] = []
+
+
+def route(
+    method: str,
+    path: str,
+    *,
+    access: Access,
+    body: type[BaseModel] | None = None,
+    query: type[BaseModel] | None = None,
+    reply: type[BaseModel] | None = None,
+    dialect: Dialect = "native",
+    errors: tuple[int, ...] = (),
+    tag: str = "service",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare a handler as a route. It is called with `body=`, `query=` and the path's values."""
+
+    def declare(handler: Callable[..., Any]) -> Callable[..., Any]:
+        ROUTES.append(
+            Route(method, path, handler, access, body, query, reply, dialect, errors, tag)
+        )
+        return handler
+
+    return declare

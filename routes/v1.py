@@ -1,0 +1,58 @@
+"""OpenAI's embeddings API: `/v1/embeddings` and `/v1/models`."""
+
+from typing import Any
+
+from context import services
+from errors import NotFound
+from registry import Model
+from routes.embed import facts_headers, run
+from routes.table import Reply, route
+from schemas import OpenAIBody, OpenAIReply, dump_openai
+
+ERRORS = (400, 413, 415, 422, 429, 503, 504)
+# When the service started serving a model is not kept; OpenAI's clients need a number.
+CREATED = 1_700_000_000
+
+
+@route("POST", "/v1/embeddings", access="embed", body=OpenAIBody, reply=OpenAIReply,
+       dialect="openai", errors=ERRORS, tag="openai")  # fmt: skip
+def embeddings(body: OpenAIBody) -> Reply:
+    """Embed text or token ids, as OpenAI's API does."""
+    result = run(list(body.inputs), body.model, body, True)
+    reply = dump_openai(result.vectors, body.encoding_format, body.model, result.tokens)
+    return Reply(reply, headers=facts_headers(result))
+
+
+@route("GET", "/v1/models", access="embed", dialect="openai", tag="openai")
+def list_models() -> dict[str, Any]:
+    """List the models that can be asked for."""
+    models = services().engine.registry.models.values()
+    return {"object": "list", "data": [_model(m) for m in models if m.state != "unavailable"]}
+
+
+@route("GET", "/v1/models/<path:name>", access="embed", dialect="openai", errors=(404,),
+       tag="openai")  # fmt: skip
+def get_model(name: str) -> dict[str, Any]:
+    """Describe one model."""
+    return _model(find(name))
+
+
+def find(name: str) -> Model:
+    """Return the model of a path. Raises NotFound, which is what a path's unknown name is."""
+    registry = services().engine.registry
+    if name not in registry.names:
+        known = ", ".join(registry.models)
+        raise NotFound(f"unknown model {name[:128]!r}; available: {known}", param="model")
+    return registry.get(name)
+
+
+def _model(model: Model) -> dict[str, Any]:
+    owner = model.spec.model_name.partition("/")[0]
+    prompts = sorted(model.facts.prompts) if model.facts else []
+    return {
+        "id": model.spec.id,
+        "object": "model",
+        "created": CREATED,
+        "owned_by": owner,
+        "prompts": prompts,
+    }
