@@ -155,11 +155,8 @@ class OpenAIBody(Options):
     @property
     def inputs(self) -> Sequence[Input]:
         """The inputs as a list, whichever form they came in."""
-        if isinstance(self.input, str):
-            return [self.input]
-        if isinstance(self.input[0], int):
-            return [cast(Ids, self.input)]
-        return cast(Sequence[Input], self.input)
+        alone = isinstance(self.input, str) or isinstance(self.input[0], int)
+        return cast(Sequence[Input], [self.input] if alone else self.input)
 
 
 class OpenAIEmbedding(BaseModel):
