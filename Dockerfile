@@ -22,6 +22,7 @@ COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
 COPY config/ config/
 COPY embedders/ embedders/
 COPY routes/ routes/
+COPY schemas/ schemas/
 
 USER service
 VOLUME /models

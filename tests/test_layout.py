@@ -27,6 +27,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 INNER = {
     "config": [{"fields"}, {"serving"}, {"models"}, {"__init__"}, {"__main__"}],
     "embedders": [{"base"}, {"fake", "weights", "tokens"}, {"local"}, {"__init__"}],
+    "schemas": [{"embed"}, {"__init__"}],
     "routes": [{"table"}, {"parse", "errors"}, {"embed"}, {"v1"}, {"models", "ops"}, {"__init__"}],
 }
 AT_THE_DOOR = {"app", "factory", "context", "auth", "routes"}
