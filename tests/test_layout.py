@@ -16,6 +16,8 @@ LAYERS = [
     {"schemas", "db", "batcher"},
     {"users", "settings", "vault", "registry"},
     {"engine"},
+    {"library"},
+    {"reembed"},
     {"context"},
     {"auth"},
     {"routes"},
@@ -25,10 +27,17 @@ LAYERS = [
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Inside a package, likewise.
 INNER = {
-    "config": [{"fields"}, {"serving"}, {"models"}, {"__init__"}, {"__main__"}],
+    "config": [{"fields"}, {"serving", "store"}, {"models"}, {"__init__"}, {"__main__"}],
     "embedders": [{"base"}, {"fake", "weights", "tokens"}, {"local"}, {"__init__"}],
-    "schemas": [{"embed"}, {"__init__"}],
-    "routes": [{"table"}, {"parse", "errors"}, {"embed"}, {"v1"}, {"models", "ops"}, {"__init__"}],
+    "schemas": [{"embed"}, {"collections"}, {"__init__"}],
+    "routes": [
+        {"table"},
+        {"parse", "errors"},
+        {"embed"},
+        {"v1"},
+        {"models", "ops", "collections"},
+        {"__init__"},
+    ],
 }
 AT_THE_DOOR = {"app", "factory", "context", "auth", "routes"}
 
