@@ -26,7 +26,14 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Inside a package, likewise.
 INNER = {
     "config": [{"fields"}, {"serving"}, {"models"}, {"__init__"}, {"__main__"}],
-    "embedders": [{"base"}, {"fake", "weights", "tokens"}, {"local"}, {"__init__"}],
+    "embedders": [
+        {"base"},
+        {"fake", "weights", "tokens"},
+        {"loading"},
+        {"whole"},
+        {"local"},
+        {"__init__"},
+    ],
     "schemas": [{"embed"}, {"__init__"}],
     "routes": [{"table"}, {"parse", "errors"}, {"embed"}, {"v1"}, {"models", "ops"}, {"__init__"}],
 }
