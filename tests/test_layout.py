@@ -27,6 +27,15 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 INNER = {
     "config": [{"fields"}, {"serving"}, {"models"}, {"__init__"}, {"__main__"}],
     "embedders": [{"base"}, {"fake", "weights", "tokens"}, {"local"}, {"__init__"}],
+    "store": [
+        {"base"},
+        {"filters", "validation", "sql_wire"},
+        {"sql_engine", "sql_filter", "sql_schema"},
+        {"sql_names", "sql_rows", "sql_index"},
+        {"sql_keep"},
+        {"sql", "file"},
+        {"__init__"},
+    ],
     "routes": [{"table"}, {"parse", "errors"}, {"embed"}, {"v1"}, {"models", "ops"}, {"__init__"}],
 }
 AT_THE_DOOR = {"app", "factory", "context", "auth", "routes"}
