@@ -98,10 +98,7 @@ class Database:
             pool_timeout=pool_timeout_s,
             pool_pre_ping=True,
             pool_recycle=1800,
-            connect_args={
-                "connect_timeout": connect_timeout_s,
-                "options": f"-c statement_timeout={int(patience_s * 900)}",  # it gives up first
-            },
+            connect_args={"connect_timeout": connect_timeout_s},
         )
         event.listen(self.engine, "do_connect", self._connect)
         _forget_after_fork(self.engine)
@@ -190,6 +187,8 @@ class Database:
         ) from lost
 
     def _connect(self, dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> Any:
+        own = f"-c statement_timeout={int(self.patience_s * 900)}"  # the server gives up first
+        options["options"] = f"{own} {options.get('options', '')}"
         connection = _Connection.connect(*args, **options)
         connection.patience_s = self.patience_s
         register(connection)

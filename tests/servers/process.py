@@ -107,8 +107,8 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """Stop it in good order and remove its folder."""
-        self.halt()
+        """End it for good and remove its folder; at once, since nothing of it is kept."""
+        self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         atexit.unregister(self.stop)
 
