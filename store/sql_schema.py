@@ -32,6 +32,8 @@ CREATE TABLE IF NOT EXISTS emb_aliases (
 );
 """
 
+_SCAN_EVERYTHING = {"enable_indexscan": "off", "enable_seqscan": "on", "enable_bitmapscan": "on"}
+
 
 @dataclass(frozen=True)
 class Collection:
@@ -131,7 +133,7 @@ def search_settings(ef_search: int, shards: int, exact: bool) -> str:
         "hnsw.ef_search": str(ef_search),
         "plan_cache_mode": "force_custom_plan",  # the best plan depends on the filter
         "jit": "off",  # compiling takes longer than the search
-        **({"enable_indexscan": "off"} if exact else {}),
+        **(_SCAN_EVERYTHING if exact else {}),
     }
     first = ["SET LOCAL citus.propagate_set_commands = 'local'"] if shards >= 2 else []
     return "; ".join([*first, *(f"SET LOCAL {k} = '{v}'" for k, v in settings.items())])
