@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from engine import Embedded, EmbedRequest, Engine
-from errors import Conflict, Invalid, NotFound, TooLarge
+from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
 from registry import Loaded
 from store import CollectionInfo, Found, Item, Limits, VectorStore, Written
 from store.base import IfExists, Metric, Mode
@@ -114,7 +114,7 @@ class Library:
             info = self.store.info(name)
             try:
                 found = self._search(info, name, query, embed)
-            except (Invalid, Conflict):
+            except ServiceError:  # right, unless the collection was switched in between
                 if self.store.info(name).uuid == info.uuid:
                     raise
                 continue
