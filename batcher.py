@@ -114,6 +114,8 @@ class Batcher:
                 self._leave(job)
             else:
                 job.awake.clear()
+        if job.error is None and deadline is not None and time.monotonic() > deadline:
+            job.error = DeadlineExceeded("the request's deadline passed while it was encoded")
         if job.error is not None:
             raise job.error
         assert job.vectors is not None

