@@ -22,6 +22,7 @@ from store.base import (
     Written,
 )
 from store.file import FileStore
+from store.ledger import Options
 from store.sql import SqlStore
 from store.validation import Limits
 
@@ -56,7 +57,7 @@ def open_store(
     parts = urlsplit(url or "")
     if parts.scheme in ("", "file") and not parts.netloc:
         folder = unquote(parts.path) if parts.path else str(directory)
-        return FileStore(Path(folder), limits=limits, **options)
+        return FileStore(Path(folder), limits=limits, options=Options(**options))
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
         return SqlStore(str(url), limits=limits, **options)
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")
