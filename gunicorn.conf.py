@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from config import load_config  # noqa: E402
 
 _config = load_config()
+_config.catalogue()  # a mistake in the model files stops the start here, with its message
 
 bind = [f"{_config.host}:{_config.port}"]
 worker_class = "gthread"

@@ -16,14 +16,11 @@ from pydantic.fields import FieldInfo
 
 
 class ConfigError(SystemExit):
-    """A setting cannot be read. Stops the start with a message and exit code 2."""
+    """A setting cannot be read. Ends the process with the list of problems and exit code 1."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
-        super().__init__(2)
-
-    def __str__(self) -> str:
-        return "\n".join(["The service cannot start:", *(f"  - {p}" for p in self.problems)])
+        super().__init__("\n".join(["The service cannot start:", *(f"  - {p}" for p in problems)]))
 
 
 def setting(default: Any, *names: str, help: str, **limits: Any) -> Any:

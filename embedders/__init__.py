@@ -5,7 +5,7 @@ from collections.abc import Callable
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder
 from embedders.fake import FakeEmbedder
-from embedders.local import LocalEmbedder
+from embedders.local import local
 from errors import ModelUnavailable
 
 Builder = Callable[[ModelSpec, ModelSettings], Embedder]
@@ -16,7 +16,7 @@ def _fake(spec: ModelSpec, settings: ModelSettings) -> Embedder:
 
 
 EMBEDDERS: dict[str, Builder] = {
-    "sentence_transformer": LocalEmbedder,
+    "sentence_transformer": local,
     "fake": _fake,
 }
 

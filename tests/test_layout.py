@@ -26,7 +26,15 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Inside a package, likewise.
 INNER = {
     "config": [{"fields"}, {"serving"}, {"models"}, {"__init__"}, {"__main__"}],
-    "embedders": [{"base"}, {"fake", "weights", "tokens"}, {"local"}, {"__init__"}],
+    "embedders": [
+        {"base"},
+        {"fake", "weights", "tokens"},
+        {"loading"},
+        {"whole"},
+        {"local"},
+        {"__init__"},
+    ],
+    "schemas": [{"embed"}, {"__init__"}],
     "store": [
         {"base"},
         {"filters", "validation", "sql_wire"},

@@ -12,9 +12,12 @@ import pytest
 
 from config import Config, ModelSpec
 from embedders import weights
-from embedders.base import Prompt
-from embedders.local import LocalEmbedder, choose_device
-from errors import ModelUnavailable
+from embedders.base import Embedder, Prompt
+from embedders.loading import choose_device
+from embedders.local import LocalEmbedder
+from embedders.local import local as load
+from embedders.whole import WholeEmbedder
+from errors import BadRequest, ModelUnavailable
 from tests.contracts import EmbedderContract
 
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -22,10 +25,10 @@ SETTINGS = Config(device="cpu")
 FOLDER = weights.find(NAME)
 
 
-def local(name: str | Path, **entry: object) -> LocalEmbedder:
+def local(name: str | Path, **entry: object) -> Embedder:
     given = {"dtype": "float32", **entry}
     spec = ModelSpec.model_validate({"id": "m", "model_name": str(name), **given})
-    return LocalEmbedder(spec, SETTINGS)
+    return load(spec, SETTINGS)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +63,9 @@ def prose(count: int, seed: int = 7) -> list[str]:
         for doc in re.findall(r'"""(.*?)"""', source, re.DOTALL):
             words += doc.split()
     rng = random.Random(seed)
-    lengths = [1, 2, 3, 400, 600] + [rng.choice((3, 8, 20, 60, 120, 300)) for _ in range(count)]
+    lengths = [1, 2, 3, 250, 300, 400, 600] + [
+        rng.choice((2, 3, 5, 8, 12, 20, 30, 60)) for _ in range(count)
+    ]
     starts = [rng.randrange(len(words) - n) for n in lengths]
     return [" ".join(words[s : s + n]) for s, n in zip(starts, lengths, strict=True)][:count]
 
@@ -69,15 +74,20 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
 
 
+@pytest.fixture(scope="session")
+def sample(reference) -> tuple[list[str], np.ndarray]:
+    texts = prose(1000)
+    return texts, reference.encode(texts, batch_size=64)
+
+
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 0.99999), ("bfloat16", 0.999)])
 def test_a_thousand_texts_equal_the_library_alone_and_mixed(
-    reference, dtype: str, least: float
+    sample: tuple[list[str], np.ndarray], dtype: str, least: float
 ) -> None:
     embedder = local(NAME, dtype=dtype)
-    texts = prose(1000)
-    expected = reference.encode(texts, batch_size=64)
+    texts, expected = sample
     items = embedder.prepare(texts, Prompt(), "right")
-    assert sum(item.truncated for item in items) > 10
+    assert sum(item.truncated for item in items) > 1
     mixed = np.concatenate(
         [embedder.encode(items[i : i + 25]).vectors for i in range(0, len(items), 25)]
     )
@@ -156,6 +166,25 @@ def test_a_models_own_prompts_are_used_and_may_be_left_out_of_the_mean(tmp_path:
         got = embedder.encode(embedder.prepare(texts, prompt, "right")).vectors
         expected = library.encode(texts, prompt_name=name)
         assert cosines(got, expected).min() > 0.99999, name
+
+
+def test_a_model_of_another_kind_is_run_as_a_whole(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    library = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=16)])
+    library.save(str(tmp_path / "static"))
+    embedder = local(tmp_path / "static")
+    assert isinstance(embedder, WholeEmbedder)
+    texts = ["one", "two words", "a longer text than those"]
+    items = embedder.prepare(texts, Prompt("about: "), "right")
+    expected = library.encode([f"about: {text}" for text in texts])
+    np.testing.assert_allclose(embedder.encode(items).vectors, expected, atol=1e-6)
+    assert items[2].tokens > items[0].tokens > 0
+    with pytest.raises(BadRequest, match="texts, not token ids"):
+        embedder.prepare([[1, 2]], Prompt(), "right")
 
 
 def test_a_shorter_limit_is_kept_and_a_longer_one_is_capped(reference) -> None:

@@ -1,6 +1,5 @@
 """The JSON of every embedding dialect: what bodies are accepted and how vectors are written.
 
-The only place where vectors become lists or base64. Knows nothing of HTTP: bytes in, models out.
 Native bodies refuse unknown fields, so that a typo is told; `/v1` accepts them, as clients of
 OpenAI-compatible servers send vendor extras.
 """

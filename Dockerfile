@@ -1,0 +1,32 @@
+# GPU image:  docker build -t embedding-service .
+# CPU image:  docker build -t embedding-service --build-arg BASE=python:3.13-slim .
+# Another CUDA: --build-arg PYTORCH_TAG=..., a tag of pytorch/pytorch that your driver supports.
+ARG PYTORCH_TAG=2.13.0-cuda13.0-cudnn9-runtime
+ARG BASE=pytorch/pytorch:${PYTORCH_TAG}
+FROM ${BASE}
+
+# Where torch comes from on a base without it; empty is the default index, whose Linux build brings
+# CUDA along. PyTorch's CPU index makes the CPU image some gigabytes smaller.
+ARG TORCH_INDEX_URL=
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    EMBEDDING_MODEL_CACHE_DIR=/models
+WORKDIR /app
+
+COPY requirements.txt .
+RUN python -c "import torch" 2>/dev/null \
+    || pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch==' requirements.txt)"; \
+    pip install -r requirements.txt
+
+RUN useradd --create-home --uid 10001 service && mkdir -p /models && chown service /models
+COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
+COPY config/ config/
+COPY embedders/ embedders/
+COPY routes/ routes/
+COPY schemas/ schemas/
+
+USER service
+VOLUME /models
+EXPOSE 8001
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD \
+    python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8001/health', timeout=4)"
+CMD ["gunicorn", "app:app"]

@@ -1,0 +1,26 @@
+"""The JSON of every dialect, one file a subject: bytes in, frozen models out, and back.
+
+The only place where vectors become lists or base64. Knows nothing of HTTP.
+"""
+
+from schemas.embed import (
+    EmbedBody,
+    EmbedQuery,
+    EmbedReply,
+    OpenAIBody,
+    OpenAIReply,
+    Options,
+    SingleQuery,
+    dump_openai,
+)
+
+__all__ = [
+    "EmbedBody",
+    "EmbedQuery",
+    "EmbedReply",
+    "OpenAIBody",
+    "OpenAIReply",
+    "Options",
+    "SingleQuery",
+    "dump_openai",
+]

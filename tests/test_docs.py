@@ -1,0 +1,127 @@
+"""What the documentation shows is what happens: its snippets are run, its lists are complete."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config import Config
+from config.models import read_catalogue
+from tests.conftest import ROOT, free_port, running
+from tests.test_layout import modules, owner
+
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+# Commands that a test cannot run inside itself, and what shows them instead.
+SHOWN_ELSEWHERE = {
+    "make run": "test_server.py starts what it starts",
+    "make test": "it is what runs this test",
+    "gunicorn -w 4": "test_server.py::test_four_workers_and_a_timeout_may_be_asked_for",
+    "docker build": "test_docker.py; no container engine runs here",
+}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A service as `make run` starts it."""
+    port = free_port()
+    env = {"HOST": "127.0.0.1", "PORT": str(port)}
+    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
+        yield f"http://127.0.0.1:{port}"
+
+
+def like(got: object, shown: object, path: str = "") -> None:
+    """Assert that an answer has the shown keys and, but for times, the shown values."""
+    if isinstance(shown, dict):
+        assert isinstance(got, dict) and set(got) >= set(shown), path
+        for key in shown:
+            if not key.endswith("_ms"):
+                like(got[key], shown[key], f"{path}.{key}")
+    elif isinstance(shown, list):
+        assert isinstance(got, list) and len(got) == len(shown), path
+        for i, (g, s) in enumerate(zip(got, shown, strict=True)):
+            like(g, s, f"{path}.{i}")
+    elif isinstance(shown, float):
+        assert got == pytest.approx(shown, abs=5e-3), path  # bfloat16 where there is
+    else:
+        assert got == shown, path
+
+
+def run_shell(code: str, url: str) -> str:
+    code = code.replace("http://localhost:8001", url)
+    done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_shell_snippet_runs_and_answers_as_shown(url: str) -> None:
+    ran = 0
+    for i, (language, code) in enumerate(SNIPPETS):
+        if language != "bash" or any(code.startswith(known) for known in SHOWN_ELSEWHERE):
+            continue
+        out = run_shell(code, url)
+        if i + 1 < len(SNIPPETS) and SNIPPETS[i + 1][0] == "json":
+            like(json.loads(out), json.loads(SNIPPETS[i + 1][1]))
+        ran += 1
+    assert ran >= 1
+
+
+def test_every_python_snippet_runs(url: str) -> None:
+    snippets = [code for language, code in SNIPPETS if language == "python"]
+    assert len(snippets) >= 2
+    for code in snippets:
+        code = "import warnings\nwarnings.simplefilter('error')\n" + code
+        command = [sys.executable, "-c", code.replace("http://localhost:8001", url)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_model_file_shown_can_be_read(tmp_path: Path) -> None:
+    shown = [code for language, code in SNIPPETS if language == "json" and '"models"' in code]
+    assert shown
+    for code in shown:
+        file = tmp_path / "models.json"
+        file.write_text(code)
+        config = Config.model_validate({"model_config_file": file, "supported_models_file": "none"})
+        assert read_catalogue(config)[0]
+
+
+def test_the_readme_starts_with_the_two_commands() -> None:
+    commands = [code.strip() for language, code in SNIPPETS if language == "bash"]
+    assert commands[0] == "make run"
+    assert "make test" in commands
+    for command in ("run", "test"):
+        assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_the_readmes_tree_names_every_room() -> None:
+    for room in {owner(path) for path in modules()}:
+        assert re.search(rf"`{room}(\.py|/)`", README), f"{room} is not in the README's tree"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    design = (ROOT / "docs" / "design.md").read_text()
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, _, version = line.partition("==")
+            assert version, f"{name} is not pinned"
+            assert re.search(rf"\b{re.escape(name.split('[')[0])}\b", design), name
+
+
+def test_links_in_the_docs_lead_somewhere() -> None:
+    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", file.read_text()):
+            if not target.startswith("http"):
+                assert (file.parent / target).exists(), f"{file.name} links to {target}"
+
+
+def test_a_wrong_answer_would_be_seen() -> None:
+    """The control of the comparison above."""
+    like({"a": [1.0], "x_ms": 3}, {"a": [1.001], "x_ms": 9})
+    for wrong in ({"a": [1.1]}, {"a": [1.0, 2.0]}, {"b": 1}):
+        with pytest.raises(AssertionError):
+            like(wrong, {"a": [1.0]})
