@@ -1,10 +1,12 @@
 """Random operations on SqlStore against a dict: after each, both give the same answers."""
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -111,12 +113,15 @@ class Machine(RuleBasedStateMachine):
     """Every rule does the same to both and compares what they say."""
 
     url: str
+    kind: type[SqlStore] = SqlStore
 
     @initialize()
     def open(self) -> None:
-        self.store, self.model = SqlStore(self.url, pool_size=1), Model()
+        self.store, self.model = self.kind(self.url, pool_size=1), Model()
         for info in self.store.collections():
             self.store.drop(info.name)
+        for name in ("a", "b"):
+            self.create(name)
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -255,12 +260,30 @@ def machine(postgres: Postgres) -> type[Machine]:
     return type("MachineOnPostgres", (Machine,), {"url": postgres.database()})
 
 
-def test_random_operations_agree_with_a_dict(machine: type[Machine]) -> None:
+def run(machine: type[Machine], examples: int, phases: Sequence[Phase] = tuple(Phase)) -> None:
     test = machine.TestCase
     test.settings = settings(
-        max_examples=40,
+        max_examples=examples,
         stateful_step_count=40,
         deadline=None,
         suppress_health_check=list(HealthCheck),
+        print_blob=False,
+        phases=phases,
     )
     test("runTest").debug()
+
+
+def test_random_operations_agree_with_a_dict(machine: type[Machine]) -> None:
+    run(machine, int(os.environ.get("SQL_MODEL_EXAMPLES", "60")))
+
+
+def test_the_comparison_can_fail(machine: type[Machine]) -> None:
+    """The control: a store that counts what it was asked to delete, as Chroma does."""
+
+    class Boastful(SqlStore):
+        def delete(self, name, ids=None, filter=None):
+            done = super().delete(name, ids, filter)
+            return done if ids is None else len(ids)
+
+    with pytest.raises(AssertionError):
+        run(type("BoastfulMachine", (machine,), {"kind": Boastful}), 60, [Phase.generate])
