@@ -7,6 +7,8 @@ from flask import current_app
 
 from config import Config
 from engine import Engine
+from library import Library
+from reembed import Reembedder
 
 KEY = "services"
 
@@ -17,6 +19,8 @@ class Services:
 
     config: Config
     engine: Engine
+    library: Library
+    reembedder: Reembedder
     version: str
 
 

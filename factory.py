@@ -13,17 +13,21 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
+from pydantic import SecretStr
 
 import embedders
 import routes.errors
 from config import Config, load_config
 from context import KEY, Services, services
 from engine import Engine
+from library import Library
 from logs import line
+from reembed import Reembedder
 from registry import Build, Registry
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route
+from store import open_store
 
 access_log = logging.getLogger("access")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,13 +42,17 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.url_map.strict_slashes = False
     registry = Registry(*config.catalogue(), config, build)
-    app.extensions[KEY] = Services(config, Engine(registry, config.truncate), version())
+    engine = Engine(registry, config.truncate)
+    store = open_store(secret(config.store_url), config.store_dir)
+    reembedder = Reembedder(engine, store, config.store_dir / "jobs")
+    app.extensions[KEY] = Services(config, engine, Library(engine, store), reembedder, version())
     app.before_request(_begin)
     for row in ROUTES:
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
     (registry.load_now if wait else registry.start)()
+    reembedder.resume()
     return app
 
 
@@ -53,6 +61,11 @@ def version() -> str:
     changes = (Path(__file__).parent / "CHANGELOG.md").read_text(encoding="utf-8")
     found = re.search(r"^## (\S+)", changes, re.MULTILINE)
     return found[1] if found else "unknown"
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """Return what a secret setting holds."""
+    return value.get_secret_value() if value else None
 
 
 def _begin() -> None:

@@ -22,6 +22,7 @@ from store.base import (
     Written,
 )
 from store.file import FileStore
+from store.sql import SqlStore
 from store.validation import Limits
 
 __all__ = [
@@ -57,7 +58,5 @@ def open_store(
         folder = unquote(parts.path) if parts.path else str(directory)
         return FileStore(Path(folder), limits=limits, **options)
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
-        from store.sql import SqlStore  # only when asked for: brings in SQLAlchemy and a driver
-
         return SqlStore(str(url), limits=limits, **options)
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")
