@@ -4,8 +4,9 @@
 `store/base.py`; how files keep it in `docs/store.md`.
 """
 
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 from errors import Invalid
@@ -22,7 +23,7 @@ from store.base import (
     Written,
 )
 from store.file import FileStore
-from store.sql import SqlStore
+from store.ledger import Options
 from store.validation import Limits
 
 __all__ = [
@@ -56,7 +57,8 @@ def open_store(
     parts = urlsplit(url or "")
     if parts.scheme in ("", "file") and not parts.netloc:
         folder = unquote(parts.path) if parts.path else str(directory)
-        return FileStore(Path(folder), limits=limits, **options)
+        return FileStore(Path(folder), limits=limits, options=Options(**options))
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
-        return SqlStore(str(url), limits=limits, **options)
+        sql = importlib.import_module("store.sql")  # loaded only when used: it needs SQLAlchemy
+        return cast(VectorStore, sql.SqlStore(str(url), limits=limits, **options))
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")

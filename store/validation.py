@@ -78,6 +78,16 @@ def check_metric(metric: object) -> Metric:
     )
 
 
+def check_label(label: object, what: str) -> str | None:
+    """Return a model's name or fingerprint, or None."""
+    if label is None:
+        return None
+    if not isinstance(label, str) or not 1 <= len(label) <= 512:
+        raise Invalid(f"{what} must be a string of 1 to 512 characters", param=what)
+    _check_unicode(label, f"the {what}", what)
+    return label
+
+
 def check_mode(mode: object) -> Mode:
     """Return the write mode if it is known."""
     for known in MODES:
