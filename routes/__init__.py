@@ -1,6 +1,6 @@
 """The HTTP routes, one file a subject. Importing this package fills the route table."""
 
-from routes import embed, models, ops, v1
+from routes import embed, models, ops, settings, v1
 from routes.table import ROUTES
 
-__all__ = ["ROUTES", "embed", "models", "ops", "v1"]
+__all__ = ["ROUTES", "embed", "models", "ops", "settings", "v1"]

@@ -21,6 +21,8 @@ from flask.testing import FlaskClient
 from config import Config
 from factory import create_app
 
+pytest_plugins = ["tests.servers.fixtures"]
+
 ROOT = Path(__file__).parent.parent
 
 

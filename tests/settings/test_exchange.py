@@ -109,9 +109,8 @@ def test_a_model_that_does_not_load_leaves_the_old_one(
 
 
 def test_a_second_exchange_while_one_runs_is_a_conflict(registry: Registry) -> None:
-    with registry.exchange([B], "b", ModelSettings()):
-        with pytest.raises(errors.Conflict):
-            swap(registry, B)
+    with registry.exchange([B], "b", ModelSettings()), pytest.raises(errors.Conflict):
+        swap(registry, B)
     swap(registry, B)
 
 
