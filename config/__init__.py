@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
+from config.access import AccessSettings
+from config.cache import CacheSettings
 from config.fields import (
     ConfigError,
     explain,
@@ -37,6 +39,8 @@ class Config(
     ModelSettings,
     StoreSettings,
     SqlSettings,
+    AccessSettings,
+    CacheSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 
