@@ -43,7 +43,7 @@ def create_app(
     app.url_map.strict_slashes = False
     registry = Registry(*config.catalogue(), config, build)
     engine = Engine(registry, config.truncate)
-    store = open_store(secret(config.store_url), config.store_dir)
+    store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
     reembedder = Reembedder(engine, store, config.store_dir / "jobs")
     app.extensions[KEY] = Services(config, engine, Library(engine, store), reembedder, version())
     app.before_request(_begin)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from errors import Conflict, Invalid
+from errors import Conflict, Invalid, NotFound
 from store import sql_names, sql_rows
 from store.base import PARTS, BackupInfo, CollectionInfo, Item, Progress, Report, VectorStore
 from store.filters import parse
@@ -34,7 +34,7 @@ MAX_LINE = 8 << 20  # a row of 16,000 dimensions, 1 MiB of text and 64 KiB of me
 def backup(db: Database, name: str, to: Path) -> BackupInfo:
     """Write what one moment saw of a collection into a new folder, while writes go on."""
     if to.exists():
-        raise Conflict(f"{to} exists already", param="to")
+        raise Invalid(f"{to} exists already", param="to")
     part = to.with_name(f"{to.name}.{uuid.uuid4().hex}.part")
     part.mkdir(parents=True, mode=0o700)
     rows, digest = 0, hashlib.sha256()
@@ -91,9 +91,11 @@ def restore(
 
 
 def _manifest(source: Path) -> dict[str, Any]:
+    if not source.is_dir():
+        raise NotFound(f"no backup at {source}", param="source")
     try:
         manifest = json.loads((source / "manifest.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Invalid(f"{source} is no backup: its manifest.json cannot be read") from error
     needed = {"format", "name", "dim", "metric", "rows", "sha256"}
     if not isinstance(manifest, dict) or needed - manifest.keys() or manifest["format"] != FORMAT:

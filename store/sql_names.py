@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from errors import Conflict, NotFound
 from store.base import CollectionInfo, IfExists, Metric
 from store.sql_schema import Collection, create_rows, lock_catalogue
+from store.validation import check_name
 
 LOCK_TIMEOUT_S = 10  # a change of names gives up behind a longer write
 
@@ -43,7 +44,7 @@ _STOP_INDEXING = sa.text(  # or the drop would wait for the index to be finished
 def resolve(connection: sa.Connection, name: str, writing: bool = False) -> Collection:
     """Return the collection that a name or alias means. Raises NotFound."""
     query = _RESOLVE_TO_WRITE if writing else _RESOLVE
-    row = connection.execute(query, {"name": name}).mappings().first()
+    row = connection.execute(query, {"name": check_name(name)}).mappings().first()
     if row is None:
         raise NotFound(f"no collection {name!r}", param="name")
     return Collection(**{key: value for key, value in row.items() if key != "held"})
@@ -51,7 +52,8 @@ def resolve(connection: sa.Connection, name: str, writing: bool = False) -> Coll
 
 def meant(connection: sa.Connection, name: str) -> str | None:
     """Return the uuid of the collection that a name or alias means now, if any."""
-    found = connection.scalar(sa.text(f"SELECT c.uuid {_MEANT}"), {"name": name})
+    query = sa.text(f"SELECT c.uuid {_MEANT}")
+    found = connection.scalar(query, {"name": check_name(name)})
     return None if found is None else str(found)
 
 
@@ -148,7 +150,7 @@ def unalias(connection: sa.Connection, name: str) -> None:
     """Remove an alias."""
     lock_catalogue(connection)
     if not connection.execute(
-        sa.text("DELETE FROM emb_aliases WHERE name = :n"), {"n": name}
+        sa.text("DELETE FROM emb_aliases WHERE name = :n"), {"n": check_name(name, "alias")}
     ).rowcount:
         raise NotFound(f"no alias {name!r}", param="alias")
 
@@ -178,6 +180,7 @@ def stamp(connection: sa.Connection, name: str, model: str, fingerprint: str | N
 
 def _own(connection: sa.Connection, name: str, verb: str) -> Collection:
     """Return the collection of that very name. Raises Conflict for an alias, or NotFound."""
+    check_name(name)
     lock_catalogue(connection)
     if _is_alias(connection, name):
         raise Conflict(f"{name!r} is an alias: {verb} its collection, or unalias it", param="name")
