@@ -57,6 +57,14 @@ def meant(connection: sa.Connection, name: str) -> str | None:
     return None if found is None else str(found)
 
 
+def wait_for_writers(connection: sa.Connection, *collections: Collection) -> None:
+    """Wait for the writes under way in these collections, and keep others out."""
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    lock = sa.text(f"SELECT pg_advisory_xact_lock({_WRITERS}, hashtext(:uuid))")
+    for collection in sorted(collections, key=lambda each: each.uuid):
+        connection.execute(lock, {"uuid": collection.uuid})
+
+
 def describe(connection: sa.Connection, collection: Collection) -> CollectionInfo:
     """Add what is counted to what is recorded."""
     facts = {key: value for key, value in asdict(collection).items() if key != "indexed"}
@@ -103,7 +111,7 @@ def new(
 def drop(connection: sa.Connection, name: str) -> None:
     """Delete a collection, its rows and the aliases that point at it."""
     found = _own(connection, name, "drop")
-    _wait_for_writers(connection, found)
+    wait_for_writers(connection, found)
     connection.execute(sa.text("DELETE FROM emb_aliases WHERE target = :n"), {"n": name})
     connection.execute(sa.text("DELETE FROM emb_collections WHERE name = :n"), {"n": name})
     connection.execute(_STOP_INDEXING, {"table": found.table})
@@ -114,7 +122,7 @@ def rename(connection: sa.Connection, name: str, new_name: str) -> None:
     """Give a collection another name; its aliases follow."""
     found = _own(connection, name, "rename")
     _refuse_taken(connection, new_name)
-    _wait_for_writers(connection, found)
+    wait_for_writers(connection, found)
     both = {"n": name, "new": new_name}
     connection.execute(sa.text("UPDATE emb_collections SET name = :new WHERE name = :n"), both)
     connection.execute(sa.text("UPDATE emb_aliases SET target = :new WHERE target = :n"), both)
@@ -123,7 +131,7 @@ def rename(connection: sa.Connection, name: str, new_name: str) -> None:
 def swap(connection: sa.Connection, name: str, other: str) -> None:
     """Exchange two names in one step."""
     one, two = _own(connection, name, "swap"), _own(connection, other, "swap")
-    _wait_for_writers(connection, one, two)
+    wait_for_writers(connection, one, two)
     rename_to = sa.text("UPDATE emb_collections SET name = :name WHERE uuid = :uuid")
     for target, collection in ((f"~{one.uuid}", one), (name, two), (other, one)):
         connection.execute(rename_to, {"name": target, "uuid": collection.uuid})
@@ -136,7 +144,7 @@ def alias(connection: sa.Connection, name: str, target: str) -> None:
         raise Conflict(f"{name!r} is a collection", param="alias")
     found = resolve(connection, target)
     if _is_alias(connection, name):
-        _wait_for_writers(connection, resolve(connection, name))
+        wait_for_writers(connection, resolve(connection, name))
     connection.execute(
         sa.text(
             "INSERT INTO emb_aliases (name, target) VALUES (:name, :target)"
@@ -209,13 +217,6 @@ def _aliases(connection: sa.Connection, name: str) -> tuple[str, ...]:
 def _refuse_taken(connection: sa.Connection, name: str) -> None:
     if _is_alias(connection, name) or _collection(connection, name) is not None:
         raise Conflict(f"{name!r} exists already", param="name")
-
-
-def _wait_for_writers(connection: sa.Connection, *collections: Collection) -> None:
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-    lock = sa.text(f"SELECT pg_advisory_xact_lock({_WRITERS}, hashtext(:uuid))")
-    for collection in sorted(collections, key=lambda each: each.uuid):
-        connection.execute(lock, {"uuid": collection.uuid})
 
 
 def _agree(found: Collection, wanted: Collection) -> bool:
