@@ -260,6 +260,7 @@ def test_a_deadlock_with_another_program_is_tried_again(postgres: Postgres) -> N
         assert [record.text for record in store.get("c", ["a", "b"])] == [None, None]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # from Python 3.12 on
 def test_a_child_forked_after_the_store_was_used_opens_its_own_connections(
     postgres: Postgres,
 ) -> None:
