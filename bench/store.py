@@ -182,7 +182,9 @@ def single_rows(folder: Path, dim: int, result: dict[str, Any]) -> None:
     vector = np.random.default_rng(0).standard_normal(dim).astype(np.float32)
     for mode, writers in (("always", 1), ("always", 8), ("always", 32), ("never", 8)):
         disk = sync_ms(folder)  # each time anew: it drifts
-        with FileStore(folder / f"single-{mode}-{writers}", options=Options(fsync=cast(Any, mode))) as store:
+        with FileStore(
+            folder / f"single-{mode}-{writers}", options=Options(fsync=cast(Any, mode))
+        ) as store:
             store.create("docs", dim)
             stop = time.perf_counter() + 3
             counts = [0] * writers
