@@ -47,7 +47,7 @@ def create_app(
     registry = Registry(*models_of(settings.state), settings.current, build)
     engine = Engine(registry, settings.current.truncate)
     settings.bind(Follower(engine, settings.state).prepare)
-    store = open_store(secret(config.store_url), config.store_dir)
+    store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
     app.extensions[KEY] = Services(
         config=config,
         engine=engine,
