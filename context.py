@@ -5,6 +5,7 @@ from typing import cast
 
 from flask import current_app
 
+from accounts import Accounts
 from config import Config
 from engine import Engine
 from library import Library
@@ -23,6 +24,7 @@ class Services:
     """
 
     config: Config
+    accounts: Accounts
     engine: Engine
     library: Library
     reembedder: Reembedder

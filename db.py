@@ -1,7 +1,8 @@
 """The way to the SQL database: SQLite, MySQL or MariaDB, PostgreSQL.
 
 Owns the pool, the time limits and the words for what went wrong. No wait lasts longer than a few
-seconds, even on a server that hangs. Knows no tables (`migrations/` makes them); never shows the URL, which holds a password.
+seconds, even on a server that hangs. Knows no tables (`migrations/` makes them) and never shows the
+URL, which holds a password.
 """
 
 from collections.abc import Callable, Iterator

@@ -14,9 +14,12 @@ from typing import Any
 import orjson
 from flask import Flask, Response, g, request
 from pydantic import SecretStr
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 import embedders
 import routes.errors
+from accounts import Accounts
+from auth import allow_collection, identify
 from config import Config, load_config
 from context import KEY, Services, services
 from engine import Engine
@@ -30,6 +33,7 @@ from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route
 from settings import open_settings
 from store import open_store
+from throttle import Throttle, add_headers, throttle
 
 access_log = logging.getLogger("access")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -50,12 +54,17 @@ def create_app(
     store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
     app.extensions[KEY] = Services(
         config=config,
+        accounts=Accounts(config),
         engine=engine,
         settings=settings,
         library=Library(engine, store),
         reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
         version=version(),
     )
+    Throttle(app, config)
+    if config.trusted_proxy_hops:
+        hops = config.trusted_proxy_hops
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     app.before_request(_begin)
     for row in ROUTES:
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
@@ -64,6 +73,7 @@ def create_app(
     (registry.load_now if wait else registry.start)()
     app.extensions[KEY].reembedder.resume()
     settings.follow()
+    app.extensions[KEY].accounts.start()
     return app
 
 
@@ -87,9 +97,13 @@ def _begin() -> None:
 
 
 def _view(row: Route) -> Callable[..., Response]:
-    """Wrap a handler: parse what it declared, call it, write its answer as JSON."""
+    """Wrap a handler: who, how often, parse what it declared, call it, write its answer."""
 
     def view(**values: Any) -> Response:
+        identify(row.access)
+        throttle().count_request()
+        if row.tag == "collections" and "name" in values:
+            allow_collection(values["name"])
         if row.query is not None:
             values["query"] = parse_query(row.query)
         if row.body is not None:
@@ -107,6 +121,7 @@ def _view(row: Route) -> Callable[..., Response]:
 def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
+    add_headers(response)
     _allow_origin(response)
     facts = {
         "method": request.method,

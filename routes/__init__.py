@@ -1,6 +1,7 @@
 """The HTTP routes, one file a subject. Importing this package fills the route table."""
 
 from routes import (
+    accounts,
     collections,
     embed,
     models,
@@ -12,6 +13,7 @@ from routes.table import ROUTES
 
 __all__ = [
     "ROUTES",
+    "accounts",
     "collections",
     "embed",
     "models",

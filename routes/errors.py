@@ -37,6 +37,8 @@ def _service_error(exc: ServiceError) -> Response:
     response = _respond(status, exc.code, exc.message, exc.param)
     if exc.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if status in PERMANENT or (isinstance(exc, ProviderError) and exc.permanent):
         response.headers["X-Should-Retry"] = "false"
     return response

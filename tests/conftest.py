@@ -51,7 +51,8 @@ def config_of(tmp_path: Path) -> Callable[..., Config]:
         file = write_models(tmp_path / "model_config.json", models)
         nothing = tmp_path / "none"
         given = {"model_config_file": file, "supported_models_file": nothing,
-                 "store_dir": tmp_path / "store", **settings}  # fmt: skip
+                 "store_dir": tmp_path / "store", "data_dir": tmp_path / "data",
+                 "db_url": f"sqlite:///{tmp_path}/service.db", **settings}  # fmt: skip
         return Config.model_validate(given)
 
     return make
@@ -99,7 +100,8 @@ def running(
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a server until the block ends; wait until `ready` answers 200."""
     with tempfile.TemporaryDirectory() as scratch:
-        env = {**os.environ, "STORE_DIR": f"{scratch}/store", **env}
+        env = {**os.environ, "STORE_DIR": f"{scratch}/store", "DATA_DIR": f"{scratch}/data",
+               "EMBEDDING_DB_URL": f"sqlite:///{scratch}/service.db", **env}  # fmt: skip
         process = subprocess.Popen(
             command, cwd=cwd, env=env, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
