@@ -183,6 +183,10 @@ class FileStore(FileNames):
             done.append(f"{wrong} rows of the matrix were written anew")
         return Report(True, self.count(name), tuple(done))
 
+    def repair_catalog(self) -> list[str]:
+        """Save what is undamaged of the catalogue; return what was done."""
+        return repair.salvage(self._catalog, {"v": 1, "boot": ""})
+
     def compact(self, name: str, progress: Progress | None = None) -> Report:
         """Give back the space of what was deleted or replaced."""
         _, entry = self._find(name)
