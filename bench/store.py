@@ -294,7 +294,7 @@ def install() -> None:
     """Make bench/out/venv with the others in it."""
     OUT.mkdir(exist_ok=True)
     subprocess.run([sys.executable, "-m", "venv", OUT / "venv"], check=True)
-    pip = [OUT / "venv" / "bin" / "python", "-m", "pip", "install", "-q"]
+    pip = [str(OUT / "venv" / "bin" / "python"), "-m", "pip", "install", "-q"]
     subprocess.run([*pip, f"numpy=={np.__version__}", *OTHERS], check=True)
 
 
