@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from store import Item  # noqa: E402
 from store.file import FileStore  # noqa: E402
+from store.journal import Fsync  # noqa: E402
 from store.ledger import Options  # noqa: E402
 
 OUT = ROOT / "bench" / "out"
@@ -189,7 +190,13 @@ def searches(store: FileStore, data: np.ndarray, result: dict[str, Any]) -> None
 def single_rows(folder: Path, dim: int, result: dict[str, Any]) -> None:
     """Measure writers of one row at a time, each answer durable."""
     vector = np.random.default_rng(0).standard_normal(dim).astype(np.float32)
-    for mode, writers in (("always", 1), ("always", 8), ("always", 32), ("never", 8)):
+    runs: tuple[tuple[Fsync, int], ...] = (
+        ("always", 1),
+        ("always", 8),
+        ("always", 32),
+        ("never", 8),
+    )
+    for mode, writers in runs:
         disk = sync_ms(folder)  # each time anew: it drifts
         with FileStore(folder / f"single-{mode}-{writers}", options=Options(fsync=mode)) as store:
             store.create("docs", dim)
