@@ -13,17 +13,23 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
+from pydantic import SecretStr
 
 import embedders
 import routes.errors
 from config import Config, load_config
 from context import KEY, Services, services
 from engine import Engine
+from follow import Follower, models_of
+from library import Library
 from logs import line
+from reembed import Reembedder
 from registry import Build, Registry
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route
+from settings import open_settings
+from store import open_store
 
 access_log = logging.getLogger("access")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -37,14 +43,27 @@ def create_app(
     app = Flask("embedding-service", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.url_map.strict_slashes = False
-    registry = Registry(*config.catalogue(), config, build)
-    app.extensions[KEY] = Services(config, Engine(registry, config.truncate), version())
+    settings = open_settings(config)
+    registry = Registry(*models_of(settings.state), settings.current, build)
+    engine = Engine(registry, settings.current.truncate)
+    settings.bind(Follower(engine, settings.state).prepare)
+    store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
+    app.extensions[KEY] = Services(
+        config=config,
+        engine=engine,
+        settings=settings,
+        library=Library(engine, store),
+        reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
+        version=version(),
+    )
     app.before_request(_begin)
     for row in ROUTES:
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
     (registry.load_now if wait else registry.start)()
+    app.extensions[KEY].reembedder.resume()
+    settings.follow()
     return app
 
 
@@ -55,9 +74,14 @@ def version() -> str:
     return found[1] if found else "unknown"
 
 
+def secret(value: SecretStr | None) -> str | None:
+    """Return what a secret setting holds."""
+    return value.get_secret_value() if value else None
+
+
 def _begin() -> None:
     g.started = time.monotonic()
-    g.deadline = g.started + services().config.request_deadline_s
+    g.deadline = g.started + services().settings.current.request_deadline_s
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
@@ -99,7 +123,7 @@ def _finish(response: Response) -> Response:
 def _allow_origin(response: Response) -> None:
     """Let pages of the configured origins call this service (CORS, without credentials)."""
     origin = request.headers.get("Origin")
-    allowed = services().config.cors_origins
+    allowed = services().settings.current.cors_origins
     if origin is None or not ("*" in allowed or origin in allowed):
         return
     response.headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin

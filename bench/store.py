@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -198,7 +198,9 @@ def single_rows(folder: Path, dim: int, result: dict[str, Any]) -> None:
     )
     for mode, writers in runs:
         disk = sync_ms(folder)  # each time anew: it drifts
-        with FileStore(folder / f"single-{mode}-{writers}", options=Options(fsync=mode)) as store:
+        with FileStore(
+            folder / f"single-{mode}-{writers}", options=Options(fsync=cast(Any, mode))
+        ) as store:
             store.create("docs", dim)
             stop = time.perf_counter() + 3
             counts = [0] * writers

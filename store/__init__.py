@@ -4,9 +4,8 @@
 `store/base.py`; how files keep it in `docs/store.md`.
 """
 
-import importlib
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from errors import Invalid
@@ -24,6 +23,7 @@ from store.base import (
 )
 from store.file import FileStore
 from store.ledger import Options
+from store.sql import SqlStore
 from store.validation import Limits
 
 __all__ = [
@@ -47,11 +47,13 @@ def open_store(
     directory: str | Path = "data/store",
     *,
     limits: Limits | None = None,
+    shards: int = 0,
     **options: Any,
 ) -> VectorStore:
     """Open the store that `url` names: none or `file:///folder` for files, `postgresql://...`.
 
-    `directory` is used when there is no URL. `options` are the backend's own.
+    `directory` is used when there is no URL. `shards` is for PostgreSQL with Citus; `options` are
+    the backend's own.
     """
     limits = limits or Limits()
     parts = urlsplit(url or "")
@@ -59,6 +61,5 @@ def open_store(
         folder = unquote(parts.path) if parts.path else str(directory)
         return FileStore(Path(folder), limits=limits, options=Options(**options))
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
-        sql = importlib.import_module("store.sql")  # loaded only when used: it needs SQLAlchemy
-        return cast(VectorStore, sql.SqlStore(str(url), limits=limits, **options))
+        return SqlStore(str(url), limits=limits, shards=shards, **options)
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")

@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
 # Install the real servers that the tests start (as root on Debian or Ubuntu; elsewhere say what is missing).
 set -eu
-declare -A package=()   # command -> Debian package; each suite that starts a server adds its line
+declare -A package=(   # command -> Debian package; each suite that starts a server adds its line
+  [redis-server]=redis-server
+  [mariadbd]=mariadb-server
+  [nginx]=nginx
+)
+PATH=$PATH:/usr/sbin:/sbin   # where Debian keeps servers, and not every shell looks
 missing=()
 for command in "${!package[@]}"; do
   command -v "$command" >/dev/null || missing+=("${package[$command]}")
