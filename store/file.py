@@ -1,7 +1,7 @@
 """FileStore: collections in files of this machine, for any number of threads and processes.
 
 Checks what it is given, finds the collection, and leaves the work to the parts it is made of:
-`names` (which collections), `collection` (rows, journal, matrix), `search`, `postings`, `keeping`.
+`names` (which collections), `collection` (journal, rows, matrix), `search`, `postings`, `backup`.
 """
 
 import shutil
