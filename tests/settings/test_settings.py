@@ -101,7 +101,10 @@ def test_history_and_rollback(opened: Callable[..., Settings]) -> None:
     settings.revert("truncate", "cy")
     entries = [(c.version, c.who, c.action) for c in settings.history(10)]
     assert entries == [(3, "cy", "revert"), (2, "bob", "bulk"), (1, "ann", "set")]
-    assert settings.history(10)[1].changes == {"max_texts": ("1", "2"), "truncate": (None, '"left"')}
+    assert settings.history(10)[1].changes == {
+        "max_texts": ("1", "2"),
+        "truncate": (None, '"left"'),
+    }
     settings.rollback(None, "dee")
     assert settings.current.truncate == "left"
     settings.rollback(1, "dee")
@@ -142,9 +145,7 @@ def test_of_two_changes_at_once_one_wins(opened: Callable[..., Settings]) -> Non
         except errors.Conflict:
             results.append("conflict")
 
-    threads = [
-        threading.Thread(target=change, args=(w, i)) for i, w in enumerate(workers, 1)
-    ]
+    threads = [threading.Thread(target=change, args=(w, i)) for i, w in enumerate(workers, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
