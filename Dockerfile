@@ -23,6 +23,8 @@ COPY config/ config/
 COPY embedders/ embedders/
 COPY routes/ routes/
 COPY schemas/ schemas/
+COPY bulk/ bulk/
+COPY store/ store/
 
 USER service
 VOLUME /models

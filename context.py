@@ -7,6 +7,8 @@ from flask import current_app
 
 from config import Config
 from engine import Engine
+from library import Library
+from reembed import Reembedder
 from settings import Settings
 
 KEY = "services"
@@ -22,6 +24,8 @@ class Services:
 
     config: Config
     engine: Engine
+    library: Library
+    reembedder: Reembedder
     settings: Settings
     version: str
 

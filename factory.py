@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
+from pydantic import SecretStr
 
 import embedders
 import routes.errors
@@ -20,12 +21,15 @@ from config import Config, load_config
 from context import KEY, Services, services
 from engine import Engine
 from follow import Follower, models_of
+from library import Library
 from logs import line
+from reembed import Reembedder
 from registry import Build, Registry
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route
 from settings import open_settings
+from store import open_store
 
 access_log = logging.getLogger("access")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -43,13 +47,22 @@ def create_app(
     registry = Registry(*models_of(settings.state), settings.current, build)
     engine = Engine(registry, settings.current.truncate)
     settings.bind(Follower(engine, settings.state).prepare)
-    app.extensions[KEY] = Services(config, engine, settings, version())
+    store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
+    app.extensions[KEY] = Services(
+        config=config,
+        engine=engine,
+        settings=settings,
+        library=Library(engine, store),
+        reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
+        version=version(),
+    )
     app.before_request(_begin)
     for row in ROUTES:
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
     (registry.load_now if wait else registry.start)()
+    app.extensions[KEY].reembedder.resume()
     settings.follow()
     return app
 
@@ -59,6 +72,11 @@ def version() -> str:
     changes = (Path(__file__).parent / "CHANGELOG.md").read_text(encoding="utf-8")
     found = re.search(r"^## (\S+)", changes, re.MULTILINE)
     return found[1] if found else "unknown"
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """Return what a secret setting holds."""
+    return value.get_secret_value() if value else None
 
 
 def _begin() -> None:

@@ -25,13 +25,19 @@ from config.fields import (
 from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
 from config.serving import ServingSettings
 from config.sql import SqlSettings
+from config.store import StoreSettings
 
 __all__ = ["Config", "ConfigError", "ModelSettings", "ModelSpec", "Truncate", "load_config"]
 
 log = logging.getLogger("config")
 
 
-class Config(ServingSettings, ModelSettings, SqlSettings):
+class Config(
+    ServingSettings,
+    ModelSettings,
+    StoreSettings,
+    SqlSettings,
+):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 
     model_config = ConfigDict(

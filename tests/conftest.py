@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -49,7 +50,8 @@ def config_of(tmp_path: Path) -> Callable[..., Config]:
         models = models or {"fake": {"type": "fake", "model_name": "tests/fake"}}
         file = write_models(tmp_path / "model_config.json", models)
         nothing = tmp_path / "none"
-        given = {"model_config_file": file, "supported_models_file": nothing, **settings}
+        given = {"model_config_file": file, "supported_models_file": nothing,
+                 "store_dir": tmp_path / "store", **settings}  # fmt: skip
         return Config.model_validate(given)
 
     return make
@@ -72,8 +74,9 @@ def real_app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
     """The application on the real weights, in float32, with the shipped model files."""
     entry = {"type": "sentence_transformer", "normalize": True, "dtype": "float32"}
     entry["model_name"] = "sentence-transformers/all-MiniLM-L6-v2"
-    file = write_models(tmp_path_factory.mktemp("real") / "models.json", {"minilm": entry})
-    config = Config.model_validate({"model_config_file": file, "device": "cpu"})
+    folder = tmp_path_factory.mktemp("real")
+    file = write_models(folder / "models.json", {"minilm": entry})
+    config = Config(model_config_file=file, device="cpu", store_dir=folder / "store")
     return create_app(config, wait=True)
 
 
@@ -95,20 +98,22 @@ def running(
     command: list[str], port: int, env: dict[str, str], *, ready: str = "/health", cwd: Path = ROOT
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a server until the block ends; wait until `ready` answers 200."""
-    process = subprocess.Popen(
-        command, cwd=cwd, env={**os.environ, **env}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        _wait_for(f"http://127.0.0.1:{port}{ready}", process)
-        yield process
-    finally:
-        process.terminate()
+    with tempfile.TemporaryDirectory() as scratch:
+        env = {**os.environ, "STORE_DIR": f"{scratch}/store", **env}
+        process = subprocess.Popen(
+            command, cwd=cwd, env=env, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
         try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
+            _wait_for(f"http://127.0.0.1:{port}{ready}", process)
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
 
 
 def _wait_for(url: str, process: subprocess.Popen[str], limit_s: float = 90) -> None:

@@ -51,19 +51,23 @@ def like(got: object, shown: object, path: str = "") -> None:
         assert got == shown, path
 
 
-def run_shell(code: str, url: str) -> str:
+def run_shell(code: str, url: str, folder: Path) -> str:
+    """Run a snippet as a person in the repository's folder, but leave nothing there."""
     code = code.replace("http://localhost:8001", url)
-    done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True, timeout=60)
+    code = code.replace("python ", f"{sys.executable} {ROOT}/")
+    done = subprocess.run(
+        ["bash", "-euc", code], capture_output=True, text=True, timeout=60, cwd=folder
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_every_shell_snippet_runs_and_answers_as_shown(url: str) -> None:
+def test_every_shell_snippet_runs_and_answers_as_shown(url: str, tmp_path: Path) -> None:
     ran = 0
     for i, (language, code) in enumerate(SNIPPETS):
         if language != "bash" or any(code.startswith(known) for known in SHOWN_ELSEWHERE):
             continue
-        out = run_shell(code, url)
+        out = run_shell(code, url, tmp_path)
         if i + 1 < len(SNIPPETS) and SNIPPETS[i + 1][0] == "json":
             like(json.loads(out), json.loads(SNIPPETS[i + 1][1]))
         ran += 1

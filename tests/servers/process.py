@@ -43,12 +43,17 @@ def free_port() -> int:
 
 def children(pid: int) -> list[int]:
     """Every living descendant of a process, parents before children."""
+    try:  # processes and their threads end while they are looked at
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+    for task in tasks:
         try:
-            direct = [int(child) for child in task.read_text().split()]
+            listed = Path(f"/proc/{pid}/task/{task}/children").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
+        direct = [int(child) for child in listed.split()]
         found += itertools.chain(direct, *(children(child) for child in direct))
     return found
 

@@ -1,0 +1,28 @@
+"""Settings of the vector store."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, SecretStr
+
+from config.fields import setting
+
+
+class StoreSettings(BaseModel):
+    """Where vectors are kept."""
+
+    store_url: SecretStr | None = setting(
+        None,
+        "STORE_URL",
+        help="postgresql://user:password@host/database for PostgreSQL with pgvector, "
+        "file:///folder or unset for files.",
+    )
+    store_dir: Path = setting(
+        Path("data/store"), "STORE_DIR", help="The folder of the file store and of its jobs."
+    )
+    store_shards: int = setting(
+        0,
+        "STORE_SHARDS",
+        ge=0,
+        le=1024,
+        help="From 2 on: spread each new collection over so many shards of a Citus cluster.",
+    )

@@ -1,0 +1,277 @@
+"""What every vector store promises: the operations, their arguments and their answers.
+
+Named collections of (id, vector, text, metadata), searched exactly by similarity. `FileStore` keeps
+them in files of this machine, `SqlStore` in PostgreSQL; both pass the contract in
+`tests/store/contract.py`. Knows no HTTP: routes call this interface and nothing below it.
+
+Errors, all from `errors.py`: NotFound (no such collection, alias, or id to update), Conflict (it is
+there already, or holds another model's vectors), DimensionMismatch, Invalid (a value is not
+allowed; the message names the item), BadRequest (a filter that cannot be read), TooLarge, Full (no
+space left), Busy (a lock was not had in time), Corrupt (stored data is damaged), Unavailable.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Vectors = npt.NDArray[np.float32]  # (n, d), or (d,) for one
+Metric = Literal["cosine", "dot"]
+Mode = Literal["upsert", "insert", "update"]
+IfExists = Literal["error", "ok"]
+Part = Literal["vector", "text", "metadata"]
+Progress = Callable[[int, int], None]  # (done, total); total 0 when not known
+
+METRICS: tuple[Metric, ...] = ("cosine", "dot")
+MODES: tuple[Mode, ...] = ("upsert", "insert", "update")
+PARTS: tuple[Part, ...] = ("vector", "text", "metadata")
+DEFAULT_PARTS: tuple[Part, ...] = ("text", "metadata")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to write. An id that is there already is replaced whole, never merged."""
+
+    id: str
+    vector: npt.ArrayLike  # (d,) finite numbers, kept as float32
+    text: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # a JSON object
+
+
+@dataclass(frozen=True)
+class Record:
+    """One stored thing, with those parts that were asked for; the others are None."""
+
+    id: str
+    vector: Vectors | None = None  # (d,) bit-exact what was sent, never the normalised one
+    text: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Hit(Record):
+    """A record found by search. Cosine: score in [-1, 1]; dot: the inner product."""
+
+    score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer of one search call: a list of hits for each query, best first."""
+
+    hits: list[list[Hit]]
+    exact: bool = True  # False when an approximate index was used
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an upsert did."""
+
+    inserted: int
+    updated: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a scroll, ordered by id. `next_cursor` is None on the last one."""
+
+    records: list[Record]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True)
+class CollectionInfo:
+    """What is known of a collection. `uuid` stays the same through renames."""
+
+    name: str
+    uuid: str
+    dim: int
+    metric: Metric
+    model: str | None
+    fingerprint: str | None
+    count: int
+    created: float  # seconds since the epoch
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify`, `compact` or `repair` found and did."""
+
+    ok: bool
+    rows: int  # live rows
+    problems: tuple[str, ...] = ()  # what is wrong, or was mended; empty when all is well
+    freed_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class BackupInfo:
+    """A backup that was made: where it lies and what it holds."""
+
+    path: Path
+    name: str
+    rows: int
+    bytes: int
+
+
+class VectorStore(ABC):
+    """Named collections of vectors. Every method may be called from any thread and process.
+
+    `name` is a collection or an alias everywhere but in `create`, `rename`, `swap` and `drop`.
+    A call is atomic: it is done wholly or not at all, and what it answered for is durable.
+    """
+
+    # -- collections -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def create(
+        self,
+        name: str,
+        dim: int,
+        metric: Metric = "cosine",
+        model: str | None = None,
+        fingerprint: str | None = None,
+        if_exists: IfExists = "error",
+    ) -> tuple[CollectionInfo, bool]:
+        """Make an empty collection; also say whether it is new.
+
+        With `if_exists="ok"` one of equal dim and metric (and model and fingerprint, where both
+        sides name one) is returned as it is. Raises Conflict otherwise.
+        """
+
+    @abstractmethod
+    def collections(self) -> list[CollectionInfo]:
+        """Return every collection, by name."""
+
+    @abstractmethod
+    def info(self, name: str) -> CollectionInfo:
+        """Return what is known of one collection."""
+
+    @abstractmethod
+    def drop(self, name: str) -> None:
+        """Delete a collection and the aliases that point at it. Raises Conflict for an alias."""
+
+    @abstractmethod
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a collection another name; aliases of the old name follow it."""
+
+    @abstractmethod
+    def swap(self, name: str, other: str) -> None:
+        """Exchange the names of two collections in one step. Aliases keep pointing at the names."""
+
+    @abstractmethod
+    def alias(self, alias: str, name: str) -> None:
+        """Point `alias` at a collection, at once if it pointed elsewhere.
+
+        Raises Conflict when a collection has that name; an alias of an alias points at its target.
+        """
+
+    @abstractmethod
+    def unalias(self, alias: str) -> None:
+        """Remove an alias."""
+
+    @abstractmethod
+    def stamp(self, name: str, model: str, fingerprint: str | None) -> CollectionInfo:
+        """Record whose vectors the collection holds, if nothing is recorded yet.
+
+        Compare and set: raises Conflict when another model or fingerprint is there. A missing
+        fingerprint, on either side, agrees with any; a present one fills a missing one.
+        """
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def upsert(self, name: str, items: Sequence[Item], mode: Mode = "upsert") -> Written:
+        """Write items, all or none.
+
+        `insert` raises Conflict if an id is there already, `update` raises NotFound if one is not;
+        an id twice in one call is Invalid.
+        """
+
+    @abstractmethod
+    def delete(self, name: str, ids: Sequence[str] | None = None, filter: object = None) -> int:
+        """Delete by ids or by filter (exactly one of them); return how many were there."""
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def get(self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS) -> list[Record]:
+        """Return the records of `ids` that exist, in the order asked."""
+
+    @abstractmethod
+    def search(
+        self,
+        name: str,
+        vectors: npt.ArrayLike,
+        k: int = 10,
+        *,
+        filter: object = None,
+        min_score: float | None = None,
+        offset: int = 0,
+        exact: bool = False,
+        include: Sequence[Part] = DEFAULT_PARTS,
+    ) -> Found:
+        """Return the `k` best records for each of `vectors` (q, d), after skipping `offset`.
+
+        Never fewer than `k` when so many match. Ordered by score descending, then by id.
+        `exact=True` forbids an approximate index.
+        """
+
+    @abstractmethod
+    def scroll(
+        self,
+        name: str,
+        cursor: str | None = None,
+        limit: int = 100,
+        filter: object = None,
+        include: Sequence[Part] = PARTS,
+    ) -> Page:
+        """Return the next `limit` records by id, after `cursor` (None: from the start)."""
+
+    @abstractmethod
+    def count(self, name: str, filter: object = None) -> int:
+        """Return how many records match."""
+
+    # -- keeping ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def backup(self, name: str, to: Path) -> BackupInfo:
+        """Write a consistent copy into the new folder `to` while writes go on."""
+
+    @abstractmethod
+    def restore(
+        self, source: Path, name: str | None = None, progress: Progress | None = None
+    ) -> CollectionInfo:
+        """Make a new collection from a backup, which is checked and never trusted."""
+
+    @abstractmethod
+    def verify(self, name: str, progress: Progress | None = None) -> Report:
+        """Check everything stored of a collection; change nothing."""
+
+    @abstractmethod
+    def compact(self, name: str, progress: Progress | None = None) -> Report:
+        """Give back the space of what was deleted or replaced."""
+
+    @abstractmethod
+    def stats(self, name: str | None = None) -> dict[str, Any]:
+        """Return figures for operators, of one collection or of the whole store (JSON-ready)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files, threads and connections. Every acknowledged write is durable."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

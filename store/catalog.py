@@ -1,0 +1,144 @@
+"""Which collections there are, under which names and aliases; a small journal of changes.
+
+A change is one record: names and aliases with what they now stand for, None for those that go. So
+several change in one step or not at all. Names never reach the file system: folders are uuids.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from errors import Conflict, NotFound
+from store.base import Metric
+from store.frames import Frame, encode_record, records
+from store.fs import FS, failures, make_folders
+from store.journal import Journal, write_generation
+from store.ledger import Ledger, Options
+from store.unpickle import dumps, loads
+
+COMPACT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One collection's line in the catalogue."""
+
+    uuid: str
+    dim: int
+    metric: Metric
+    model: str | None
+    fingerprint: str | None
+    created: float
+
+
+Patch = dict[str, Entry | None]
+
+
+class Catalog(Ledger):
+    """The names, shared with every process that has the folder open."""
+
+    def __init__(self, fs: FS, folder: Path, options: Options) -> None:
+        super().__init__(fs, folder, options)
+        self.entries: dict[str, Entry] = {}
+        self.aliases: dict[str, str] = {}
+
+    def make(self) -> None:
+        """Write an empty catalogue, unless another process has."""
+        make_folders(self.fs, self.folder)
+        with self._flock.held(self.options.lock_timeout_s), failures("make the catalogue"):
+            if not (self.folder / "MANIFEST").exists():
+                write_generation(self.fs, self.folder, {"v": 1, "gen": 0}, [])
+
+    def load(self, journal: Journal, exclusive: bool) -> bool:
+        """Start over."""
+        self.entries, self.aliases = {}, {}
+        for frame in journal.new_frames():
+            self.apply(frame)
+        return True
+
+    def apply(self, frame: Frame) -> None:
+        """Take in a change."""
+        for _, pickled, _ in records(frame):
+            change = loads(pickled)
+            for name, entry in change["collections"].items():
+                self.entries.pop(name, None)
+                if entry is not None:
+                    self.entries[name] = Entry(**entry)
+            for alias, name in change["aliases"].items():
+                self.aliases.pop(alias, None)
+                if name is not None:
+                    self.aliases[alias] = name
+
+    def change(
+        self, journal: Journal, collections: Patch, aliases: dict[str, str | None] | None = None
+    ) -> None:
+        """Make a change durable. Inside `exclusive`."""
+        payload = _record(collections, aliases or {})
+        journal.append(payload, "always", self.step)
+        with self.state:
+            self._catch_up(exclusive=True)
+            if journal.size() > COMPACT_BYTES:
+                with failures("compact the catalogue"):
+                    now: Patch = dict(self.entries)
+                    whole = [_record(now, dict(self.aliases))]
+                    manifest = journal.manifest | {"gen": journal.generation + 1}
+                    write_generation(self.fs, self.folder, manifest, whole)
+                    self.fs.unlink(journal.path)
+
+    # -- asking; inside `current` or `exclusive` -------------------------------------------------
+
+    def resolve(self, name: str) -> str:
+        """Return the collection that a name or an alias stands for."""
+        target = self.aliases.get(name, name)
+        if target not in self.entries:
+            raise NotFound(f"there is no collection {name!r}")
+        return target
+
+    def find(self, name: str) -> Entry | None:
+        """Return the collection of a name or alias, if there is one."""
+        return self.entries.get(self.aliases.get(name, name))
+
+    def own(self, name: str) -> Entry:
+        """Return a collection by its own name. Raises Conflict for an alias."""
+        if name in self.aliases:
+            raise Conflict(f"{name!r} is an alias of {self.aliases[name]!r}")
+        return self.entries[self.resolve(name)]
+
+    def free(self, name: str) -> None:
+        """Raise Conflict if a name is taken."""
+        if name in self.entries:
+            raise Conflict(f"a collection {name!r} is there already")
+        if name in self.aliases:
+            raise Conflict(f"{name!r} is an alias of {self.aliases[name]!r} already")
+
+    def aliases_of(self, name: str) -> tuple[str, ...]:
+        """Return a collection's aliases, in order."""
+        return tuple(sorted(alias for alias, target in self.aliases.items() if target == name))
+
+
+def agree(there: Entry, wanted: Entry, name: str) -> None:
+    """Raise Conflict unless a collection can stand in for the one that was asked for."""
+    if (there.dim, there.metric) != (wanted.dim, wanted.metric):
+        raise Conflict(
+            f"collection {name!r} is there already, with dim {there.dim} and metric {there.metric}"
+        )
+    stamped(there, name, wanted.model, wanted.fingerprint)
+
+
+def stamped(entry: Entry, name: str, model: str | None, fingerprint: str | None) -> Entry:
+    """Return an entry with its model recorded. Raises Conflict when it is another's."""
+    for what, has, wants in (
+        ("model", entry.model, model),
+        ("fingerprint", entry.fingerprint, fingerprint),
+    ):
+        if has is not None and wants is not None and has != wants:
+            raise Conflict(
+                f"collection {name!r} holds vectors of {what} {has!r}, not {wants!r}; "
+                "make another collection, or re-embed this one"
+            )
+    return replace(entry, model=entry.model or model, fingerprint=entry.fingerprint or fingerprint)
+
+
+def _record(collections: Patch, aliases: dict[str, Any]) -> bytes:
+    entries = {name: entry and asdict(entry) for name, entry in collections.items()}
+    return encode_record(dumps({"k": "names", "collections": entries, "aliases": aliases}))

@@ -1,0 +1,257 @@
+"""One collection in a folder: the journal is the truth, rows, matrix and postings follow from it.
+
+Writes: matrix rows first, then the frame, then the sync, then the answer; so a frame that can be
+seen always has its rows. Reads take a `Snapshot` under a short lock and work on it without one.
+"""
+
+import itertools
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from errors import ServiceError
+from store.base import Metric, Vectors, Written
+from store.compaction import rewrite
+from store.filters import Filter
+from store.frames import RECORD, Frame, read_raw, records
+from store.fs import FS, failures
+from store.journal import Journal, Step, no_step, write_generation, write_manifest
+from store.ledger import Ledger, Options
+from store.locks import boot_id
+from store.matrix import Matrix, directions
+from store.postings import Postings
+from store.rows import RowTable
+from store.snapshot import MetadataReader, Snapshot
+from store.unpickle import loads
+from store.writes import Plan, Queue, Write
+
+log = logging.getLogger("store")
+
+# Rows whose lengths are looked at together.
+CHUNK_ROWS = 1024
+VERSION = 1
+
+
+class Collection(Ledger):
+    """The rows of one collection, shared with every process that has its folder open."""
+
+    def __init__(self, fs: FS, folder: Path, options: Options, step: Step = no_step) -> None:
+        super().__init__(fs, folder, options, step)
+        self.dim = 0
+        self.metric: Metric = "cosine"
+
+    @staticmethod
+    def make(fs: FS, folder: Path, dim: int, metric: Metric) -> None:
+        """Write an empty collection into a new folder."""
+        fs.mkdir(folder)
+        manifest = {"v": VERSION, "gen": 0, "dim": dim, "metric": metric}
+        Matrix(fs, folder / "mat.0", dim, create=True)
+        write_generation(fs, folder, manifest, [])
+
+    def reset_locks(self) -> None:
+        """Make new thread locks and an empty queue."""
+        super().reset_locks()
+        self._compacting = threading.Lock()
+        self.queue = Queue(self._commit, self.options.lock_timeout_s)
+
+    # -- following the journal -------------------------------------------------------------------
+
+    def load(self, journal: Journal, exclusive: bool) -> bool:
+        """Start over on a journal; under the lock also mend the matrix where that is needed."""
+        manifest = journal.manifest
+        self.dim, self.metric = int(manifest["dim"]), manifest["metric"]
+        self.table = RowTable()
+        self.postings = Postings(MetadataReader(journal, self.table))
+        self._norms = 0, 0.0  # rows looked at, the longest of them
+        path = self.folder / f"mat.{journal.generation}"
+        same_boot = bool(manifest["boot"]) and manifest["boot"] == boot_id()
+        if not exclusive and not (same_boot and path.exists()):
+            return False
+        try:
+            self.matrix = Matrix(self.fs, path, self.dim, create=not path.exists())
+        except FileNotFoundError:  # compacted between the two looks
+            return False
+        for frame in journal.new_frames():
+            self.apply(frame)
+        short = self.matrix.rows_on_disk() < len(self.table)
+        if short and not exclusive:
+            return False
+        if exclusive and (short or not same_boot):
+            self.mend_matrix(journal)
+            if not same_boot:
+                write_manifest(self.fs, self.folder, manifest)
+                journal.reopen_manifest()
+        return True
+
+    def apply(self, frame: Frame) -> None:
+        """Take in a frame's records."""
+        for offset, pickled, _ in records(frame):
+            data = loads(pickled)
+            if data["k"] == "put":
+                self.table.put(data["ids"], offset)
+            else:
+                self.table.remove(data["ids"])
+
+    def mend_matrix(self, journal: Journal) -> int:
+        """Make the matrix what the journal says; return how many rows were not. Under the lock."""
+        wrong = 0
+        for first, rows in self.truth(journal):
+            have = self.matrix.rows_on_disk() >= first + len(rows)
+            good = have and np.array_equal(self.matrix.view(first + len(rows))[first:], rows)
+            if not good:
+                self.matrix.write(first, rows)
+                wrong += len(rows)
+        return wrong
+
+    def truth(self, journal: Journal) -> Iterator[tuple[int, Vectors]]:
+        """Yield (first row, rows) of what the matrix should hold, from the journal."""
+        for first, offset in self.table.records(0):
+            raw = np.frombuffer(read_raw(journal.read, offset), "<f4").reshape(-1, self.dim)
+            yield first, directions(raw, self.metric)
+
+    def snapshot(self, tree: Filter | None = None) -> Snapshot:
+        """Return the collection as it is now, narrowed to what matches."""
+        with self.current() as journal:
+            n = len(self.table)
+            allowed, count = self.table.alive(), len(self.table.row_of)
+            if tree is not None:
+                mask = self.postings.mask(tree, n)
+                allowed = mask if allowed is None else mask & allowed
+                count = int(np.count_nonzero(allowed))
+            return Snapshot(journal, self.matrix.view(n), self.table, allowed, count)
+
+    def rows_of(self, ids: list[str]) -> tuple[Snapshot, list[int]]:
+        """Return the rows of those ids that are there, in their order."""
+        with self.current() as journal:
+            shot = Snapshot(journal, self.matrix.view(0), self.table, None, 0)
+            return shot, [self.table.row_of[id_] for id_ in ids if id_ in self.table.row_of]
+
+    def rows_after(
+        self, cursor: str | None, limit: int, tree: Filter | None
+    ) -> tuple[Snapshot, list[int], bool]:
+        """Return up to `limit` matching rows by id behind `cursor`, and whether more follow."""
+        with self.current() as journal:
+            shot = Snapshot(journal, self.matrix.view(0), self.table, None, 0)
+            rows = (self.table.row_of[id_] for id_ in self.table.after(cursor))
+            if tree is not None:
+                mask = self.postings.mask(tree, len(self.table))
+                rows = (row for row in rows if mask[row])
+            found = list(itertools.islice(rows, limit + 1))
+            return shot, found[:limit], len(found) > limit
+
+    def figures(self) -> dict[str, object]:
+        """Return figures for operators (JSON-ready)."""
+        with self.current() as journal:
+            return {
+                "rows": len(self.table.row_of),
+                "dead_rows": self.table.dead,
+                "generation": journal.generation,
+                "journal_bytes": journal.size(),
+                "matrix_bytes": self.matrix.rows_on_disk() * self.dim * 4,
+                "postings_bytes": self.postings.bytes(),
+                "poisoned": journal.poison is not None,
+            }
+
+    def norm_bound(self, snapshot: Snapshot) -> float:
+        """Return a bound on the length of the matrix's rows."""
+        if self.metric == "cosine":
+            return 1.0
+        upto, largest = self._norms
+        for start in range(upto, len(snapshot.matrix), CHUNK_ROWS):
+            part = snapshot.matrix[start : start + CHUNK_ROWS].astype(np.float64)
+            largest = max(largest, float(np.sqrt(np.max(np.sum(part * part, axis=1)))))
+        with self.state:
+            if self.journal is snapshot.journal:
+                self._norms = max((len(snapshot.matrix), largest), self._norms)
+        return largest
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def write(self, write: Write) -> Written | int:
+        """Do a write, together with those that wait beside it; compact if that is due."""
+        result = self.queue.submit(write)
+        if self._compaction_due() and self._compacting.acquire(blocking=False):
+            try:
+                with self.exclusive() as journal:
+                    if self._compaction_due():
+                        self.compact(journal)
+            except ServiceError as exc:  # the write is done all the same
+                log.warning("%s was not compacted: %s", self.folder, exc.message)
+            finally:
+                self._compacting.release()
+        return result
+
+    def _compaction_due(self) -> bool:
+        dead = self.table.dead
+        return dead >= self.options.compact_rows and dead * 2 > len(self.table)
+
+    def compact(self, journal: Journal) -> int:
+        """Give back the space of dead rows; return how many bytes. Under the lock."""
+        before = self.disk_bytes(journal)
+        rewrite(self.fs, journal, self.table, self.matrix, self.dim, self.step)
+        with self.state:
+            self._catch_up(exclusive=True)
+            assert self.journal is not None
+            return before - self.disk_bytes(self.journal)
+
+    def disk_bytes(self, journal: Journal) -> int:
+        """Return how long the collection's files are."""
+        return journal.size() + self.matrix.rows_on_disk() * self.dim * 4
+
+    def _commit(self, group: list[Write]) -> None:
+        """Write a group as one frame. Each write gets its result or its error."""
+        with self.exclusive() as journal:
+            with self.state:
+                plan = self._plan(group)
+                first_row = len(self.table)
+            if plan.records:
+                if plan.rows:
+                    with failures("write vectors"):
+                        self.matrix.write(first_row, np.concatenate(plan.rows))
+                    self.step("matrix-written")
+                payload = b"".join(data for data, _ in plan.records)
+                frame = journal.append(payload, self.options.fsync, self.step)
+                with self.state:
+                    self._take_in(journal, frame, plan.records)
+            for write, result in plan.results:
+                write.result = result
+
+    def _take_in(
+        self, journal: Journal, frame: Frame, written: list[tuple[bytes, list[str] | None]]
+    ) -> None:
+        """Apply a frame of our own without reading it back, unless a reader did so already."""
+        if self.journal is not journal or journal.end != frame.start:
+            return
+        offset = frame.end - len(frame.payload)
+        for data, ids in written:
+            if ids is None:
+                head = RECORD.unpack_from(data)
+                self.table.remove(loads(data[RECORD.size : RECORD.size + head[0]])["ids"])
+            else:
+                self.table.put(ids, offset)
+            offset += len(data)
+        journal.advance(frame)
+
+    def _plan(self, group: list[Write]) -> Plan:
+        """Decide each write's outcome, one after the other, as if each came alone."""
+        plan = Plan(self.table.row_of)
+        for write in group:
+            try:
+                if write.mode is None:
+                    ids = self._matching(write.filter) if write.by_filter else write.ids
+                    plan.remove(write, ids)
+                else:
+                    plan.put(write)
+            except ServiceError as exc:
+                write.error = exc
+        return plan
+
+    def _matching(self, tree: Filter | None) -> list[str]:
+        if tree is None:
+            return list(self.table.row_of)
+        mask, alive = self.postings.mask(tree, len(self.table)), self.table.alive()
+        rows = np.flatnonzero(mask if alive is None else mask & alive)
+        return [self.table.ids[row] for row in rows.tolist()]

@@ -1,0 +1,162 @@
+"""Exact top-k by inner product: one BLAS pass finds the candidates, float64 settles their order.
+
+BLAS sums in an order that depends on a row's place and the batch's size, so its float32 scores of
+equal vectors differ in the last bits. It is therefore only trusted to within `slack`: everything
+that near to the k-th score is a candidate, and candidates are scored again one row at a time. So
+every worker, page and batch gives the same hits in the same order.
+"""
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from store.base import Metric, Vectors
+from store.rows import Mask, RowNumbers
+
+# Rows of one block: the scores of 64 queries stay in the cache; larger gains nothing.
+BLOCK = 8192
+# Rows copied out at a time: 1024 x 384 floats stay in the L2 cache, in one buffer used again.
+GATHER_BLOCK = 1024
+# Rows that match are copied out below this share of all rows, and masked above it.
+GATHER_SHARE = 0.2
+
+Scores = npt.NDArray[np.float32]
+
+
+def slack(queries: Vectors, largest_norm: float) -> Scores:
+    """Return by how much BLAS may miss each query's scores, (q,).
+
+    Each of some 16 partial sums adds d/16 products, each with a relative error of 2**-24; doubled.
+    """
+    d = queries.shape[1]
+    norms = np.sqrt(np.sum(queries.astype(np.float64) ** 2, axis=1))
+    return np.asarray(norms * largest_norm * (d / 8 + 16) * 2.0**-24, np.float32)
+
+
+def candidates(
+    matrix: Vectors, queries: Vectors, want: int, allowed: Mask | None, margin: Scores
+) -> list[RowNumbers]:
+    """Return for each query the rows that may be among its `want` best.
+
+    matrix (n, d), queries (q, d), allowed (n,) or None for all, margin (q,) from `slack`.
+    """
+    if allowed is not None:
+        rows = np.flatnonzero(allowed)
+        if len(rows) < GATHER_SHARE * len(matrix):
+            picked = _Gathered(matrix, rows)
+            return [rows[found] for found in _scan(picked, queries, want, None, margin)]
+        if len(rows) == len(matrix):
+            allowed = None
+    return _scan(matrix, queries, want, allowed, margin)
+
+
+class _Gathered:
+    """Some rows of a matrix, copied out block by block; a block lasts until the next."""
+
+    def __init__(self, matrix: Vectors, rows: RowNumbers) -> None:
+        self._matrix, self._rows = matrix, rows
+        self._buffer = np.empty((min(len(rows), GATHER_BLOCK), matrix.shape[1]), np.float32)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: slice) -> Vectors:
+        rows = self._rows[part]
+        return np.take(self._matrix, rows, axis=0, out=self._buffer[: len(rows)], mode="clip")
+
+
+def _scan(
+    matrix: Vectors | _Gathered, queries: Vectors, want: int, allowed: Mask | None, margin: Scores
+) -> list[RowNumbers]:
+    size = BLOCK if isinstance(matrix, np.ndarray) else GATHER_BLOCK
+    if len(queries) == 1 and isinstance(matrix, np.ndarray):
+        scores = matrix @ queries[0]
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+        return [_best(scores, want, margin[0])]
+    best = [_Best(want, float(each)) for each in margin]
+    for start in range(0, len(matrix), size):
+        block = queries @ matrix[start : start + size].T  # (q, rows of the block)
+        if allowed is not None:
+            block[:, ~allowed[start : start + size]] = -np.inf
+        floor = np.array([each.floor for each in best], np.float32)
+        for i in np.flatnonzero(block.max(axis=1) > floor):
+            found = np.flatnonzero(block[i] > floor[i])
+            best[i].add(block[i, found], found + start)
+    return [each.rows() for each in best]
+
+
+class _Best:
+    """The candidates of one query so far."""
+
+    def __init__(self, want: int, margin: float) -> None:
+        self._want, self._margin = want, margin
+        self._scores: list[Scores] = []
+        self._rows: list[RowNumbers] = []
+        self._held = 0
+        self.floor = -np.inf  # what a score must be above to matter
+
+    def add(self, scores: Scores, rows: RowNumbers) -> None:
+        self._scores.append(scores)
+        self._rows.append(rows)
+        self._held += len(rows)
+        if self._held >= 2 * self._want or self.floor == -np.inf:
+            self._settle()
+
+    def _settle(self) -> None:
+        scores, rows = np.concatenate(self._scores), np.concatenate(self._rows)
+        keep = _best(scores, self._want, self._margin)
+        self._scores, self._rows, self._held = [scores[keep]], [rows[keep]], 0
+        if len(scores) >= self._want:
+            kth = np.partition(self._scores[0], -self._want)[-self._want]
+            self.floor = float(np.nextafter(np.float32(kth - self._margin), np.float32(-np.inf)))
+
+    def rows(self) -> RowNumbers:
+        if not self._rows:
+            return np.empty(0, np.int64)
+        self._settle()
+        return self._rows[0]
+
+
+def _best(scores: Scores, want: int, margin: float | np.floating) -> RowNumbers:
+    """Return where the scores are not clearly below the `want`-th best, (m,)."""
+    if len(scores) <= want:
+        return np.flatnonzero(scores > -np.inf)
+    kth = np.partition(scores, -want)[-want]
+    return np.flatnonzero((scores >= kth - margin) & (scores > -np.inf))
+
+
+def settle(
+    matrix: Vectors,
+    rows: RowNumbers,
+    query: Vectors,
+    ids: Sequence[str],
+    metric: Metric,
+    first: int,
+    count: int,
+    min_score: float | None,
+) -> list[tuple[int, float]]:
+    """Return (row, score) of the candidates in their final order, `count` from `first` on."""
+    scores = exact_scores(matrix, rows, query)
+    if metric == "cosine":
+        np.clip(scores, -1, 1, out=scores)
+    if min_score is not None:
+        near = scores >= np.float32(min_score)
+        rows, scores = rows[near], scores[near]
+    ranked = heapq.nsmallest(
+        first + count,
+        zip((-scores).tolist(), map(ids.__getitem__, rows.tolist()), rows.tolist(), strict=True),
+    )
+    return [(row, -score) for score, _, row in ranked[first:]]
+
+
+def exact_scores(matrix: Vectors, rows: RowNumbers, query: Vectors) -> Scores:
+    """Return the inner products, summed in float64 row by row, as float32 (m,)."""
+    out = np.empty(len(rows), np.float32)
+    wide = query.astype(np.float64)
+    for start in range(0, len(rows), BLOCK):
+        part = matrix[rows[start : start + BLOCK]].astype(np.float64)
+        out[start : start + BLOCK] = np.sum(part * wide, axis=1)
+    return out

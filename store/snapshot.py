@@ -1,0 +1,77 @@
+"""A collection as it was at one moment, and reading its rows back from the journal."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from errors import Corrupt
+from store.base import Part, Record, Vectors
+from store.frames import read_pickle, read_raw
+from store.journal import Journal
+from store.rows import Mask, RowTable
+from store.unpickle import loads
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A collection as it was at one moment; later writes do not change what it answers."""
+
+    journal: Journal
+    matrix: Vectors  # (n, d)
+    table: RowTable
+    allowed: Mask | None  # (n,) live and matching, None: all
+    count: int  # of the allowed
+
+    def record(self, row: int, parts: frozenset[Part]) -> Record:
+        """Read one row back from the journal."""
+        return Record(self.table.ids[row], *self.parts(row, parts))
+
+    def parts(
+        self, row: int, parts: frozenset[Part]
+    ) -> tuple[Vectors | None, str | None, dict[str, Any] | None]:
+        """Read a row's vector, text and metadata, those that are asked for."""
+        offset, i = self.table.place(row)
+        vector, text, metadata = None, None, None
+        if "vector" in parts:
+            raw = read_raw(self.journal.read, offset)
+            dim = self.matrix.shape[1]
+            vector = np.frombuffer(raw, "<f4", dim, i * dim * 4).astype(np.float32)
+        if "text" in parts or "metadata" in parts:
+            data = loads(read_pickle(self.journal.read, offset))
+            text = data["t"][i] if "text" in parts else None
+            metadata = data["m"][i] if "metadata" in parts else None
+        return vector, text, metadata
+
+
+class MetadataReader:
+    """Reads the metadata of a row and all after it, in order, from the journal."""
+
+    def __init__(self, journal: Journal, table: RowTable) -> None:
+        self._journal, self._table = journal, table
+
+    def __call__(self, first_row: int) -> Iterator[dict[str, Any]]:
+        """Yield the metadata of `first_row` and of all rows after it."""
+        for first, offset in self._table.records(first_row):
+            metadata = loads(read_pickle(self._journal.read, offset))["m"]
+            yield from metadata[max(first_row - first, 0) :]
+
+
+class RecordCache:
+    """Reads rows one by one, each record but once while they come in order."""
+
+    def __init__(self, journal: Journal, dim: int) -> None:
+        self._journal, self._bytes = journal, dim * 4
+        self._offset = -1
+
+    def __call__(self, offset: int, i: int) -> tuple[str | None, object, bytes]:
+        """Return the text, metadata and raw vector of row `i` of the record at `offset`."""
+        if offset != self._offset:
+            self._data = loads(read_pickle(self._journal.read, offset))
+            self._raw = read_raw(self._journal.read, offset)
+            self._offset = offset
+        raw = self._raw[i * self._bytes : (i + 1) * self._bytes]
+        if len(raw) != self._bytes:
+            raise Corrupt(f"the record at {offset} of the journal is too short")
+        return self._data["t"][i], self._data["m"][i], raw

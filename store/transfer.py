@@ -1,0 +1,107 @@
+"""Collections as JSON lines: to look at, to keep, to move from one store to another.
+
+The first line says what the collection is, each further one is a record. float32 values are
+written with as many digits as bring back the same bits. Works on any store.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from errors import Invalid, ServiceError
+from store.base import CollectionInfo, Item, Progress, VectorStore
+
+FORMAT = "vector-collection"
+PAGE = 500
+MAX_LINE = 16 << 20
+
+
+def export_jsonl(
+    store: VectorStore, name: str, out: BinaryIO, progress: Progress | None = None
+) -> int:
+    """Write a collection to `out`; return how many records."""
+    info = store.info(name)
+    head = {
+        "format": FORMAT,
+        "version": 1,
+        "name": info.name,
+        "dim": info.dim,
+        "metric": info.metric,
+        "model": info.model,
+        "fingerprint": info.fingerprint,
+    }
+    out.write(_line(head))
+    cursor, done = None, 0
+    while True:
+        page = store.scroll(name, cursor, PAGE)
+        for record in page.records:
+            assert record.vector is not None
+            vector = record.vector.astype(np.float64).tolist()
+            row = {"id": record.id, "vector": vector}
+            out.write(_line(row | {"text": record.text, "metadata": record.metadata}))
+        done += len(page.records)
+        if progress:
+            progress(done, max(info.count, done))
+        cursor = page.next_cursor
+        if cursor is None:
+            return done
+
+
+def import_jsonl(
+    store: VectorStore, source: BinaryIO, name: str | None = None, progress: Progress | None = None
+) -> CollectionInfo:
+    """Make a new collection from `source`; on any error there is none. `name` overrides its own."""
+    lines = _lines(source)
+    number, head = next(lines, (1, None))
+    if not isinstance(head, dict) or head.get("format") != FORMAT or head.get("version") != 1:
+        raise Invalid(f"line {number}: not an export: no line that says format {FORMAT!r}")
+    target = name or head.get("name")
+    fields = {key: head.get(key) for key in ("dim", "metric", "model", "fingerprint")}
+    store.create(target, **fields)  # type: ignore[arg-type]
+    assert isinstance(target, str)
+    try:
+        done = 0
+        for batch, last in _batches(lines):
+            try:
+                store.upsert(target, batch, "insert")
+            except ServiceError as exc:
+                raise type(exc)(f"lines {last - len(batch) + 1} to {last}: {exc.message}") from exc
+            done += len(batch)
+            if progress:
+                progress(done, 0)
+    except BaseException:
+        store.drop(target)
+        raise
+    return store.info(target)
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _lines(source: BinaryIO) -> Iterator[tuple[int, object]]:
+    number = 0
+    while line := source.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE:
+            raise Invalid(f"line {number} is longer than {MAX_LINE} bytes")
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as exc:
+            raise Invalid(f"line {number} is not JSON") from exc
+
+
+def _batches(lines: Iterator[tuple[int, object]]) -> Iterator[tuple[list[Item], int]]:
+    batch: list[Item] = []
+    number = 1
+    for number, row in lines:
+        if not isinstance(row, dict) or "id" not in row or "vector" not in row:
+            raise Invalid(f"line {number}: a record is an object with id and vector")
+        batch.append(Item(row["id"], row["vector"], row.get("text"), row.get("metadata") or {}))
+        if len(batch) == PAGE:
+            yield batch, number
+            batch = []
+    if batch:
+        yield batch, number

@@ -1,0 +1,84 @@
+"""Pickles that can hold data and nothing else.
+
+`loads` cannot call or import anything; it is for our own checksummed files. `check` goes before it
+for bytes that came from elsewhere: only the opcodes that our own data needs, no reference to
+anything but a string, and no size that the bytes themselves do not have, so that a small file
+cannot ask for much memory.
+"""
+
+import io
+import pickle
+import pickletools
+from typing import Any, NoReturn
+
+from errors import Corrupt, Invalid
+
+PROTOCOL = 5
+# What dict, list, str, bytes, int, float, bool and None need.
+OPCODES = frozenset(
+    """
+    PROTO FRAME MEMOIZE STOP MARK EMPTY_DICT EMPTY_LIST SETITEM SETITEMS APPEND APPENDS NONE
+    NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE BINUNICODE8
+    SHORT_BINBYTES BINBYTES BINBYTES8 BINGET LONG_BINGET
+    """.split()  # noqa: SIM905 - a list of names is easier to read
+)
+MAX_OPCODES = 2_000_000
+MAX_DEPTH = 64
+
+
+class _Data(pickle.Unpickler):
+    def find_class(self, module_name: str, global_name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"a pickle asks for {module_name}.{global_name}")
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise pickle.UnpicklingError("a pickle asks for an outside object")
+
+
+def dumps(data: dict[str, Any]) -> bytes:
+    """Return the pickle of plain data."""
+    return pickle.dumps(data, PROTOCOL)
+
+
+def loads(data: bytes) -> dict[str, Any]:
+    """Return the plain data of a pickle. Raises Corrupt for anything else."""
+    try:
+        value = _Data(io.BytesIO(data)).load()
+    except Exception as exc:  # an unpickler raises whatever the bytes lead it to
+        raise Corrupt(f"a record of the journal cannot be read: {type(exc).__name__}") from exc
+    if not isinstance(value, dict):
+        raise Corrupt("a record of the journal is no record")
+    return value
+
+
+def check(data: bytes) -> None:
+    """Raise Invalid unless the pickle holds only plain data and asks for nothing more."""
+    strings: list[bool] = []  # whether the memo's entry is a string
+    last, depth, count = "", 0, 0
+    try:
+        for opcode, argument, _ in pickletools.genops(_Sized(data)):
+            name, count = opcode.name, count + 1
+            if name not in OPCODES or count > MAX_OPCODES:
+                raise Invalid(f"not a backup: its pickle uses {name}")
+            if name == "FRAME" and int(argument or 0) > len(data):
+                raise Invalid("not a backup: its pickle is longer than its bytes")
+            if name == "MEMOIZE":
+                strings.append(last.endswith(("UNICODE", "UNICODE8", "BYTES", "BYTES8")))
+            elif name.endswith("BINGET") and not any(strings[int(argument or 0) :][:1]):
+                raise Invalid("not a backup: its pickle refers to itself")
+            depth += {"MARK": 1, "SETITEMS": -1, "APPENDS": -1}.get(name, 0)
+            if not 0 <= depth <= MAX_DEPTH:
+                raise Invalid("not a backup: its pickle is nested too deep")
+            last = name
+    except (ValueError, IndexError, OverflowError, EOFError) as exc:
+        raise Invalid("not a backup: its pickle is broken") from exc
+    if last != "STOP":
+        raise Invalid("not a backup: its pickle has no end")
+
+
+class _Sized(io.BytesIO):
+    """Bytes whose `read(n)` never asks for more memory than there are bytes."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0 or size > len(self.getbuffer()):
+            size = len(self.getbuffer())
+        return super().read(size)

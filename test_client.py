@@ -1,0 +1,185 @@
+"""Walks a running service and prints what works: `python test_client.py [http://localhost:8001]`.
+
+A check a line; the exit code is the number of those that failed (0 when all is well). Set
+EMBEDDING_API_KEY when the service asks for a key. Leaves nothing behind in the service.
+"""
+
+import argparse
+import base64
+import os
+import struct
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import requests
+
+Check = Callable[["Service"], str]
+CHECKS: list[tuple[str, Check]] = []
+
+
+class Skipped(Exception):
+    """The service does not have this part, or this caller may not use it."""
+
+
+def check(title: str) -> Callable[[Check], Check]:
+    """Add a check to the list under a title. It returns what it found in a few words."""
+
+    def add(function: Check) -> Check:
+        CHECKS.append((title, function))
+        return function
+
+    return add
+
+
+class Service:
+    """The service under test."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self.session = requests.Session()
+        if key := os.environ.get("EMBEDDING_API_KEY"):
+            self.session.headers["Authorization"] = f"Bearer {key}"
+
+    def ask(self, method: str, path: str, body: Any = None, expect: int = 200) -> Any:
+        """Send a request and return its JSON. Raises AssertionError for another status."""
+        reply = self.session.request(method, self.url + path, json=body, timeout=60)
+        if reply.status_code in (401, 403) and expect not in (401, 403):
+            raise Skipped(f"{reply.status_code}: needs another key")
+        assert reply.status_code == expect, f"{reply.status_code}: {reply.text[:120]}"
+        return reply.json() if "json" in reply.headers.get("Content-Type", "") else reply.text
+
+
+def length(vector: list[float]) -> float:
+    """Return a vector's Euclidean length."""
+    return float(sum(x * x for x in vector) ** 0.5)
+
+
+@check("GET /health")
+def health(service: Service) -> str:
+    """The default model can encode."""
+    body = service.ask("GET", "/health")
+    assert body["status"] in ("healthy", "degraded"), body["status"]
+    return f"{body['status']}, {body['model']} on {body['device']}"
+
+
+@check("GET /")
+def root(service: Service) -> str:
+    """The service names itself."""
+    body = service.ask("GET", "/")
+    return f"{body['service']} {body['version']}, {len(body['available_models'])} models"
+
+
+@check("GET /models")
+def models(service: Service) -> str:
+    """The models are listed and each can be described."""
+    rows = service.ask("GET", "/models")["data"]
+    for row in rows:
+        service.ask("GET", f"/models/{row['id']}")
+    return ", ".join(f"{row['id']}: {row['status']}" for row in rows)
+
+
+@check("POST /embed")
+def embed(service: Service) -> str:
+    """One text and many, each vector of length 1."""
+    one = service.ask("POST", "/embed", {"texts": "Hello, world!"})
+    many = service.ask("POST", "/embed", {"texts": ["Text 1", "Text 2"], "normalize": True})
+    assert many["count"] == 2
+    assert all(abs(length(vector) - 1) < 1e-3 for vector in many["embeddings"])
+    return f"{one['dimension']} dimensions in {one['processing_time_ms']} ms"
+
+
+@check("POST /embed/single and /batch-embed")
+def other_forms(service: Service) -> str:
+    """The other native forms give the same vector."""
+    single = service.ask("POST", "/embed/single?text=Hello")
+    batch = service.ask("POST", "/batch-embed", {"texts": ["Hello", "there"]})
+    pairs = zip(single["embedding"], batch["embeddings"][0], strict=True)
+    assert max(abs(a - b) for a, b in pairs) < 0.02
+    return "same vector"
+
+
+@check("POST /v1/embeddings")
+def openai(service: Service) -> str:
+    """OpenAI's route, floats and base64."""
+    model = service.ask("GET", "/v1/models")["data"][0]["id"]
+    body = {"model": model, "input": "Hello"}
+    floats = service.ask("POST", "/v1/embeddings", body)
+    packed = service.ask("POST", "/v1/embeddings", {**body, "encoding_format": "base64"})
+    raw = base64.b64decode(packed["data"][0]["embedding"])
+    assert len(struct.unpack(f"<{len(raw) // 4}f", raw)) == len(floats["data"][0]["embedding"])
+    return f"{floats['usage']['total_tokens']} tokens"
+
+
+@check("meaning")
+def meaning(service: Service) -> str:
+    """Sentences that mean the same are nearer than others."""
+    texts = ["The weather is lovely today.", "It is so sunny outside!", "He drove to the stadium."]
+    a, b, c = service.ask("POST", "/embed", {"texts": texts})["embeddings"]
+    near, far = (sum(x * y for x, y in zip(a, other, strict=True)) for other in (b, c))
+    assert near > far, f"{near:.2f} is not above {far:.2f}"
+    return f"{near:.2f} alike, {far:.2f} not"
+
+
+@check("bad input")
+def bad_input(service: Service) -> str:
+    """Mistakes get clear errors."""
+    service.ask("POST", "/embed", {"texts": []}, expect=422)
+    service.ask("POST", "/embed", {"texts": "x", "model": "no-such-model"}, expect=400)
+    service.ask("POST", "/v1/embeddings", {"model": "no-such-model", "input": "x"}, expect=400)
+    return "refused with reasons"
+
+
+@check("collections")
+def collections(service: Service) -> str:
+    """Texts are stored, found by meaning and deleted."""
+    name = f"check-{uuid.uuid4().hex[:8]}"
+    texts = ["The cat sits on the mat.", "Stocks fell on Monday.", "Rain is expected tomorrow."]
+    reply = service.session.get(service.url + "/collections", timeout=60)
+    if reply.status_code == 404:
+        raise Skipped("this service has no vector store")
+    service.ask("POST", "/embed-and-store", {"collection": name, "texts": texts}, expect=201)
+    try:
+        body = {"text": "What will the weather be?", "k": 1}
+        found = service.ask("POST", f"/collections/{name}/search", body)["results"][0]
+    finally:
+        service.ask("DELETE", f"/collections/{name}")
+    assert found["score"] <= 1.0001
+    return f"found {found['text']!r}"
+
+
+@check("GET /metrics")
+def metrics(service: Service) -> str:
+    """Prometheus can read the service."""
+    reply = service.session.get(service.url + "/metrics", timeout=60)
+    if reply.status_code in (401, 403, 404):
+        raise Skipped(f"{reply.status_code}")
+    lines = [line for line in reply.text.splitlines() if line and line[0] != "#"]
+    assert lines
+    return f"{len(lines)} series"
+
+
+def run(service: Service) -> int:
+    """Run every check, print a line each, and return how many failed."""
+    failed = 0
+    for title, function in CHECKS:
+        started = time.monotonic()
+        try:
+            mark, said = "ok  ", function(service)
+        except Skipped as exc:
+            mark, said = "skip", str(exc)
+        except (AssertionError, KeyError, IndexError, requests.RequestException) as exc:
+            mark, said = "FAIL", f"{type(exc).__name__}: {exc}"[:200]
+            failed += 1
+        took = (time.monotonic() - started) * 1000
+        print(f"{mark}  {title:<36} {took:7.1f} ms  {said}", flush=True)
+    print(f"\n{len(CHECKS) - failed} of {len(CHECKS)} checks passed at {service.url}")
+    return failed
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Check a running embedding service.")
+    parser.add_argument("url", nargs="?", default="http://localhost:8001", help="(%(default)s)")
+    sys.exit(min(run(Service(parser.parse_args().url)), 100))

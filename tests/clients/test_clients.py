@@ -1,0 +1,206 @@
+"""The clients that come with the service do what they say, whatever interrupts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+
+from tests.conftest import ROOT, free_port, running, write_models
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+
+
+@pytest.fixture(scope="module")
+def fake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real gunicorn on a fake model."""
+    folder = tmp_path_factory.mktemp("service")
+    models = {"fake": {"type": "fake", "model_name": "tests/fake", "max_seq_length": 64}}
+    port = free_port()
+    env = {"MODEL_CONFIG": str(write_models(folder / "models.json", models)),
+           "SUPPORTED_MODELS_FILE": str(folder / "none"), "HOST": "127.0.0.1",
+           "PORT": str(port), "STORE_DIR": str(folder / "store")}  # fmt: skip
+    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def real_url() -> Iterator[str]:
+    """A service as `make run` starts it."""
+    port = free_port()
+    env = {"HOST": "127.0.0.1", "PORT": str(port)}
+    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
+        yield f"http://127.0.0.1:{port}"
+
+
+def texts(count: int) -> list[str]:
+    return [f"{i} {WORDS[i % 10]} {WORDS[i // 7 % 10]}" for i in range(count)]
+
+
+def expected(url: str, given: list[str]) -> np.ndarray:
+    parts = [
+        requests.post(f"{url}/embed", json={"texts": given[i : i + 1000]}, timeout=60).json()
+        for i in range(0, len(given), 1000)
+    ]
+    return np.concatenate([np.float32(part["embeddings"]) for part in parts])
+
+
+def command(url: str, *words: str | Path) -> list[str]:
+    return [sys.executable, str(ROOT / "embed_file.py"), *map(str, words), "--url", url]
+
+
+def run(url: str, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(url, *words), capture_output=True, text=True, timeout=120, env={**os.environ, **env}
+    )
+
+
+def write_input(folder: Path, kind: str, given: list[str]) -> Path:
+    path = folder / f"texts.{kind}"
+    if kind == "jsonl":
+        rows = ({"id": f"r{i}", "text": text} for i, text in enumerate(given))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif kind == "csv":
+        path.write_text("id,text\n" + "".join(f'r{i},"{t}"\n' for i, t in enumerate(given)))
+    elif kind == "txt":
+        path.write_text("".join(f"{text}\n" for text in given))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        ids = [f"r{i}" for i in range(len(given))]
+        pq.write_table(pa.table({"id": ids, "text": given}), path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "txt", "parquet"])
+def test_every_kind_of_file_is_embedded(fake_url: str, tmp_path: Path, kind: str) -> None:
+    given = texts(500)
+    out = tmp_path / "out.npy"
+    done = run(fake_url, write_input(tmp_path, kind, given), out, "--batch", "33")
+    assert done.returncode == 0, done.stderr
+    assert "500/500" in done.stderr and "text/s" in done.stderr
+    np.testing.assert_allclose(np.load(out), expected(fake_url, given), atol=1e-7)
+    assert [path.name for path in tmp_path.iterdir() if "part" in path.name] == []
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_vectors_are_written_with_their_texts(fake_url: str, tmp_path: Path, kind: str) -> None:
+    given = texts(120)
+    out = tmp_path / f"out.{kind}"
+    assert run(fake_url, write_input(tmp_path, "jsonl", given), out).returncode == 0
+    if kind == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        import pyarrow.parquet as pq
+
+        rows = pq.read_table(out).to_pylist()
+    assert [row["id"] for row in rows] == [f"r{i}" for i in range(120)]
+    assert [row["text"] for row in rows] == given
+    got = np.float32([row["embedding"] for row in rows])
+    np.testing.assert_allclose(got, expected(fake_url, given), atol=1e-7)
+
+
+def interrupt(url: str, part: Path, words: tuple, sig: signal.Signals) -> subprocess.Popen[str]:
+    """Start a run and end it by a signal once some of it is done, but not all."""
+    process = subprocess.Popen(
+        command(url, *words), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size > 60):
+        assert time.monotonic() < end and process.poll() is None, "it ended before the signal"
+        time.sleep(0.001)
+    process.send_signal(sig)
+    process.communicate(timeout=60)
+    return process
+
+
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_goes_on_where_it_was_stopped(
+    fake_url: str, tmp_path: Path, sig: signal.Signals
+) -> None:
+    given = texts(6000)
+    source, out = write_input(tmp_path, "jsonl", given), tmp_path / "out.npy"
+    part = tmp_path / "out.npy.part"
+    words = (source, out, "--batch", "5", "--parallel", "2", "--quiet")
+    process = interrupt(fake_url, part, words, sig)
+    assert process.returncode == (-sig if sig == signal.SIGKILL else 130)
+    done = part.stat().st_size // 32
+    assert 0 < done < 6000
+    assert not out.exists()
+    with part.open("ab") as file:
+        file.write(b"torn")  # half a row, as a power cut leaves it
+    again = run(fake_url, source, out, "--batch", "500")
+    assert again.returncode == 0, again.stderr
+    np.testing.assert_allclose(np.load(out), expected(fake_url, given), atol=1e-7)
+
+
+def test_progress_of_another_input_is_not_mixed_in(fake_url: str, tmp_path: Path) -> None:
+    source, out = write_input(tmp_path, "txt", texts(6000)), tmp_path / "out.npy"
+    words = (source, out, "--batch", "5", "--quiet")
+    interrupt(fake_url, tmp_path / "out.npy.part", words, signal.SIGKILL)
+    write_input(tmp_path, "txt", texts(50))
+    again = run(fake_url, source, out)
+    assert again.returncode == 1
+    assert "belongs to another input" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"text": "a"}\n{"no": 1}\n', "row 2 has no text in 'text'"),
+        ('{"text": "a"}\n{', "line 2 is not JSON"),
+        ("[1]\n", "neither an object nor a string"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(
+    fake_url: str, tmp_path: Path, content: str, said: str
+) -> None:
+    source = tmp_path / "bad.jsonl"
+    source.write_text(content)
+    done = run(fake_url, source, tmp_path / "out.npy")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_mistakes_of_the_caller_are_told_at_once(fake_url: str, tmp_path: Path) -> None:
+    source = write_input(tmp_path, "txt", ["a"])
+    assert run(fake_url, source).returncode == 2
+    assert run(fake_url, source, tmp_path / "out.xls").returncode == 2
+    assert run(fake_url, source, tmp_path / "o.npy", "--batch", "0").returncode == 2
+    unknown = run(fake_url, source, tmp_path / "out.npy", "--model", "none")
+    assert unknown.returncode == 1
+    assert "available: fake" in unknown.stderr
+
+
+@pytest.mark.parametrize("script", ["test_simple.sh", "test_batch.sh", "test_base64.sh"])
+def test_the_shell_tests_pass(real_url: str, script: str) -> None:
+    done = subprocess.run([ROOT / "tests" / script, real_url], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok")
+
+
+def test_the_test_client_finds_all_well(real_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "test_client.py", real_url], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    assert "ok    POST /v1/embeddings" in done.stdout
+    assert "FAIL" not in done.stdout
+
+
+def test_the_test_client_tells_what_fails() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = subprocess.run(
+        [sys.executable, ROOT / "test_client.py", url], capture_output=True, text=True
+    )
+    assert done.returncode > 5
+    assert "FAIL  GET /health" in done.stdout

@@ -1,0 +1,44 @@
+"""A process that writes batches into a SqlStore until told to stop; run by `test_sql_faults.py`.
+
+`python -m tests.store.sql_writer URL WORKER BATCH_ROWS STOP_FILE`: a line on stdout for every batch
+that was acknowledged (`ack NUMBER INSERTED ATTEMPTS`), after the acknowledgement.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import errors
+from store import Item
+from store.sql import SqlStore
+
+
+def main(url: str, worker: str, rows: str, stop: str) -> None:
+    with SqlStore(url, connect_timeout_s=2) as store:
+        number = 0
+        while not Path(stop).exists():
+            items = [
+                Item(
+                    f"{worker}-{number}-{i}",
+                    [1.0, number, i],
+                    None,
+                    {"batch": f"{worker}-{number}"},
+                )
+                for i in range(int(rows))
+            ]
+            attempts = 0
+            while True:
+                attempts += 1
+                try:
+                    written = store.upsert("c", items)
+                    break
+                except errors.Unavailable:
+                    if Path(stop).exists():
+                        return
+                    time.sleep(0.05)
+            print(f"ack {number} {written.inserted} {attempts}", flush=True)
+            number += 1
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
