@@ -1,11 +1,13 @@
 """Real servers stopped, paused, restarted and locked under a running service."""
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import free_port, running
 from tests.servers.fixtures import need
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgres import Postgres
@@ -125,6 +127,17 @@ def test_settings_kept_in_sql_are_there_at_the_next_start(start: Start, tmp_path
     later = start(url)
     assert later.post("/embed", {"texts": ["a"]}).json()["model"] == "tests/wide"
     assert later.value("cors_origins") == ["http://a.example"]
+
+
+def test_a_port_kept_in_sql_is_listened_on_after_a_restart(start: Start, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/settings.db"
+    first, port = start(url), free_port()
+    assert first.set("port", port).json()["restart_required"] is True
+    env = {"EMBEDDING_USE_DB_SETTINGS": "true", "EMBEDDING_DB_URL": url, "HOST": "127.0.0.1"}
+    env |= {"PORT": str(free_port()), "MODEL_CONFIG": str(tmp_path / "models.json")}
+    env |= {"SUPPORTED_MODELS_FILE": str(tmp_path / "none")}
+    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
+        assert Service(f"http://127.0.0.1:{port}", 0).value("port") == port
 
 
 def test_several_workers_without_sql_say_how_to_get_it(start: Start) -> None:
