@@ -8,6 +8,7 @@ whatever the network's own precision. Models of other kinds are `whole.py`'s.
 import gc
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,10 @@ class LocalEmbedder(Embedder):
         return items
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
-        """Run one pass over all `items`, padded to the longest. Returns (n, d) float32."""
+        """Run one pass over all `items`, padded to the longest. Returns (n, d) float32.
+
+        When not even one item fits on the GPU the model moves to the CPU, rather than die.
+        """
         import torch
 
         try:
@@ -67,7 +71,21 @@ class LocalEmbedder(Embedder):
             exc.__traceback__ = None  # it holds the failed pass's tensors
             failure = exc
         torch.cuda.empty_cache()
-        raise failure
+        if len(items) > 1:
+            raise failure  # the batcher halves the batch
+        self._move_to_cpu()
+        return Encoded(self._forward(items), [item.tokens for item in items])
+
+    def _move_to_cpu(self) -> None:
+        import torch
+
+        log.error("out of memory on %s: the model goes on, more slowly, on the CPU", self._device)
+        self._device = torch.device("cpu")
+        for module in (self._network, *self._heads):
+            module.to(self._device)
+        self.facts = replace(self.facts, device="cpu")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
         import torch
