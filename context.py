@@ -6,6 +6,7 @@ from typing import cast
 from flask import current_app
 
 from config import Config
+from embedders.providers import Providers
 from engine import Engine
 from library import Library
 from reembed import Reembedder
@@ -21,6 +22,7 @@ class Services:
     engine: Engine
     library: Library
     reembedder: Reembedder
+    providers: Providers
     version: str
 
 

@@ -20,7 +20,7 @@ these into a reply, in the shape the route's dialect asks for. The tree:
     │   ├── QueueFull                    more work waits than the service will hold
     │   └── RateLimited
     ├── ProviderError 502                a remote provider failed; says whether retrying can help
-    │   ├── ProviderBusy 503             it takes no requests now: its limit, or given up for a while
+    │   ├── ProviderBusy 503             takes no requests now: its limit, or it is given up
     │   └── ProviderTimeout 504
     ├── Unavailable 503
     │   ├── ModelUnavailable             the model could not be loaded; carries the reason

@@ -3,6 +3,7 @@
 size cap -> request id and clock -> route table -> parse -> handler -> JSON -> headers -> log line.
 """
 
+import functools
 import logging
 import re
 import time
@@ -19,6 +20,7 @@ import embedders
 import routes.errors
 from config import Config, load_config
 from context import KEY, Services, services
+from embedders.providers import Providers
 from engine import Engine
 from library import Library
 from logs import line
@@ -34,18 +36,21 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create_app(
-    config: Config | None = None, *, build: Build = embedders.build, wait: bool = False
+    config: Config | None = None, *, build: Build | None = None, wait: bool = False
 ) -> Flask:
     """Build the service. `wait` loads the models before returning, as tests and scripts need."""
     config = config or load_config()
     app = Flask("embedding-service", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.url_map.strict_slashes = False
+    providers = Providers(config)
+    build = build or functools.partial(embedders.build, providers=providers)
     registry = Registry(*config.catalogue(), config, build)
     engine = Engine(registry, config.truncate)
     store = open_store(secret(config.store_url), config.store_dir)
     reembedder = Reembedder(engine, store, config.store_dir / "jobs")
-    app.extensions[KEY] = Services(config, engine, Library(engine, store), reembedder, version())
+    library = Library(engine, store)
+    app.extensions[KEY] = Services(config, engine, library, reembedder, providers, version())
     app.before_request(_begin)
     for row in ROUTES:
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])

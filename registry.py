@@ -55,16 +55,28 @@ class Model:
     def __init__(self, spec: ModelSpec, normalize: bool) -> None:
         self.spec = spec
         self.normalize = normalize
-        self.state: State = "loading"
-        self.reason: str | None = None
+        self._failure: str | None = None
         self._loaded: Loaded | None = None
+
+    @property
+    def state(self) -> State:
+        """Whether it can encode now: a missing key counts, and so does one that has come."""
+        if self._loaded is None and self._failure is None:
+            return "loading"
+        return "ready" if self.reason is None else "unavailable"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is unavailable, if it is."""
+        return self._failure if self._loaded is None else self._loaded.embedder.obstacle()
 
     @property
     def loaded(self) -> Loaded:
         """Return what encodes. Raises ModelLoading or ModelUnavailable."""
-        if self._loaded is not None:
+        state = self.state
+        if self._loaded is not None and state == "ready":
             return self._loaded
-        if self.state == "loading":
+        if state == "loading":
             raise ModelLoading(f"model {self.spec.id!r} is still loading", retry_after_s=2)
         raise ModelUnavailable(f"model {self.spec.id!r} is unavailable: {self.reason}")
 
@@ -76,11 +88,10 @@ class Model:
     def put(self, loaded: Loaded) -> None:
         """Serve from `loaded` from now on: one assignment."""
         self._loaded = loaded
-        self.state, self.reason = "ready", None
 
     def fail(self, reason: str) -> None:
         """Record why the model cannot be had."""
-        self.state, self.reason = "unavailable", reason
+        self._failure = reason
 
 
 class Registry:
@@ -139,7 +150,7 @@ class Registry:
                 return
             for model in waiting:
                 self._load(model)
-            waiting = [model for model in waiting if model.state != "ready"]
+            waiting = [model for model in waiting if model.facts is None]
             if not waiting:
                 return
 

@@ -27,7 +27,15 @@ from config.providers import ProviderSettings
 from config.serving import ServingSettings
 from config.store import StoreSettings
 
-__all__ = ["Config", "ConfigError", "ModelSettings", "ModelSpec", "ProviderSettings", "Truncate", "load_config"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ModelSettings",
+    "ModelSpec",
+    "ProviderSettings",
+    "Truncate",
+    "load_config",
+]
 
 log = logging.getLogger("config")
 

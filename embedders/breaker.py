@@ -60,8 +60,7 @@ class Breaker:
         with self._lock:
             self._failures += 1
             self._trying = False
-            if self._failures >= self._limit:
-                if time.monotonic() >= self._until:
-                    pause = PAUSE_S[min(self._opened, len(PAUSE_S) - 1)]
-                    self._until = time.monotonic() + pause
-                    self._opened += 1
+            if self._failures >= self._limit and time.monotonic() >= self._until:
+                pause = PAUSE_S[min(self._opened, len(PAUSE_S) - 1)]
+                self._until = time.monotonic() + pause
+                self._opened += 1

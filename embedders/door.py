@@ -145,7 +145,7 @@ _PROXIED = {
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _DIRECT  # type: ignore[attr-defined]
+        self.poolmanager.pool_classes_by_scheme = _DIRECT
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)

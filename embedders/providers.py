@@ -105,7 +105,9 @@ class Providers:
         """
         key = self.get_key(name)
         if key and not (key.isascii() and key.isprintable() and " " not in key):
-            raise ModelUnavailable(f"the key for {name} has characters that no key has; set it anew")
+            raise ModelUnavailable(
+                f"the key for {name} has characters that no key has; set it anew"
+            )
         return key or None
 
 
