@@ -16,6 +16,7 @@ from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Item
 from errors import ModelLoading, ModelUnavailable, ServiceError, UnknownModel
+from replicas import Replica, Replicas
 
 log = logging.getLogger("models")
 
@@ -79,6 +80,12 @@ class Model:
         if state == "loading":
             raise ModelLoading(f"model {self.spec.id!r} is still loading", retry_after_s=2)
         raise ModelUnavailable(f"model {self.spec.id!r} is unavailable: {self.reason}")
+
+    @property
+    def replicas(self) -> list[dict[str, object]] | None:
+        """The state of each replica, if there are several."""
+        lane = self._loaded.lane if self._loaded else None
+        return lane.status() if isinstance(lane, Replicas) else None
 
     @property
     def facts(self) -> Facts | None:
@@ -180,16 +187,31 @@ class Registry:
             )
 
     def build(self, spec: ModelSpec) -> Loaded:
-        """Build an embedder and the lane its requests take. Raises ModelUnavailable."""
+        """Build a model's embedder, or one a replica, and its lane. Raises ModelUnavailable."""
         started = time.monotonic()
-        embedder = self._build(spec, self._settings)
-        lane: Lane = embedder
-        if embedder.batched:
-            kind = embedder.facts.device.partition(":")[0]
-            lane = Batcher(
-                embedder,
-                max_tokens=self._settings.max_batch_tokens or BATCH_TOKENS.get(kind, 1024),
-                max_items=spec.max_batch_size or self._settings.max_batch_size,
-                max_queue_tokens=self._settings.max_queue_tokens,
-            )
-        return Loaded(embedder, lane, time.monotonic() - started)
+        embedders = [(name, self._build(each, self._settings)) for name, each in replicas_of(spec)]
+        lanes = [self._lane(spec, embedder) for _, embedder in embedders]
+        lane: Lane = lanes[0]
+        if len(lanes) > 1:
+            pairs = zip(embedders, lanes, strict=True)
+            lane = Replicas([Replica(name, each, its) for (name, each), its in pairs])
+        return Loaded(embedders[0][1], lane, time.monotonic() - started)
+
+    def _lane(self, spec: ModelSpec, embedder: Embedder) -> Lane:
+        if not embedder.batched:
+            return embedder
+        kind = embedder.facts.device.partition(":")[0]
+        return Batcher(
+            embedder,
+            max_tokens=self._settings.max_batch_tokens or BATCH_TOKENS.get(kind, 1024),
+            max_items=spec.max_batch_size or self._settings.max_batch_size,
+            max_queue_tokens=self._settings.max_queue_tokens,
+        )
+
+
+def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
+    """Return the places where a model runs: one for each device and each address listed."""
+    devices = [(f"{d}#{i}", {"device": d}) for i, d in enumerate(spec.devices)]
+    addresses = [(url, {"base_url": url}) for url in spec.base_urls]
+    places = [*devices, *addresses]
+    return [(name, spec.model_copy(update=u)) for name, u in places] or [("", spec)]

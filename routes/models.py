@@ -47,6 +47,7 @@ def describe(model: Model) -> dict[str, Any]:
         "type": spec.type,
         "status": model.state,
         "reason": model.reason,
+        "replicas": model.replicas,
         "dimension": (facts.dimension or None) if facts else spec.dimensions,
         "embedding_dimension": (facts.dimension or None) if facts else spec.dimensions,
         "max_seq_length": facts.max_tokens if facts else spec.max_seq_length,
