@@ -98,6 +98,12 @@ class Providers:
             self._pools[host] = ThreadPoolExecutor(size, thread_name_prefix="provider")
         return provider, breaker, self._pools[host]
 
+    def close(self) -> None:
+        """Close every connection; calls under way fail."""
+        for pool in self._pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        self.door.close()
+
     def key(self, name: str) -> str | None:
         """Return a provider's key, fit for a header. Raises ModelUnavailable, never with the key.
 

@@ -193,6 +193,7 @@ class RemoteEmbedder(Embedder):
     def _deliver(self, part: list[Item], end: float, stop: threading.Event) -> tuple[Vectors, int]:
         """Send one part, again if that may help and there is time."""
         for attempt in range(self._retries + 1):
+            self.breaker.enter()  # what it refuses is not waited for
             try:
                 return self._once(part, end)
             except ProviderError as exc:
@@ -208,7 +209,6 @@ class RemoteEmbedder(Embedder):
         raise ProviderTimeout("another part of the request failed")
 
     def _once(self, part: list[Item], end: float) -> tuple[Vectors, int]:
-        self.breaker.enter()
         try:
             vectors, tokens = self._checked(part, end)
         except (Refusal, ProviderBusy, BadRequest, ModelUnavailable):
@@ -231,8 +231,9 @@ class RemoteEmbedder(Embedder):
 
         inputs: list[Payload] = [_bare(item) for item in part]
         try:
-            reply = self.ask(send, inputs, _variant(part[0]))
-            vectors = np.asarray(reply.rows, np.float32)
+            with np.errstate(over="ignore"):  # what overflows is seen by the check
+                reply = self.ask(send, inputs, _variant(part[0]))
+                vectors = np.asarray(reply.rows, np.float32)
             tokens = reply.tokens
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
             raise ProviderError(
