@@ -1,10 +1,11 @@
 """Each provider's wire format, and what the three share when all goes well."""
 
 import cohere
+import httpx
 import numpy as np
 import openai
 import pytest
-from huggingface_hub import InferenceClient
+from huggingface_hub import InferenceClient, close_session
 
 from embedders.base import Prompt
 from embedders.remote import spread
@@ -128,17 +129,20 @@ def test_huggingface_refuses_vectors_of_tokens(remote, provider):
     assert run(remote("huggingface"), ["t"]).vectors.tolist() == [[1, 2]]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pydantic, in cohere
 def test_the_official_clients_understand_the_fake_provider(provider):
-    client = openai.OpenAI(base_url=f"{provider.url}/v1", api_key="k")
-    reply = client.embeddings.create(model="m", input=["a", "b"])
+    with openai.OpenAI(base_url=f"{provider.url}/v1", api_key="k") as client:
+        reply = client.embeddings.create(model="m", input=["a", "b"])
     np.testing.assert_allclose(reply.data[1].embedding, vector("b"))
     inference = InferenceClient(provider.url, token="k")
     np.testing.assert_allclose(inference.feature_extraction("a")[0], vector("a"))
+    close_session()
     for make in (cohere.Client, cohere.ClientV2):
-        client = make("k", base_url=provider.url)
-        reply = client.embed(
-            texts=["a"], model="m", input_type="search_query", embedding_types=["float"]
-        )
+        with httpx.Client() as http:
+            client = make("k", base_url=provider.url, httpx_client=http)
+            reply = client.embed(
+                texts=["a"], model="m", input_type="search_query", embedding_types=["float"]
+            )
         np.testing.assert_allclose(reply.embeddings.float_[0], vector("a", "search_query"))
 
 
