@@ -1,7 +1,11 @@
 """Remote models in the whole service: keys that come later, a copy of itself as the backend."""
 
 import json
+import select
+import socket
+import socketserver
 import ssl
+import threading
 
 import numpy as np
 import pytest
@@ -132,3 +136,33 @@ def test_a_proxy_of_the_environment_is_used(provider, monkeypatch):
     assert embedder.encode(embedder.prepare(["t"], Prompt(), "right")).vectors.shape == (1, 8)
     assert provider.seen[0][0] == "http://far.example/v1/embeddings"
     providers.close()
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    """A proxy that knows CONNECT, whatever host is named, to one port on loopback."""
+
+    def handle(self):
+        self.server.asked.append(self.rfile.readline())
+        while self.rfile.readline().strip():
+            pass
+        with socket.create_connection(("127.0.0.1", self.server.target)) as far:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            both = {far: self.connection, self.connection: far}
+            while ready := select.select(list(both), [], [], 5)[0]:
+                for sock in ready:
+                    if not (data := sock.recv(65536)):
+                        return
+                    both[sock].sendall(data)
+
+
+def test_https_goes_through_the_proxy_of_the_environment(private_ca, monkeypatch):
+    server, file = private_ca
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        proxy.daemon_threads, proxy.asked, proxy.target = True, [], server.server_port
+        threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_address[1]}")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(file))
+        assert one_call("https://localhost:1/v1").shape == (1, 8)
+        assert proxy.asked == [b"CONNECT localhost:1 HTTP/1.0\r\n"]
+        proxy.shutdown()
