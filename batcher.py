@@ -1,10 +1,9 @@
 """Batches the waiting inputs of many threads into passes through one model.
 
-Leader/follower ("flat combining", Hendler et al., SPAA 2010; also group commit in LevelDB and
-RocksDB): no batching thread and no wait timer. A thread that finds the model free becomes the
-leader: it takes a token-budget batch out of everything that waits, encodes it inline, hands each
-request its rows, and promotes the oldest waiter in `finally`. An idle service adds no wait; a busy
-one grows its batches by itself. Owns the queue and nothing else: knows no model and no HTTP.
+Leader/follower ("flat combining", Hendler et al., SPAA 2010): no batching thread and no wait timer.
+A thread that finds the model free becomes the leader: it takes a token-budget batch out of all that
+waits, encodes it inline, hands each request its rows, and promotes the oldest waiter in `finally`.
+An idle service adds no wait; a busy one grows its batches by itself. Knows no model and no HTTP.
 """
 
 import bisect
@@ -120,6 +119,10 @@ class Batcher:
             raise job.error
         assert job.vectors is not None
         return Encoded(job.vectors, [item.tokens for item in items])
+
+    def limit(self, *, max_items: int, max_queue_tokens: int) -> None:
+        """Change the limits; the next pass and the next request go by them."""
+        self._max_items, self._max_queue_tokens = max_items, max_queue_tokens
 
     def load(self) -> Load:
         """Return how much is waiting and how fast it is being done."""

@@ -10,18 +10,24 @@ from embedders.providers import Providers
 from engine import Engine
 from library import Library
 from reembed import Reembedder
+from settings import Settings
 
 KEY = "services"
 
 
 @dataclass(frozen=True)
 class Services:
-    """The parts below the door."""
+    """The parts below the door.
+
+    `config` is what the process started with; `settings.current` is the same with what an admin
+    changed since, and is what handlers read.
+    """
 
     config: Config
     engine: Engine
     library: Library
     reembedder: Reembedder
+    settings: Settings
     providers: Providers
     version: str
 

@@ -47,7 +47,7 @@ class Engine:
 
     def __init__(self, registry: Registry, truncate: Truncate = "right") -> None:
         self.registry = registry
-        self._truncate: Truncate = truncate
+        self.truncate: Truncate = truncate
 
     def embed(self, request: EmbedRequest) -> Embedded:
         """Embed the inputs of one request.
@@ -60,7 +60,7 @@ class Engine:
         loaded = model.loaded  # one reference for the whole request: a swap never mixes models
         _check_dimensions(request.dimensions, loaded.facts.dimension)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
-        items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self._truncate)
+        items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self.truncate)
         encoded = loaded.lane.encode(items, request.deadline)
         _check_dimensions(request.dimensions, encoded.vectors.shape[1])
         normalize = model.normalize if request.normalize is None else request.normalize

@@ -22,6 +22,7 @@ from config import Config, load_config
 from context import KEY, Services, services
 from embedders.providers import Providers
 from engine import Engine
+from follow import Follower, models_of
 from library import Library
 from logs import line
 from reembed import Reembedder
@@ -29,6 +30,7 @@ from registry import Build, Registry
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route
+from settings import open_settings
 from store import open_store
 
 access_log = logging.getLogger("access")
@@ -43,21 +45,30 @@ def create_app(
     app = Flask("embedding-service", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.url_map.strict_slashes = False
+    settings = open_settings(config)
     providers = Providers(config)
     build = build or functools.partial(embedders.build, providers=providers)
-    registry = Registry(*config.catalogue(), config, build)
-    engine = Engine(registry, config.truncate)
-    store = open_store(secret(config.store_url), config.store_dir)
-    reembedder = Reembedder(engine, store, config.store_dir / "jobs")
-    library = Library(engine, store)
-    app.extensions[KEY] = Services(config, engine, library, reembedder, providers, version())
+    registry = Registry(*models_of(settings.state), settings.current, build)
+    engine = Engine(registry, settings.current.truncate)
+    settings.bind(Follower(engine, settings.state).prepare)
+    store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
+    app.extensions[KEY] = Services(
+        config=config,
+        engine=engine,
+        settings=settings,
+        providers=providers,
+        library=Library(engine, store),
+        reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
+        version=version(),
+    )
     app.before_request(_begin)
     for row in ROUTES:
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
     (registry.load_now if wait else registry.start)()
-    reembedder.resume()
+    app.extensions[KEY].reembedder.resume()
+    settings.follow()
     return app
 
 
@@ -75,7 +86,7 @@ def secret(value: SecretStr | None) -> str | None:
 
 def _begin() -> None:
     g.started = time.monotonic()
-    g.deadline = g.started + services().config.request_deadline_s
+    g.deadline = g.started + services().settings.current.request_deadline_s
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
@@ -117,7 +128,7 @@ def _finish(response: Response) -> Response:
 def _allow_origin(response: Response) -> None:
     """Let pages of the configured origins call this service (CORS, without credentials)."""
     origin = request.headers.get("Origin")
-    allowed = services().config.cors_origins
+    allowed = services().settings.current.cors_origins
     if origin is None or not ("*" in allowed or origin in allowed):
         return
     response.headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin

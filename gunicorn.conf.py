@@ -11,8 +11,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from config import load_config  # noqa: E402
+from settings import open_settings  # noqa: E402
 
-_config = load_config()
+_settings = open_settings(load_config())
+_config = _settings.current  # host and port may be kept in SQL
+_settings.stop()
 _config.catalogue()  # a mistake in the model files stops the start here, with its message
 
 bind = [f"{_config.host}:{_config.port}"]
@@ -32,7 +35,8 @@ if Path("/dev/shm").is_dir():
 
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
-    """Share the cores out between the workers before any numeric library starts its threads."""
+    """Tell the worker how many there are, and share the cores out before any library uses them."""
+    os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // max(1, server.cfg.workers))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

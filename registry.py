@@ -1,4 +1,4 @@
-"""The configured models: their names, their states, and the thread that loads them.
+"""The configured models: the thread that loads them, and their exchange while they serve.
 
 Loading happens beside the service, the default model first, so that the port opens at once; one
 that fails is `unavailable` with its reason, is tried again later, and never stops the others.
@@ -8,19 +8,22 @@ Hands out `Model`s; knows nothing of requests or HTTP.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
 
 from batcher import Batcher
 from config import ModelSettings, ModelSpec
-from embedders.base import Embedder, Encoded, Facts, Item
-from errors import ModelLoading, ModelUnavailable, ServiceError, UnknownModel
+from embedders.base import Embedder
+from errors import Conflict, Invalid, ServiceError, UnknownModel
+from lineup import Lane, LineUp, Loaded, Model
 from replicas import Replica, Replicas
+from swap import Leaving, check, free
+
+__all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
 
 log = logging.getLogger("models")
 
-State = Literal["loading", "ready", "unavailable"]
 Build = Callable[[ModelSpec, ModelSettings], Embedder]
 
 # A model that failed (no network yet, a gated repository) is tried again after these seconds.
@@ -29,76 +32,13 @@ RETRY_AFTER_S = (30, 120, 600)
 BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
 
 
-class Lane(Protocol):
-    """Where prepared inputs go to be encoded: a batcher, or the embedder itself."""
-
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
-        """Encode `items`, in order."""
-
-
 @dataclass(frozen=True)
-class Loaded:
-    """A model that can encode: swapped as one reference, so no request mixes two."""
+class _Candidate:
+    """A line-up that is loaded and checked but does not serve yet."""
 
-    embedder: Embedder
-    lane: Lane
-    load_s: float
-
-    @property
-    def facts(self) -> Facts:
-        """What is known of the model."""
-        return self.embedder.facts
-
-
-class Model:
-    """A configured model in whatever state it is."""
-
-    def __init__(self, spec: ModelSpec, normalize: bool) -> None:
-        self.spec = spec
-        self.normalize = normalize
-        self._failure: str | None = None
-        self._loaded: Loaded | None = None
-
-    @property
-    def state(self) -> State:
-        """Whether it can encode now: a missing key counts, and so does one that has come."""
-        if self._loaded is None and self._failure is None:
-            return "loading"
-        return "ready" if self.reason is None else "unavailable"
-
-    @property
-    def reason(self) -> str | None:
-        """Why it is unavailable, if it is."""
-        return self._failure if self._loaded is None else self._loaded.embedder.obstacle()
-
-    @property
-    def loaded(self) -> Loaded:
-        """Return what encodes. Raises ModelLoading or ModelUnavailable."""
-        state = self.state
-        if self._loaded is not None and state == "ready":
-            return self._loaded
-        if state == "loading":
-            raise ModelLoading(f"model {self.spec.id!r} is still loading", retry_after_s=2)
-        raise ModelUnavailable(f"model {self.spec.id!r} is unavailable: {self.reason}")
-
-    @property
-    def replicas(self) -> list[dict[str, object]] | None:
-        """The state of each replica, if there are several."""
-        lane = self._loaded.lane if self._loaded else None
-        return lane.status() if isinstance(lane, Replicas) else None
-
-    @property
-    def facts(self) -> Facts | None:
-        """What is known of the model once it is loaded."""
-        return self._loaded.facts if self._loaded else None
-
-    def put(self, loaded: Loaded) -> None:
-        """Serve from `loaded` from now on: one assignment."""
-        self._loaded = loaded
-
-    def fail(self, reason: str) -> None:
-        """Record why the model cannot be had."""
-        self._failure = reason
+    line_up: LineUp
+    specs: Sequence[ModelSpec]
+    settings: ModelSettings
 
 
 class Registry:
@@ -107,106 +47,212 @@ class Registry:
     def __init__(
         self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings, build: Build
     ) -> None:
-        self._settings = settings
         self._build = build
-        self.models = {
-            spec.id: Model(spec, settings.normalize if spec.normalize is None else spec.normalize)
-            for spec in specs
-        }
-        self.default = self.models[default]
-        self.names: dict[str, Model] = {}
-        for rank in range(3):  # ids win over hub names, hub names over their last parts
-            for model in self.models.values():
-                names = (model.spec.id, model.spec.model_name, model.spec.names[-1])
-                self.names.setdefault(names[rank], model)
+        self._line_up = LineUp.of([Model(spec, settings) for spec in specs], default)
+        self._exchanging = threading.Lock()
+        self._putting = threading.Lock()  # over "is this model still served? then put it"
         self._stop = threading.Event()
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """The models by id."""
+        return self._line_up.models
+
+    @property
+    def default(self) -> Model:
+        """The model of a request that names none."""
+        return self._line_up.default
+
+    @property
+    def names(self) -> Mapping[str, Model]:
+        """The models by every name they answer to."""
+        return self._line_up.names
 
     def get(self, name: str | None) -> Model:
         """Return the model a request asks for; None means the default. Raises UnknownModel."""
+        line_up = self._line_up
         if name is None:
-            return self.default
+            return line_up.default
         try:
-            return self.names[name]
+            return line_up.names[name]
         except KeyError:
-            known = ", ".join(self.models)
+            known = ", ".join(line_up.models)
             raise UnknownModel(
                 f"unknown model {name[:128]!r}; available: {known}", param="model"
             ) from None
 
+    # -- loading --------------------------------------------------------------------------------
+
     def start(self) -> None:
         """Load every model in a thread of its own, the default first."""
-        threading.Thread(target=self._load_all, name="model-loader", daemon=True).start()
+        self._start_loading(self._in_order(self._line_up))
 
     def load_now(self) -> None:
         """Load every model before returning (for tests and scripts)."""
-        for model in self._in_order():
+        for model in self._in_order(self._line_up):
             self._load(model)
 
     def stop(self) -> None:
         """End the retries."""
         self._stop.set()
 
-    def _in_order(self) -> list[Model]:
-        others = [m for m in self.models.values() if m is not self.default]
-        return [self.default, *others]
-
-    def _load_all(self) -> None:
-        waiting = self._in_order()
-        for pause in (0, *RETRY_AFTER_S):
-            if self._stop.wait(pause):
-                return
-            for model in waiting:
-                self._load(model)
-            waiting = [model for model in waiting if model.facts is None]
-            if not waiting:
-                return
-
-    def _load(self, model: Model) -> None:
-        spec = model.spec
-        log.info("loading %s (%s)", spec.id, spec.model_name)
+    def build(self, spec: ModelSpec, settings: ModelSettings) -> Loaded:
+        """Build an embedder and the lane its requests take. Raises ModelUnavailable."""
         started = time.monotonic()
-        try:
-            loaded = self.build(spec)
-        except ServiceError as exc:
-            model.fail(exc.message)
-            log.warning("model %s is unavailable: %s", spec.id, exc.message)
-        except Exception as exc:
-            model.fail(f"it failed to load ({type(exc).__name__})")
-            log.exception("model %s failed to load", spec.id)
-        else:
-            model.put(loaded)
-            facts = loaded.facts
-            log.info(
-                "%s is ready in %.1f s: %d dimensions, %s tokens, %s, %s",
-                spec.id,
-                time.monotonic() - started,
-                facts.dimension,
-                facts.max_tokens,
-                facts.device,
-                facts.dtype,
-            )
-
-    def build(self, spec: ModelSpec) -> Loaded:
-        """Build a model's embedder, or one a replica, and its lane. Raises ModelUnavailable."""
-        started = time.monotonic()
-        embedders = [(name, self._build(each, self._settings)) for name, each in replicas_of(spec)]
-        lanes = [self._lane(spec, embedder) for _, embedder in embedders]
-        lane: Lane = lanes[0]
+        embedders = [(name, self._build(each, settings)) for name, each in replicas_of(spec)]
+        lanes = [_lane(spec, settings, embedder) for _, embedder in embedders]
+        lane = lanes[0]
         if len(lanes) > 1:
             pairs = zip(embedders, lanes, strict=True)
             lane = Replicas([Replica(name, each, its) for (name, each), its in pairs])
         return Loaded(embedders[0][1], lane, time.monotonic() - started)
 
-    def _lane(self, spec: ModelSpec, embedder: Embedder) -> Lane:
-        if not embedder.batched:
-            return embedder
-        kind = embedder.facts.device.partition(":")[0]
-        return Batcher(
-            embedder,
-            max_tokens=self._settings.max_batch_tokens or BATCH_TOKENS.get(kind, 1024),
-            max_items=spec.max_batch_size or self._settings.max_batch_size,
-            max_queue_tokens=self._settings.max_queue_tokens,
-        )
+    @staticmethod
+    def _in_order(line_up: LineUp) -> list[Model]:
+        others = [m for m in line_up.models.values() if m is not line_up.default]
+        return [line_up.default, *others]
+
+    def _start_loading(self, models: list[Model]) -> None:
+        threading.Thread(
+            target=self._load_all, args=(models,), name="model-loader", daemon=True
+        ).start()
+
+    def _load_all(self, models: list[Model]) -> None:
+        for pause in (0, *RETRY_AFTER_S):
+            if self._stop.wait(pause):
+                return
+            for model in models:
+                self._load(model)
+            models = [m for m in models if m.held is None and self._serves(m)]
+            if not models:
+                return
+
+    def _serves(self, model: Model) -> bool:
+        return self._line_up.models.get(model.spec.id) is model
+
+    def _load(self, model: Model) -> None:
+        if not self._serves(model):
+            return
+        spec = model.spec
+        log.info("loading %s (%s)", spec.id, spec.model_name)
+        try:
+            loaded = self.build(spec, model.settings)
+        except Exception as exc:
+            model.fail(_reason(exc))
+            log.warning("model %s is unavailable: %s", spec.id, model.reason)
+            if not isinstance(exc, ServiceError):
+                log.exception("model %s failed to load", spec.id)
+            return
+        with self._putting:
+            if serves := self._serves(model):
+                model.put(loaded)
+        if serves:
+            _tell(model, loaded)
+        else:
+            loaded.closable.close()
+
+    # -- exchanging -----------------------------------------------------------------------------
+
+    @contextmanager
+    def exchange(
+        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings
+    ) -> Iterator[Callable[[], None]]:
+        """Load the models of these settings beside those that serve; the block decides.
+
+        Gives a function that makes them serve, by one assignment between two requests. A block
+        that ends without calling it changes nothing. Models that stay the same stay loaded. What
+        serves no more is closed at the end, once the requests on it are done. Raises Conflict
+        while another exchange runs, Invalid with the reason if a model does not load or is wrong.
+        """
+        if not self._exchanging.acquire(blocking=False):
+            raise Conflict("the models are being changed already; send this when that is done")
+        try:
+            before = self._line_up
+            candidates = [self._candidate(specs, default, settings)]
+            try:
+                yield lambda: self._take(candidates[0])
+            finally:
+                now = self._line_up
+                gone = before.without(now) + candidates[0].line_up.without(now)
+                leaving = _leaving(gone)
+                candidates.clear()
+                del before, now, gone  # whoever still refers to a model keeps it open
+                free(leaving)
+        finally:
+            self._exchanging.release()
+
+    def _candidate(
+        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings
+    ) -> _Candidate:
+        """Load and check what these settings newly need. Raises Invalid; then nothing is kept."""
+        now = self._line_up
+        needed = {m.spec.id for m in now.models.values() if m.state == "ready"} | {default}
+        models = [self._same(spec, settings, spec.id == default) for spec in specs]
+        for model in models:
+            if model.spec.id not in needed or model.state == "ready":
+                continue
+            if reason := self._try(model):
+                free(_leaving([m for m in models if not self._serves(m)]), 0)
+                raise Invalid(
+                    f"model {model.spec.id!r} cannot be used: {reason}. Nothing was changed"
+                )
+        return _Candidate(LineUp.of(models, default), specs, settings)
+
+    def _same(self, spec: ModelSpec, settings: ModelSettings, must_be_ready: bool) -> Model:
+        """Return the model that serves under this id, if these would load the same."""
+        old = self._line_up.models.get(spec.id)
+        if old is None or not old.loads_as(spec, settings):
+            return Model(spec, settings)
+        return old if old.state == "ready" or not must_be_ready else Model(spec, settings)
+
+    def _try(self, model: Model) -> str | None:
+        """Load and check a model that does not serve yet; return why it cannot be used."""
+        try:
+            loaded = self.build(model.spec, model.settings)
+        except Exception as exc:
+            return _reason(exc)
+        try:
+            check(loaded.embedder)
+        except ServiceError as exc:
+            loaded.closable.close()
+            return exc.message
+        model.put(loaded)
+        _tell(model, loaded)
+        return None
+
+    def _take(self, candidate: _Candidate) -> None:
+        fresh = candidate.line_up.without(self._line_up)
+        with self._putting:
+            self._line_up = candidate.line_up
+        for spec in candidate.specs:
+            candidate.line_up.models[spec.id].limit(spec, candidate.settings)
+        if missing := [model for model in fresh if model.held is None]:
+            self._start_loading(missing)
+
+
+def _leaving(models: Sequence[Model]) -> list[Leaving]:
+    """Note what to close of models that serve no more; keeps no reference to them."""
+    held = [model.held for model in models if model.held is not None]
+    return [Leaving(loaded, loaded.closable) for loaded in held]
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ServiceError):
+        return exc.message
+    return f"it failed to load ({type(exc).__name__})"
+
+
+def _tell(model: Model, loaded: Loaded) -> None:
+    facts = loaded.facts
+    log.info(
+        "%s is ready in %.1f s: %d dimensions, %s tokens, %s, %s",
+        model.spec.id,
+        loaded.load_s,
+        facts.dimension,
+        facts.max_tokens,
+        facts.device,
+        facts.dtype,
+    )
 
 
 def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
@@ -215,3 +261,15 @@ def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
     addresses = [(url, {"base_url": url}) for url in spec.base_urls]
     places = [*devices, *addresses]
     return [(name, spec.model_copy(update=u)) for name, u in places] or [("", spec)]
+
+
+def _lane(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lane:
+    if not embedder.batched:
+        return embedder
+    kind = embedder.facts.device.partition(":")[0]
+    return Batcher(
+        embedder,
+        max_tokens=settings.max_batch_tokens or BATCH_TOKENS.get(kind, 1024),
+        max_items=spec.max_batch_size or settings.max_batch_size,
+        max_queue_tokens=settings.max_queue_tokens,
+    )

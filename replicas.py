@@ -93,6 +93,11 @@ class Replicas:
                     replica.tokens -= tokens
         raise failure or self._nobody()
 
+    @property
+    def lanes(self) -> list[Lane]:
+        """What each replica encodes through."""
+        return [replica.lane for replica in self._all]
+
     def status(self) -> list[dict[str, object]]:
         """Return each replica's state as JSON."""
         with self._lock:

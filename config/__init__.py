@@ -25,6 +25,7 @@ from config.fields import (
 from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
 from config.providers import ProviderSettings
 from config.serving import ServingSettings
+from config.sql import SqlSettings
 from config.store import StoreSettings
 
 __all__ = [
@@ -40,7 +41,13 @@ __all__ = [
 log = logging.getLogger("config")
 
 
-class Config(ServingSettings, ModelSettings, StoreSettings, ProviderSettings):
+class Config(
+    ServingSettings,
+    ModelSettings,
+    StoreSettings,
+    SqlSettings,
+    ProviderSettings,
+):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 
     model_config = ConfigDict(

@@ -19,3 +19,10 @@ class StoreSettings(BaseModel):
     store_dir: Path = setting(
         Path("data/store"), "STORE_DIR", help="The folder of the file store and of its jobs."
     )
+    store_shards: int = setting(
+        0,
+        "STORE_SHARDS",
+        ge=0,
+        le=1024,
+        help="From 2 on: spread each new collection over so many shards of a Citus cluster.",
+    )

@@ -1,6 +1,21 @@
 """The HTTP routes, one file a subject. Importing this package fills the route table."""
 
-from routes import collections, embed, models, ops, v1
+from routes import (
+    collections,
+    embed,
+    models,
+    ops,
+    settings,
+    v1,
+)
 from routes.table import ROUTES
 
-__all__ = ["ROUTES", "collections", "embed", "models", "ops", "v1"]
+__all__ = [
+    "ROUTES",
+    "collections",
+    "embed",
+    "models",
+    "ops",
+    "settings",
+    "v1",
+]

@@ -42,7 +42,7 @@ def run(
     inputs: list[Input] | list[str], model: str | None, options: Options, normalize: bool | None
 ) -> Embedded:
     """Embed for any dialect, and note for the log what it cost."""
-    limit = services().config.max_texts
+    limit = services().settings.current.max_texts
     if len(inputs) > limit:
         raise TooLarge(
             f"{len(inputs)} inputs; the limit is {limit} a request: send several", param="input"

@@ -60,7 +60,7 @@ def describe(model: Model) -> dict[str, Any]:
         "prompts": dict(facts.prompts) if facts else spec.prompts,
         "revision": spec.revision,
         "fingerprint": facts.fingerprint if facts else None,
-        "batch_size": spec.max_batch_size or services().config.max_batch_size,
-        "max_client_batch_size": services().config.max_texts,
+        "batch_size": spec.max_batch_size or services().settings.current.max_batch_size,
+        "max_client_batch_size": services().settings.current.max_texts,
         "version": services().version,
     }

@@ -37,6 +37,7 @@ def health() -> Reply:
         "device": facts.device if facts else None,
         "embedding_dimension": facts.dimension if facts else None,
         "version": services().version,
+        "degraded": services().settings.degraded,
         "models": states,
     }
     if default.state == "ready":

@@ -47,11 +47,13 @@ def open_store(
     directory: str | Path = "data/store",
     *,
     limits: Limits | None = None,
+    shards: int = 0,
     **options: Any,
 ) -> VectorStore:
     """Open the store that `url` names: none or `file:///folder` for files, `postgresql://...`.
 
-    `directory` is used when there is no URL. `options` are the backend's own.
+    `directory` is used when there is no URL. `shards` is for PostgreSQL with Citus; `options` are
+    the backend's own.
     """
     limits = limits or Limits()
     parts = urlsplit(url or "")
@@ -59,5 +61,5 @@ def open_store(
         folder = unquote(parts.path) if parts.path else str(directory)
         return FileStore(Path(folder), limits=limits, options=Options(**options))
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
-        return SqlStore(str(url), limits=limits, **options)
+        return SqlStore(str(url), limits=limits, shards=shards, **options)
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy.typing as npt
 
 from errors import Invalid, NotFound
-from store import keeping, repair, validation
+from store import backup, repair, validation
 from store.base import (
     DEFAULT_PARTS,
     PARTS,
@@ -142,21 +142,21 @@ class FileStore(FileNames):
         """Write a consistent copy into the new folder `to` while writes go on."""
         own, entry = self._find(name)
         facts = asdict(entry) | {"name": own}
-        rows, size = keeping.back_up(self._collection(entry), Path(to).absolute(), facts)
+        rows, size = backup.back_up(self._collection(entry), Path(to).absolute(), facts)
         return BackupInfo(Path(to).absolute(), own, rows, size)
 
     def restore(
         self, source: Path, name: str | None = None, progress: Progress | None = None
     ) -> CollectionInfo:
         """Make a new collection from a backup, which is checked and never trusted."""
-        note = keeping.read_note(Path(source))
+        note = backup.read_note(Path(source))
         target = validation.check_name(name or note["name"])
         with self._catalog.current():
             self._catalog.free(target)
-        entry = keeping.entry_of(note)
+        entry = backup.entry_of(note)
         folder = self._folder(entry.uuid)
         try:
-            restored = keeping.Restored(self._fs, folder, entry, self.options, self.limits)
+            restored = backup.Restored(self._fs, folder, entry, self.options, self.limits)
             restored.fill(Path(source), note, progress)
             with self._catalog.exclusive() as names:
                 self._catalog.free(target)

@@ -31,7 +31,8 @@ class Journal:
 
     def __init__(self, fs: FS, folder: Path) -> None:
         self.fs, self.folder = fs, folder
-        self._manifest = _open(fs, folder / "MANIFEST")
+        self._name = str(folder / "MANIFEST")
+        self.reopen_manifest()
         frame = read_frame(lambda n, at: read(self._manifest.fd, n, at), 0, None)
         if frame is None:
             raise Corrupt(f"{folder / 'MANIFEST'} is damaged; run repair")
@@ -58,15 +59,16 @@ class Journal:
     def replaced(self) -> bool:
         """Tell whether another generation has taken over. Raises NotFound when all is gone."""
         try:
-            now = os.stat(self.folder / "MANIFEST")
+            now = os.stat(self._name)
         except FileNotFoundError:
             raise NotFound("the collection has been dropped") from None
-        mine = os.fstat(self._manifest.fd)  # open, so that its inode cannot be given to another
-        return (now.st_ino, now.st_dev) != (mine.st_ino, mine.st_dev)
+        return (now.st_ino, now.st_dev) != self._identity
 
     def reopen_manifest(self) -> None:
-        """Take a manifest that was rewritten for this same generation as the current one."""
+        """Take the manifest that is there now as the current one; it is for this generation."""
         self._manifest = _open(self.fs, self.folder / "MANIFEST")
+        mine = os.fstat(self._manifest.fd)  # kept open: its inode cannot be given to another
+        self._identity = mine.st_ino, mine.st_dev
 
     def new_frames(self) -> Iterator[Frame]:
         """Yield what has been appended since the last call, stopping where a frame is not whole."""

@@ -115,8 +115,6 @@ class Ledger:
         if not self.writing.acquire(timeout=self.options.lock_timeout_s):
             raise Busy("other writers of this process hold the collection", retry_after_s=1)
         try:
-            if not self.folder.is_dir():
-                raise NotFound("the collection has been dropped")
             with self._flock.held(max(0.0, deadline - time.monotonic())) as unclean:
                 yield unclean
         finally:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from errors import Busy, Unavailable
+from errors import Busy, NotFound, Unavailable
 
 try:
     import fcntl
@@ -68,7 +68,10 @@ class FileLock:
     def _own(self) -> int:
         if self._pid != os.getpid():
             self.close()
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                raise NotFound("the collection has been dropped") from None
             self._pid = os.getpid()
         return self._fd
 

@@ -37,7 +37,7 @@ from store.filters import parse
 from store.sql_engine import Again, Database
 from store.sql_filter import Where
 from store.sql_index import Indexer
-from store.sql_schema import Collection, prepare
+from store.sql_schema import Collection, lock_catalogue, prepare
 from store.validation import Limits
 
 T = TypeVar("T")
@@ -270,7 +270,12 @@ class SqlStore(VectorStore):
         landed: Callable[[sa.Connection], bool] = lambda _: False,
     ) -> T:
         """Change names. Without `landed` the change may be made twice to the same effect."""
-        return self.db.write(work, landed)
+
+        def settled(connection: sa.Connection) -> bool:
+            lock_catalogue(connection)  # the change itself may still be under way
+            return landed(connection)
+
+        return self.db.write(work, settled)
 
     def _write(
         self,
@@ -287,6 +292,9 @@ class SqlStore(VectorStore):
                 raise Again
             return done
 
-        return self.db.write(
-            attempt, lambda connection: landed(connection, sql_names.resolve(connection, name))
-        )
+        def settled(connection: sa.Connection) -> bool:
+            collection = sql_names.resolve(connection, name)
+            sql_names.wait_for_writers(connection, collection)  # ours may still be under way
+            return landed(connection, collection)
+
+        return self.db.write(attempt, settled)

@@ -22,8 +22,11 @@ import errors
 from store.sql_wire import register
 
 T = TypeVar("T")
+Owner = TypeVar("Owner", bound=object)
 
 RETRY_PAUSES_S = (0.05, 0.25)  # three attempts; a promoted standby or a lost deadlock needs two
+PING_S = 3.0  # how long a connection out of the pool may take to say that it lives
+TCP_TIMEOUT_MS = 10_000  # a host that is gone, and not just silent, is noticed by the kernel
 RETRY_AFTER_S = 2.0  # what a client is told when the database is away
 
 _BY_STATE: dict[str, tuple[type[errors.ServiceError], str]] = {
@@ -98,10 +101,12 @@ class Database:
             pool_timeout=pool_timeout_s,
             pool_pre_ping=True,
             pool_recycle=1800,
-            connect_args={"connect_timeout": connect_timeout_s},
+            hide_parameters=True,  # texts and vectors do not belong into logs
+            connect_args={"connect_timeout": connect_timeout_s, "tcp_user_timeout": TCP_TIMEOUT_MS},
         )
         event.listen(self.engine, "do_connect", self._connect)
-        _forget_after_fork(self.engine)
+        _hasten_ping(self.engine.dialect)
+        after_fork(self.engine, lambda engine: engine.dispose(close=False))
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in a transaction; run it again if the server went away."""
@@ -246,18 +251,33 @@ def _is_away(error: SQLAlchemyError) -> bool:
 
 
 def _may_repeat(error: SQLAlchemyError) -> bool:
-    """Whether running the same work again can help soon."""
-    if isinstance(error, DBAPIError) and isinstance(error.orig, NoAnswer):
+    """Whether running the same work again can help soon. Whoever was silent stays so a while."""
+    silent = NoAnswer | psycopg.errors.ConnectionTimeout
+    if isinstance(error, DBAPIError) and isinstance(error.orig, silent):
         return False
     return _is_away(error) or _state(error) in _AGAIN
 
 
-def _forget_after_fork(engine: sa.Engine) -> None:
-    """Let a forked child open its own connections and leave its parent's alone."""
-    held = weakref.ref(engine)
+def _hasten_ping(dialect: Any) -> None:
+    """Let a connection's check on leaving the pool take no longer than `PING_S`."""
+    ping = dialect.do_ping
 
-    def forget() -> None:
+    def hastened(connection: _Connection) -> Any:
+        patience_s, connection.patience_s = connection.patience_s, PING_S
+        try:
+            return ping(connection)
+        finally:
+            connection.patience_s = patience_s
+
+    dialect.do_ping = hastened
+
+
+def after_fork(owner: Owner, forget: Callable[[Owner], None]) -> None:
+    """Let `owner`, if it still lives, forget in a forked child what is its parent's."""
+    held = weakref.ref(owner)
+
+    def run() -> None:
         if (alive := held()) is not None:
-            alive.dispose(close=False)
+            forget(alive)
 
-    os.register_at_fork(after_in_child=forget)
+    os.register_at_fork(after_in_child=run)

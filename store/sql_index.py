@@ -11,7 +11,7 @@ import threading
 import sqlalchemy as sa
 
 from errors import ServiceError
-from store.sql_engine import Database
+from store.sql_engine import Database, after_fork
 from store.sql_schema import Collection, index_statement
 
 log = logging.getLogger("store")
@@ -31,6 +31,11 @@ class Indexer:
         self._grown: dict[str, int] = {}  # uuid -> new rows since the last look
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
+        after_fork(self, Indexer._forget)
+
+    def _forget(self) -> None:
+        """In a forked child: no thread of the parent is here, and its lock may be held for ever."""
+        self._lock, self._threads = threading.Lock(), {}
 
     def grown(self, collection: Collection, rows: int) -> None:
         """Note new rows; from time to time see, beside the caller, whether an index is due."""

@@ -6,9 +6,11 @@ It is plain text on purpose: nothing in it can run, and FileStore or a script ca
 """
 
 import base64
+import errno
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from errors import Conflict, Invalid
+from errors import Conflict, Full, Invalid, NotFound, Unavailable
 from store import sql_names, sql_rows
 from store.base import PARTS, BackupInfo, CollectionInfo, Item, Progress, Report, VectorStore
 from store.filters import parse
@@ -34,11 +36,25 @@ MAX_LINE = 8 << 20  # a row of 16,000 dimensions, 1 MiB of text and 64 KiB of me
 def backup(db: Database, name: str, to: Path) -> BackupInfo:
     """Write what one moment saw of a collection into a new folder, while writes go on."""
     if to.exists():
-        raise Conflict(f"{to} exists already", param="to")
+        raise Invalid(f"{to} exists already", param="to")
     part = to.with_name(f"{to.name}.{uuid.uuid4().hex}.part")
-    part.mkdir(parents=True, mode=0o700)
+    try:
+        part.mkdir(parents=True, mode=0o700)
+        manifest = _write_out(db, name, part)
+        part.rename(to)
+    except OSError as error:
+        kind = Full if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
+        raise kind(f"the backup cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # what is complete has another name by now
+    size = sum(each.stat().st_size for each in to.iterdir())
+    return BackupInfo(to, manifest["name"], manifest["rows"], size)
+
+
+def _write_out(db: Database, name: str, folder: Path) -> dict[str, Any]:
+    """Write both files of a backup; return the manifest."""
     rows, digest = 0, hashlib.sha256()
-    with db.upkeep() as connection, (part / "rows.jsonl").open("wb") as file:
+    with db.upkeep() as connection, (folder / "rows.jsonl").open("wb") as file:
         connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         collection = sql_names.resolve(connection, name)
         for line in _lines(connection, collection):
@@ -49,10 +65,11 @@ def backup(db: Database, name: str, to: Path) -> BackupInfo:
         os.fsync(file.fileno())
     facts = {key: value for key, value in asdict(collection).items() if key != "indexed"}
     manifest = {"format": FORMAT, **facts, "rows": rows, "sha256": digest.hexdigest()}
-    (part / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    part.rename(to)
-    size = sum(each.stat().st_size for each in to.iterdir())
-    return BackupInfo(to, collection.name, rows, size)
+    with (folder / "manifest.json").open("w") as file_:
+        file_.write(json.dumps(manifest, indent=2) + "\n")
+        file_.flush()
+        os.fsync(file_.fileno())
+    return manifest
 
 
 def _lines(connection: sa.Connection, collection: Collection) -> Iterator[bytes]:
@@ -91,9 +108,11 @@ def restore(
 
 
 def _manifest(source: Path) -> dict[str, Any]:
+    if not source.is_dir():
+        raise NotFound(f"no backup at {source}", param="source")
     try:
         manifest = json.loads((source / "manifest.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Invalid(f"{source} is no backup: its manifest.json cannot be read") from error
     needed = {"format", "name", "dim", "metric", "rows", "sha256"}
     if not isinstance(manifest, dict) or needed - manifest.keys() or manifest["format"] != FORMAT:

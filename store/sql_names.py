@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from errors import Conflict, NotFound
 from store.base import CollectionInfo, IfExists, Metric
 from store.sql_schema import Collection, create_rows, lock_catalogue
+from store.validation import check_name
 
 LOCK_TIMEOUT_S = 10  # a change of names gives up behind a longer write
 
@@ -43,7 +44,7 @@ _STOP_INDEXING = sa.text(  # or the drop would wait for the index to be finished
 def resolve(connection: sa.Connection, name: str, writing: bool = False) -> Collection:
     """Return the collection that a name or alias means. Raises NotFound."""
     query = _RESOLVE_TO_WRITE if writing else _RESOLVE
-    row = connection.execute(query, {"name": name}).mappings().first()
+    row = connection.execute(query, {"name": check_name(name)}).mappings().first()
     if row is None:
         raise NotFound(f"no collection {name!r}", param="name")
     return Collection(**{key: value for key, value in row.items() if key != "held"})
@@ -51,8 +52,17 @@ def resolve(connection: sa.Connection, name: str, writing: bool = False) -> Coll
 
 def meant(connection: sa.Connection, name: str) -> str | None:
     """Return the uuid of the collection that a name or alias means now, if any."""
-    found = connection.scalar(sa.text(f"SELECT c.uuid {_MEANT}"), {"name": name})
+    query = sa.text(f"SELECT c.uuid {_MEANT}")
+    found = connection.scalar(query, {"name": check_name(name)})
     return None if found is None else str(found)
+
+
+def wait_for_writers(connection: sa.Connection, *collections: Collection) -> None:
+    """Wait for the writes under way in these collections, and keep others out."""
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+    lock = sa.text(f"SELECT pg_advisory_xact_lock({_WRITERS}, hashtext(:uuid))")
+    for collection in sorted(collections, key=lambda each: each.uuid):
+        connection.execute(lock, {"uuid": collection.uuid})
 
 
 def describe(connection: sa.Connection, collection: Collection) -> CollectionInfo:
@@ -101,7 +111,7 @@ def new(
 def drop(connection: sa.Connection, name: str) -> None:
     """Delete a collection, its rows and the aliases that point at it."""
     found = _own(connection, name, "drop")
-    _wait_for_writers(connection, found)
+    wait_for_writers(connection, found)
     connection.execute(sa.text("DELETE FROM emb_aliases WHERE target = :n"), {"n": name})
     connection.execute(sa.text("DELETE FROM emb_collections WHERE name = :n"), {"n": name})
     connection.execute(_STOP_INDEXING, {"table": found.table})
@@ -112,7 +122,7 @@ def rename(connection: sa.Connection, name: str, new_name: str) -> None:
     """Give a collection another name; its aliases follow."""
     found = _own(connection, name, "rename")
     _refuse_taken(connection, new_name)
-    _wait_for_writers(connection, found)
+    wait_for_writers(connection, found)
     both = {"n": name, "new": new_name}
     connection.execute(sa.text("UPDATE emb_collections SET name = :new WHERE name = :n"), both)
     connection.execute(sa.text("UPDATE emb_aliases SET target = :new WHERE target = :n"), both)
@@ -121,7 +131,7 @@ def rename(connection: sa.Connection, name: str, new_name: str) -> None:
 def swap(connection: sa.Connection, name: str, other: str) -> None:
     """Exchange two names in one step."""
     one, two = _own(connection, name, "swap"), _own(connection, other, "swap")
-    _wait_for_writers(connection, one, two)
+    wait_for_writers(connection, one, two)
     rename_to = sa.text("UPDATE emb_collections SET name = :name WHERE uuid = :uuid")
     for target, collection in ((f"~{one.uuid}", one), (name, two), (other, one)):
         connection.execute(rename_to, {"name": target, "uuid": collection.uuid})
@@ -134,7 +144,7 @@ def alias(connection: sa.Connection, name: str, target: str) -> None:
         raise Conflict(f"{name!r} is a collection", param="alias")
     found = resolve(connection, target)
     if _is_alias(connection, name):
-        _wait_for_writers(connection, resolve(connection, name))
+        wait_for_writers(connection, resolve(connection, name))
     connection.execute(
         sa.text(
             "INSERT INTO emb_aliases (name, target) VALUES (:name, :target)"
@@ -148,7 +158,7 @@ def unalias(connection: sa.Connection, name: str) -> None:
     """Remove an alias."""
     lock_catalogue(connection)
     if not connection.execute(
-        sa.text("DELETE FROM emb_aliases WHERE name = :n"), {"n": name}
+        sa.text("DELETE FROM emb_aliases WHERE name = :n"), {"n": check_name(name, "alias")}
     ).rowcount:
         raise NotFound(f"no alias {name!r}", param="alias")
 
@@ -178,6 +188,7 @@ def stamp(connection: sa.Connection, name: str, model: str, fingerprint: str | N
 
 def _own(connection: sa.Connection, name: str, verb: str) -> Collection:
     """Return the collection of that very name. Raises Conflict for an alias, or NotFound."""
+    check_name(name)
     lock_catalogue(connection)
     if _is_alias(connection, name):
         raise Conflict(f"{name!r} is an alias: {verb} its collection, or unalias it", param="name")
@@ -206,13 +217,6 @@ def _aliases(connection: sa.Connection, name: str) -> tuple[str, ...]:
 def _refuse_taken(connection: sa.Connection, name: str) -> None:
     if _is_alias(connection, name) or _collection(connection, name) is not None:
         raise Conflict(f"{name!r} exists already", param="name")
-
-
-def _wait_for_writers(connection: sa.Connection, *collections: Collection) -> None:
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
-    lock = sa.text(f"SELECT pg_advisory_xact_lock({_WRITERS}, hashtext(:uuid))")
-    for collection in sorted(collections, key=lambda each: each.uuid):
-        connection.execute(lock, {"uuid": collection.uuid})
 
 
 def _agree(found: Collection, wanted: Collection) -> bool:

@@ -15,6 +15,7 @@ from store.sql_wire import Vector, dump_json, read_vector
 from store.validation import Rows
 
 ROWS_PER_STATEMENT = 1000  # times five values each; PostgreSQL takes 65,535 values
+EF_SEARCH = 100  # recall@10 on 50k x 384 clustered: 0.989 with 40, 0.998 with 100, 2026-11
 RESCORED = 4  # so many candidates per wanted row, where the index holds float16 copies
 
 _VALUE = "(%s, CAST(%s AS vector), %s, CAST(%s AS jsonb), %s)"
@@ -137,7 +138,7 @@ def search(
     """
     where = Where(ask.tree)
     indexed = collection.indexed and not ask.exact
-    ef_search = min(1000, max(40, 2 * ask.rows))
+    ef_search = min(1000, max(EF_SEARCH, 2 * ask.rows))
     connection.exec_driver_sql(search_settings(ef_search, ask.shards, not indexed))
     statement = sa.text(_search_statement(collection, where, ask, indexed))
     found = [_ask(connection, collection, statement, query, where) for query in queries]

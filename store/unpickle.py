@@ -59,6 +59,8 @@ def check(data: bytes) -> None:
             name, count = opcode.name, count + 1
             if name not in OPCODES or count > MAX_OPCODES:
                 raise Invalid(f"not a backup: its pickle uses {name}")
+            if name == "FRAME" and int(argument or 0) > len(data):
+                raise Invalid("not a backup: its pickle is longer than its bytes")
             if name == "MEMOIZE":
                 strings.append(last.endswith(("UNICODE", "UNICODE8", "BYTES", "BYTES8")))
             elif name.endswith("BINGET") and not any(strings[int(argument or 0) :][:1]):

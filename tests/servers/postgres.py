@@ -4,6 +4,7 @@ The wheel's own starter wants a Unix socket and a user of its own making; the pr
 driven directly instead: `initdb`, `postgres`, `psql`, `pg_basebackup`.
 """
 
+import atexit
 import importlib.util
 import itertools
 import os
@@ -123,9 +124,14 @@ def _install() -> Path | None:
     folder = next(Path(spec.origin).parent.glob("pginstall*"), None)
     if folder is None or os.getuid() != 0 or _open_to_all(folder):
         return folder
-    copy = Path(tempfile.gettempdir()) / f"{folder.name}-{os.getuid()}-{os.getpid()}"
-    shutil.copytree(folder, copy)
-    return copy
+    copy = Path(tempfile.mkdtemp(prefix="pgserver-"))
+    copy.chmod(0o755)
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    package = folder.parent
+    for part in (package, package.with_name(f"{package.name}.libs")):  # found beside each other
+        if part.exists():
+            shutil.copytree(part, copy / part.name)
+    return copy / package.name / folder.name
 
 
 def _open_to_all(folder: Path) -> bool:

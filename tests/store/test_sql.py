@@ -1,6 +1,9 @@
 """SqlStore on a real PostgreSQL: what the contract cannot know because it is only true here."""
 
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,3 +59,112 @@ def test_it_works(store: SqlStore) -> None:
     store.drop("docs")
     with pytest.raises(errors.NotFound):
         store.count("live")
+
+
+def test_eight_copies_that_start_together_on_an_empty_database_agree(postgres) -> None:
+    url, barrier, made = postgres.database(), threading.Barrier(8), []
+
+    def start() -> None:
+        with SqlStore(url) as opened:
+            barrier.wait()
+            made.append(opened.create("docs", 8, if_exists="ok"))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(made) == 8
+    assert [new for _, new in made].count(True) == 1
+    assert len({info.uuid for info, _ in made}) == 1
+
+
+def cut_short(backup: Path) -> None:
+    rows = backup / "rows.jsonl"
+    rows.write_bytes(rows.read_bytes()[:-40])
+
+
+def change_a_number(backup: Path) -> None:
+    rows = backup / "rows.jsonl"
+    rows.write_text(rows.read_text().replace('"n": 1', '"n": 2', 1))
+
+
+def drop_a_row(backup: Path) -> None:
+    rows = backup / "rows.jsonl"
+    rows.write_bytes(b"".join(rows.read_bytes().splitlines(True)[1:]))
+
+
+def widen(backup: Path) -> None:
+    manifest = json.loads((backup / "manifest.json").read_text())
+    (backup / "manifest.json").write_text(json.dumps({**manifest, "dim": 9}))
+
+
+def aim_elsewhere(backup: Path) -> None:
+    manifest = json.loads((backup / "manifest.json").read_text())
+    (backup / "manifest.json").write_text(json.dumps({**manifest, "name": "x; DROP TABLE t"}))
+
+
+def nest_deeply(backup: Path) -> None:
+    (backup / "manifest.json").write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_short, change_a_number, drop_a_row, widen, aim_elsewhere, nest_deeply]
+)
+def test_a_damaged_backup_is_refused_and_leaves_nothing(
+    store: SqlStore, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    store.create("docs", 8)
+    store.upsert("docs", rows(20))
+    store.backup("docs", tmp_path / "b")
+    store.drop("docs")
+    damage(tmp_path / "b")
+    with pytest.raises((errors.Invalid, errors.DimensionMismatch)):
+        store.restore(tmp_path / "b")
+    assert store.collections() == []
+
+
+def test_a_backup_is_of_one_moment_while_writes_go_on(store: SqlStore, tmp_path: Path) -> None:
+    store.create("docs", 8)
+    batch, stop, written = rows(40), threading.Event(), []
+
+    def write() -> None:
+        while not stop.is_set():  # every row of the batch says which round wrote it
+            mark = len(written)
+            store.upsert("docs", [Item(i.id, i.vector, None, {"round": mark}) for i in batch])
+            written.append(mark)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(10):
+            store.backup("docs", tmp_path / str(number))
+            store.restore(tmp_path / str(number), f"copy{number}")
+            found = {r.metadata["round"] for r in store.scroll(f"copy{number}").records}
+            assert len(found) <= 1, "two moments in one backup"
+    finally:
+        stop.set()
+        writer.join(30)
+    assert written
+
+
+def test_no_text_or_vector_stands_in_an_error(store: SqlStore) -> None:
+    store.create("docs", 8)
+    table = f"emb_v_{store.info('docs').uuid}"
+    with store.db.upkeep() as connection:
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD CHECK (text <> 'private')")
+    with pytest.raises(errors.ServiceError) as refused:
+        store.upsert("docs", [Item("a", [1.0] * 8, "private")])
+    cause = refused.value.__cause__
+    assert "private" not in refused.value.message
+    assert "parameters hidden" in str(cause)
+
+
+def test_a_backup_that_fails_leaves_nothing(store: SqlStore, tmp_path: Path) -> None:
+    with pytest.raises(errors.NotFound):
+        store.backup("docs", tmp_path / "b")
+    store.create("docs", 8)
+    with pytest.raises(errors.Unavailable, match="cannot be written"):
+        (tmp_path / "file").touch()
+        store.backup("docs", tmp_path / "file" / "b")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -93,6 +93,15 @@ def test_as_many_as_asked_come_back_and_the_right_ones(
         assert scores == sorted(scores, reverse=True)
 
 
+def test_the_index_finds_99_of_100_neighbours(store: SqlStore, data: np.ndarray) -> None:
+    found = store.search("c", data[:100], 10).hits
+    right = [
+        len({h.id for h in hits} & set(truth(data, q, 10)))
+        for q, hits in zip(data[:100], found, strict=True)
+    ]
+    assert sum(right) / 1000 >= 0.99
+
+
 @pytest.mark.parametrize("k", [10, 24, 50])
 def test_a_rare_filter_is_never_answered_short(store: SqlStore, data: np.ndarray, k: int) -> None:
     keep = np.arange(ROWS) % RARE == 0

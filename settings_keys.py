@@ -1,0 +1,105 @@
+"""The settings that an admin may change, and what is allowed for each.
+
+A row points at the field of `Config` that it sets, which owns its limits and its description.
+Knows nothing of where values are kept.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from config import Config
+from errors import Invalid
+
+ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.\-\[\]:]+")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting: its name, the field it sets, and whether that needs a restart."""
+
+    name: str
+    field: str
+    type: str
+    restart: bool = False
+
+    @property
+    def default(self) -> Any:
+        """The value when nothing sets it."""
+        return Config.model_fields[self.field].default
+
+    @property
+    def description(self) -> str:
+        """What it does and what is allowed."""
+        return Config.model_fields[self.field].description or ""
+
+    @staticmethod
+    def shown(value: Any) -> Any:
+        """Return a value as JSON has it."""
+        if isinstance(value, tuple):
+            return list(value)
+        return str(value) if isinstance(value, Path) else value
+
+
+_ROWS = (
+    Key("model_name", "model", "str"),
+    Key("device", "device", "str"),
+    Key("dtype", "dtype", "str"),
+    Key("backend", "backend", "str"),
+    Key("normalize_embeddings", "normalize", "bool"),
+    Key("max_batch_size", "max_batch_size", "int"),
+    Key("max_seq_length", "max_seq_length", "int"),
+    Key("max_queue_tokens", "max_queue_tokens", "int"),
+    Key("max_texts", "max_texts", "int"),
+    Key("truncate", "truncate", "str"),
+    Key("request_deadline", "request_deadline_s", "float"),
+    Key("cors_origins", "cors_origins", "list"),
+    Key("log_level", "log_level", "str"),
+    Key("host", "host", "str", restart=True),
+    Key("port", "port", "int", restart=True),
+    Key("model_cache_dir", "model_cache_dir", "str", restart=True),
+)
+KEYS = {row.name: row for row in _ROWS}
+
+
+def parse(key: str, value: Any) -> tuple[Any, Any]:
+    """Return a JSON value as the configuration has it, and as JSON again. Raises Invalid.
+
+    Strings are read as the environment's are, so `"32"` and `"*, http://a"` will do.
+    """
+    row = KEYS[key]
+    reason = _wrong(row, value)
+    if reason is None:
+        try:
+            parsed = getattr(Config.model_validate({row.field: value}), row.field)
+        except ValidationError as exc:
+            reason = exc.errors(include_url=False, include_input=False)[0]["msg"]
+            reason = reason.removeprefix("Value error, ").replace("Input should", "it should")
+    if reason is not None:
+        raise Invalid(
+            f"{key}: {reason}. {row.description.rstrip('.')}. Nothing was changed", param=key
+        )
+    return parsed, row.shown(parsed)
+
+
+def _wrong(row: Key, value: Any) -> str | None:
+    """Return what is wrong with a value that the configuration's own types would let pass."""
+    if isinstance(value, bool) != (row.type == "bool") and not isinstance(value, str):
+        return f"it should be of type {row.type}"
+    if value is None and row.default is not None:
+        return "it cannot be null; DELETE brings the default back"
+    if isinstance(value, str) and not (0 < len(value.strip()) <= 1024 and value.isprintable()):
+        return "it should be 1 to 1024 printable characters"
+    if row.field == "cors_origins":
+        parts = value.split(",") if isinstance(value, str) else value
+        strange = isinstance(parts, list) and [p for p in parts if not _is_origin(p)]
+        if strange:
+            return "each should be * or scheme://host[:port], such as https://example.org"
+    return None
+
+
+def _is_origin(value: object) -> bool:
+    return isinstance(value, str) and ORIGIN.fullmatch(value.strip()) is not None

@@ -1,0 +1,101 @@
+"""What a model must pass before it serves, and how one that has served is let go.
+
+Knows no settings and no requests. `registry.py` uses it when the models change while the service
+runs: a new model is checked here first, and an old one is freed here once nobody holds it.
+"""
+
+import ctypes
+import gc
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from embedders.base import Embedder, Prompt
+from errors import ModelUnavailable
+from replicas import Replicas
+
+log = logging.getLogger("swap")
+
+# Words, another script, one letter: what a model with damaged weights or tokenizer stumbles over.
+GOLDEN = ("The quick brown fox jumps over the lazy dog.", "向量 вектор مُتَّجِه", "a")
+# A request may wait this long for its turn; an old model is given as long to become idle.
+DRAIN_S = 30.0
+# How often cyclic garbage, which a failed request leaves behind, is collected while waiting.
+COLLECT_EVERY_S = 0.5
+
+
+def check(embedder: Embedder) -> None:
+    """Encode golden texts. Raises ModelUnavailable if the vectors cannot be right."""
+    if not embedder.batched:
+        return  # a remote model: its provider answers for it, and each call costs money
+    try:
+        vectors = embedder.encode(embedder.prepare(GOLDEN, Prompt(), "right")).vectors
+    except Exception as exc:
+        raise ModelUnavailable(f"it cannot encode a text ({type(exc).__name__})") from exc
+    wanted = (len(GOLDEN), embedder.facts.dimension)
+    if vectors.shape != wanted:
+        raise ModelUnavailable(f"its vectors have the shape {vectors.shape}, not {wanted}")
+    if not np.isfinite(vectors).all():
+        raise ModelUnavailable("its vectors hold numbers that are not finite")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (lengths > 1e-6).all():
+        raise ModelUnavailable("its vectors are all zero, so they cannot be normalised")
+    units = vectors / lengths
+    if np.abs(np.linalg.norm(units, axis=1) - 1).max() > 1e-3:
+        raise ModelUnavailable("its vectors do not have length 1 after normalising")
+    if np.ptp(units, axis=0).max() < 1e-6:
+        raise ModelUnavailable("it gives every text the same vector")
+
+
+class Leaving:
+    """An embedder that is to be closed once nothing refers to its holder any more.
+
+    Python's own reference count is the drain: a request keeps what it encodes on by referring to
+    it, so nothing in use can be closed, and no request pays for being counted.
+    """
+
+    def __init__(self, holder: object, embedder: Embedder | Replicas) -> None:
+        self.embedder = embedder
+        self.gone = threading.Event()
+        weakref.finalize(holder, self.gone.set).atexit = False
+
+
+def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
+    """Close each embedder as soon as its holder is gone, and give its memory back.
+
+    The caller must have let go of the holders. Returns when all are closed, or after `drain_s`;
+    what is in use even then is closed later, in a thread.
+    """
+    if not leaving:
+        return
+    done = threading.Event()
+
+    def close_all() -> None:
+        for each in leaving:
+            _wait(each.gone)
+            each.embedder.close()
+        give_back_memory()
+        done.set()
+
+    threading.Thread(target=close_all, name="model-free", daemon=True).start()
+    if not done.wait(drain_s):
+        log.warning("an old model is still in use after %.0f s; it is freed later", drain_s)
+
+
+def _wait(gone: threading.Event) -> None:
+    while not gone.wait(COLLECT_EVERY_S):
+        gc.collect()  # an exception and its traceback refer to each other, and so to the model
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the operating system: glibc keeps it otherwise."""
+    gc.collect()
+    if sys.platform == "linux":
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (OSError, AttributeError):  # another C library than glibc
+            log.debug("malloc_trim is not to be had")

@@ -1,0 +1,182 @@
+"""Models exchanged while they serve: checked before, freed after, never mixed."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+import errors
+from config import Config, ModelSettings, ModelSpec
+from embedders.base import Encoded, Item
+from embedders.fake import FakeEmbedder
+from engine import EmbedRequest, Engine
+from registry import Registry
+from swap import check
+
+A, B = (ModelSpec(id=n, model_name=f"tests/{n}", type="fake", dimensions=8) for n in "ab")
+
+
+class Tracked(FakeEmbedder):
+    """A fake that tells when it was closed and that may be held inside a pass."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec.model_name, spec.dimensions or 8)
+        self.closed = threading.Event()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+        assert not self.closed.is_set(), "a closed model was used"
+        self.inside.set()
+        assert self.go_on.wait(30)
+        encoded = super().encode(items, deadline)
+        scale = np.float32(int(self.facts.fingerprint[:4], 16) + 1)
+        return Encoded(encoded.vectors + scale, encoded.tokens)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+class Builder:
+    """Builds tracked fakes and keeps none of them alive as a model would be."""
+
+    def __init__(self) -> None:
+        self.built: list[Tracked] = []
+        self.broken: set[str] = set()
+
+    def __call__(self, spec: ModelSpec, settings: ModelSettings) -> Tracked:
+        if spec.id in self.broken:
+            raise errors.ModelUnavailable("its folder is empty")
+        self.built.append(Tracked(spec))
+        return self.built[-1]
+
+
+@pytest.fixture
+def builder() -> Builder:
+    return Builder()
+
+
+@pytest.fixture
+def registry(builder: Builder) -> Registry:
+    registry = Registry([A], "a", ModelSettings(), builder)
+    registry.load_now()
+    return registry
+
+
+def swap(registry: Registry, *specs: ModelSpec, **settings: object) -> None:
+    with registry.exchange(specs, specs[0].id, Config.model_validate(settings)) as take:
+        take()
+
+
+def test_it_serves_the_new_model_and_closes_the_old(registry: Registry, builder: Builder) -> None:
+    swap(registry, B)
+    old, new = builder.built
+    assert registry.default.loaded.embedder is new
+    assert old.closed.is_set() and not new.closed.is_set()
+
+
+def test_a_name_that_left_never_gets_another_models_vectors(registry: Registry) -> None:
+    swap(registry, B)
+    for name in ("a", "tests/a"):
+        with pytest.raises(errors.UnknownModel, match="available: b"):
+            registry.get(name)
+
+
+def test_a_block_that_does_not_take_changes_nothing(registry: Registry, builder: Builder) -> None:
+    with pytest.raises(RuntimeError), registry.exchange([B], "b", ModelSettings()):
+        raise RuntimeError
+    old, new = builder.built
+    assert registry.default.loaded.embedder is old
+    assert new.closed.wait(30) and not old.closed.is_set()
+
+
+def test_what_stays_the_same_stays_loaded(registry: Registry, builder: Builder) -> None:
+    kept = registry.default.loaded
+    swap(registry, A, B, max_batch_size=7)
+    assert registry.default.loaded is kept and kept.lane._max_items == 7
+    swap(registry, A, B, dtype="float32")
+    assert registry.default.loaded is not kept
+
+
+def test_a_model_that_does_not_load_leaves_the_old_one(
+    registry: Registry, builder: Builder
+) -> None:
+    builder.broken.add("b")
+    with pytest.raises(errors.Invalid, match="its folder is empty"):
+        swap(registry, B)
+    assert registry.default.spec == A and not builder.built[0].closed.is_set()
+
+
+def test_a_second_exchange_while_one_runs_is_a_conflict(registry: Registry) -> None:
+    with registry.exchange([B], "b", ModelSettings()), pytest.raises(errors.Conflict):
+        swap(registry, B)
+    swap(registry, B)
+
+
+def test_a_model_in_use_is_closed_only_afterwards(
+    registry: Registry, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("registry.free", lambda leaving: __import__("swap").free(leaving, 0.01))
+    old = builder.built[0]
+    engine = Engine(registry)
+    alone = engine.embed(EmbedRequest(["text"])).vectors
+    old.inside.clear()
+    old.go_on.clear()
+    answers = []
+    thread = threading.Thread(
+        target=lambda: answers.append(engine.embed(EmbedRequest(["text"])).vectors)
+    )
+    thread.start()
+    assert old.inside.wait(30)
+    swap(registry, B)
+    assert not old.closed.is_set()
+    assert not np.array_equal(engine.embed(EmbedRequest(["text"])).vectors, alone)
+    old.go_on.set()
+    thread.join(30)
+    assert np.array_equal(answers[0], alone), "a request under way keeps its model"
+    answers.clear()
+    assert old.closed.wait(30)
+
+
+def test_a_failed_request_does_not_keep_the_old_model(registry: Registry, builder: Builder) -> None:
+    """Its exception and traceback refer to each other and to the model: a reference cycle."""
+    try:
+        Engine(registry).embed(EmbedRequest(["text"], deadline=0.0))
+    except errors.DeadlineExceeded as exc:
+        exc.cycle = exc  # type: ignore[attr-defined]
+    swap(registry, B)
+    assert builder.built[0].closed.wait(30)
+
+
+class Wrong(FakeEmbedder):
+    def __init__(self, change: object) -> None:
+        super().__init__()
+        self.change = change
+
+    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+        encoded = super().encode(items, deadline)
+        return Encoded(self.change(encoded.vectors), encoded.tokens)  # type: ignore[operator]
+
+
+def _fails(vectors: np.ndarray) -> np.ndarray:
+    raise RuntimeError("no kernel for this device")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda v: v * np.nan, "not finite"),
+        (lambda v: v[:, :-1], "shape"),
+        (lambda v: v * 0, "all zero"),
+        (lambda v: v * 0 + 1, "same vector"),
+        (lambda v: v * np.float32(1e30), "length 1"),
+        (_fails, "RuntimeError"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_model_with_wrong_vectors_is_refused(change: object, reason: str) -> None:
+    check(Wrong(lambda v: v))
+    with pytest.raises(errors.ModelUnavailable, match=reason):
+        check(Wrong(change))

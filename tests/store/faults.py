@@ -1,0 +1,122 @@
+"""What the fault tests share: a writer process that reports its acknowledgements, and checks.
+
+Run as a program it writes to a store until it is killed, and prints a line for each write that was
+acknowledged (`ack`) and, before it, for each that was begun (`begin`).
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from errors import ServiceError
+from store import Item
+from store.file import FileStore
+from store.ledger import Options
+
+ROOT = Path(__file__).parents[2]
+DIM = 8
+
+
+def vector(seed: int, dim: int = DIM) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(dim).astype(np.float32)
+
+
+def put(store: FileStore, ids: list[str], seed: int) -> None:
+    store.upsert("docs", [Item(id_, vector(seed + i), f"{seed}") for i, id_ in enumerate(ids)])
+
+
+def contents(store: FileStore) -> dict[str, str]:
+    """Return id -> seed of everything, having checked vectors, matrix and search."""
+    cursor, found = None, {}
+    while True:
+        page = store.scroll("docs", cursor, 1000)
+        for record in page.records:
+            assert record.vector is not None and record.text is not None
+            found[record.id] = record.text
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    report = store.verify("docs")
+    assert report.rows == len(found) == store.count("docs")
+    assert not [p for p in report.problems if "matrix" in p], report.problems
+    return found
+
+
+def opened(folder: Path, **options: Any) -> FileStore:
+    return FileStore(folder, options=Options(**options))
+
+
+def start(code: str, *args: str, **env: str) -> subprocess.Popen[str]:
+    """Start a program with the repository on its path."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        cwd=ROOT,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"} | env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def writer(folder: Path, me: int, seed: int, no_lock: bool) -> None:
+    """Write and delete at random, in batches, telling of each."""
+    if no_lock:  # the control: the same store without its lock between processes
+        import store.locks
+
+        class Nothing:
+            LOCK_EX = LOCK_NB = LOCK_UN = 0
+
+            @staticmethod
+            def flock(fd: int, how: int) -> None:
+                pass
+
+        store.locks.fcntl = Nothing  # type: ignore[assignment]
+    rng = random.Random(seed)
+    target = opened(folder, compact_rows=200)
+    for turn in range(10**6):
+        ids = [f"w{me}-{rng.randrange(60)}" for _ in range(rng.randrange(1, 6))]
+        ids = list(dict.fromkeys(ids))
+        value = seed * 1000 + turn
+        change = {"ids": ids, "value": None if rng.random() < 0.25 else value}
+        print("begin", json.dumps(change), flush=True)
+        try:
+            if change["value"] is None:
+                target.delete("docs", ids)
+            else:
+                put(target, ids, value)
+            if rng.random() < 0.02:
+                target.compact("docs")
+        except ServiceError as exc:
+            print("failed", json.dumps(str(exc)), flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        print("ack", json.dumps(change), flush=True)
+
+
+def expected(lines: list[str], before: dict[str, str]) -> list[dict[str, str]]:
+    """Return the states that a writer's report allows: the last write may be there or not."""
+    state = dict(before)
+    pending: dict[str, Any] | None = None
+    for line in lines:
+        word, _, rest = line.partition(" ")
+        if word == "begin":
+            pending = json.loads(rest)
+        elif word == "ack":
+            state = applied(state, json.loads(rest))
+            pending = None
+    return [state] if pending is None else [state, applied(state, pending)]
+
+
+def applied(state: dict[str, str], change: dict[str, Any]) -> dict[str, str]:
+    if change["value"] is None:
+        return {id_: v for id_, v in state.items() if id_ not in change["ids"]}
+    return state | dict.fromkeys(change["ids"], str(change["value"]))
+
+
+if __name__ == "__main__":
+    writer(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "nolock")

@@ -1,0 +1,44 @@
+"""SqlStore keeps the contract of every vector store, on a real PostgreSQL."""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from store import VectorStore
+from store.sql import SqlStore
+from tests.servers.postgres import Postgres
+from tests.store.contract import Contract, machine
+
+
+@pytest.fixture(scope="module")
+def url(postgres: Postgres) -> str:
+    return postgres.database()
+
+
+def fresh(url: str) -> SqlStore:
+    store = SqlStore(url)
+    for info in store.collections():
+        store.drop(info.name)
+    return store
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[VectorStore]:
+    with fresh(url) as opened:
+        yield opened
+
+
+class TestSqlStore(Contract):
+    pass
+
+
+def test_random_operations_agree_with_a_dict(url: str) -> None:
+    test = machine(lambda: fresh(url)).TestCase
+    test.settings = settings(
+        max_examples=40,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    test("runTest").debug()
