@@ -7,6 +7,7 @@ from flask import current_app
 
 from accounts import Accounts
 from config import Config
+from embedders.providers import Providers
 from engine import Engine
 from library import Library
 from reembed import Reembedder
@@ -29,6 +30,7 @@ class Services:
     library: Library
     reembedder: Reembedder
     settings: Settings
+    providers: Providers
     version: str
 
 

@@ -58,10 +58,11 @@ class Engine:
         started = time.monotonic()
         model = self.registry.get(request.model)
         loaded = model.loaded  # one reference for the whole request: a swap never mixes models
-        _check_dimensions(request.dimensions, loaded)
+        _check_dimensions(request.dimensions, loaded.facts.dimension)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
         items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self.truncate)
         encoded = loaded.lane.encode(items, request.deadline)
+        _check_dimensions(request.dimensions, encoded.vectors.shape[1])
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(
             vectors=finish(encoded.vectors, request.dimensions, normalize),
@@ -78,10 +79,10 @@ def count_truncated(items: Sequence[Item]) -> int:
     return sum(item.truncated for item in items)
 
 
-def _check_dimensions(dimensions: int | None, loaded: Loaded) -> None:
-    if dimensions is not None and dimensions > loaded.facts.dimension:
+def _check_dimensions(dimensions: int | None, most: int) -> None:
+    if dimensions is not None and most and dimensions > most:  # 0: not known yet
         raise BadRequest(
-            f"dimensions {dimensions} is more than the {loaded.facts.dimension} of this model",
+            f"dimensions {dimensions} is more than the {most} of this model",
             param="dimensions",
         )
 

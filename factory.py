@@ -3,6 +3,7 @@
 size cap -> request id and clock -> route table -> parse -> handler -> JSON -> headers -> log line.
 """
 
+import functools
 import logging
 import re
 import time
@@ -22,6 +23,7 @@ from accounts import Accounts
 from auth import allow_collection, identify
 from config import Config, load_config
 from context import KEY, Services, services
+from embedders.providers import Providers
 from engine import Engine
 from follow import Follower, models_of
 from library import Library
@@ -40,7 +42,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create_app(
-    config: Config | None = None, *, build: Build = embedders.build, wait: bool = False
+    config: Config | None = None, *, build: Build | None = None, wait: bool = False
 ) -> Flask:
     """Build the service. `wait` loads the models before returning, as tests and scripts need."""
     config = config or load_config()
@@ -48,6 +50,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.url_map.strict_slashes = False
     settings = open_settings(config)
+    providers = Providers(config)
+    build = build or functools.partial(embedders.build, providers=providers)
     registry = Registry(*models_of(settings.state), settings.current, build)
     engine = Engine(registry, settings.current.truncate)
     settings.bind(Follower(engine, settings.state).prepare)
@@ -57,6 +61,7 @@ def create_app(
         accounts=Accounts(config),
         engine=engine,
         settings=settings,
+        providers=providers,
         library=Library(engine, store),
         reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
         version=version(),

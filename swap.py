@@ -16,6 +16,7 @@ import numpy as np
 
 from embedders.base import Embedder, Prompt
 from errors import ModelUnavailable
+from replicas import Replicas
 
 log = logging.getLogger("swap")
 
@@ -57,8 +58,8 @@ class Leaving:
     it, so nothing in use can be closed, and no request pays for being counted.
     """
 
-    def __init__(self, holder: object, embedder: Embedder) -> None:
-        self._embedder: Embedder | None = embedder
+    def __init__(self, holder: object, embedder: Embedder | Replicas) -> None:
+        self._embedder: Embedder | Replicas | None = embedder
         self._gone = threading.Event()
         weakref.finalize(holder, self._gone.set).atexit = False
 

@@ -25,11 +25,20 @@ from config.fields import (
     unknown_names,
 )
 from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
+from config.providers import ProviderSettings
 from config.serving import ServingSettings
 from config.sql import SqlSettings
 from config.store import StoreSettings
 
-__all__ = ["Config", "ConfigError", "ModelSettings", "ModelSpec", "Truncate", "load_config"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ModelSettings",
+    "ModelSpec",
+    "ProviderSettings",
+    "Truncate",
+    "load_config",
+]
 
 log = logging.getLogger("config")
 
@@ -41,6 +50,7 @@ class Config(
     SqlSettings,
     AccessSettings,
     CacheSettings,
+    ProviderSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 

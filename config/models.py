@@ -55,6 +55,8 @@ class ModelSpec(BaseModel):
     max_batch_size: int | None = Field(None, ge=1)
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
+    api_version: str | None = None  # says that base_url is a deployment at Azure
+    provider: str | None = Field(None, pattern=r"^[a-z0-9-]{1,32}$")  # whose key is sent
     dimensions: int | None = Field(None, ge=1)
 
     @property

@@ -52,7 +52,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a loaded model, for `/models`, for limits and for cache keys."""
+    """What is known of a loaded model, for `/models`, for limits and for cache keys.
+
+    A remote model's `dimension` is 0 until its first reply, unless its entry or its name tells.
+    """
 
     dimension: int
     max_tokens: int | None
@@ -95,6 +98,10 @@ class Embedder:
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         """Encode prepared inputs, in order. `deadline` is a `time.monotonic()` value."""
         raise NotImplementedError
+
+    def obstacle(self) -> str | None:
+        """Say why nothing can be encoded just now although all is loaded (a key is missing)."""
+        return None
 
     def close(self) -> None:
         """Give back what the embedder holds (memory, sessions). Called once, when it is idle."""
