@@ -59,6 +59,7 @@ class LocalEmbedder(Embedder):
         backend = loaded.spec.backend or loaded.settings.backend
         self._packed = self._pack(dtype) if backend != "torch" else None
         self._helpers = ThreadPoolExecutor(max(1, cores() - 1), "encode") if self._packed else None
+        self.pads = self._packed is None
         self.pass_tokens = CORE_TOKENS * cores() if self._packed else None
         name = "packed" if self._packed else "torch"
         self.facts = loaded.facts(str(dtype).removeprefix("torch."), limit, vocabulary, name)
