@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.corpus import Corpus, load
 from bench.http import measure
-from bench.peak import rates, share
+from bench.peak import busy_cores, rates, share
 from bench.servers import QUIET, ROOT, SERVERS, started
 
 RIVAL_LOADS = ("single:1", "single:32", "batch32:1", "batch32:4")
@@ -44,7 +44,7 @@ def _own(*command: str) -> dict[str, float]:
 
 def one_round(names: list[str], seconds: float, corpus: Corpus) -> dict[str, Any]:
     """Measure every server once."""
-    found: dict[str, Any] = {"load_before": os.getloadavg()[0], "peak": rates()}
+    found: dict[str, Any] = {"others_cores": busy_cores(), "peak": rates()}
     for name in names:
         server = SERVERS[name]
         try:
@@ -123,6 +123,11 @@ def main() -> None:
         for what in LOADS:
             for line in _lines(rounds, name, what):
                 print(line)
+    busy = max(found["others_cores"] for found in rounds)
+    if busy > 0.1:
+        print(
+            f"\nOther programs kept {busy:.1f} cores busy: NOT to be trusted, run it again alone."
+        )
     each = [ratios(found, corpus) for found in rounds]
     medians = {key: statistics.median(r[key] for r in each if key in r) for key in sorted(each[0])}
     print("\n| ratio (median of rounds) | value | lowest | highest |\n|---|---|---|---|")
@@ -130,7 +135,11 @@ def main() -> None:
         seen = [r[key] for r in each if key in r]
         print(f"| {key} | {value:.2f} | {min(seen):.2f} | {max(seen):.2f} |")
     print()
-    print(json.dumps({"machine": machine(), "ratios": medians, "rounds": rounds}))
+    print(
+        json.dumps(
+            {"machine": machine(), "others_cores": busy, "ratios": medians, "rounds": rounds}
+        )
+    )
 
 
 def _lines(rounds: list[dict[str, Any]], name: str, what: str) -> list[str]:

@@ -4,8 +4,10 @@
 """
 
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -49,6 +51,21 @@ def rates() -> dict[str, float]:
             "memory_gb_s": copy_rate(),
             "cores": torch.get_num_threads(),
         }
+
+
+def busy_cores(seconds: float = 2) -> float:
+    """Return how many cores other programs keep busy: over 0.1, trust no figure."""
+
+    def used() -> float:
+        path = Path("/proc/stat")
+        values = (
+            list(map(int, path.read_text().split("\n")[0].split()[1:])) if path.exists() else []
+        )
+        return (sum(values) - sum(values[3:5])) / os.sysconf("SC_CLK_TCK") if values else 0.0
+
+    before = used()
+    time.sleep(seconds)
+    return (used() - before) / seconds
 
 
 def flops(lengths: Sequence[int]) -> float:
