@@ -61,7 +61,7 @@ class Engine:
         _check_dimensions(request.dimensions, loaded.facts.dimension)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
         items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self.truncate)
-        encoded = loaded.lane.encode(items, request.deadline)
+        encoded = loaded.encode(items, request.deadline, request.gone)
         _check_dimensions(request.dimensions, encoded.vectors.shape[1])
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(

@@ -4,7 +4,7 @@ Owns the names that models answer to and what a request holds while it encodes. 
 how models are loaded or exchanged: that is `registry.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -34,6 +34,17 @@ class Loaded:
     embedder: Embedder
     lane: Lane
     load_s: float
+
+    def encode(
+        self,
+        items: Sequence[Item],
+        deadline: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Encoded:
+        """Encode `items`, in order. Where requests wait, one whose caller is `gone` is dropped."""
+        if isinstance(self.lane, Batcher):
+            return self.lane.encode(items, deadline, gone)
+        return self.lane.encode(items, deadline)
 
     @property
     def facts(self) -> Facts:

@@ -267,9 +267,10 @@ def _lane(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lane:
     if not embedder.batched:
         return embedder
     kind = embedder.facts.device.partition(":")[0]
+    suits = embedder.pass_tokens or BATCH_TOKENS.get(kind, 1024)
     return Batcher(
         embedder,
-        max_tokens=settings.max_batch_tokens or BATCH_TOKENS.get(kind, 1024),
+        max_tokens=settings.max_batch_tokens or suits,
         max_items=spec.max_batch_size or settings.max_batch_size,
         max_queue_tokens=settings.max_queue_tokens,
     )

@@ -19,7 +19,7 @@ from config.serving import CommaList
 
 ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "fake"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Backend = Literal["auto", "torch", "openvino"]
+Backend = Literal["auto", "torch", "packed"]
 Truncate = Literal["right", "left", "error"]
 
 
@@ -102,7 +102,8 @@ class ModelSettings(BaseModel):
     backend: Backend = setting(
         "auto",
         "EMBEDDING_BACKEND",
-        help="What runs the network: auto, torch or openvino (CPU only).",
+        help="What runs the network: torch, packed (without padding: BERT-like models on a CPU) or "
+        "auto, which is packed where it can be.",
     )
     max_batch_size: int = setting(
         512,

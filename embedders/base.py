@@ -85,6 +85,10 @@ class Embedder:
 
     # A batched embedder encodes several callers' inputs in one pass; others go out per request.
     batched: ClassVar[bool] = True
+    # Whether inputs of one pass are padded to the longest, so that like lengths belong together.
+    pads: bool = True
+    # Tokens of one pass that suit it best, padding included; None leaves it to the device's kind.
+    pass_tokens: int | None = None
     facts: Facts
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:

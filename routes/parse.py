@@ -129,8 +129,9 @@ def client_gone() -> Callable[[], bool] | None:
 
     def gone() -> bool:
         try:
-            readable, _, _ = select.select([sock], [], [], 0)
-            return bool(readable) and sock.recv(1, socket.MSG_PEEK) == b""
+            poll = select.poll()  # select() itself knows no descriptor over 1023
+            poll.register(sock, select.POLLIN)
+            return bool(poll.poll(0)) and sock.recv(1, socket.MSG_PEEK) == b""
         except (OSError, ValueError):
             return True
 
