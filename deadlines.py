@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
 # How long a thread waits for the first byte of a new connection. Beyond it the connection waits in
@@ -93,7 +94,10 @@ class Body:
 
     def read(self, size: int = -1) -> bytes:
         """Read as the server's stream does."""
-        return self._noted(self._input.read(size), size)
+        try:
+            return self._noted(self._input.read(size), size)
+        except ParseException as exc:  # which no framework knows: it would be our error, not theirs
+            raise OSError("the body's chunks cannot be read") from exc
 
     def readline(self, size: int = -1) -> bytes:
         """Read as the server's stream does."""

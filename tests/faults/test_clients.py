@@ -109,9 +109,10 @@ def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(service) -> None:
     body = json.dumps({"texts": "slow"}).encode()
     first = threading.Thread(target=service.embed, args=("slow",))
     first.start()
+    until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
     waiting = service.connect()
     waiting.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    time.sleep(0.3)  # into the queue
+    until(lambda: b'embedding_queue_texts{model="fake"} 1.0' in service.ask("/metrics")[2])
     waiting.close()
     first.join()
     until(lambda: b'reason="client_closed_request"} 1.0' in service.ask("/metrics")[2])
