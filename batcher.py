@@ -7,7 +7,6 @@ An idle service adds no wait; a busy one grows its batches by itself. Knows no m
 """
 
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import metrics
 from embedders.base import Embedder, Encoded, Item, Vectors
-from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
+from errors import DeadlineExceeded, QueueFull, ServiceError, Unavailable
+from passes import Passes, Pulse
 from picking import SMALL_ONES_S, Job, take_alike, take_any
-
-log = logging.getLogger("batcher")
 
 # At the latest every so many passes the oldest large request gets one, whatever else waits.
 BULK_EVERY = 4
@@ -45,6 +44,8 @@ class Batcher:
         max_tokens: int,
         max_items: int = 512,
         max_queue_tokens: int = 2_000_000,
+        hung_after_s: float = 300,
+        numbers: metrics.Lane | None = None,
     ) -> None:
         self._embedder = embedder
         self._max_tokens = max_tokens
@@ -57,6 +58,8 @@ class Batcher:
         self._tokens_per_s = 0.0
         self._passes = itertools.count(1)
         self._small_came = 0.0  # when, in time.monotonic()
+        self._numbers = numbers or metrics.Lane()
+        self._model = Passes(embedder, hung_after_s, self._numbers)
 
     def encode(
         self,
@@ -99,10 +102,16 @@ class Batcher:
             texts = sum(len(job.order) for job in self._jobs)
             return Load(len(self._jobs), texts, self._waiting_tokens, self._tokens_per_s)
 
+    def pulse(self) -> Pulse:
+        """Return whether passes succeed, and how long the one under way has taken."""
+        return self._model.pulse()
+
     # -- entering and leaving -------------------------------------------------------------------
 
     def _enter(self, job: Job) -> None:
         with self._lock:
+            if self._model.broken:
+                raise Unavailable(self._model.broken, retry_after_s=5)
             waiting = self._waiting_tokens
             if waiting and waiting + job.tokens > self._max_queue_tokens:
                 raise QueueFull(
@@ -111,6 +120,7 @@ class Batcher:
                     retry_after_s=min(max(waiting / (self._tokens_per_s or waiting), 1.0), 30.0),
                 )
             self._waiting_tokens += job.tokens
+            self._numbers.waiting(len(job.order), job.tokens)
             self._jobs.append(job)
             if job.small:
                 self._small_came = time.monotonic()
@@ -129,7 +139,11 @@ class Batcher:
     def _fail(self, job: Job, error: Exception) -> None:
         """Take a job out of the queue with an error. Called with the lock held."""
         job.error = error
-        self._waiting_tokens -= sum(job.items[i].tokens for i in job.order)
+        tokens = sum(job.items[i].tokens for i in job.order)
+        self._waiting_tokens -= tokens
+        self._numbers.waiting(-len(job.order), -tokens)
+        if isinstance(error, DeadlineExceeded | ClientGone):
+            metrics.DROPPED.labels(error.code).inc()
         job.order = []
         if job in self._jobs:
             self._jobs.remove(job)
@@ -172,14 +186,16 @@ class Batcher:
             return []
         first = self._turn()
         givers = [first, *(job for job in self._jobs if job is not first)]
-        room = self._max_tokens
+        room = int(self._max_tokens * self._model.budget)
         if self._embedder.pads:
             batch = take_alike(givers, room, self._max_items)
         else:
             expected = time.monotonic() - self._small_came < SMALL_ONES_S
             batch = take_any(givers, room, self._max_items, small_expected=expected)
         self._jobs = [job for job in self._jobs if job.order]
-        self._waiting_tokens -= sum(job.items[i].tokens for job, i in batch)
+        tokens = sum(job.items[i].tokens for job, i in batch)
+        self._waiting_tokens -= tokens
+        self._numbers.waiting(-len(batch), -tokens)
         return batch
 
     def _turn(self) -> Job:
@@ -201,9 +217,7 @@ class Batcher:
 
     def _run(self, batch: list[tuple[Job, int]]) -> list[Job]:
         """Encode a batch and deliver; return the jobs that are finished by it."""
-        started = time.monotonic()
-        rows = self._rows([job.items[i] for job, i in batch])
-        took = time.monotonic() - started
+        rows, took = self._model.rows([job.items[i] for job, i in batch])
         tokens = sum(job.items[i].tokens for job, i in batch)
         finished: list[Job] = []
         with self._lock:
@@ -226,18 +240,6 @@ class Batcher:
         job.vectors[index] = row
         job.missing -= 1
 
-    def _rows(self, items: list[Item]) -> list[Vectors | Exception]:
-        """Encode, halving on failure until the input at fault stands alone: others get rows."""
-        failure: Exception
-        try:
-            return list(self._embedder.encode(items).vectors)
-        except Exception as exc:
-            failure = exc.with_traceback(None)  # a traceback would hold the failed pass's memory
-        if len(items) == 1:
-            return [_blamed(failure)]
-        half = len(items) // 2
-        return self._rows(items[:half]) + self._rows(items[half:])
-
 
 class ClientGone(ServiceError):
     """The caller hung up before its turn came; nobody reads this error."""
@@ -248,14 +250,6 @@ class ClientGone(ServiceError):
 
 def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _blamed(failure: Exception) -> ServiceError:
-    """Return the error for an input that fails even alone. The log gets no text of it."""
-    if isinstance(failure, ServiceError):
-        return failure
-    log.error("an input fails even alone: %s", type(failure).__name__)
-    return Invalid("the model cannot encode this input", param="input")
 
 
 def _indexed(error: Exception, index: int, count: int) -> Exception:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import metrics
 from embedders.base import Input, Item, Truncate, Vectors
 from errors import BadRequest
 from registry import Loaded, Model, Registry
@@ -63,6 +64,7 @@ class Engine:
         items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self.truncate)
         encoded = loaded.encode(items, request.deadline, request.gone)
         _check_dimensions(request.dimensions, encoded.vectors.shape[1])
+        metrics.TRUNCATED.labels(model.spec.id).inc(count_truncated(items))
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(
             vectors=finish(encoded.vectors, request.dimensions, normalize),

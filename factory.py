@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import embedders
+import metrics
 import routes.errors
 from accounts import Accounts
 from auth import allow_collection, identify
@@ -38,6 +39,7 @@ from store import open_store
 from throttle import Throttle, add_headers, throttle
 
 access_log = logging.getLogger("access")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -75,6 +77,7 @@ def create_app(
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
+    app.teardown_request(_end)
     (registry.load_now if wait else registry.start)()
     app.extensions[KEY].reembedder.resume()
     settings.follow()
@@ -96,6 +99,7 @@ def secret(value: SecretStr | None) -> str | None:
 
 def _begin() -> None:
     g.started = time.monotonic()
+    metrics.IN_FLIGHT.inc()
     g.deadline = g.started + services().settings.current.request_deadline_s
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -115,6 +119,8 @@ def _view(row: Route) -> Callable[..., Response]:
             values["body"] = parse_body(row.body)
         answer = row.handler(**values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
+        if isinstance(reply.body, bytes):  # written already, in a form of its own
+            return Response(reply.body, reply.status, dict(reply.headers))
         content = orjson.dumps(reply.body, option=orjson.OPT_SERIALIZE_NUMPY)
         response = Response(content, reply.status, content_type="application/json")
         response.headers.extend(reply.headers)
@@ -128,6 +134,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     add_headers(response)
     _allow_origin(response)
+    _count(response)
     facts = {
         "method": request.method,
         "path": request.path,
@@ -136,8 +143,23 @@ def _finish(response: Response) -> Response:
         "ms": round((time.monotonic() - g.started) * 1000, 1),
         "id": g.request_id,
     }
-    access_log.info(line(facts))
+    access_log.info(line(facts), extra={"facts": facts})
     return response
+
+
+def _count(response: Response) -> None:
+    """Measure a request by its route, never by its path, and tell the client what it took."""
+    took = time.monotonic() - g.started
+    response.headers["Server-Timing"] = f"total;dur={took * 1000:.1f}"
+    route = request.url_rule.rule if request.url_rule else "none"
+    method = request.method if request.method in METHODS else "other"
+    metrics.REQUESTS.labels(route, method, response.status_code).inc()
+    metrics.REQUEST_SECONDS.labels(route).observe(took)
+
+
+def _end(_: BaseException | None) -> None:
+    if "started" in g:
+        metrics.IN_FLIGHT.dec()
 
 
 def _allow_origin(response: Response) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import metrics
 from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Item
@@ -21,7 +22,7 @@ LOADED_BY = ("device", "dtype", "backend", "max_seq_length", "normalize")
 
 
 class Lane(Protocol):
-    """Where prepared inputs go to be encoded: a batcher, or the embedder itself."""
+    """Where prepared inputs go to be encoded: a batcher, replicas, or the embedder itself."""
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         """Encode `items`, in order."""
@@ -113,10 +114,13 @@ class Model:
     def put(self, loaded: Loaded) -> None:
         """Serve from `loaded` from now on: one assignment."""
         self._loaded = loaded
+        metrics.MODEL_READY.labels(self.spec.id).set(1)
+        metrics.MODEL_LOAD.labels(self.spec.id).set(loaded.load_s)
 
     def fail(self, reason: str) -> None:
         """Record why the model cannot be had."""
         self._failure = reason
+        metrics.MODEL_READY.labels(self.spec.id).set(0)
 
     def loads_as(self, spec: ModelSpec, settings: ModelSettings) -> bool:
         """Tell whether these would load what this model is."""

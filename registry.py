@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import metrics
 from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder
@@ -45,7 +46,11 @@ class Registry:
     """Every configured model by every name it answers to."""
 
     def __init__(
-        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings, build: Build
+        self,
+        specs: Sequence[ModelSpec],
+        default: str,
+        settings: ModelSettings,
+        build: Build,
     ) -> None:
         self._build = build
         self._line_up = LineUp.of([Model(spec, settings) for spec in specs], default)
@@ -273,4 +278,6 @@ def _lane(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lane:
         max_tokens=settings.max_batch_tokens or suits,
         max_items=spec.max_batch_size or settings.max_batch_size,
         max_queue_tokens=settings.max_queue_tokens,
+        hung_after_s=settings.encode_timeout_s,
+        numbers=metrics.Lane(spec.id),
     )

@@ -25,6 +25,7 @@ from config.fields import (
     unknown_names,
 )
 from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
+from config.operations import OperationsSettings
 from config.providers import ProviderSettings
 from config.serving import ServingSettings
 from config.sql import SqlSettings
@@ -51,6 +52,7 @@ class Config(
     AccessSettings,
     CacheSettings,
     ProviderSettings,
+    OperationsSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 
