@@ -5,6 +5,7 @@ from typing import cast
 
 from flask import current_app
 
+from cache import Cache
 from config import Config
 from engine import Engine
 from library import Library
@@ -24,6 +25,7 @@ class Services:
 
     config: Config
     engine: Engine
+    cache: Cache | None
     library: Library
     reembedder: Reembedder
     settings: Settings

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedders.base import Input, Item, Truncate, Vectors
+from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
+from recall import Ask, Direct, Encoder
 from registry import Loaded, Model, Registry
 
 
@@ -39,15 +40,19 @@ class Embedded:
     loaded: Loaded
     tokens: int
     truncated: int
+    hits: int  # inputs whose vector need not be made
     took_ms: float
 
 
 class Engine:
-    """Embeds on any of the registry's models."""
+    """Embeds on any of the registry's models, through a cache if `encoder` has one."""
 
-    def __init__(self, registry: Registry, truncate: Truncate = "right") -> None:
+    def __init__(
+        self, registry: Registry, truncate: Truncate = "right", encoder: Encoder | None = None
+    ) -> None:
         self.registry = registry
         self.truncate: Truncate = truncate
+        self._encoder = encoder or Direct()
 
     def embed(self, request: EmbedRequest) -> Embedded:
         """Embed the inputs of one request.
@@ -60,22 +65,19 @@ class Engine:
         loaded = model.loaded  # one reference for the whole request: a swap never mixes models
         _check_dimensions(request.dimensions, loaded)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
-        items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self.truncate)
-        encoded = loaded.lane.encode(items, request.deadline)
+        truncate = request.truncate or self.truncate
+        ask = Ask(loaded, request.inputs, prompt, truncate, request.deadline)
+        answer = self._encoder.encode(ask)
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(
-            vectors=finish(encoded.vectors, request.dimensions, normalize),
+            vectors=finish(answer.vectors, request.dimensions, normalize),
             model=model,
             loaded=loaded,
-            tokens=sum(encoded.tokens),
-            truncated=count_truncated(items),
+            tokens=answer.tokens,
+            truncated=answer.truncated,
+            hits=answer.hits,
             took_ms=(time.monotonic() - started) * 1000,
         )
-
-
-def count_truncated(items: Sequence[Item]) -> int:
-    """Return how many inputs were cut to fit the model."""
-    return sum(item.truncated for item in items)
 
 
 def _check_dimensions(dimensions: int | None, loaded: Loaded) -> None:

@@ -17,12 +17,14 @@ from pydantic import SecretStr
 
 import embedders
 import routes.errors
+from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
 from engine import Engine
 from follow import Follower, models_of
 from library import Library
 from logs import line
+from recall import Recall
 from reembed import Reembedder
 from registry import Build, Registry
 from routes import ROUTES
@@ -45,12 +47,14 @@ def create_app(
     app.url_map.strict_slashes = False
     settings = open_settings(config)
     registry = Registry(*models_of(settings.state), settings.current, build)
-    engine = Engine(registry, settings.current.truncate)
+    cache = open_cache(config)
+    engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
     store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
     app.extensions[KEY] = Services(
         config=config,
         engine=engine,
+        cache=cache,
         settings=settings,
         library=Library(engine, store),
         reembedder=Reembedder(engine, store, config.store_dir / "jobs"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
+from config.cache import CacheSettings
 from config.fields import (
     ConfigError,
     explain,
@@ -37,6 +38,7 @@ class Config(
     ModelSettings,
     StoreSettings,
     SqlSettings,
+    CacheSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 
