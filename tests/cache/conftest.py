@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pytest
 
 from cache import Cache, MemoryCache
@@ -20,6 +21,7 @@ class Counting(FakeEmbedder):
 
     def __init__(self, name: str = "fake", dimension: int = 8, max_tokens: int = 16) -> None:
         super().__init__(name, dimension, max_tokens)
+        self.name = name
         self.prepared: list[Input] = []
         self.encoded: list[str] = []
         self.before: Callable[[Sequence[Item]], None] = lambda items: None
@@ -32,6 +34,9 @@ class Counting(FakeEmbedder):
         self.encoded += [str(item.payload) for item in items]
         self.before(items)
         return super().encode(items, deadline)
+
+    def vector(self, text: str) -> np.ndarray:
+        return super().vector(f"{self.name}/{text}")  # models differ in what they say of a text
 
 
 class Remote(Counting):
