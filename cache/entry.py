@@ -11,8 +11,8 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,12 @@ from embedders.base import Facts, Input, Prompt, Truncate, Vectors
 
 PREFIX = b"emb:v1:"
 VERSION = 1
-# version, truncated, zero, dimension, tokens, CRC-32 of key, the header before it, and vector
-HEADER = struct.Struct("<BBHIII")
-CHECKED = struct.Struct("<BBHII")
+CRC = struct.Struct("<I")  # of the key and of all that follows
+HEADER = struct.Struct("<BBHII")  # version, whether it was cut, zero, dimension, tokens
+HEAD = CRC.size + HEADER.size
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A vector (d,) float32 as the model made it, what it cost, and whether its input was cut."""
 
     vector: Vectors
@@ -54,34 +53,38 @@ def keys_of(
 
 def pack(key: bytes, entry: Entry) -> bytes:
     """Write a vector for its key."""
-    vector = entry.vector.astype("<f4", copy=False).tobytes()
-    head = CHECKED.pack(VERSION, entry.truncated, 0, len(entry.vector), entry.tokens)
-    return head + struct.pack("<I", _crc(key, head, vector)) + vector
+    head = HEADER.pack(VERSION, entry.truncated, 0, len(entry.vector), entry.tokens)
+    body = head + entry.vector.astype("<f4", copy=False).tobytes()
+    return CRC.pack(_crc(key, body)) + body
 
 
 def unpack(values: Mapping[bytes, bytes], dimension: int) -> dict[bytes, Entry]:
     """Read the values that are sound: of this version, key and dimension, whole and finite."""
-    heads: dict[bytes, tuple[int, bool]] = {}
-    vectors = []
-    for key, value in values.items():
-        if len(value) != HEADER.size + 4 * dimension:
-            continue
-        version, truncated, _, width, tokens, crc = HEADER.unpack_from(value)
-        vector = memoryview(value)[HEADER.size :]
-        if (version, width) != (VERSION, dimension) or truncated > 1:
-            continue
-        if crc == _crc(key, value[: CHECKED.size], vector):
-            heads[key] = tokens, bool(truncated)
-            vectors.append(vector)
-    rows = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), dimension)
-    rows = rows.astype(np.float32, copy=False)
-    finite = np.isfinite(rows).all(axis=1).tolist()
+    whole = HEAD + 4 * dimension
+    right = {key: value for key, value in values.items() if len(value) == whole}
+    rows = np.frombuffer(b"".join(right.values()), _row(dimension))
+    crc = np.array([_crc(k, memoryview(v)[CRC.size :]) for k, v in right.items()], np.uint32)
+    sound = (rows["crc"] == crc) & (rows["version"] == VERSION) & (rows["dimension"] == dimension)
+    sound &= np.isfinite(rows["vector"]).all(axis=1)
     return {
-        key: Entry(row, tokens, truncated)
-        for (key, (tokens, truncated)), row, sound in zip(heads.items(), rows, finite, strict=True)
-        if sound
+        key: Entry(vector, tokens, truncated)
+        for key, vector, tokens, truncated, ok in zip(
+            right,
+            rows["vector"].astype(np.float32, copy=False),
+            rows["tokens"].tolist(),
+            (rows["truncated"] != 0).tolist(),
+            sound.tolist(),
+            strict=True,
+        )
+        if ok
     }
 
 
-def _crc(key: bytes, head: bytes, vector: bytes | memoryview) -> int:
-    return zlib.crc32(vector, zlib.crc32(head, zlib.crc32(key)))
+def _row(dimension: int) -> np.dtype[np.void]:
+    """Return a value as numpy reads it."""
+    head = [("crc", "<u4"), ("version", "u1"), ("truncated", "u1"), ("zero", "<u2")]
+    return np.dtype([*head, ("dimension", "<u4"), ("tokens", "<u4"), ("vector", "<f4", dimension)])
+
+
+def _crc(key: bytes, body: bytes | memoryview) -> int:
+    return zlib.crc32(body, zlib.crc32(key))
