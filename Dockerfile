@@ -19,6 +19,7 @@ RUN python -c "import torch" 2>/dev/null \
 
 RUN useradd --create-home --uid 10001 service && mkdir -p /models && chown service /models
 COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
+COPY cache/ cache/
 COPY config/ config/
 COPY embedders/ embedders/
 COPY routes/ routes/

@@ -6,6 +6,7 @@ from typing import cast
 from flask import current_app
 
 from accounts import Accounts
+from cache import Cache
 from config import Config
 from embedders.providers import Providers
 from engine import Engine
@@ -27,6 +28,7 @@ class Services:
     config: Config
     accounts: Accounts
     engine: Engine
+    cache: Cache | None
     library: Library
     reembedder: Reembedder
     settings: Settings

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 import metrics
-from embedders.base import Input, Item, Truncate, Vectors
+from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
+from recall import Answer, Ask, Direct, Encoder
 from registry import Loaded, Model, Registry
 
 
@@ -40,15 +41,19 @@ class Embedded:
     loaded: Loaded
     tokens: int
     truncated: int
+    hits: int  # inputs whose vector need not be made
     took_ms: float
 
 
 class Engine:
-    """Embeds on any of the registry's models."""
+    """Embeds on any of the registry's models, through a cache if `encoder` has one."""
 
-    def __init__(self, registry: Registry, truncate: Truncate = "right") -> None:
+    def __init__(
+        self, registry: Registry, truncate: Truncate = "right", encoder: Encoder | None = None
+    ) -> None:
         self.registry = registry
         self.truncate: Truncate = truncate
+        self._encoder = encoder or Direct()
 
     def embed(self, request: EmbedRequest) -> Embedded:
         """Embed the inputs of one request.
@@ -61,24 +66,27 @@ class Engine:
         loaded = model.loaded  # one reference for the whole request: a swap never mixes models
         _check_dimensions(request.dimensions, loaded.facts.dimension)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
-        items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self.truncate)
-        encoded = loaded.encode(items, request.deadline, request.gone)
-        _check_dimensions(request.dimensions, encoded.vectors.shape[1])
-        metrics.TRUNCATED.labels(model.spec.id).inc(count_truncated(items))
+        truncate = request.truncate or self.truncate
+        ask = Ask(loaded, request.inputs, prompt, truncate, request.deadline, request.gone)
+        answer = self._encoder.encode(ask)
+        _check_dimensions(request.dimensions, answer.vectors.shape[1])
+        _count(model, answer)
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(
-            vectors=finish(encoded.vectors, request.dimensions, normalize),
+            vectors=finish(answer.vectors, request.dimensions, normalize),
             model=model,
             loaded=loaded,
-            tokens=sum(encoded.tokens),
-            truncated=count_truncated(items),
+            tokens=answer.tokens,
+            truncated=answer.truncated,
+            hits=answer.hits,
             took_ms=(time.monotonic() - started) * 1000,
         )
 
 
-def count_truncated(items: Sequence[Item]) -> int:
-    """Return how many inputs were cut to fit the model."""
-    return sum(item.truncated for item in items)
+def _count(model: Model, answer: Answer) -> None:
+    metrics.TRUNCATED.labels(model.spec.id).inc(answer.truncated)
+    metrics.CACHE.labels("hit").inc(answer.hits)
+    metrics.CACHE.labels("miss").inc(len(answer.vectors) - answer.hits)
 
 
 def _check_dimensions(dimensions: int | None, most: int) -> None:

@@ -22,6 +22,7 @@ import metrics
 import routes.errors
 from accounts import Accounts
 from auth import allow_collection, identify
+from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
 from embedders.providers import Providers
@@ -29,6 +30,7 @@ from engine import Engine
 from follow import Follower, models_of
 from library import Library
 from logs import line
+from recall import Recall
 from reembed import Reembedder
 from registry import Build, Registry
 from routes import ROUTES
@@ -55,13 +57,15 @@ def create_app(
     providers = Providers(config)
     build = build or functools.partial(embedders.build, providers=providers)
     registry = Registry(*models_of(settings.state), settings.current, build)
-    engine = Engine(registry, settings.current.truncate)
+    cache = open_cache(config)
+    engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
     store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),
         engine=engine,
+        cache=cache,
         settings=settings,
         providers=providers,
         library=Library(engine, store),

@@ -72,6 +72,7 @@ def facts_headers(result: Embedded) -> dict[str, str]:
     return {
         "X-Truncated-Inputs": str(result.truncated),
         "X-Embedding-Fingerprint": result.loaded.facts.fingerprint,
+        "X-Cache": f"hits={result.hits}, misses={len(result.vectors) - result.hits}",
     }
 
 

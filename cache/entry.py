@@ -1,0 +1,90 @@
+"""How a vector is named and written in a cache, and how what comes back is proved.
+
+Owns the two formats: the key and the value. A key is a digest of everything that decides a vector:
+the model's fingerprint, its length limit, the prompt, what is done to inputs over the limit, and
+the text or the token ids themselves. A value is a header and the vector's little-endian float32 as
+the model made it, before it is shortened or normalised. The header's CRC covers the key too, so a
+value under another's key is as bad as a damaged one. Never a pickle: reading runs no code.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+
+from embedders.base import Facts, Input, Prompt, Truncate, Vectors
+
+PREFIX = b"emb:v1:"
+VERSION = 1
+CRC = struct.Struct("<I")  # of the key and of all that follows
+HEADER = struct.Struct("<BBHII")  # version, whether it was cut, zero, dimension, tokens
+HEAD = CRC.size + HEADER.size
+
+
+class Entry(NamedTuple):
+    """A vector (d,) float32 as the model made it, what it cost, and whether its input was cut."""
+
+    vector: Vectors
+    tokens: int
+    truncated: bool
+
+
+def keys_of(
+    facts: Facts, prompt: Prompt, truncate: Truncate, inputs: Sequence[Input]
+) -> list[bytes]:
+    """Return the key of each input."""
+    context = (facts.fingerprint, facts.max_tokens, prompt.name, prompt.text, truncate)
+    common = blake2b(digest_size=20)
+    common.update(blake2b(json.dumps(context).encode()).digest())
+    keys = []
+    for given in inputs:
+        digest = common.copy()
+        if isinstance(given, str):
+            digest.update(b"t" + given.encode("utf-8", "surrogatepass"))
+        else:
+            digest.update(b"i" + ",".join(map(str, given)).encode())
+        keys.append(PREFIX + digest.hexdigest().encode())
+    return keys
+
+
+def pack(key: bytes, entry: Entry) -> bytes:
+    """Write a vector for its key."""
+    head = HEADER.pack(VERSION, entry.truncated, 0, len(entry.vector), entry.tokens)
+    body = head + entry.vector.astype("<f4", copy=False).tobytes()
+    return CRC.pack(_crc(key, body)) + body
+
+
+def unpack(values: Mapping[bytes, bytes], dimension: int) -> dict[bytes, Entry]:
+    """Read the values that are sound: of this version, key and dimension, whole and finite."""
+    whole = HEAD + 4 * dimension
+    right = {key: value for key, value in values.items() if len(value) == whole}
+    rows = np.frombuffer(b"".join(right.values()), _row(dimension))
+    crc = np.array([_crc(k, memoryview(v)[CRC.size :]) for k, v in right.items()], np.uint32)
+    sound = (rows["crc"] == crc) & (rows["version"] == VERSION) & (rows["dimension"] == dimension)
+    sound &= np.isfinite(rows["vector"]).all(axis=1)
+    return {
+        key: Entry(vector, tokens, truncated)
+        for key, vector, tokens, truncated, ok in zip(
+            right,
+            rows["vector"].astype(np.float32, copy=False),
+            rows["tokens"].tolist(),
+            (rows["truncated"] != 0).tolist(),
+            sound.tolist(),
+            strict=True,
+        )
+        if ok
+    }
+
+
+def _row(dimension: int) -> np.dtype[np.void]:
+    """Return a value as numpy reads it."""
+    head = [("crc", "<u4"), ("version", "u1"), ("truncated", "u1"), ("zero", "<u2")]
+    return np.dtype([*head, ("dimension", "<u4"), ("tokens", "<u4"), ("vector", "<f4", dimension)])
+
+
+def _crc(key: bytes, body: bytes | memoryview) -> int:
+    return zlib.crc32(body, zlib.crc32(key))

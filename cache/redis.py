@@ -1,0 +1,99 @@
+"""A cache in Redis, shared by workers and machines. Whatever Redis does, no request fails of it.
+
+redis-py's own retries (ten, with pauses up to a second: redis/redis-py#4082) make a dead server
+cost seconds a call, so they are off; an answer not begun within a quarter of a second is a miss.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cache.guard import Guard
+
+if TYPE_CHECKING:
+    import redis
+
+TIMEOUT_S = 0.25  # to connect, and for each answer to begin
+# A full server, or a replica that may not be written, is asked to keep something only this often.
+REFUSED_S = 5.0
+
+
+def connect(address: str, timeout_s: float = TIMEOUT_S) -> "redis.Redis":
+    """Return a client that tries once and gives up soon; it connects when it is first used."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return redis.Redis.from_url(
+        address,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,  # saves the round trips by which later protocols introduce themselves
+        driver_info=None,
+    )
+
+
+class RedisCache:
+    """Keeps values in Redis, each for `ttl_s` seconds or until Redis needs the room."""
+
+    def __init__(self, address: str, ttl_s: float) -> None:
+        import redis
+
+        self._client = connect(address)
+        self._ttl_ms = max(1, int(ttl_s * 1000))
+        self._refusals = redis.exceptions.ResponseError
+        self._guard = Guard("redis", self._client.ping, (redis.exceptions.TimeoutError,))
+        self._write_after = 0.0
+        self._refused = 0
+
+    @property
+    def problem(self) -> str | None:
+        """See `Cache`."""
+        return self._guard.problem
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `Cache`. One MGET."""
+        nothing: list[bytes | None] = [None] * len(keys)
+        return self._guard.run(lambda: self._read(keys), nothing) if keys else nothing
+
+    def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        found = self._client.mget(keys)
+        if len(found) != len(keys):
+            raise ValueError("not as many values as keys: this is no Redis")
+        return [value if isinstance(value, bytes) else None for value in found]
+
+    def put(self, values: Mapping[bytes, bytes]) -> None:
+        """See `Cache`. One round trip."""
+        if values and time.monotonic() >= self._write_after:
+            self._guard.run(lambda: self._set(values), None)
+
+    def _set(self, values: Mapping[bytes, bytes]) -> None:
+        with self._client.pipeline(transaction=False) as pipe:
+            for key, value in values.items():
+                pipe.set(key, value, px=self._ttl_ms)
+            answers = pipe.execute(raise_on_error=False)
+        refused = sum(isinstance(answer, self._refusals) for answer in answers)
+        if refused:  # full, or a replica: it can still be read
+            self._refused += refused
+            self._write_after = time.monotonic() + REFUSED_S
+
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """See `Cache`."""
+        if keys:
+            self._guard.run(lambda: self._unlink(keys), None)
+
+    def _unlink(self, keys: Sequence[bytes]) -> None:
+        try:
+            self._client.unlink(*keys)
+        except self._refusals:
+            self._refused += 1
+
+    def status(self) -> dict[str, object]:
+        """See `Cache`."""
+        return {"kind": "redis", "problem": self.problem, "refused_writes": self._refused}
+
+    def close(self) -> None:
+        """See `Cache`."""
+        self._guard.close()
+        self._client.close()
