@@ -25,6 +25,7 @@ COPY embedders/ embedders/
 COPY routes/ routes/
 COPY schemas/ schemas/
 COPY bulk/ bulk/
+COPY migrations/ migrations/
 COPY store/ store/
 
 USER service

@@ -6,55 +6,22 @@ waits, encodes it inline, hands each request its rows, and promotes the oldest w
 An idle service adds no wait; a busy one grows its batches by itself. Knows no model and no HTTP.
 """
 
-import bisect
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+import metrics
 from embedders.base import Embedder, Encoded, Item, Vectors
-from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
+from errors import DeadlineExceeded, QueueFull, ServiceError, Unavailable
+from passes import Passes, Pulse
+from picking import SMALL_ONES_S, Job, take_alike, take_any
 
-log = logging.getLogger("batcher")
-
-# A pass has a fixed cost worth about this many tokens: an input shorter than the batch's longest
-# by more than it is cheaper in a pass of its own than padded.
-PADDING_SLACK = 32
-# A request of at most this many inputs is interactive: it goes before slices of larger ones.
-INTERACTIVE_ITEMS = 16
 # At the latest every so many passes the oldest large request gets one, whatever else waits.
 BULK_EVERY = 4
-
-
-@dataclass(eq=False)
-class _Job:
-    """One request's inputs on their way through the model."""
-
-    items: Sequence[Item]
-    deadline: float | None
-    gone: Callable[[], bool] | None
-    order: list[int]  # indices still to be taken, shortest first: the longest is popped
-    missing: int  # rows not yet there
-    tokens: int
-    vectors: Vectors | None = None
-    error: Exception | None = None
-    leads: bool = False
-    awake: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def done(self) -> bool:
-        return self.error is not None or self.missing == 0
-
-    def pick(self, width: int) -> int | None:
-        """Take the longest input that suits a pass `width` tokens wide, if there is one."""
-        end = bisect.bisect_right(self.order, width, key=lambda i: self.items[i].tokens)
-        if end == 0 or self.items[self.order[end - 1]].tokens < width - PADDING_SLACK:
-            return None
-        return self.order.pop(end - 1)
 
 
 @dataclass
@@ -77,17 +44,22 @@ class Batcher:
         max_tokens: int,
         max_items: int = 512,
         max_queue_tokens: int = 2_000_000,
+        hung_after_s: float = 300,
+        numbers: metrics.Lane | None = None,
     ) -> None:
         self._embedder = embedder
         self._max_tokens = max_tokens
         self._max_items = max_items
         self._max_queue_tokens = max_queue_tokens
         self._lock = threading.Lock()
-        self._jobs: list[_Job] = []  # oldest first; only those with inputs left to take
+        self._jobs: list[Job] = []  # oldest first; only those with inputs left to take
         self._led = False  # whether a thread is encoding or about to
         self._waiting_tokens = 0
         self._tokens_per_s = 0.0
         self._passes = itertools.count(1)
+        self._small_came = 0.0  # when, in time.monotonic()
+        self._numbers = numbers or metrics.Lane()
+        self._model = Passes(embedder, hung_after_s, self._numbers)
 
     def encode(
         self,
@@ -104,7 +76,7 @@ class Batcher:
             return Encoded(np.empty((0, self._embedder.facts.dimension), np.float32), [])
         order = sorted(range(len(items)), key=lambda i: items[i].tokens)
         tokens = sum(item.tokens for item in items)
-        job = _Job(items, deadline, gone, order, len(items), tokens)
+        job = Job(items, deadline, gone, order, len(items), tokens)
         self._enter(job)
         while not job.done:
             if job.leads:
@@ -130,10 +102,16 @@ class Batcher:
             texts = sum(len(job.order) for job in self._jobs)
             return Load(len(self._jobs), texts, self._waiting_tokens, self._tokens_per_s)
 
+    def pulse(self) -> Pulse:
+        """Return whether passes succeed, and how long the one under way has taken."""
+        return self._model.pulse()
+
     # -- entering and leaving -------------------------------------------------------------------
 
-    def _enter(self, job: _Job) -> None:
+    def _enter(self, job: Job) -> None:
         with self._lock:
+            if self._model.broken:
+                raise Unavailable(self._model.broken, retry_after_s=5)
             waiting = self._waiting_tokens
             if waiting and waiting + job.tokens > self._max_queue_tokens:
                 raise QueueFull(
@@ -142,11 +120,14 @@ class Batcher:
                     retry_after_s=min(max(waiting / (self._tokens_per_s or waiting), 1.0), 30.0),
                 )
             self._waiting_tokens += job.tokens
+            self._numbers.waiting(len(job.order), job.tokens)
             self._jobs.append(job)
+            if job.small:
+                self._small_came = time.monotonic()
             if not self._led:
                 self._led = job.leads = True
 
-    def _leave(self, job: _Job) -> None:
+    def _leave(self, job: Job) -> None:
         """Give up a job whose deadline has passed; rows under way are dropped when they come."""
         with self._lock:
             if not job.done:
@@ -155,10 +136,14 @@ class Batcher:
                 job.leads = False
                 self._promote()
 
-    def _fail(self, job: _Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: Exception) -> None:
         """Take a job out of the queue with an error. Called with the lock held."""
         job.error = error
-        self._waiting_tokens -= sum(job.items[i].tokens for i in job.order)
+        tokens = sum(job.items[i].tokens for i in job.order)
+        self._waiting_tokens -= tokens
+        self._numbers.waiting(-len(job.order), -tokens)
+        if isinstance(error, DeadlineExceeded | ClientGone):
+            metrics.DROPPED.labels(error.code).inc()
         job.order = []
         if job in self._jobs:
             self._jobs.remove(job)
@@ -173,10 +158,10 @@ class Batcher:
 
     # -- leading ---------------------------------------------------------------------------------
 
-    def _lead(self, job: _Job) -> None:
+    def _lead(self, job: Job) -> None:
         """Encode one batch, deliver its rows, and pass the lead on, whatever happens."""
-        finished: list[_Job] = []
-        batch: list[tuple[_Job, int]] = []
+        finished: list[Job] = []
+        batch: list[tuple[Job, int]] = []
         try:
             with self._lock:
                 batch = self._take()
@@ -194,34 +179,30 @@ class Batcher:
             for each in finished:
                 each.awake.set()
 
-    def _take(self) -> list[tuple[_Job, int]]:
-        """Choose the next batch: inputs of like length, oldest request first, within the budget.
-
-        The first input is the longest one of the request whose turn it is; then every request
-        gives its longest inputs that are not much shorter, oldest request first, one at a time so
-        that no request crowds out another. Called with the lock held.
-        """
+    def _take(self) -> list[tuple[Job, int]]:
+        """Choose the next batch, within the budget. Called with the lock held."""
         self._drop_hopeless()
         if not self._jobs:
             return []
         first = self._turn()
-        width = first.items[first.order[-1]].tokens
-        room = min(self._max_items, max(1, self._max_tokens // max(width, 1)))
-        batch: list[tuple[_Job, int]] = [(first, first.order.pop())]
         givers = [first, *(job for job in self._jobs if job is not first)]
-        while givers and len(batch) < room:
-            picks = [(job, job.pick(width)) for job in givers[: room - len(batch)]]
-            batch += [(job, i) for job, i in picks if i is not None]
-            givers = [job for job, i in picks if i is not None]
+        room = int(self._max_tokens * self._model.budget)
+        if self._embedder.pads:
+            batch = take_alike(givers, room, self._max_items)
+        else:
+            expected = time.monotonic() - self._small_came < SMALL_ONES_S
+            batch = take_any(givers, room, self._max_items, small_expected=expected)
         self._jobs = [job for job in self._jobs if job.order]
-        self._waiting_tokens -= sum(job.items[i].tokens for job, i in batch)
+        tokens = sum(job.items[i].tokens for job, i in batch)
+        self._waiting_tokens -= tokens
+        self._numbers.waiting(-len(batch), -tokens)
         return batch
 
-    def _turn(self) -> _Job:
+    def _turn(self) -> Job:
         """Return the request whose turn it is: small ones first, every so often the oldest."""
         if next(self._passes) % BULK_EVERY:
             for job in self._jobs:
-                if len(job.items) <= INTERACTIVE_ITEMS:
+                if job.small:
                     return job
         return self._jobs[0]
 
@@ -234,13 +215,11 @@ class Batcher:
             elif job.gone is not None and job.gone():
                 self._fail(job, ClientGone("the client closed the connection"))
 
-    def _run(self, batch: list[tuple[_Job, int]]) -> list[_Job]:
+    def _run(self, batch: list[tuple[Job, int]]) -> list[Job]:
         """Encode a batch and deliver; return the jobs that are finished by it."""
-        started = time.monotonic()
-        rows = self._rows([job.items[i] for job, i in batch])
-        took = time.monotonic() - started
+        rows, took = self._model.rows([job.items[i] for job, i in batch])
         tokens = sum(job.items[i].tokens for job, i in batch)
-        finished: list[_Job] = []
+        finished: list[Job] = []
         with self._lock:
             rate = tokens / max(took, 1e-6)
             self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1)
@@ -255,23 +234,11 @@ class Batcher:
                     finished.append(job)
         return finished
 
-    def _deliver(self, job: _Job, index: int, row: Vectors) -> None:
+    def _deliver(self, job: Job, index: int, row: Vectors) -> None:
         if job.vectors is None:
             job.vectors = np.empty((len(job.items), row.shape[-1]), np.float32)
         job.vectors[index] = row
         job.missing -= 1
-
-    def _rows(self, items: list[Item]) -> list[Vectors | Exception]:
-        """Encode, halving on failure until the input at fault stands alone: others get rows."""
-        failure: Exception
-        try:
-            return list(self._embedder.encode(items).vectors)
-        except Exception as exc:
-            failure = exc.with_traceback(None)  # a traceback would hold the failed pass's memory
-        if len(items) == 1:
-            return [_blamed(failure)]
-        half = len(items) // 2
-        return self._rows(items[:half]) + self._rows(items[half:])
 
 
 class ClientGone(ServiceError):
@@ -283,14 +250,6 @@ class ClientGone(ServiceError):
 
 def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _blamed(failure: Exception) -> ServiceError:
-    """Return the error for an input that fails even alone. The log gets no text of it."""
-    if isinstance(failure, ServiceError):
-        return failure
-    log.error("an input fails even alone: %s", type(failure).__name__)
-    return Invalid("the model cannot encode this input", param="input")
 
 
 def _indexed(error: Exception, index: int, count: int) -> Exception:

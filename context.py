@@ -5,8 +5,10 @@ from typing import cast
 
 from flask import current_app
 
+from accounts import Accounts
 from cache import Cache
 from config import Config
+from embedders.providers import Providers
 from engine import Engine
 from library import Library
 from reembed import Reembedder
@@ -24,11 +26,13 @@ class Services:
     """
 
     config: Config
+    accounts: Accounts
     engine: Engine
     cache: Cache | None
     library: Library
     reembedder: Reembedder
     settings: Settings
+    providers: Providers
     version: str
 
 

@@ -1,7 +1,8 @@
 """The way to the SQL database: SQLite, MySQL or MariaDB, PostgreSQL.
 
 Owns the pool, the time limits and the words for what went wrong. No wait lasts longer than a few
-seconds, even on a server that hangs. Knows no tables; never shows the URL, which holds a password.
+seconds, even on a server that hangs. Knows no tables (`migrations/` makes them) and never shows the
+URL, which holds a password.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+import migrations
 from config import ConfigError
 from errors import Busy, Unavailable
 
@@ -80,12 +82,12 @@ class Database:
         """Run `work` in a transaction and commit it. Lets IntegrityError through."""
         return self._run(work, write=True)
 
-    def create(self, tables: sa.MetaData) -> None:
-        """Make the tables that are missing; any number of processes may do so at once."""
+    def migrate(self) -> None:
+        """Bring the tables to the newest step; any number of processes may do so at once."""
 
         def work(connection: sa.Connection) -> None:
             with self._alone(connection):
-                tables.create_all(connection)
+                migrations.run(connection)
 
         self.write(work)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import metrics
 from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
 from recall import Ask, Direct, Encoder
@@ -63,11 +64,13 @@ class Engine:
         started = time.monotonic()
         model = self.registry.get(request.model)
         loaded = model.loaded  # one reference for the whole request: a swap never mixes models
-        _check_dimensions(request.dimensions, loaded)
+        _check_dimensions(request.dimensions, loaded.facts.dimension)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
         truncate = request.truncate or self.truncate
-        ask = Ask(loaded, request.inputs, prompt, truncate, request.deadline)
+        ask = Ask(loaded, request.inputs, prompt, truncate, request.deadline, request.gone)
         answer = self._encoder.encode(ask)
+        _check_dimensions(request.dimensions, answer.vectors.shape[1])
+        metrics.TRUNCATED.labels(model.spec.id).inc(answer.truncated)
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(
             vectors=finish(answer.vectors, request.dimensions, normalize),
@@ -80,10 +83,10 @@ class Engine:
         )
 
 
-def _check_dimensions(dimensions: int | None, loaded: Loaded) -> None:
-    if dimensions is not None and dimensions > loaded.facts.dimension:
+def _check_dimensions(dimensions: int | None, most: int) -> None:
+    if dimensions is not None and most and dimensions > most:  # 0: not known yet
         raise BadRequest(
-            f"dimensions {dimensions} is more than the {loaded.facts.dimension} of this model",
+            f"dimensions {dimensions} is more than the {most} of this model",
             param="dimensions",
         )
 

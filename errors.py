@@ -20,6 +20,8 @@ these into a reply, in the shape the route's dialect asks for. The tree:
     │   ├── QueueFull                    more work waits than the service will hold
     │   └── RateLimited
     ├── ProviderError 502                a remote provider failed; says whether retrying can help
+    │   ├── ProviderBusy 503             takes no requests now: its limit, or it is given up
+    │   └── ProviderTimeout 504
     ├── Unavailable 503
     │   ├── ModelUnavailable             the model could not be loaded; carries the reason
     │   ├── ModelLoading                 not ready yet
@@ -156,6 +158,20 @@ class ProviderError(ServiceError):
     ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.permanent = permanent
+
+
+class ProviderBusy(ProviderError):
+    """A remote provider takes no requests now: over its limit, or given up for a while."""
+
+    status = 503
+    code = "provider_busy"
+
+
+class ProviderTimeout(ProviderError):
+    """A remote provider did not answer in time."""
+
+    status = 504
+    code = "provider_timeout"
 
 
 class Unavailable(ServiceError):

@@ -3,6 +3,7 @@
 size cap -> request id and clock -> route table -> parse -> handler -> JSON -> headers -> log line.
 """
 
+import functools
 import logging
 import re
 import time
@@ -14,12 +15,17 @@ from typing import Any
 import orjson
 from flask import Flask, Response, g, request
 from pydantic import SecretStr
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 import embedders
+import metrics
 import routes.errors
+from accounts import Accounts
+from auth import allow_collection, identify
 from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
+from embedders.providers import Providers
 from engine import Engine
 from follow import Follower, models_of
 from library import Library
@@ -32,13 +38,15 @@ from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route
 from settings import open_settings
 from store import open_store
+from throttle import Throttle, add_headers, throttle
 
 access_log = logging.getLogger("access")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create_app(
-    config: Config | None = None, *, build: Build = embedders.build, wait: bool = False
+    config: Config | None = None, *, build: Build | None = None, wait: bool = False
 ) -> Flask:
     """Build the service. `wait` loads the models before returning, as tests and scripts need."""
     config = config or load_config()
@@ -46,6 +54,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.url_map.strict_slashes = False
     settings = open_settings(config)
+    providers = Providers(config)
+    build = build or functools.partial(embedders.build, providers=providers)
     registry = Registry(*models_of(settings.state), settings.current, build)
     cache = open_cache(config)
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
@@ -53,21 +63,29 @@ def create_app(
     store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
     app.extensions[KEY] = Services(
         config=config,
+        accounts=Accounts(config),
         engine=engine,
         cache=cache,
         settings=settings,
+        providers=providers,
         library=Library(engine, store),
         reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
         version=version(),
     )
+    Throttle(app, config)
+    if config.trusted_proxy_hops:
+        hops = config.trusted_proxy_hops
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     app.before_request(_begin)
     for row in ROUTES:
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
+    app.teardown_request(_end)
     (registry.load_now if wait else registry.start)()
     app.extensions[KEY].reembedder.resume()
     settings.follow()
+    app.extensions[KEY].accounts.start()
     return app
 
 
@@ -85,21 +103,28 @@ def secret(value: SecretStr | None) -> str | None:
 
 def _begin() -> None:
     g.started = time.monotonic()
+    metrics.IN_FLIGHT.inc()
     g.deadline = g.started + services().settings.current.request_deadline_s
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def _view(row: Route) -> Callable[..., Response]:
-    """Wrap a handler: parse what it declared, call it, write its answer as JSON."""
+    """Wrap a handler: who, how often, parse what it declared, call it, write its answer."""
 
     def view(**values: Any) -> Response:
+        identify(row.access)
+        throttle().count_request()
+        if row.tag == "collections" and "name" in values:
+            allow_collection(values["name"])
         if row.query is not None:
             values["query"] = parse_query(row.query)
         if row.body is not None:
             values["body"] = parse_body(row.body)
         answer = row.handler(**values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
+        if isinstance(reply.body, bytes):  # written already, in a form of its own
+            return Response(reply.body, reply.status, dict(reply.headers))
         content = orjson.dumps(reply.body, option=orjson.OPT_SERIALIZE_NUMPY)
         response = Response(content, reply.status, content_type="application/json")
         response.headers.extend(reply.headers)
@@ -111,7 +136,9 @@ def _view(row: Route) -> Callable[..., Response]:
 def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
+    add_headers(response)
     _allow_origin(response)
+    _count(response)
     facts = {
         "method": request.method,
         "path": request.path,
@@ -120,8 +147,23 @@ def _finish(response: Response) -> Response:
         "ms": round((time.monotonic() - g.started) * 1000, 1),
         "id": g.request_id,
     }
-    access_log.info(line(facts))
+    access_log.info(line(facts), extra={"facts": facts})
     return response
+
+
+def _count(response: Response) -> None:
+    """Measure a request by its route, never by its path, and tell the client what it took."""
+    took = time.monotonic() - g.started
+    response.headers["Server-Timing"] = f"total;dur={took * 1000:.1f}"
+    route = request.url_rule.rule if request.url_rule else "none"
+    method = request.method if request.method in METHODS else "other"
+    metrics.REQUESTS.labels(route, method, response.status_code).inc()
+    metrics.REQUEST_SECONDS.labels(route).observe(took)
+
+
+def _end(_: BaseException | None) -> None:
+    if "started" in g:
+        metrics.IN_FLIGHT.dec()
 
 
 def _allow_origin(response: Response) -> None:

@@ -140,7 +140,7 @@ class SqlKeeper:
 
     def _ready(self) -> Database:
         if not self._made:
-            self._database.create(TABLES)
+            self._database.migrate()
             self._made = True
         return self._database
 

@@ -4,14 +4,16 @@ Owns the names that models answer to and what a request holds while it encodes. 
 how models are loaded or exchanged: that is `registry.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import metrics
 from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Item
 from errors import ModelLoading, ModelUnavailable
+from replicas import Replicas
 
 State = Literal["loading", "ready", "unavailable"]
 
@@ -20,7 +22,7 @@ LOADED_BY = ("device", "dtype", "backend", "max_seq_length", "normalize")
 
 
 class Lane(Protocol):
-    """Where prepared inputs go to be encoded: a batcher, or the embedder itself."""
+    """Where prepared inputs go to be encoded: a batcher, replicas, or the embedder itself."""
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         """Encode `items`, in order."""
@@ -34,10 +36,31 @@ class Loaded:
     lane: Lane
     load_s: float
 
+    def encode(
+        self,
+        items: Sequence[Item],
+        deadline: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Encoded:
+        """Encode `items`, in order. Where requests wait, one whose caller is `gone` is dropped."""
+        if isinstance(self.lane, Batcher):
+            return self.lane.encode(items, deadline, gone)
+        return self.lane.encode(items, deadline)
+
     @property
     def facts(self) -> Facts:
         """What is known of the model."""
         return self.embedder.facts
+
+    @property
+    def lanes(self) -> Sequence[object]:
+        """Every replica's lane, or the only one."""
+        return self.lane.lanes if isinstance(self.lane, Replicas) else (self.lane,)
+
+    @property
+    def closable(self) -> Embedder | Replicas:
+        """What is to be closed when nothing refers to this any more."""
+        return self.lane if isinstance(self.lane, Replicas) else self.embedder
 
 
 class Model:
@@ -47,18 +70,41 @@ class Model:
         self.spec = spec
         self.settings = settings
         self.normalize = settings.normalize if spec.normalize is None else spec.normalize
-        self.state: State = "loading"
-        self.reason: str | None = None
+        self._failure: str | None = None
         self._loaded: Loaded | None = None
+
+    @property
+    def state(self) -> State:
+        """Whether it can encode now: a missing key counts, and so does one that has come."""
+        if self._loaded is None and self._failure is None:
+            return "loading"
+        return "ready" if self.reason is None else "unavailable"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is unavailable, if it is."""
+        return self._failure if self._loaded is None else self._loaded.embedder.obstacle()
+
+    @property
+    def held(self) -> Loaded | None:
+        """What was loaded, even if it cannot encode just now."""
+        return self._loaded
 
     @property
     def loaded(self) -> Loaded:
         """Return what encodes. Raises ModelLoading or ModelUnavailable."""
-        if self._loaded is not None:
+        state = self.state
+        if self._loaded is not None and state == "ready":
             return self._loaded
-        if self.state == "loading":
+        if state == "loading":
             raise ModelLoading(f"model {self.spec.id!r} is still loading", retry_after_s=2)
         raise ModelUnavailable(f"model {self.spec.id!r} is unavailable: {self.reason}")
+
+    @property
+    def replicas(self) -> list[dict[str, object]] | None:
+        """The state of each replica, if there are several."""
+        lane = self._loaded.lane if self._loaded else None
+        return lane.status() if isinstance(lane, Replicas) else None
 
     @property
     def facts(self) -> Facts | None:
@@ -68,11 +114,13 @@ class Model:
     def put(self, loaded: Loaded) -> None:
         """Serve from `loaded` from now on: one assignment."""
         self._loaded = loaded
-        self.state, self.reason = "ready", None
+        metrics.MODEL_READY.labels(self.spec.id).set(1)
+        metrics.MODEL_LOAD.labels(self.spec.id).set(loaded.load_s)
 
     def fail(self, reason: str) -> None:
         """Record why the model cannot be had."""
-        self.state, self.reason = "unavailable", reason
+        self._failure = reason
+        metrics.MODEL_READY.labels(self.spec.id).set(0)
 
     def loads_as(self, spec: ModelSpec, settings: ModelSettings) -> bool:
         """Tell whether these would load what this model is."""
@@ -81,11 +129,12 @@ class Model:
     def limit(self, spec: ModelSpec, settings: ModelSettings) -> None:
         """Take over the limits of a spec and settings that load the same."""
         self.spec, self.settings = spec, settings
-        if self._loaded is not None and isinstance(self._loaded.lane, Batcher):
-            self._loaded.lane.limit(
-                max_items=spec.max_batch_size or settings.max_batch_size,
-                max_queue_tokens=settings.max_queue_tokens,
-            )
+        for lane in self._loaded.lanes if self._loaded else ():
+            if isinstance(lane, Batcher):
+                lane.limit(
+                    max_items=spec.max_batch_size or settings.max_batch_size,
+                    max_queue_tokens=settings.max_queue_tokens,
+                )
 
 
 def _identity(spec: ModelSpec, settings: ModelSettings) -> list[object]:

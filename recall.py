@@ -10,12 +10,13 @@ import copy
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
+import metrics
 from cache import Cache, Entry, keys_of, pack, unpack
 from embedders.base import Input, Prompt, Truncate, Vectors
 from errors import DeadlineExceeded, Invalid, ServiceError
@@ -35,6 +36,7 @@ class Ask:
     prompt: Prompt
     truncate: Truncate
     deadline: float | None = None  # a time.monotonic() value
+    gone: Callable[[], bool] | None = None  # whether the caller hung up
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Direct:
     def encode(self, ask: Ask) -> Answer:
         """See `Encoder`."""
         items = ask.loaded.embedder.prepare(ask.inputs, ask.prompt, ask.truncate)
-        encoded = ask.loaded.lane.encode(items, ask.deadline)
+        encoded = ask.loaded.encode(items, ask.deadline, ask.gone)
         return Answer(encoded.vectors, sum(encoded.tokens), sum(item.truncated for item in items))
 
 
@@ -93,7 +95,10 @@ class Recall:
         rows = {**rows, **hits}
         if left := {key: place for key, place in places.items() if key not in rows}:
             rows.update(self._encode(ask, left))  # who was to do it failed, or takes too long
-        return _answer([rows[key] for key in keys], sum(key in hits for key in keys))
+        answer = _answer([rows[key] for key in keys], sum(key in hits for key in keys))
+        metrics.CACHE.labels("hit").inc(answer.hits)
+        metrics.CACHE.labels("miss").inc(len(keys) - answer.hits)
+        return answer
 
     def _board(self, places: dict[bytes, int]) -> tuple["_Flight", dict["_Flight", list[bytes]]]:
         """Take the keys that nobody looks after; of the others, tell who does."""
@@ -113,6 +118,7 @@ class Recall:
             there = {key: value for key, value in values if value is not None}
             found = unpack(there, dimension)
             if bad := [key for key in there if key not in found]:
+                metrics.CACHE.labels("damaged").inc(len(bad))
                 self.cache.drop(bad)
         flight.rows, flight.missing = found, len(flight.keys) - len(found)
         flight.looked.set()
@@ -172,7 +178,7 @@ def _entries(ask: Ask, places: list[int]) -> list[Entry]:
     inputs = [ask.inputs[place] for place in places]
     try:
         items = ask.loaded.embedder.prepare(inputs, ask.prompt, ask.truncate)
-        encoded = ask.loaded.lane.encode(items, ask.deadline)
+        encoded = ask.loaded.encode(items, ask.deadline, ask.gone)
     except ServiceError as exc:
         raise _in_place(exc, places, len(ask.inputs)) from exc
     return [

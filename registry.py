@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import metrics
 from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder
 from errors import Conflict, Invalid, ServiceError, UnknownModel
 from lineup import Lane, LineUp, Loaded, Model
+from replicas import Replica, Replicas
 from swap import Leaving, check, free
 
 __all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
@@ -44,7 +46,11 @@ class Registry:
     """Every configured model by every name it answers to."""
 
     def __init__(
-        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings, build: Build
+        self,
+        specs: Sequence[ModelSpec],
+        default: str,
+        settings: ModelSettings,
+        build: Build,
     ) -> None:
         self._build = build
         self._line_up = LineUp.of([Model(spec, settings) for spec in specs], default)
@@ -98,17 +104,13 @@ class Registry:
     def build(self, spec: ModelSpec, settings: ModelSettings) -> Loaded:
         """Build an embedder and the lane its requests take. Raises ModelUnavailable."""
         started = time.monotonic()
-        embedder = self._build(spec, settings)
-        lane: Lane = embedder
-        if embedder.batched:
-            kind = embedder.facts.device.partition(":")[0]
-            lane = Batcher(
-                embedder,
-                max_tokens=settings.max_batch_tokens or BATCH_TOKENS.get(kind, 1024),
-                max_items=spec.max_batch_size or settings.max_batch_size,
-                max_queue_tokens=settings.max_queue_tokens,
-            )
-        return Loaded(embedder, lane, time.monotonic() - started)
+        embedders = [(name, self._build(each, settings)) for name, each in replicas_of(spec)]
+        lanes = [_lane(spec, settings, embedder) for _, embedder in embedders]
+        lane = lanes[0]
+        if len(lanes) > 1:
+            pairs = zip(embedders, lanes, strict=True)
+            lane = Replicas([Replica(name, each, its) for (name, each), its in pairs])
+        return Loaded(embedders[0][1], lane, time.monotonic() - started)
 
     @staticmethod
     def _in_order(line_up: LineUp) -> list[Model]:
@@ -126,7 +128,7 @@ class Registry:
                 return
             for model in models:
                 self._load(model)
-            models = [m for m in models if m.state != "ready" and self._serves(m)]
+            models = [m for m in models if m.held is None and self._serves(m)]
             if not models:
                 return
 
@@ -152,7 +154,7 @@ class Registry:
         if serves:
             _tell(model, loaded)
         else:
-            loaded.embedder.close()
+            loaded.closable.close()
 
     # -- exchanging -----------------------------------------------------------------------------
 
@@ -217,7 +219,7 @@ class Registry:
         try:
             check(loaded.embedder)
         except ServiceError as exc:
-            loaded.embedder.close()
+            loaded.closable.close()
             return exc.message
         model.put(loaded)
         _tell(model, loaded)
@@ -229,14 +231,14 @@ class Registry:
             self._line_up = candidate.line_up
         for spec in candidate.specs:
             candidate.line_up.models[spec.id].limit(spec, candidate.settings)
-        if missing := [model for model in fresh if model.state != "ready"]:
+        if missing := [model for model in fresh if model.held is None]:
             self._start_loading(missing)
 
 
 def _leaving(models: Sequence[Model]) -> list[Leaving]:
     """Note what to close of models that serve no more; keeps no reference to them."""
-    ready = [model.loaded for model in models if model.state == "ready"]
-    return [Leaving(loaded, loaded.embedder) for loaded in ready]
+    held = [model.held for model in models if model.held is not None]
+    return [Leaving(loaded, loaded.closable) for loaded in held]
 
 
 def _reason(exc: Exception) -> str:
@@ -255,4 +257,27 @@ def _tell(model: Model, loaded: Loaded) -> None:
         facts.max_tokens,
         facts.device,
         facts.dtype,
+    )
+
+
+def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
+    """Return the places where a model runs: one for each device and each address listed."""
+    devices = [(f"{d}#{i}", {"device": d}) for i, d in enumerate(spec.devices)]
+    addresses = [(url, {"base_url": url}) for url in spec.base_urls]
+    places = [*devices, *addresses]
+    return [(name, spec.model_copy(update=u)) for name, u in places] or [("", spec)]
+
+
+def _lane(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lane:
+    if not embedder.batched:
+        return embedder
+    kind = embedder.facts.device.partition(":")[0]
+    suits = embedder.pass_tokens or BATCH_TOKENS.get(kind, 1024)
+    return Batcher(
+        embedder,
+        max_tokens=settings.max_batch_tokens or suits,
+        max_items=spec.max_batch_size or settings.max_batch_size,
+        max_queue_tokens=settings.max_queue_tokens,
+        hung_after_s=settings.encode_timeout_s,
+        numbers=metrics.Lane(spec.id),
     )

@@ -58,6 +58,12 @@ _ROWS = (
     Key("request_deadline", "request_deadline_s", "float"),
     Key("cors_origins", "cors_origins", "list"),
     Key("log_level", "log_level", "str"),
+    *(
+        Key(name, name, "int")
+        for what in ("requests", "texts")
+        for role in ("admin", "user", "reader", "anonymous")
+        for name in (f"{what}_per_minute_{role}",)
+    ),
     Key("host", "host", "str", restart=True),
     Key("port", "port", "int", restart=True),
     Key("model_cache_dir", "model_cache_dir", "str", restart=True),

@@ -16,6 +16,7 @@ import numpy as np
 
 from embedders.base import Embedder, Prompt
 from errors import ModelUnavailable
+from replicas import Replicas
 
 log = logging.getLogger("swap")
 
@@ -57,10 +58,18 @@ class Leaving:
     it, so nothing in use can be closed, and no request pays for being counted.
     """
 
-    def __init__(self, holder: object, embedder: Embedder) -> None:
-        self.embedder = embedder
-        self.gone = threading.Event()
-        weakref.finalize(holder, self.gone.set).atexit = False
+    def __init__(self, holder: object, embedder: Embedder | Replicas) -> None:
+        self._embedder: Embedder | Replicas | None = embedder
+        self._gone = threading.Event()
+        weakref.finalize(holder, self._gone.set).atexit = False
+
+    def close(self) -> None:
+        """Wait for the holder to be gone, close its embedder and forget it."""
+        while not self._gone.wait(COLLECT_EVERY_S):
+            gc.collect()  # an exception and its traceback refer to each other, and to the model
+        if self._embedder is not None:
+            self._embedder.close()
+            self._embedder = None
 
 
 def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
@@ -75,19 +84,13 @@ def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
 
     def close_all() -> None:
         for each in leaving:
-            _wait(each.gone)
-            each.embedder.close()
+            each.close()
         give_back_memory()
         done.set()
 
     threading.Thread(target=close_all, name="model-free", daemon=True).start()
     if not done.wait(drain_s):
         log.warning("an old model is still in use after %.0f s; it is freed later", drain_s)
-
-
-def _wait(gone: threading.Event) -> None:
-    while not gone.wait(COLLECT_EVERY_S):
-        gc.collect()  # an exception and its traceback refer to each other, and so to the model
 
 
 def give_back_memory() -> None:

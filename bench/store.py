@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from store import Item  # noqa: E402
 from store.file import FileStore  # noqa: E402
+from store.journal import Fsync  # noqa: E402
 from store.ledger import Options  # noqa: E402
 
 OUT = ROOT / "bench" / "out"
@@ -49,11 +50,20 @@ def best_ms(call: Callable[[], object], repeat: int = 15) -> float:
     return min(took) * 1e3
 
 
-def read_ms(data: np.ndarray) -> float:
-    """Return the time of one read of the data by all cores: the fastest of three ways to read."""
-    cores = os.cpu_count() or 1
-    flat = data.reshape(-1)
-    parts = np.array_split(flat, cores)
+def by_turns(calls: dict[str, Callable[[], object]], repeat: int = 25) -> dict[str, float]:
+    """Return the least time of each call, made by turns, so that what disturbs one disturbs all."""
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeat + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            took[name].append((time.perf_counter() - began) * 1e3)
+    return {name: min(times[1:]) for name, times in took.items()}
+
+
+def reads(data: np.ndarray) -> dict[str, Callable[[], object]]:
+    """Return ways to read all of the data once, with all cores; the fastest is what counts."""
+    parts = np.array_split(data.reshape(-1), os.cpu_count() or 1)
     ones = np.ones(data.shape[1], np.float32)
 
     def parallel(work: Callable[[np.ndarray], object]) -> None:
@@ -63,12 +73,11 @@ def read_ms(data: np.ndarray) -> float:
         for thread in threads:
             thread.join()
 
-    ways: tuple[Callable[[], object], ...] = (
-        lambda: parallel(np.max),
-        lambda: parallel(lambda part: np.dot(part, part)),
-        lambda: data @ ones,
-    )
-    return min(best_ms(way) for way in ways)
+    return {
+        "read by max": lambda: parallel(np.max),
+        "read by dot": lambda: parallel(lambda part: np.dot(part, part)),
+        "read by gemv": lambda: data @ ones,
+    }
 
 
 def sync_ms(folder: Path) -> float:
@@ -130,10 +139,6 @@ def searches(store: FileStore, data: np.ndarray, result: dict[str, Any]) -> None
     """Measure searches beside one read of the matrix."""
     _, entry = store._find("docs")
     shot = store._collection(entry).snapshot()
-    read = read_ms(shot.matrix)
-    gbs = shot.matrix.nbytes / read / 1e6
-    show("one read of the matrix", f"{read:.2f} ms", f"{gbs:.1f} GB/s")
-    result |= {"read_ms": round(read, 3), "read_gb_per_s": round(gbs, 1)}
     rng = np.random.default_rng(1)
     noise = 0.5 * rng.standard_normal((64, data.shape[1]), np.float32)
     queries = data[rng.integers(0, len(data), 64)] + noise
@@ -142,29 +147,34 @@ def searches(store: FileStore, data: np.ndarray, result: dict[str, Any]) -> None
     def one(**asked: Any) -> object:
         return store.search("docs", queries[next(turn) % 64], 10, include=[], **asked)
 
+    read = 0.0
+
     def beside(name: str, key: str, took: float) -> None:
         result[f"{key}_ms"] = round(took, 3)
         show(name, f"{took:.2f} ms", f"{took / read:.2f} of a read")
 
-    plain = best_ms(one, 31)
+    full = lambda: store.search("docs", queries[next(turn) % 64], 10)  # noqa: E731
+    times = by_turns(reads(shot.matrix) | {"search": one, "full": full})
+    read = min(taken for name, taken in times.items() if name.startswith("read"))
+    gbs = shot.matrix.nbytes / read / 1e6
+    show("one read of the matrix", f"{read:.2f} ms", f"{gbs:.1f} GB/s")
+    result |= {"read_ms": round(read, 3), "read_gb_per_s": round(gbs, 1)}
+    plain = times["search"]
     beside("top 10, one query", "search", plain)
     result["search_per_read"] = round(plain / read, 3)
-    beside(
-        "  with text and metadata",
-        "search_full",
-        best_ms(lambda: store.search("docs", queries[next(turn) % 64], 10), 31),
-    )
-    batch = best_ms(lambda: store.search("docs", queries, 10, include=[]), 9)
-    beside("top 10, batch of 64", "batch64", batch)
-    beside("  per query", "batch64_per_query", batch / 64)
+    beside("  with text and metadata", "search_full", times["full"])
 
     def bare() -> None:
         for start in range(0, len(shot.matrix), 8192):
             block = queries @ shot.matrix[start : start + 8192].T
             np.argpartition(block, -10, axis=1)
 
-    gemm = best_ms(bare, 5)
-    beside("  GEMM and argpartition by chunks", "chunked_gemm64", gemm)
+    both = by_turns(
+        {"ours": lambda: store.search("docs", queries, 10, include=[]), "gemm": bare}, 7
+    )
+    beside("top 10, batch of 64", "batch64", both["ours"])
+    beside("  per query", "batch64_per_query", both["ours"] / 64)
+    beside("  bare GEMM and argpartition by chunks", "chunked_gemm64", both["gemm"])
     filtered = best_ms(lambda: one(filter={"n": 7}), 31)
     beside("top 10 of the 5 % that match", "filtered5", filtered)
     result["filtered_per_plain"] = round(filtered / plain, 3)
@@ -180,7 +190,13 @@ def searches(store: FileStore, data: np.ndarray, result: dict[str, Any]) -> None
 def single_rows(folder: Path, dim: int, result: dict[str, Any]) -> None:
     """Measure writers of one row at a time, each answer durable."""
     vector = np.random.default_rng(0).standard_normal(dim).astype(np.float32)
-    for mode, writers in (("always", 1), ("always", 8), ("always", 32), ("never", 8)):
+    runs: tuple[tuple[Fsync, int], ...] = (
+        ("always", 1),
+        ("always", 8),
+        ("always", 32),
+        ("never", 8),
+    )
+    for mode, writers in runs:
         disk = sync_ms(folder)  # each time anew: it drifts
         with FileStore(
             folder / f"single-{mode}-{writers}", options=Options(fsync=cast(Any, mode))

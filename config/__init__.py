@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
+from config.access import AccessSettings
 from config.cache import CacheSettings
 from config.fields import (
     ConfigError,
@@ -24,11 +25,21 @@ from config.fields import (
     unknown_names,
 )
 from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
+from config.operations import OperationsSettings
+from config.providers import ProviderSettings
 from config.serving import ServingSettings
 from config.sql import SqlSettings
 from config.store import StoreSettings
 
-__all__ = ["Config", "ConfigError", "ModelSettings", "ModelSpec", "Truncate", "load_config"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "ModelSettings",
+    "ModelSpec",
+    "ProviderSettings",
+    "Truncate",
+    "load_config",
+]
 
 log = logging.getLogger("config")
 
@@ -38,7 +49,10 @@ class Config(
     ModelSettings,
     StoreSettings,
     SqlSettings,
+    AccessSettings,
     CacheSettings,
+    ProviderSettings,
+    OperationsSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 

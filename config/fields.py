@@ -86,9 +86,11 @@ def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, st
         field = str(error["loc"][0]) if error["loc"] else ""
         info = model.model_fields.get(field)
         name = given.get(field) or (names_of(info)[0] if info and names_of(info) else field)
-        shown = "" if info and is_secret(info) else f"={error['input']!s:.80}"
+        # without a field the input is all settings at once, secrets among them
+        shown = "" if info is None or is_secret(info) else f"={error['input']!s:.80}"
         reason = error["msg"].removeprefix("Value error, ")
-        lines.append(f"{name}{shown}: {reason}" + (f". {info.description}" if info else ""))
+        help = f". {info.description}" if info else ""
+        lines.append(f"{name}{shown}: {reason}{help}" if name else reason)
     return lines
 
 

@@ -19,7 +19,7 @@ from config.serving import CommaList
 
 ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "fake"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Backend = Literal["auto", "torch", "openvino"]
+Backend = Literal["auto", "torch", "packed"]
 Truncate = Literal["right", "left", "error"]
 
 
@@ -55,6 +55,8 @@ class ModelSpec(BaseModel):
     max_batch_size: int | None = Field(None, ge=1)
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
+    api_version: str | None = None  # says that base_url is a deployment at Azure
+    provider: str | None = Field(None, pattern=r"^[a-z0-9-]{1,32}$")  # whose key is sent
     dimensions: int | None = Field(None, ge=1)
 
     @property
@@ -100,7 +102,8 @@ class ModelSettings(BaseModel):
     backend: Backend = setting(
         "auto",
         "EMBEDDING_BACKEND",
-        help="What runs the network: auto, torch or openvino (CPU only).",
+        help="What runs the network: torch, packed (without padding: BERT-like models on a CPU) or "
+        "auto, which is packed where it can be.",
     )
     max_batch_size: int = setting(
         512,
@@ -116,6 +119,13 @@ class ModelSettings(BaseModel):
         "MAX_BATCH_TOKENS",
         ge=16,
         help="Most tokens, padding included, that one pass holds; unset suits the device.",
+    )
+    encode_timeout_s: float = setting(
+        300,
+        "ENCODE_TIMEOUT",
+        gt=0,
+        help="Seconds one pass through a model may take; a worker whose pass hangs longer is "
+        "replaced.",
     )
     max_queue_tokens: int = setting(
         2_000_000,

@@ -52,7 +52,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a loaded model, for `/models`, for limits and for cache keys."""
+    """What is known of a loaded model, for `/models`, for limits and for cache keys.
+
+    A remote model's `dimension` is 0 until its first reply, unless its entry or its name tells.
+    """
 
     dimension: int
     max_tokens: int | None
@@ -77,11 +80,23 @@ ROLES = {
 }
 
 
+class OutOfMemory(Exception):
+    """A pass was too large for the device; a smaller one may fit."""
+
+
+class DeviceBroken(Exception):
+    """The device failed in a way that every later call of this process will meet too."""
+
+
 class Embedder:
     """Turns prepared inputs into vectors. Safe to call from many threads at once."""
 
     # A batched embedder encodes several callers' inputs in one pass; others go out per request.
     batched: ClassVar[bool] = True
+    # Whether inputs of one pass are padded to the longest, so that like lengths belong together.
+    pads: bool = True
+    # Tokens of one pass that suit it best, padding included; None leaves it to the device's kind.
+    pass_tokens: int | None = None
     facts: Facts
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
@@ -95,6 +110,14 @@ class Embedder:
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         """Encode prepared inputs, in order. `deadline` is a `time.monotonic()` value."""
         raise NotImplementedError
+
+    def obstacle(self) -> str | None:
+        """Say why nothing can be encoded just now although all is loaded (a key is missing)."""
+        return None
+
+    def encode_exactly(self, items: Sequence[Item]) -> Encoded:
+        """Encode once more at the highest precision, after rows came out that are not finite."""
+        return self.encode(items)
 
     def close(self) -> None:
         """Give back what the embedder holds (memory, sessions). Called once, when it is idle."""

@@ -78,23 +78,42 @@ def load(spec: ModelSpec, settings: ModelSettings) -> LoadedModel:
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     folder = weights.find(spec.model_name, spec.revision, settings.model_cache_dir, token)
     digest = weights.check(folder, spec.model_name)
-    device = choose_device(spec.device or settings.device)
+    device = choose_device(spec.device or settings.device, room_for(folder))
     with _one_at_a_time:
         modules = _load(folder, device, spec.model_name)
     return LoadedModel(modules, spec, settings, digest, device)
 
 
-def choose_device(wanted: str) -> Any:
+def room_for(folder: Path) -> int:
+    """Return the bytes that a model needs on a GPU: float32 weights, of half precision on disk at
+    worst, and half a gigabyte for its passes.
+    """
+    return 2 * sum(file.stat().st_size for file in folder.rglob("*.safetensors")) + (512 << 20)
+
+
+def _has_room(needed: int) -> bool:
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    if free < needed:
+        log.warning(
+            "the GPU has %d MB free, %d MB are needed: using the CPU", free >> 20, needed >> 20
+        )
+    return bool(free >= needed)
+
+
+def choose_device(wanted: str, needed: int = 0) -> Any:
     """Return the torch device for `cpu`, `cuda`, `cuda:N`, `mps` or `auto`.
 
-    Raises ModelUnavailable for one that this machine does not have.
+    `auto` is a GPU with `needed` bytes free, else the CPU. Raises ModelUnavailable for a device
+    that this machine does not have.
     """
     import torch
 
     cuda = torch.cuda.is_available()
     mps = torch.backends.mps.is_available()
     if wanted == "auto":
-        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+        return torch.device("cuda" if cuda and _has_room(needed) else "mps" if mps else "cpu")
     device = torch.device(wanted)
     count = torch.cuda.device_count() if cuda else 0
     if device.type == "cuda" and (device.index or 0) >= count:

@@ -1,9 +1,11 @@
 """The HTTP routes, one file a subject. Importing this package fills the route table."""
 
 from routes import (
+    accounts,
     collections,
     embed,
     models,
+    openapi,
     ops,
     settings,
     v1,
@@ -12,9 +14,11 @@ from routes.table import ROUTES
 
 __all__ = [
     "ROUTES",
+    "accounts",
     "collections",
     "embed",
     "models",
+    "openapi",
     "ops",
     "settings",
     "v1",

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from flask import g
 
+from auth import allow_collection, visible
 from context import services
 from engine import EmbedRequest
 from errors import NotFound
@@ -29,6 +30,7 @@ from schemas.collections import (
     dump_found,
     dump_record,
 )
+from throttle import throttle
 
 TAG = "collections"
 READ = (400, 404, 422, 503)
@@ -38,6 +40,7 @@ WRITE = (400, 404, 409, 413, 415, 422, 503, 507)
 @route("POST", "/collections", access="write", body=CreateBody, errors=WRITE, tag=TAG)
 def create(body: CreateBody) -> Reply:
     """Make a collection."""
+    allow_collection(body.name)
     info, new = services().library.create(
         body.name, body.dimension, body.metric, body.model, body.if_exists
     )
@@ -48,7 +51,13 @@ def create(body: CreateBody) -> Reply:
 def collections() -> dict[str, Any]:
     """List every collection."""
     rows = services().library.store.collections()
-    return {"collections": [dump_collection(i) for i in rows if not i.name.startswith("reembed.")]}
+    return {
+        "collections": [
+            dump_collection(i)
+            for i in rows
+            if visible(i.name) and not i.name.startswith("reembed.")
+        ]
+    }
 
 
 @route("GET", "/collections/<name>", access="read", errors=READ, tag=TAG)
@@ -67,6 +76,7 @@ def drop(name: str) -> dict[str, Any]:
 @route("POST", "/collections/<name>/aliases", access="write", body=AliasBody, errors=WRITE, tag=TAG)
 def alias(name: str, body: AliasBody) -> Reply:
     """Give a collection another name, at once if the name pointed elsewhere."""
+    allow_collection(body.alias)
     services().library.store.alias(body.alias, name)
     return Reply(dump_collection(services().library.store.info(name)), 201)
 
@@ -94,6 +104,7 @@ def add(name: str, body: AddBody) -> Reply:
        tag=TAG)  # fmt: skip
 def embed_and_store(body: StoreTextsBody) -> Reply:
     """Embed one text or many and store them; the collection is made if it is not there."""
+    allow_collection(body.collection)
     drafts = [_draft(item) for item in body.items]
     _note(len(drafts))
     stored = services().library.store_texts(
@@ -118,6 +129,7 @@ def search(name: str, body: SearchBody) -> Reply:
                "exact": body.exact}  # fmt: skip
     vectors = [body.vector] if body.vector is not None else body.vectors
     texts = [body.text] if body.text is not None else body.texts
+    _note(len(texts or ()))
     query = Query(vectors, texts, body.id, body.k, body.offset, options)
     found, embedded = services().library.search(name, query, _request(body))
     return Reply(dump_found(found, body.many), headers=facts_headers(embedded) if embedded else {})
@@ -207,4 +219,5 @@ def _request(options: Options, model: str | None = None) -> EmbedRequest:
 
 
 def _note(texts: int) -> None:
+    throttle().count_texts(texts)
     g.facts = {"texts": texts}

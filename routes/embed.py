@@ -11,6 +11,7 @@ from errors import BadRequest, TooLarge
 from routes.parse import client_gone
 from routes.table import Reply, route
 from schemas import EmbedBody, EmbedQuery, EmbedReply, Options, SingleQuery
+from throttle import throttle
 
 ERRORS = (400, 413, 415, 422, 429, 503, 504)
 
@@ -47,6 +48,7 @@ def run(
         raise TooLarge(
             f"{len(inputs)} inputs; the limit is {limit} a request: send several", param="input"
         )
+    throttle().count_texts(len(inputs))
     g.facts = {"model": model, "texts": len(inputs)}
     result = services().engine.embed(
         EmbedRequest(

@@ -12,6 +12,7 @@ import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+import metrics
 from errors import ProviderError, ServiceError, TooLarge
 
 log = logging.getLogger("errors")
@@ -37,6 +38,8 @@ def _service_error(exc: ServiceError) -> Response:
     response = _respond(status, exc.code, exc.message, exc.param)
     if exc.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if status in PERMANENT or (isinstance(exc, ProviderError) and exc.permanent):
         response.headers["X-Should-Retry"] = "false"
     return response
@@ -70,6 +73,7 @@ def _openai() -> bool:
 
 
 def _respond(status: int, code: str, message: str, param: str | None) -> Response:
+    metrics.ERRORS.labels(code).inc()
     body = _openai_body if _openai() else _native_body
     content = orjson.dumps(body(status, code, message, param))
     return Response(content, status, content_type="application/json")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from context import services
 from errors import BadRequest, Invalid, TooLarge, UnsupportedMedia
 
+FORM_MOST = 16 * 1024  # bytes: a name and a password
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -47,6 +48,16 @@ def parse_body(model: type[Model]) -> Model:
         return model.model_validate_json(body)
     except ValidationError as exc:
         raise _explained(exc, body) from None
+
+
+def parse_form(model: type[Model]) -> Model:
+    """Validate a form. Raises Invalid, TooLarge."""
+    if (request.content_length or 0) > FORM_MOST:
+        raise TooLarge(f"the form has over {FORM_MOST} bytes")
+    try:
+        return model.model_validate(request.form.to_dict())
+    except ValidationError as exc:
+        raise _explained(exc, b"") from None
 
 
 def parse_query(model: type[Model]) -> Model:
@@ -118,8 +129,9 @@ def client_gone() -> Callable[[], bool] | None:
 
     def gone() -> bool:
         try:
-            readable, _, _ = select.select([sock], [], [], 0)
-            return bool(readable) and sock.recv(1, socket.MSG_PEEK) == b""
+            poll = select.poll()  # select() itself knows no descriptor over 1023
+            poll.register(sock, select.POLLIN)
+            return bool(poll.poll(0)) and sock.recv(1, socket.MSG_PEEK) == b""
         except (OSError, ValueError):
             return True
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-# Who may call: anyone; any caller that may embed; who may read or change collections; admins.
-Access = Literal["public", "embed", "read", "write", "admin"]
+from access import Access
+
 # Whose error bodies the route speaks.
 Dialect = Literal["native", "openai"]
 

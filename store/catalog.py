@@ -10,7 +10,7 @@ from typing import Any
 
 from errors import Conflict, NotFound
 from store.base import Metric
-from store.frames import Frame, encode_record, records
+from store.frames import HEADER, Frame, encode_record, records
 from store.fs import FS, failures, make_folders
 from store.journal import Journal, write_generation
 from store.ledger import Ledger, Options
@@ -46,7 +46,10 @@ class Catalog(Ledger):
         """Write an empty catalogue, unless another process has."""
         make_folders(self.fs, self.folder)
         with self._flock.held(self.options.lock_timeout_s), failures("make the catalogue"):
-            if not (self.folder / "MANIFEST").exists():
+            there = (self.folder / "MANIFEST").exists()
+            # A journal without a manifest is one being made, or one whose manifest was lost.
+            lost = any(j.stat().st_size > len(HEADER) for j in self.folder.glob("journal.*"))
+            if not there and not lost:
                 write_generation(self.fs, self.folder, {"v": 1, "gen": 0}, [])
 
     def load(self, journal: Journal, exclusive: bool) -> bool:

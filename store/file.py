@@ -1,7 +1,7 @@
 """FileStore: collections in files of this machine, for any number of threads and processes.
 
 Checks what it is given, finds the collection, and leaves the work to the parts it is made of:
-`names` (which collections), `collection` (rows, journal, matrix), `search`, `postings`, `keeping`.
+`names` (which collections), `collection` (journal, rows, matrix), `search`, `postings`, `backup`.
 """
 
 import shutil
@@ -182,6 +182,10 @@ class FileStore(FileNames):
         if wrong:
             done.append(f"{wrong} rows of the matrix were written anew")
         return Report(True, self.count(name), tuple(done))
+
+    def repair_catalog(self) -> list[str]:
+        """Save what is undamaged of the catalogue; return what was done."""
+        return repair.salvage(self._catalog, {"v": 1, "boot": ""})
 
     def compact(self, name: str, progress: Progress | None = None) -> Report:
         """Give back the space of what was deleted or replaced."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from errors import Corrupt, Full, NotFound, Unavailable
+from errors import Corrupt, Full, NotFound, ServiceError, Unavailable
 from store.frames import FRAME, HEADER, Frame, encode_frame, encode_record, find_frames, read_frame
 from store.frames import records as records_of
 from store.fs import FS, NO_SPACE, Handle, failures, read
@@ -61,7 +61,7 @@ class Journal:
         try:
             now = os.stat(self._name)
         except FileNotFoundError:
-            raise NotFound("the collection has been dropped") from None
+            raise gone(self.folder) from None
         return (now.st_ino, now.st_dev) != self._identity
 
     def reopen_manifest(self) -> None:
@@ -186,6 +186,13 @@ def _open(fs: FS, path: Path, write: bool = False) -> Handle:
     if os.fstat(handle.fd).st_uid != os.geteuid():
         raise Unavailable(f"{path} belongs to another user")
     return handle
+
+
+def gone(folder: Path) -> ServiceError:
+    """Return the error for a folder without a manifest: dropped, or robbed of it."""
+    if any(folder.glob("journal.*")):
+        return Corrupt(f"{folder / 'MANIFEST'} is missing; run: python -m store repair")
+    return NotFound("the collection has been dropped")
 
 
 def no_step(name: str) -> None:

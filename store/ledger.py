@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import Busy, NotFound, ServiceError
+from errors import Busy, ServiceError
 from store.frames import Frame
 from store.fs import FS, failures
-from store.journal import Fsync, Journal, Step, no_step
+from store.journal import Fsync, Journal, Step, gone, no_step
 from store.locks import FileLock
 
 log = logging.getLogger("store")
@@ -89,7 +89,7 @@ class Ledger:
                 return Journal(self.fs, self.folder)
             except FileNotFoundError:
                 if not (self.folder / "MANIFEST").exists():
-                    raise NotFound("the collection has been dropped") from None
+                    raise gone(self.folder) from None
                 time.sleep(0.001)
         raise Busy(f"{self.folder} is being replaced again and again", retry_after_s=1)
 

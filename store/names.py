@@ -90,6 +90,11 @@ class FileNames(VectorStore):
                 continue
         return found
 
+    def names(self) -> list[str]:
+        """Return the collections' names, whatever state their files are in."""
+        with self._catalog.current():
+            return sorted(self._catalog.entries)
+
     def info(self, name: str) -> CollectionInfo:
         """Return what is known of one collection."""
         return self._info(*self._find(name))

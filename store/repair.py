@@ -52,6 +52,8 @@ def salvage(ledger: Ledger, manifest: dict[str, Any]) -> list[str]:
             journal: Journal | None = Journal(ledger.fs, ledger.folder)
             assert journal is not None
             manifest = journal.manifest
+        except FileNotFoundError:
+            done.append(f"{ledger.folder / 'MANIFEST'} or the journal it names was missing")
         except ServiceError as exc:
             done.append(exc.message)
         generation = manifest["gen"] if not done else _last_generation(ledger.folder)

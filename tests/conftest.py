@@ -51,7 +51,8 @@ def config_of(tmp_path: Path) -> Callable[..., Config]:
         file = write_models(tmp_path / "model_config.json", models)
         nothing = tmp_path / "none"
         given = {"model_config_file": file, "supported_models_file": nothing,
-                 "store_dir": tmp_path / "store", **settings}  # fmt: skip
+                 "store_dir": tmp_path / "store", "data_dir": tmp_path / "data",
+                 "db_url": f"sqlite:///{tmp_path}/service.db", **settings}  # fmt: skip
         return Config.model_validate(given)
 
     return make
@@ -98,30 +99,29 @@ def running(
     command: list[str], port: int, env: dict[str, str], *, ready: str = "/health", cwd: Path = ROOT
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a server until the block ends; wait until `ready` answers 200."""
-    with tempfile.TemporaryDirectory() as scratch:
-        env = {**os.environ, "STORE_DIR": f"{scratch}/store", **env}
+    with tempfile.TemporaryDirectory() as scratch, Path(scratch, "log").open("w+") as log:
+        env = {**os.environ, "STORE_DIR": f"{scratch}/store", "DATA_DIR": f"{scratch}/data",
+               "EMBEDDING_DB_URL": f"sqlite:///{scratch}/service.db", **env}  # fmt: skip
         process = subprocess.Popen(
-            command, cwd=cwd, env=env, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            command, cwd=cwd, env=env, text=True, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
-            _wait_for(f"http://127.0.0.1:{port}{ready}", process)
+            _wait_for(f"http://127.0.0.1:{port}{ready}", process, log.name)
             yield process
         finally:
             process.terminate()
             try:
-                process.communicate(timeout=20)
+                process.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.communicate()
+                process.wait()
 
 
-def _wait_for(url: str, process: subprocess.Popen[str], limit_s: float = 90) -> None:
+def _wait_for(url: str, process: subprocess.Popen[str], log: str, limit_s: float = 90) -> None:
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         if process.poll() is not None:
-            assert process.stdout is not None
-            raise AssertionError(f"the server ended at once:\n{process.stdout.read()}")
+            raise AssertionError(f"the server ended at once:\n{Path(log).read_text()}")
         try:
             with urllib.request.urlopen(url, timeout=5) as reply:
                 if reply.status == 200:

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from batcher import BULK_EVERY, PADDING_SLACK, Batcher
+from batcher import BULK_EVERY, Batcher
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
+from picking import PADDING_SLACK
 
 
 class Recorder(FakeEmbedder):
@@ -306,7 +307,7 @@ def test_nobody_hangs_when_the_leaders_thread_is_ended(recorder: Recorder) -> No
                 raise SystemExit
             return super().encode(items, deadline)
 
-    batcher._embedder = Ending()
+    batcher._model._embedder = Ending()
     works = [lambda i=i: batcher.encode(items(f"t{i}")) for i in range(6)]
     opener = threading.Thread(
         target=lambda: (until(lambda: batcher.load().requests == 6), recorder.open.set())

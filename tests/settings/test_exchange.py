@@ -92,11 +92,12 @@ def test_a_block_that_does_not_take_changes_nothing(registry: Registry, builder:
 
 
 def test_what_stays_the_same_stays_loaded(registry: Registry, builder: Builder) -> None:
-    kept = registry.default.loaded
     swap(registry, A, B, max_batch_size=7)
-    assert registry.default.loaded is kept and kept.lane._max_items == 7
+    assert registry.default.loaded.embedder is builder.built[0]
+    assert registry.default.loaded.lane._max_items == 7
     swap(registry, A, B, dtype="float32")
-    assert registry.default.loaded is not kept
+    assert registry.default.loaded.embedder is not builder.built[0]
+    assert builder.built[0].closed.is_set()
 
 
 def test_a_model_that_does_not_load_leaves_the_old_one(

@@ -25,13 +25,13 @@ from tests.store.faults import ROOT, contents, opened, put, vector
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(memory_path: Path) -> Path:
     """A closed store: five writes of three rows, each acknowledged."""
-    with opened(tmp_path / "store") as store:
+    with opened(memory_path / "store") as store:
         store.create("docs", 8)
         for seed in range(5):
             put(store, [f"{seed}-{i}" for i in range(3)], seed)
-    return tmp_path / "store"
+    return memory_path / "store"
 
 
 def journal_of(folder: Path) -> Path:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from store.file import FileStore
 from tests.store.contract import Contract, machine
+from tests.store.faults import MEMORY
 
 LONG = bool(os.environ.get("STORE_LONG"))
 
@@ -30,7 +31,7 @@ class Reopening(FileStore):
 
 
 def fresh() -> Reopening:
-    return Reopening(Path(tempfile.mkdtemp(prefix="store-machine-")))
+    return Reopening(Path(tempfile.mkdtemp(prefix="store-machine-", dir=MEMORY)))
 
 
 TestRandomOperations = machine(fresh).TestCase

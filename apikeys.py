@@ -1,0 +1,149 @@
+"""API keys: `emb_<id>_<secret>`, found by their id, compared by their secret's hash, shown once.
+
+Belong to users, whose names are all that is known of them here.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import secrets
+import string
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from errors import NotFound, Unavailable
+from memo import Memo
+from users import Role, Users, check_role
+
+USED_EVERY_S = 60.0  # how often a key's last use is written
+
+TABLES = sa.MetaData()
+KEYS = sa.Table(
+    "api_keys",
+    TABLES,
+    sa.Column("id", sa.String(190), primary_key=True),
+    sa.Column("owner", sa.String(190)),
+    sa.Column("label", sa.String(190)),
+    sa.Column("hash", sa.String(64)),
+    sa.Column("role", sa.String(20)),
+    sa.Column("collections", sa.Text),
+    sa.Column("created", sa.Float(53)),
+    sa.Column("expires", sa.Float(53)),
+    sa.Column("revoked", sa.Float(53)),
+    sa.Column("last_used", sa.Float(53)),
+)
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key: the role it may use at most, and the collections it is for (None: all)."""
+
+    id: str
+    owner: str
+    label: str
+    hash: str
+    role: Role | None
+    collections: tuple[str, ...] | None
+    created: float
+    expires: float | None
+    revoked: float | None
+    last_used: float | None
+
+    def alive(self, now: float) -> bool:
+        """Tell whether the key may still be used."""
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+
+class ApiKeys:
+    """Every user's keys."""
+
+    def __init__(self, memo: Memo, users: Users) -> None:
+        self._memo = memo
+        self._users = users
+
+    def add(
+        self,
+        owner: str,
+        label: str = "",
+        role: Role | None = None,
+        collections: Sequence[str] | None = None,
+        expires: float | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Make a key; return it with the full text, which is shown only now."""
+        self._users.require(owner)
+        id_ = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))
+        secret = secrets.token_urlsafe(32).replace("_", "-")
+        key = ApiKey(
+            id_, owner, label[:190], _hash(secret), role and check_role(role),
+            None if collections is None else tuple(collections), time.time(), expires, None, None,
+        )  # fmt: skip
+        row = {**vars(key), "collections": json.dumps(collections) if collections else None}
+        self._memo.write(lambda c: c.execute(KEYS.insert().values(**row)))
+        return key, f"emb_{id_}_{secret}"
+
+    def of(self, owner: str) -> Sequence[ApiKey]:
+        """Return a user's keys, the oldest first."""
+        query = sa.select(KEYS).where(KEYS.c.owner == owner).order_by(KEYS.c.created)
+        rows = self._memo.read(lambda c: c.execute(query).all())
+        return [key for row in rows if (key := _key(row))]
+
+    def revoke(self, owner: str, id_: str) -> None:
+        """End a key now. Raises NotFound."""
+        self._set(owner, id_, {"revoked": time.time()})
+
+    def rotate(self, owner: str, id_: str, overlap_s: float) -> tuple[ApiKey, str]:
+        """Make a like key; the old one is good for `overlap_s` more. Raises NotFound."""
+        old = next((key for key in self.of(owner) if key.id == id_), None)
+        now = time.time()
+        if old is None or not old.alive(now):
+            raise NotFound(f"user {owner!r} has no living key {id_[:16]!r}")
+        made = self.add(owner, old.label, old.role, old.collections, old.expires)
+        ends = now + overlap_s if old.expires is None else min(old.expires, now + overlap_s)
+        self._set(owner, id_, {"expires": ends})
+        return made
+
+    def find(self, text: str) -> ApiKey | None:
+        """Return the living key whose full text this is, and note that it was used."""
+        parts = text.split("_", 2)
+        if len(parts) != 3 or parts[0] != "emb":
+            return None
+        query = sa.select(KEYS).where(KEYS.c.id == parts[1])
+        key = self._memo.remembered(("key", parts[1]), lambda c: _key(c.execute(query).first()))
+        mine = _hash(parts[2]).encode()
+        if key is None or not hmac.compare_digest(mine, key.hash.encode()):
+            return None
+        now = time.time()
+        if not key.alive(now):
+            return None
+        self._note_use(key, now)
+        return key
+
+    def _note_use(self, key: ApiKey, now: float) -> None:
+        if key.last_used is not None and now - key.last_used < USED_EVERY_S:
+            return
+        with contextlib.suppress(Unavailable):  # no reason to refuse the key
+            self._set(key.owner, key.id, {"last_used": now})
+
+    def _set(self, owner: str, id_: str, values: dict[str, Any]) -> None:
+        where = sa.and_(KEYS.c.id == id_, KEYS.c.owner == owner)
+        if not self._memo.write(
+            lambda c: c.execute(KEYS.update().where(where).values(**values)).rowcount
+        ):
+            raise NotFound(f"user {owner!r} has no key {id_[:16]!r}")
+
+
+def _hash(secret: str) -> str:
+    """Return the sha256 of a 256-bit secret: no slow hash is needed for what cannot be guessed."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _key(row: Any) -> ApiKey | None:
+    if row is None:
+        return None
+    scope = json.loads(row.collections) if row.collections else None
+    return ApiKey(**{**row._mapping, "collections": None if scope is None else tuple(scope)})

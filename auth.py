@@ -1,0 +1,71 @@
+"""Who may do what: reads the credential of a request, and holds it against the route's rule.
+
+A route declares its access in the route table; here it is decided. Runs before anything of a
+request's body is read, so that a stranger costs nothing.
+"""
+
+from flask import g, request
+
+from access import ALLOWED, Access
+from accounts import Caller
+from context import services
+from errors import Forbidden, Unauthorized
+
+FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
+
+
+def caller() -> Caller:
+    """Return who sent the current request."""
+    found: Caller = g.caller
+    return found
+
+
+def identify(access: Access) -> None:
+    """Find out who calls and whether the route's rule lets them. Raises Unauthorized, Forbidden."""
+    accounts = services().accounts
+    g.caller = Caller(address(), "anonymous")
+    if access == "public":
+        return
+    g.caller = accounts.identify(credential(), local=is_local(), address=address())
+    g.who = g.caller.name
+    if access not in ALLOWED[g.caller.role]:
+        if g.caller.role == "anonymous":
+            raise Unauthorized(
+                "this route is for admins: call it from the machine itself, send ADMIN_TOKEN as a "
+                "bearer token, or turn AUTH_ENABLED on"
+            )
+        raise Forbidden(f"the role {g.caller.role!r} may not do this")
+
+
+def allow_collection(name: str) -> None:
+    """Raise Forbidden if the caller's key is for other collections only."""
+    scope = caller().collections
+    if scope is not None and name not in scope:
+        raise Forbidden(f"this key is not for collection {name[:64]!r}")
+
+
+def visible(name: str) -> bool:
+    """Tell whether the caller may see a collection."""
+    scope = caller().collections
+    return scope is None or name in scope
+
+
+def credential() -> str | None:
+    """Return the key or token that the request carries, if any."""
+    header = request.headers.get("Authorization", "")
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer" and value.strip():
+        return value.strip()
+    return request.headers.get("X-API-Key") or None
+
+
+def address() -> str:
+    """Return the caller's address: the peer's, or what trusted proxies say it is."""
+    return request.remote_addr or "unknown"
+
+
+def is_local() -> bool:
+    """Tell whether the request comes from this very machine, and not through a proxy on it."""
+    if services().config.trusted_proxy_hops == 0 and any(h in request.headers for h in FORWARDED):
+        return False
+    return address() in ("127.0.0.1", "::1") or address().startswith("127.")

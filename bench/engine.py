@@ -1,0 +1,72 @@
+"""The engine without HTTP: threads that call it as request handlers do.
+
+python -m bench.engine [--clients 4] [--texts 32] [--dtype auto] [--seconds 5]
+"""
+
+import argparse
+import json
+import threading
+import time
+
+from bench.corpus import load
+from bench.peak import rates, share
+from bench.servers import MODEL
+from config import Config
+from embedders import build
+from engine import EmbedRequest, Engine
+from registry import Registry
+
+
+def make_engine(dtype: str = "auto", backend: str = "auto") -> Engine:
+    """Load the bundled model on the CPU."""
+    config = Config.model_validate(
+        {"supported_models": MODEL, "device": "cpu", "dtype": dtype, "backend": backend}
+    )
+    registry = Registry(*config.catalogue(), config, build)
+    registry.load_now()
+    return Engine(registry)
+
+
+def measure(engine: Engine, clients: int, texts: int, seconds: float) -> dict[str, float]:
+    """Embed fresh docs from `clients` threads. Returns texts and tokens a second."""
+    docs = load().docs
+    done, tokens = [0] * clients, [0] * clients
+    began = time.perf_counter()
+    warm, end = began + min(2.0, seconds / 2), began + min(2.0, seconds / 2) + seconds
+
+    def client(number: int) -> None:
+        place = number * texts
+        while time.perf_counter() < end:
+            batch = [docs[(place + i) % len(docs)] for i in range(texts)]
+            place += clients * texts
+            result = engine.embed(EmbedRequest(batch))
+            if warm <= time.perf_counter() < end:
+                done[number] += texts
+                tokens[number] += result.tokens
+
+    threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"texts_s": sum(done) / seconds, "tokens_s": sum(tokens) / seconds}
+
+
+def main() -> None:
+    """Print one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--texts", type=int, default=32)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--seconds", type=float, default=5)
+    given = parser.parse_args()
+    engine = make_engine(given.dtype, given.backend)
+    result = measure(engine, given.clients, given.texts, given.seconds)
+    peak = rates()
+    reached = share(load(), result["texts_s"], peak["bfloat16_gflops"])
+    print(json.dumps({**result, **peak, "share_of_bfloat16": round(reached, 3)}))
+
+
+if __name__ == "__main__":
+    main()

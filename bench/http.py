@@ -1,0 +1,99 @@
+"""Starts a server, drives it with closed-loop clients from another process, prints what it did.
+
+python -m bench.http ours                  every load
+python -m bench.http infinity single:32 batch32:4 --seconds 10
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bench.corpus import Corpus, load
+from bench.servers import ROOT, SERVERS, Running, Server, started
+
+ALL = ("single:1", "single:8", "single:32", "single:64", "batch32:1", "batch32:4",
+       "batch32:4:base64", "bulk:1", "mixed:8")  # fmt: skip
+SHOWN = ("requests_s", "texts_s", "tokens_s", "p50_ms", "p95_ms", "p99_ms", "errors")
+
+
+def groups(load_name: str, clients: int, corpus: Corpus) -> list[dict[str, Any]]:
+    """Return who sends what in a load."""
+    docs, queries = corpus.docs, corpus.queries
+    whole = len(docs) - len(docs) % 512
+    kinds = {
+        "single": [[text] for text in queries],
+        "batch32": [docs[i : i + 32] for i in range(0, whole, 32)],
+        "bulk": [docs[i : i + 512] for i in range(0, whole, 512)],
+    }
+    wanted = {"mixed": [("single", clients), ("bulk", 1)]}.get(load_name, [(load_name, clients)])
+    return [
+        {
+            "name": name,
+            "clients": count,
+            "batches": kinds[name],
+            "tokens": [sum(corpus.tokens[text] for text in batch) for batch in kinds[name]],
+        }
+        for name, count in wanted
+    ]
+
+
+def measure(
+    server: Server, running: Running, what: str, seconds: float, corpus: Corpus
+) -> dict[str, Any]:
+    """Drive a running server with one load, such as `batch32:4` or `batch32:4:base64`."""
+    name, clients, form = (what + ":float").split(":")[:3]
+    spec = {
+        "host": "127.0.0.1", "port": running.port, "path": server.path, "model": server.model,
+        "format": form, "warm_s": min(2.0, seconds / 2), "seconds": seconds,
+        "groups": groups(name, int(clients), corpus),
+    }  # fmt: skip
+    cpu = running.cpu_s()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.client"],
+        input=json.dumps(spec), capture_output=True, text=True, cwd=ROOT, check=True,
+    )  # fmt: skip
+    result = json.loads(done.stdout)
+    return {
+        **result,
+        "server_cpu_s": running.cpu_s() - cpu,
+        "peak_mb": running.memory_mb(),
+        "rss_mb": running.memory_mb("VmRSS"),
+    }
+
+
+def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """Write the results as a Markdown table, a line a group of clients."""
+    lines = [f"| load | {' | '.join(SHOWN)} | server CPU s | peak MB |"]
+    lines.append("|---" * (len(SHOWN) + 3) + "|")
+    for what, result in rows:
+        for name, figures in result["groups"].items():
+            cells = " | ".join(f"{figures[key]:,.1f}" for key in SHOWN)
+            label = what if len(result["groups"]) == 1 else f"{what} ({name})"
+            used = f"{result['server_cpu_s']:.1f} | {result['peak_mb']:.0f}"
+            lines.append(f"| {label} | {cells} | {used} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure one server under the loads given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("server", choices=SERVERS)
+    parser.add_argument("loads", nargs="*", default=ALL)
+    parser.add_argument("--seconds", type=float, default=5)
+    given = parser.parse_args()
+    corpus, server = load(), SERVERS[given.server]
+    rows = []
+    with started(server) as running:
+        for what in given.loads:
+            rows.append((what, measure(server, running, what, given.seconds, corpus)))
+            time.sleep(0.2)
+    print(f"{server.name}: ready in {running.start_s:.1f} s\n\n{table(rows)}\n")
+    print(json.dumps({"server": server.name, "start_s": running.start_s, "loads": dict(rows)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Settings of who may call, and how often."""
+
+import re
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, SecretStr, model_validator
+
+from config.fields import setting
+
+PLACEHOLDER = re.compile(r"(?i)^(your|change|changeme|replace|todo|xxx|example|secret$)")
+MAKE_ONE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+LIMIT = "a minute; 0 is no limit."
+
+
+def secrets_of(value: SecretStr | None) -> list[str]:
+    """Split a secret that may be a comma list: the first signs, all verify."""
+    raw = value.get_secret_value() if value else ""
+    return [part.strip() for part in raw.split(",") if part.strip()]
+
+
+class AccessSettings(BaseModel):
+    """Who may call, and how often."""
+
+    auth_enabled: bool = setting(
+        False,
+        "AUTH_ENABLED",
+        "REQUIRE_AUTH",
+        help="Whether callers must sign in or have a key: true or false. When false, admin routes "
+        "answer only this machine, or whoever has ADMIN_TOKEN.",
+    )
+    jwt_secret_key: SecretStr | None = setting(
+        None,
+        "JWT_SECRET_KEY",
+        help="Signs access tokens; at least 32 bytes. A comma list rotates: the first signs, all "
+        "are accepted.",
+    )
+    token_lifetime_s: int = setting(
+        3600, "TOKEN_LIFETIME", ge=60, le=86400 * 30, help="Seconds an access token is good for."
+    )
+    api_key_secret: SecretStr | None = setting(
+        None, "API_KEY_SECRET", help="One fixed bearer key that may do what a user may."
+    )
+    admin_token: SecretStr | None = setting(
+        None, "ADMIN_TOKEN", help="A bearer key for admin routes while AUTH_ENABLED is false."
+    )
+    admin_username: str = setting(
+        "admin", "ADMIN_USERNAME", help="The first admin, made when there is no user yet."
+    )
+    admin_password: SecretStr | None = setting(
+        None,
+        "ADMIN_PASSWORD",
+        help="The first admin's password; unset, a random one is written to a file once.",
+    )
+    data_dir: Path = setting(
+        Path("data"), "DATA_DIR", help="The folder of files that the service makes for itself."
+    )
+    trusted_proxy_hops: int = setting(
+        0,
+        "TRUSTED_PROXY_HOPS",
+        ge=0,
+        le=10,
+        help="How many proxies in front may be believed about the caller's address, 0 to 10.",
+    )
+    requests_per_minute_admin: int = setting(
+        0, "REQUESTS_PER_MINUTE_ADMIN", ge=0, help=f"Requests of an admin {LIMIT}"
+    )
+    requests_per_minute_user: int = setting(
+        6000, "REQUESTS_PER_MINUTE_USER", ge=0, help=f"Requests of a user {LIMIT}"
+    )
+    requests_per_minute_reader: int = setting(
+        6000, "REQUESTS_PER_MINUTE_READER", ge=0, help=f"Requests of a reader {LIMIT}"
+    )
+    requests_per_minute_anonymous: int = setting(
+        0, "REQUESTS_PER_MINUTE_ANONYMOUS", ge=0,
+        help=f"Requests of one address, while nobody must sign in, {LIMIT}",
+    )  # fmt: skip
+    texts_per_minute_admin: int = setting(
+        0, "TEXTS_PER_MINUTE_ADMIN", ge=0, help=f"Texts of an admin {LIMIT}"
+    )
+    texts_per_minute_user: int = setting(
+        600_000, "TEXTS_PER_MINUTE_USER", ge=0, help=f"Texts of a user {LIMIT}"
+    )
+    texts_per_minute_reader: int = setting(
+        600_000, "TEXTS_PER_MINUTE_READER", ge=0, help=f"Texts of a reader {LIMIT}"
+    )
+    texts_per_minute_anonymous: int = setting(
+        0, "TEXTS_PER_MINUTE_ANONYMOUS", ge=0,
+        help=f"Texts of one address, while nobody must sign in, {LIMIT}",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _secrets_are_secret(self) -> Self:
+        """Refuse secrets that everybody knows or that can be guessed, where they matter."""
+        if not self.auth_enabled:
+            return self
+        keys = secrets_of(self.jwt_secret_key)
+        if not keys or any(len(key.encode()) < 32 or PLACEHOLDER.match(key) for key in keys):
+            raise ValueError(
+                "JWT_SECRET_KEY must be set to secrets of at least 32 bytes that are no "
+                f"placeholders when AUTH_ENABLED is true; {MAKE_ONE}"
+            )
+        for name in ("api_key_secret", "admin_password"):
+            value = getattr(self, name)
+            if value and PLACEHOLDER.match(value.get_secret_value()):
+                raise ValueError(f"{name.upper()} is a placeholder; {MAKE_ONE}")
+        return self

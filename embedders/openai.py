@@ -1,0 +1,49 @@
+"""OpenAI's embeddings API: at OpenAI, at Azure, or at any server that speaks it (this one too)."""
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from embedders.base import Vectors
+from embedders.remote import Part, Payload, RemoteEmbedder, Send
+
+
+class OpenAIEmbedder(RemoteEmbedder):
+    """`POST {base}/embeddings`; with `api_version`, a deployment at Azure."""
+
+    provider = "openai"
+    home = "https://api.openai.com/v1"
+    max_texts = 2048
+    max_bytes = 300_000
+    max_tokens = 8192
+    takes_ids = True
+    known_dimensions = {
+        "text-embedding-3-small": 1536,
+        "text-embedding-3-large": 3072,
+        "text-embedding-ada-002": 1536,
+    }
+
+    def ask(self, send: Send, inputs: list[Payload], variant: str) -> Part:
+        """Ask for base64, which is a third of the bytes; a server that gives floats is fine."""
+        url, headers = f"{self.base}/embeddings", self.authorization()
+        if self.spec.api_version:
+            url += f"?api-version={self.spec.api_version}"
+            if "Authorization" in headers:
+                headers = {"api-key": headers["Authorization"].removeprefix("Bearer ")}
+        body: dict[str, Any] = {"model": self.spec.model_name, "input": inputs}
+        body["encoding_format"] = "base64"
+        if self.spec.dimensions:
+            body["dimensions"] = self.spec.dimensions
+        reply, _ = send(url, headers, body)
+        data = sorted(reply["data"], key=lambda row: row["index"])
+        if [row["index"] for row in data] != list(range(len(inputs))):
+            raise ValueError("not one row an input")
+        usage = reply.get("usage") or {}
+        return Part([_row(row["embedding"]) for row in data], usage.get("prompt_tokens"))
+
+
+def _row(value: Any) -> Vectors:
+    if isinstance(value, str):
+        return np.frombuffer(base64.b64decode(value, validate=True), "<f4")
+    return np.asarray(value, np.float32)

@@ -1,0 +1,140 @@
+"""Signing in, users, and their keys."""
+
+from typing import Any
+
+from flask import request
+
+from accounts import Accounts, seconds_from
+from auth import address, caller
+from context import services
+from errors import Conflict, Forbidden, Unauthorized
+from routes.parse import parse_body, parse_form
+from routes.table import Reply, route
+from schemas.accounts import (
+    KeyBody,
+    RotateBody,
+    TokenBody,
+    TokenReply,
+    UserBody,
+    UserChangeBody,
+    dump_key,
+    dump_user,
+)
+
+TAG = "accounts"
+ERRORS = (400, 404, 409, 413, 415, 422, 503)
+
+
+@route("POST", "/token", access="public", reply=TokenReply, errors=(*ERRORS, 401, 429), tag=TAG)
+def token() -> Reply:
+    """Sign in with a username and a password, as a form or as JSON."""
+    accounts = _accounts()
+    if not accounts.enabled:
+        raise Conflict("AUTH_ENABLED is false: nobody signs in")
+    form = request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data")
+    body = parse_form(TokenBody) if form else parse_body(TokenBody)
+    issued = accounts.login(body.username, body.password, address())
+    reply = {
+        "access_token": issued,
+        "token_type": "bearer",
+        "expires_in": accounts.tickets.lifetime_s,
+    }
+    return Reply(reply, headers={"Cache-Control": "no-store"})
+
+
+@route("GET", "/users", access="admin", errors=ERRORS, tag=TAG)
+def users() -> dict[str, Any]:
+    """List the users."""
+    return {"users": [dump_user(user) for user in _accounts().users.list()]}
+
+
+@route("POST", "/users", access="admin", body=UserBody, errors=ERRORS, tag=TAG)
+def add_user(body: UserBody) -> Reply:
+    """Make a user."""
+    return Reply(dump_user(_accounts().users.add(body.username, body.password, body.role)), 201)
+
+
+@route("GET", "/users/me", access="embed", errors=ERRORS, tag=TAG)
+def me() -> dict[str, Any]:
+    """Tell who is calling."""
+    return {
+        "username": caller().name,
+        "role": caller().role,
+        "collections": caller().collections,
+        "auth_enabled": _accounts().enabled,
+    }
+
+
+@route("DELETE", "/users/<username>", access="admin", errors=ERRORS, tag=TAG)
+def remove_user(username: str) -> dict[str, Any]:
+    """Delete a user with all keys; what they signed in with ends at once."""
+    _accounts().users.remove(username)
+    return {"deleted": username}
+
+
+@route("POST", "/users/<username>/password", access="embed", body=UserChangeBody, errors=ERRORS,
+       tag=TAG)  # fmt: skip
+def change_user(username: str, body: UserChangeBody) -> dict[str, Any]:
+    """Set a password (one's own with the current one) or, as an admin, a role."""
+    _oneself_or_admin(username)
+    accounts = _accounts()
+    if caller().role != "admin":
+        if body.role is not None:
+            raise Forbidden("only an admin gives roles")
+        if not accounts.users.login(username, body.current_password or ""):
+            raise Unauthorized("current_password is wrong")
+    accounts.users.change(username, body.password, body.role)
+    return dump_user(accounts.users.require(username))
+
+
+@route("POST", "/users/<username>/api-key", access="embed", errors=ERRORS, tag=TAG)
+def add_key(username: str) -> Reply:
+    """Make an API key; it is shown only now."""
+    _oneself_or_admin(username)
+    body = parse_body(KeyBody) if request.content_length else KeyBody()
+    key, text = _accounts().keys.add(
+        username, body.label, body.role, body.collections, seconds_from(body.expires_in_days)
+    )
+    return _shown_once(dump_key(key), text)
+
+
+@route("GET", "/users/<username>/api-keys", access="embed", errors=ERRORS, tag=TAG)
+def keys(username: str) -> dict[str, Any]:
+    """List a user's keys, without their secrets."""
+    _oneself_or_admin(username)
+    _accounts().users.require(username)
+    return {"api_keys": [dump_key(key) for key in _accounts().keys.of(username)]}
+
+
+@route("DELETE", "/users/<username>/api-keys/<id_>", access="embed", errors=ERRORS, tag=TAG)
+def revoke_key(username: str, id_: str) -> dict[str, Any]:
+    """Revoke a key."""
+    _oneself_or_admin(username)
+    _accounts().keys.revoke(username, id_)
+    return {"revoked": id_}
+
+
+@route("POST", "/users/<username>/api-keys/<id_>/rotate", access="embed", errors=ERRORS, tag=TAG)
+def rotate_key(username: str, id_: str) -> Reply:
+    """Make a new key in place of one, which stays good for a while."""
+    _oneself_or_admin(username)
+    body = parse_body(RotateBody) if request.content_length else RotateBody()
+    key, text = _accounts().keys.rotate(username, id_, body.overlap_s)
+    return _shown_once(dump_key(key), text)
+
+
+def _accounts() -> Accounts:
+    return services().accounts
+
+
+def _oneself_or_admin(username: str) -> None:
+    """Let users at their own things and admins at all; a scoped key at nobody's."""
+    if caller().role == "admin":
+        return
+    if caller().name != username or caller().collections is not None:
+        raise Forbidden("this is for the user themself, or for an admin")
+
+
+def _shown_once(row: dict[str, Any], text: str) -> Reply:
+    body = {**row, "api_key": text, "note": "keep it now: it cannot be shown again"}
+    return Reply(body, 201, {"Cache-Control": "no-store"})

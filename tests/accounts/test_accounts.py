@@ -1,0 +1,381 @@
+"""Users, keys and tokens on each database, and what attackers send."""
+
+import base64
+import json
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jwt
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+import passwords
+from accounts import Caller
+from config import ConfigError, load_config
+from errors import Conflict
+from tests.accounts.conftest import ADMIN, SECRET, accounts_of, add_user, bearer, token_of
+from tickets import ALGORITHM, ISSUER, Tickets
+
+
+@pytest.fixture
+def anywhere(make_app: Callable[..., Flask], database_url: str) -> FlaskClient:
+    """A client of an application on each kind of database."""
+    return make_app(db_url=database_url).test_client()
+
+
+def test_it_works_from_signing_in_to_a_key(anywhere: FlaskClient) -> None:
+    admin = bearer(token_of(anywhere, *ADMIN))
+    add_user(anywhere, admin, "uma")
+    made = anywhere.post("/users/uma/api-key", json={"label": "laptop"}, headers=admin)
+    assert made.status_code == 201
+    assert made.headers["Cache-Control"] == "no-store"
+    key = made.json["api_key"]
+    assert key.startswith("emb_")
+    for headers in (bearer(key), {"X-API-Key": key}):
+        assert anywhere.post("/embed", json={"text": "x"}, headers=headers).status_code == 200
+        assert anywhere.get("/users/me", headers=headers).json["username"] == "uma"
+    listed = anywhere.get("/users/uma/api-keys", headers=admin)
+    assert key not in listed.text and key.rpartition("_")[2] not in listed.text
+    assert listed.json["api_keys"][0]["last_used"] > 0
+    assert [user["username"] for user in anywhere.get("/users", headers=admin).json["users"]] == [
+        "admin", "uma",
+    ]  # fmt: skip
+
+
+def test_names_differ_by_case_and_exist_once(anywhere: FlaskClient) -> None:
+    admin = bearer(token_of(anywhere, *ADMIN))
+    add_user(anywhere, admin, "Admin")
+    again = {"username": "Admin", "password": "password-2"}
+    assert anywhere.post("/users", json=again, headers=admin).status_code == 409
+
+
+def test_a_key_is_rotated_with_overlap_expired_and_revoked(anywhere: FlaskClient) -> None:
+    admin = bearer(token_of(anywhere, *ADMIN))
+    add_user(anywhere, admin, "uma")
+    first = anywhere.post("/users/uma/api-key", headers=admin).json
+    path = f"/users/uma/api-keys/{first['id']}"
+    second = anywhere.post(f"{path}/rotate", json={"overlap_s": 3600}, headers=admin).json
+
+    def works(key: str) -> bool:
+        return anywhere.get("/models", headers=bearer(key)).status_code == 200
+
+    assert works(first["api_key"]) and works(second["api_key"])
+    third = anywhere.post(
+        f"/users/uma/api-keys/{second['id']}/rotate", json={"overlap_s": 0}, headers=admin
+    ).json
+    assert not works(second["api_key"])
+    assert works(third["api_key"])
+    assert anywhere.delete(path, headers=admin).status_code == 200
+    assert not works(first["api_key"])
+    assert anywhere.delete("/users/uma/api-keys/none", headers=admin).status_code == 404
+
+
+def test_a_deleted_user_and_a_new_password_end_tokens_at_once(anywhere: FlaskClient) -> None:
+    admin = bearer(token_of(anywhere, *ADMIN))
+    uma = add_user(anywhere, admin, "uma")
+    change = {"password": "uma-password-2", "current_password": "uma-password-1"}
+    assert anywhere.post("/users/uma/password", json=change, headers=uma).status_code == 200
+    assert anywhere.get("/models", headers=uma).status_code == 401
+    uma = bearer(token_of(anywhere, "uma", "uma-password-2"))
+    assert anywhere.delete("/users/uma", headers=admin).status_code == 200
+    assert anywhere.get("/models", headers=uma).status_code == 401
+
+
+def test_the_last_admin_stays(anywhere: FlaskClient) -> None:
+    admin = bearer(token_of(anywhere, *ADMIN))
+    assert anywhere.delete("/users/admin", headers=admin).status_code == 409
+    lower = {"role": "user"}
+    assert anywhere.post("/users/admin/password", json=lower, headers=admin).status_code == 409
+
+
+def test_tables_are_made_once_by_many_at_the_same_time(database_url: str) -> None:
+    import threading
+
+    from db import Database
+
+    problems: list[Exception] = []
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        database = Database(database_url)
+        start.wait()
+        try:
+            database.migrate()
+        except Exception as exc:
+            problems.append(exc)
+        database.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+def test_tables_are_finished_after_a_crash_half_way(database_url: str) -> None:
+    import sqlalchemy as sa
+
+    from db import Database
+
+    database = Database(database_url)
+    database.migrate()
+    # as a database without transactions for tables is left: some made, the step not noted
+    database.write(lambda c: [c.execute(sa.text(f"DROP TABLE {t}")) for t in ("api_keys", "users")])
+    database.write(lambda c: c.execute(sa.text("DELETE FROM alembic_version")))
+    database.migrate()
+    names = database.read(lambda c: sa.inspect(c).get_table_names())
+    assert {"api_keys", "users", "settings", "settings_history"} <= set(names)
+    database.close()
+
+
+# -- scopes and roles ------------------------------------------------------------------------------
+
+
+def test_users_manage_their_own_keys_and_nobody_elses(client: FlaskClient, admin: dict) -> None:
+    uma, rob = add_user(client, admin, "uma"), add_user(client, admin, "rob")
+    assert client.post("/users/uma/api-key", headers=uma).status_code == 201
+    assert client.post("/users/uma/api-key", headers=rob).status_code == 403
+    assert client.get("/users/uma/api-keys", headers=rob).status_code == 403
+    role = {"role": "admin"}
+    assert client.post("/users/uma/password", json=role, headers=uma).status_code == 403
+    wrong = {"password": "new-password-1", "current_password": "wrong"}
+    assert client.post("/users/uma/password", json=wrong, headers=uma).status_code == 401
+
+
+def test_a_key_may_be_weaker_than_its_owner_never_stronger(
+    client: FlaskClient, admin: dict
+) -> None:
+    add_user(client, admin, "rita", "reader")
+    for owner, role in (("admin", "reader"), ("rita", "admin")):
+        body = {"role": role}
+        key = client.post(f"/users/{owner}/api-key", json=body, headers=admin).json["api_key"]
+        assert client.get("/users/me", headers=bearer(key)).json["role"] == "reader"
+        made = {"name": "c", "dimension": 3}
+        assert client.post("/collections", json=made, headers=bearer(key)).status_code == 403
+
+
+def test_a_scoped_key_sees_its_collections_only(client: FlaskClient, admin: dict) -> None:
+    for name in ("mine", "other"):
+        body = {"name": name, "dimension": 8}
+        assert client.post("/collections", json=body, headers=admin).status_code == 201
+    scope = {"collections": ["mine"]}
+    key = bearer(client.post("/users/admin/api-key", json=scope, headers=admin).json["api_key"])
+    names = [c["name"] for c in client.get("/collections", headers=key).json["collections"]]
+    assert names == ["mine"]
+    stored = {"collection": "mine", "text": "x"}
+    assert client.post("/embed-and-store", json=stored, headers=key).status_code == 201
+    for method, path, body in [
+        ("GET", "/collections/other", None),
+        ("POST", "/collections/other/search", {"text": "x"}),
+        ("POST", "/embed-and-store", {"collection": "other", "text": "x"}),
+        ("POST", "/collections", {"name": "new", "dimension": 3}),
+        ("POST", "/collections/mine/aliases", {"alias": "other2"}),
+        ("POST", "/users/admin/api-key", {}),
+    ]:
+        reply = client.open(path, method=method, json=body, headers=key)
+        if path.startswith("/users"):
+            continue  # an admin's key may still administrate users
+        assert reply.status_code == 403, path
+
+
+def test_the_fixed_key_of_the_environment_is_a_user(make_app: Callable[..., Flask]) -> None:
+    client = make_app(api_key_secret="fixed-key-fixed-key").test_client()
+    assert client.get("/models", headers=bearer("fixed-key-fixed-key")).status_code == 200
+    assert client.get("/settings", headers=bearer("fixed-key-fixed-key")).status_code == 403
+    assert client.get("/models", headers=bearer("fixed-key-fixed-keY")).status_code == 401
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+def forged(changes: dict, header: dict | None = None, key: str = SECRET, alg: str = ALGORITHM):
+    now = int(time.time())
+    claims = {"sub": "admin", "ver": 1, "iat": now, "nbf": now, "exp": now + 600, "jti": "1",
+              "iss": ISSUER, "aud": ISSUER, **changes}  # fmt: skip
+    claims = {name: value for name, value in claims.items() if value is not None}
+    kid = jwt.get_unverified_header(Tickets([SECRET], 3600).issue("x", 1))["kid"]
+    return jwt.encode(claims, key, alg, headers={"kid": kid, **(header or {})})
+
+
+def unsigned() -> str:
+    def part(value: dict) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    return f"{part({'alg': 'none', 'kid': 'x'})}.{part({'sub': 'admin', 'ver': 1})}."
+
+
+HOSTILE = {
+    "alg none": unsigned,
+    "another algorithm": lambda: forged({}, alg="HS512", key=SECRET * 2),
+    "another secret": lambda: forged({}, key="x" * 48),
+    "an unknown kid": lambda: forged({}, {"kid": "ffffffff"}),
+    "a kid that is a path": lambda: forged({}, {"kid": "../../dev/null"}),
+    "expired": lambda: forged({"exp": 1}),
+    "not yet valid": lambda: forged({"nbf": int(time.time()) + 900}),
+    "no expiry": lambda: forged({"exp": None}),
+    "an expiry in the far future": lambda: forged({"exp": 10**30}),
+    "a lifetime longer than ours": lambda: forged({"exp": int(time.time()) + 10**7}),
+    "a number for a subject": lambda: forged({"sub": 5}),
+    "another audience": lambda: forged({"aud": "elsewhere"}),
+    "an old version": lambda: forged({"ver": 0}),
+    "a version that is no number": lambda: forged({"ver": "1"}),
+    "an unknown user": lambda: forged({"sub": "nobody"}),
+    "huge": lambda: "a" * 200_000,
+    "deep": lambda: "e" + base64.urlsafe_b64encode(b"[" * 2000).decode() + ".a.b",
+    "surrogate": lambda: "\udcff.\udcff.\udcff".encode("utf-8", "surrogateescape").decode("latin1"),
+    "dots": lambda: "...",
+    "a strange key": lambda: "emb__",
+    "a key of nobody": lambda: "emb_aaaaaaaa_secret",
+    "non-ASCII": lambda: "ключ",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_credential_is_refused_like_any_other(client: FlaskClient, kind: str) -> None:
+    value = HOSTILE[kind]().encode("utf-8").decode("latin1")
+    reply = client.get("/models", headers={"Authorization": f"Bearer {value}"})
+    assert reply.status_code == 401
+    assert reply.headers["WWW-Authenticate"] == "Bearer"
+    assert reply.json["error"] == "this key or token is unknown, expired or revoked"
+
+
+def test_a_forged_token_of_the_right_shape_would_pass(client: FlaskClient) -> None:
+    """The control: it is the changes that are refused."""
+    assert client.get("/models", headers=bearer(forged({}))).status_code == 200
+
+
+def test_secrets_rotate_without_signing_anybody_out(make_app: Callable[..., Flask]) -> None:
+    old = token_of(make_app().test_client(), *ADMIN)
+    new = make_app(jwt_secret_key=f"{'n' * 40},{SECRET}").test_client()
+    assert new.get("/models", headers=bearer(old)).status_code == 200
+    fresh = token_of(new, *ADMIN)
+    assert make_app().test_client().get("/models", headers=bearer(fresh)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [("", "JWT_SECRET_KEY"), ("short", "32 bytes"), ("your-secret-key", "placeholders"),
+     ("your-secret-key-that-is-long-but-not-yours", "placeholders"), (f"{'x' * 40},short", "32")],
+)  # fmt: skip
+def test_a_secret_that_is_none_stops_the_start(secret: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config({"AUTH_ENABLED": "true", "JWT_SECRET_KEY": secret}, Path("/nonexistent"))
+    assert said in str(refused.value)
+    assert "make one with" in str(refused.value)
+    assert f"={secret}" not in str(refused.value)
+    assert "{'" not in str(refused.value), "the settings were shown"
+
+
+# -- signing in ------------------------------------------------------------------------------------
+
+
+def test_a_form_and_json_sign_in_alike(client: FlaskClient) -> None:
+    form = {"username": ADMIN[0], "password": ADMIN[1], "grant_type": "password"}
+    for reply in (client.post("/token", data=form), client.post("/token", json=form)):
+        assert reply.status_code == 200
+        assert (reply.json["token_type"], reply.json["expires_in"]) == ("bearer", 3600)
+        assert reply.headers["Cache-Control"] == "no-store"
+
+
+def test_an_unknown_user_and_a_wrong_password_look_the_same(client: FlaskClient) -> None:
+    bodies = [{"username": n, "password": "wrong-password"} for n in ("admin", "nobody")]
+    known, unknown = (client.post("/token", json=body) for body in bodies)
+    assert known.status_code == unknown.status_code == 401
+    assert known.json["error"] == unknown.json["error"]
+
+
+def test_an_unknown_user_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+
+    class Counting:
+        def verify(self, hashed: str, password: str) -> bool:
+            checked.append(hashed)
+            raise passwords.VerificationError
+
+    monkeypatch.setattr(passwords, "HASHER", Counting())
+    assert passwords.verify("x", None) is False
+    assert len(checked) == 1
+
+
+def test_guessing_is_slowed_per_user_and_address_and_locks_nobody_out(client: FlaskClient) -> None:
+    wrong = {"username": "admin", "password": "wrong-password"}
+    here, there = ({"REMOTE_ADDR": a} for a in ("203.0.113.1", "203.0.113.2"))
+    statuses = [
+        client.post("/token", json=wrong, environ_overrides=here).status_code for _ in range(7)
+    ]
+    assert statuses == [401] * 5 + [429] * 2
+    right = {"username": "admin", "password": ADMIN[1]}
+    assert client.post("/token", json=right, environ_overrides=here).status_code == 429
+    assert client.post("/token", json=right, environ_overrides=there).status_code == 200
+    spray = [
+        client.post("/token", json={**wrong, "username": f"u{i}"}, environ_overrides=there)
+        for i in range(22)
+    ]
+    assert [reply.status_code for reply in spray].count(429) == 2
+
+
+@pytest.mark.parametrize("password", ["p" * 1_000_000, "", "short"])
+def test_a_password_that_cannot_be_one_is_refused_unhashed(
+    client: FlaskClient, admin: dict, password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "HASHER", None)  # hashing would fail
+    body = {"username": "new", "password": password}
+    reply = client.post("/users", json=body, headers=admin)
+    assert reply.status_code == 422
+    assert password == "" or password not in reply.text
+    assert client.post("/token", json={**body, "password": "p" * 1025}).status_code == 422
+
+
+def test_a_nul_is_a_character_like_any_other_in_a_password(
+    client: FlaskClient, admin: dict
+) -> None:
+    body = {"username": "nul", "password": "pass\x00word-1"}
+    assert client.post("/users", json=body, headers=admin).status_code == 201
+    assert token_of(client, "nul", "pass\x00word-1")
+    wrong = {"username": "nul", "password": "pass\x00word-2"}
+    assert client.post("/token", json=wrong).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\nb", "x" * 65])
+def test_a_name_that_is_none_is_refused(client: FlaskClient, admin: dict, name: str) -> None:
+    body = {"username": name, "password": "password-1"}
+    assert client.post("/users", json=body, headers=admin).status_code == 422
+
+
+def test_a_random_first_password_is_in_a_file_for_its_owner_only(
+    make_app: Callable[..., Flask], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make_app(admin_password=None).test_client()
+    file = tmp_path / "data" / "admin-password"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert token_of(client, "admin", file.read_text())
+    assert str(file) in caplog.text
+    assert file.read_text() not in caplog.text
+
+
+def test_a_caller_that_is_not_there_is_told_apart_from_a_database_that_is_not(
+    make_app: Callable[..., Flask],
+) -> None:
+    app = make_app(db_url="postgresql://nobody@127.0.0.1:1/none")
+    client = app.test_client()
+    reply = client.get("/models", headers=bearer("emb_aaaaaaaa_x"))
+    assert reply.status_code == 503
+    assert client.get("/models").status_code == 401
+    assert client.get("/health").status_code == 200
+
+
+def test_nothing_secret_is_in_a_repr(app: Flask) -> None:
+    accounts = accounts_of(app)
+    assert SECRET not in repr(vars(accounts))
+    assert ADMIN[1] not in repr(vars(accounts))
+    assert accounts.users.get("admin") is not None
+    assert Caller("a", "user") == Caller("a", "user")
+
+
+def test_a_user_is_there_once(app: Flask) -> None:
+    with pytest.raises(Conflict):
+        accounts_of(app).users.add("admin", "password-1", "admin")

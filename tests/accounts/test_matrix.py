@@ -1,0 +1,117 @@
+"""Every route times every kind of caller: who gets in, and who does not."""
+
+import re
+import time
+from collections.abc import Callable
+
+import jwt
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from access import ALLOWED
+from routes import ROUTES
+from tests.accounts.conftest import SECRET, accounts_of, add_user, bearer
+from tickets import ALGORITHM, ISSUER
+
+NOBODY = ("nobody", "bad token", "expired", "revoked key", "key of a deleted user")
+
+
+@pytest.fixture
+def callers(client: FlaskClient, admin: dict, app: Flask) -> dict[str, dict[str, str]]:
+    """The headers of each kind of caller."""
+    reader, user = add_user(client, admin, "rita", "reader"), add_user(client, admin, "uma")
+    add_user(client, admin, "gone")
+    keys = accounts_of(app).keys
+    revoked, text = keys.add("uma")
+    keys.revoke("uma", revoked.id)
+    _, orphan = keys.add("gone")
+    assert client.delete("/users/gone", headers=admin).status_code == 200
+    claims = jwt.decode(user["Authorization"][7:], SECRET, [ALGORITHM], audience=ISSUER)
+    old = {**claims, "exp": int(time.time()) - 60, "iat": int(time.time()) - 120}
+    kid = jwt.get_unverified_header(user["Authorization"][7:])
+    return {
+        "nobody": {},
+        "bad token": bearer("not.a.token"),
+        "expired": bearer(jwt.encode(old, SECRET, ALGORITHM, headers={"kid": kid["kid"]})),
+        "revoked key": bearer(text),
+        "key of a deleted user": bearer(orphan),
+        "reader": reader,
+        "user": user,
+        "admin": admin,
+    }
+
+
+def path_of(path: str) -> str:
+    return re.sub(r"<[^>]+>", "zz", path)
+
+
+def test_every_route_has_a_declared_rule() -> None:
+    known = set().union(*ALLOWED.values())
+    for row in ROUTES:
+        assert row.access in known, f"{row.method} {row.path} declares {row.access!r}"
+
+
+def test_every_route_times_every_caller(client: FlaskClient, callers: dict) -> None:
+    wrong = []
+    for row in ROUTES:
+        for who, headers in callers.items():
+            if (row.method, row.path) == ("DELETE", "/users/<username>") and who == "admin":
+                continue
+            reply = client.open(path_of(row.path), method=row.method, headers=headers)
+            status = reply.status_code
+            if row.access == "public":
+                fine = status not in (401, 403) or row.path == "/token"
+            elif who in NOBODY:
+                fine = status == 401
+            elif row.access not in ALLOWED[who]:
+                fine = status == 403
+            else:
+                fine = status != 401 and (status != 403 or row.path.startswith("/users/"))
+            if not fine or status >= 500:
+                wrong.append((row.method, row.path, who, status))
+    assert wrong == []
+
+
+def test_the_matrix_can_fail(client: FlaskClient, callers: dict) -> None:
+    """The control: the callers really differ."""
+    statuses = {who: client.get("/users", headers=h).status_code for who, h in callers.items()}
+    assert statuses["admin"] == 200
+    assert {statuses["reader"], statuses["user"]} == {403}
+    assert {statuses[who] for who in NOBODY} == {401}
+
+
+def test_probes_stay_open(client: FlaskClient) -> None:
+    for path in ("/", "/health"):
+        assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("place", [{"REMOTE_ADDR": "127.0.0.1"}, {"REMOTE_ADDR": "203.0.113.7"}])
+def test_without_accounts_only_this_machine_is_admin(
+    make_app: Callable[..., Flask], place: dict
+) -> None:
+    client = make_app(auth_enabled=False, admin_token="let-me-administrate").test_client()
+    local = place["REMOTE_ADDR"].startswith("127.")
+
+    def status(path: str, **headers: str) -> int:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        return client.get(path, headers=names, environ_overrides=place).status_code
+
+    assert status("/models") == 200
+    assert status("/settings") == (200 if local else 401)
+    assert status("/settings", X_Forwarded_For="127.0.0.1") == 401
+    assert status("/settings", Authorization="Bearer let-me-administrate") == 200
+    assert status("/settings", Authorization="Bearer wrong") == (200 if local else 401)
+
+
+def test_a_forged_address_is_not_believed_unless_a_proxy_is_configured(
+    make_app: Callable[..., Flask],
+) -> None:
+    forged = {"X-Forwarded-For": "127.0.0.1"}
+    far = {"REMOTE_ADDR": "203.0.113.7"}
+    plain = make_app(auth_enabled=False).test_client()
+    assert plain.get("/settings", headers=forged, environ_overrides=far).status_code == 401
+    behind = make_app(auth_enabled=False, trusted_proxy_hops=1).test_client()
+    both = {"X-Forwarded-For": "127.0.0.1, 198.51.100.9"}
+    assert behind.get("/settings", headers=both, environ_overrides=far).status_code == 401
+    assert behind.get("/settings", headers=forged, environ_overrides=far).status_code == 200

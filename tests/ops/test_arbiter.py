@@ -1,0 +1,43 @@
+"""Which worker gets which GPU, and where several workers add their numbers up."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import arbiter
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.setattr(arbiter, "_gpus", None)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("living", "given"), [([], "4"), (["4"], "7"), (["4", "7"], "4"), (["7"], "4"), ([None], "4")]
+)
+def test_a_worker_gets_the_gpu_that_the_fewest_living_ones_have(living, given) -> None:
+    assert arbiter.choose_gpu(living) == given
+
+
+def test_without_gpus_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(arbiter, "_gpus", None)
+    assert arbiter.choose_gpu([]) is None
+
+
+def test_the_numbers_of_an_earlier_run_are_wiped(tmp_path: Path) -> None:
+    (tmp_path / "counter_1.db").write_bytes(b"old")
+    arbiter.share_numbers(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path)
+
+
+def test_a_directory_of_our_own_choice_is_removed_at_the_end() -> None:
+    arbiter.share_numbers(None)
+    path = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    assert path.is_dir()
+    arbiter.forget_numbers(None)
+    assert not path.exists()

@@ -1,0 +1,265 @@
+"""Rows 66 to 71 of research/reliability.md: what each fault of a provider leads to."""
+
+import logging
+import socket
+import time
+
+import pytest
+
+from config import ModelSpec
+from embedders import breaker as breakers
+from embedders import build, door
+from embedders import remote as remotes
+from embedders.base import Prompt
+from embedders.door import allowed
+from embedders.providers import Providers
+from errors import (
+    BadRequest,
+    ModelUnavailable,
+    ProviderBusy,
+    ProviderError,
+    ProviderTimeout,
+    ServiceError,
+)
+from tests.providers import server as wrong
+from tests.providers.conftest import loopback
+from tests.providers.server import KEY
+
+SECRET = "a text that nobody else may read"
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(caplog):
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert KEY not in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(remotes, "BACKOFF_S", (0.02, 0.04))
+
+
+def run(embedder, count=3, deadline_s=None):
+    items = embedder.prepare([f"{SECRET} {i}" for i in range(count)], Prompt(), "right")
+    end = None if deadline_s is None else time.monotonic() + deadline_s
+    return embedder.encode(items, end)
+
+
+def failure(embedder, kind=ServiceError, **kwargs):
+    with pytest.raises(kind) as caught:
+        run(embedder, **kwargs)
+    shown = f"{caught.value} {caught.value!r} {caught.value.__dict__}"
+    assert KEY not in shown
+    assert SECRET not in shown
+    return caught.value
+
+
+# -- 66: it fails ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [(500, {}), (503, {}), (429, {}), wrong.reset, wrong.cut_off])
+def test_two_faults_in_a_row_are_ridden_out(remote, provider, fault):
+    provider.script += [fault, fault]
+    assert len(run(remote()).vectors) == 3
+    assert len(provider.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "status"),
+    [
+        ((500, {}), ProviderError, 502),
+        ((429, {}), ProviderBusy, 503),
+        (wrong.reset, ProviderError, 502),
+        (wrong.cut_off, ProviderError, 502),
+    ],
+)
+def test_it_gives_up_after_two_retries(remote, provider, fault, kind, status):
+    provider.always = fault
+    error = failure(remote(), kind)
+    assert error.status == status
+    assert len(provider.seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, BadRequest), (401, ModelUnavailable), (404, ProviderError)]
+)
+def test_a_refusal_is_not_repeated(remote, provider, status, kind):
+    provider.always = (status, {})
+    failure(remote(), kind)
+    assert len(provider.seen) == 1
+
+
+def test_the_breaker_opens_lets_one_through_and_closes(remote, provider, monkeypatch):
+    monkeypatch.setattr(breakers, "PAUSE_S", (0.3,))
+    embedder = remote()
+    provider.always = (500, {})
+    failure(embedder)
+    failure(embedder)
+    assert embedder.breaker.state == "open"
+    calls = len(provider.seen)
+    assert failure(embedder, ProviderBusy).retry_after_s >= 1
+    assert len(provider.seen) == calls
+    time.sleep(0.35)
+    assert embedder.breaker.state == "half-open"
+    provider.always = "good"
+    run(embedder)
+    assert embedder.breaker.state == "closed"
+
+
+# -- 67: it never ends -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [wrong.drip_body, wrong.drip_headers])
+def test_the_deadline_holds_against_a_drip(remote, provider, fault):
+    provider.always = fault
+    started = time.monotonic()
+    failure(remote(), ProviderTimeout, deadline_s=0.6)
+    assert time.monotonic() - started < 1.0
+
+
+def test_the_deadline_holds_against_a_host_that_says_nothing_in_tls(remote, provider):
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        embedder = remote(base_url=f"https://127.0.0.1:{mute.getsockname()[1]}")
+        started = time.monotonic()
+        failure(embedder, ProviderError, deadline_s=0.6)
+        assert time.monotonic() - started < 1.0
+
+
+def test_a_huge_reply_is_not_read(remote, provider):
+    provider.always = wrong.huge
+    started = time.monotonic()
+    embedder = remote(settings={"provider_max_reply_bytes": 4 * 1024 * 1024})
+    assert "larger than" in failure(embedder, ProviderError).message
+    assert time.monotonic() - started < 3
+    assert len(provider.seen) == 1
+
+
+# -- 68: it asks to wait -----------------------------------------------------------------------
+
+
+def test_a_wait_within_the_deadline_is_kept(remote, provider):
+    provider.script.append((429, {"Retry-After": "1"}))
+    started = time.monotonic()
+    run(remote())
+    assert time.monotonic() - started >= 1
+
+
+@pytest.mark.parametrize(("asked", "told"), [("3600", 120), ("30", 30)])
+def test_a_longer_one_is_passed_on_and_not_slept(remote, provider, asked, told):
+    provider.always = (429, {"Retry-After": asked})
+    started = time.monotonic()
+    assert failure(remote(), ProviderBusy).retry_after_s == told
+    assert time.monotonic() - started < 1
+    assert len(provider.seen) == 1
+
+
+# -- 69: it answers nonsense -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        wrong.fewer, wrong.more, wrong.same_index, wrong.narrower, wrong.not_a_number,
+        wrong.words, wrong.nothing, wrong.html, wrong.half_json, wrong.other_width,
+        lambda h, b: h.reply(b"null"), lambda h, b: h.reply(b'{"data": {"x": 1}}'),
+        lambda h, b: h.reply(b"[" * 100_000),
+        lambda h, b: h.reply(b"{}", headers={"Content-Encoding": "gzip"}),
+    ],
+)  # fmt: skip
+def test_nonsense_is_a_502_and_not_repeated(remote, provider, fault):
+    embedder = remote(dimensions=8)
+    provider.always = fault
+    error = failure(embedder, ProviderError)
+    assert error.status == 502
+    assert error.permanent
+    assert len(provider.seen) == 1
+
+
+def test_rows_out_of_order_are_put_in_order(remote, provider):
+    embedder = remote()
+    right = run(embedder).vectors
+    provider.script.append(wrong.shuffled)
+    assert (run(embedder).vectors == right).all()
+
+
+# -- 70: there is no key -----------------------------------------------------------------------
+
+
+def test_a_missing_key_is_told_and_one_that_comes_works_at_once(provider):
+    keys: dict[str, str] = {}
+    config = loopback()
+    spec = ModelSpec(
+        id="o", type="openai", model_name="m", base_url=f"{provider.url}/v1", provider="openai"
+    )
+    providers = Providers(config, keys.get)
+    embedder = build(spec, config, providers)
+    told = "no key for openai: set OPENAI_API_KEY or POST /providers/openai/api-key"
+    assert embedder.obstacle() == told
+    assert failure(embedder, ModelUnavailable).message == told
+    keys["openai"] = KEY
+    run(embedder)
+    keys["openai"] = f"{KEY}\r\nX-Evil: 1"
+    assert "characters" in failure(embedder, ModelUnavailable).message
+    assert len(provider.seen) == 1
+    providers.close()
+
+
+# -- 71: it is somewhere it should not be ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://169.254.169.254/latest", "https://localhost/v1", "https://10.0.0.1", "https://[::1]",
+        "http://api.openai.com/v1", "https://[::ffff:127.0.0.1]/", "file:///etc/passwd",
+        "https://user:pw@api.openai.com/",
+    ],
+)  # fmt: skip
+def test_a_private_address_is_refused_when_it_is_set(url):
+    config = loopback(provider_networks=(), provider_http_hosts=())
+    spec = ModelSpec(id="o", type="openai", model_name="m", base_url=url)
+    with pytest.raises(ModelUnavailable) as caught:
+        build(spec, config)
+    assert "pw" not in caught.value.message
+
+
+def test_a_name_that_comes_to_mean_a_private_address_is_refused(remote, provider, monkeypatch):
+    """Rebinding: the name is checked when it is connected to, and what was checked is used."""
+    port = provider.server_port
+    embedder = remote(
+        base_url=f"http://rebound.example:{port}/v1",
+        settings={"provider_http_hosts": "rebound.example", "provider_networks": ()},
+    )
+    asked = []
+
+    def resolve(host, *rest):
+        asked.append(host)
+        family = socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(door.socket, "getaddrinfo", resolve)
+    assert "private address" in failure(embedder, ProviderError).message
+    assert asked == ["rebound.example"]
+    assert not provider.seen
+
+
+def test_a_redirect_is_not_followed(remote, provider):
+    provider.always = (307, {"Location": f"{provider.url}/secret"})
+    assert "redirect" in failure(remote(), ProviderError).message
+    assert [path for path, _, _ in provider.seen] == ["/v1/embeddings"]
+
+
+@pytest.mark.parametrize(
+    ("address", "fine"),
+    [
+        ("1.1.1.1", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("0.0.0.0", False),
+        ("100.64.0.1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False),
+        ("2002:7f00:1::", False), ("fe80::1%eth0", False), ("224.0.0.1", False), ("fd00::1", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_public(address, fine):
+    assert allowed(address, ()) is fine

@@ -1,0 +1,180 @@
+"""Replicas: shared out by load, left out when they fail, probed back in, one space only."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from batcher import Batcher
+from config import ModelSpec
+from embedders.base import Prompt
+from embedders.fake import FakeEmbedder
+from embedders.openai import OpenAIEmbedder
+from embedders.providers import Providers
+from errors import BadRequest, ModelUnavailable, Unavailable
+from factory import create_app
+from replicas import Replica, Replicas
+from tests.providers.conftest import loopback
+from tests.providers.server import KEY, FakeProvider
+
+
+class Copy(FakeEmbedder):
+    """A copy that can be told to fail, to be slow, or to be another model."""
+
+    def __init__(self, name="m", noise=""):
+        super().__init__(name)
+        self.noise, self.broken, self.pause, self.calls = noise, False, 0.0, 0
+        self.threads = set()
+
+    def encode(self, items, deadline=None):
+        self.calls += 1
+        self.threads.add(threading.current_thread().name)
+        time.sleep(self.pause)
+        if self.broken:
+            raise RuntimeError("this copy is broken")
+        return super().encode(items, deadline)
+
+    def vector(self, text):
+        return super().vector(self.noise + text)
+
+
+@pytest.fixture
+def lane_of():
+    lanes = []
+
+    def make(*copies):
+        lanes.append(Replicas([Replica(f"r{i}", c, c) for i, c in enumerate(copies)]))
+        return lanes[-1]
+
+    yield make
+    for lane in lanes:
+        lane.close()
+
+
+def items_of(copy, *texts):
+    return copy.prepare(texts, Prompt(), "right")
+
+
+def until(lane, states, limit_s=5):
+    end = time.monotonic() + limit_s
+    while [row["status"] for row in lane.status()] != states:
+        assert time.monotonic() < end, lane.status()
+        time.sleep(0.01)
+
+
+def test_the_least_busy_replica_gets_the_request(lane_of):
+    one, two = Copy(), Copy()
+    lane = lane_of(one, two)
+    until(lane, ["up", "up"])
+    one.pause = two.pause = 0.3
+    threads = [
+        threading.Thread(target=lane.encode, args=(items_of(one, *["t"] * n),)) for n in (9, 1, 1)
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    assert sorted(row["queued_tokens"] for row in lane.status()) == [2, 9]
+    for thread in threads:
+        thread.join()
+    assert [row["queued_tokens"] for row in lane.status()] == [0, 0]
+
+
+def test_one_that_fails_is_left_out_and_probed_back_in_beside_the_requests(lane_of):
+    one, two = Copy(), Copy()
+    lane = lane_of(one, two)
+    until(lane, ["up", "up"])
+    one.broken = True
+    for _ in range(6):
+        assert len(lane.encode(items_of(two, "t")).vectors) == 1
+    until(lane, ["down", "up"])
+    one.threads.clear()
+    one.broken = False
+    until(lane, ["up", "up"])
+    assert one.threads == {"replicas"}
+
+
+def test_when_none_is_up_the_reasons_are_told(lane_of):
+    one, two = Copy(), Copy()
+    lane = lane_of(one, two)
+    until(lane, ["up", "up"])
+    one.broken = two.broken = True
+    for _ in range(2):
+        with pytest.raises(Unavailable) as caught:
+            lane.encode(items_of(one, "t"))
+    assert "RuntimeError" in caught.value.message
+    assert caught.value.retry_after_s
+
+
+def test_a_bad_request_is_nobodys_failure(lane_of):
+    one, two = Copy(), Copy()
+    lane = lane_of(one, two)
+    until(lane, ["up", "up"])
+
+    def refuse(items, deadline=None):
+        raise BadRequest("too long")
+
+    one.encode = two.encode = refuse
+    with pytest.raises(BadRequest):
+        lane.encode(items_of(one, "t"))
+    assert [row["status"] for row in lane.status()] == ["up", "up"]
+
+
+def test_another_space_is_refused_by_its_fingerprint_or_its_vectors(lane_of):
+    with pytest.raises(ModelUnavailable, match="one embedding space"):
+        lane_of(Copy("m"), Copy("n"))
+    one, liar = Copy(), Copy(noise="other weights")
+    lane = lane_of(one, liar)
+    until(lane, ["up", "down"])
+    right = one.vector("t")
+    for _ in range(10):
+        np.testing.assert_array_equal(lane.encode(items_of(one, "t")).vectors[0], right)
+    assert "not those of the first" in str(lane.status()[1]["reason"])
+
+
+def test_nothing_fails_when_one_of_two_addresses_dies_under_load():
+    servers = FakeProvider(), FakeProvider()
+    urls = [f"{server.url}/v1" for server in servers]
+    spec = ModelSpec(id="o", type="openai", model_name="m", base_urls=urls, provider="openai")
+    providers = Providers(loopback(), lambda name: KEY)
+    copies = [OpenAIEmbedder(spec.model_copy(update={"base_url": u}), providers) for u in urls]
+    lane = Replicas([Replica(u, c, c) for u, c in zip(urls, copies, strict=True)])
+    failures = []
+
+    def work():
+        for i in range(30):
+            try:
+                lane.encode(items_of(copies[0], f"text {i}"), time.monotonic() + 5)
+            except Exception as exc:
+                failures.append(exc)
+
+    until(lane, ["up", "up"])
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    servers[0].always = (500, {})
+    for thread in threads:
+        thread.join()
+    assert not failures
+    until(lane, ["down", "up"])
+    servers[0].always = "good"
+    until(lane, ["up", "up"], limit_s=10)
+    lane.close()
+    providers.close()
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_several_local_copies_show_in_the_model_page(config_of):
+    entry = {"type": "fake", "model_name": "f", "devices": ["cpu", "cpu"]}
+    app = create_app(config_of({"f": entry}), wait=True)
+    lane = app.extensions["services"].engine.registry.default.loaded.lane
+    until(lane, ["up", "up"])
+    client = app.test_client()
+    assert client.post("/embed", json={"texts": ["a", "b"]}).status_code == 200
+    rows = client.get("/models/f").json["replicas"]
+    assert [row["name"] for row in rows] == ["cpu#0", "cpu#1"]
+    assert isinstance(lane._all[0].lane, Batcher)
+    lane.close()

@@ -1,0 +1,147 @@
+"""Real servers stopped, paused, restarted and locked under a running service."""
+
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port, running
+from tests.servers.fixtures import need
+from tests.servers.mariadb import MariaDB
+from tests.servers.postgres import Postgres
+from tests.settings.conftest import Service, until
+
+Start = Callable[..., Service]
+
+
+@pytest.fixture(params=[MariaDB, Postgres], scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[MariaDB | Postgres]:
+    """A database server of our own, to be treated badly."""
+    need(request.param)
+    with request.param() as running:
+        yield running
+
+
+def degraded(service: Service) -> str | None:
+    reason = service.get("/health")["degraded"]
+    assert reason is None or isinstance(reason, str)
+    return reason
+
+
+def embeds(service: Service) -> bool:
+    return service.post("/embed", {"texts": ["still here"]}).status_code == 200
+
+
+def test_down_at_start_then_up(start: Start, server: MariaDB | Postgres) -> None:
+    url = server.database()
+    start(url).set("max_texts", 77)
+    server.halt()
+    service = start(url, MAX_TEXTS_PER_REQUEST="66")
+    reason = degraded(service)
+    assert reason and "test:test" not in reason and url not in reason
+    assert embeds(service) and service.value("max_texts") == 66
+    assert service.set("max_texts", 3).status_code == 503
+    server.start()
+    until(lambda: degraded(service) is None)
+    assert service.value("max_texts") == 77
+
+
+def test_hanging_later_then_going_on(start: Start, server: MariaDB | Postgres) -> None:
+    service = start(server.database())
+    assert service.set("max_texts", 5).status_code == 200
+    server.pause()
+    try:
+        until(lambda: degraded(service) is not None)
+        assert embeds(service) and service.value("max_texts") == 5
+        refused = service.set("max_texts", 6)
+        assert refused.status_code == 503 and refused.headers["Retry-After"]
+        assert service.post("/embed", {"texts": ["x"] * 6}).status_code == 413
+    finally:
+        server.resume()
+    until(lambda: degraded(service) is None)
+    assert service.set("max_texts", 7).status_code == 200
+
+
+def test_restarted_under_idle_connections(start: Start, server: MariaDB | Postgres) -> None:
+    service = start(server.database())
+    assert service.set("max_texts", 5).status_code == 200
+    server.restart()
+    assert service.set("max_texts", 6).status_code == 200
+    assert service.value("max_texts") == 6
+
+
+def test_killed_under_load_then_back(start: Start, server: MariaDB | Postgres) -> None:
+    service = start(server.database())
+    assert service.set("max_texts", 5).status_code == 200
+    server.kill()
+    until(lambda: degraded(service) is not None)
+    assert embeds(service) and service.set("max_texts", 6).status_code == 503
+    server.start()
+    until(lambda: degraded(service) is None)
+    assert service.value("max_texts") == 5
+
+
+def test_a_locked_sqlite_file_is_503_and_recovers(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "settings.db"
+    service = start(f"sqlite:///{file}")
+    assert service.set("max_texts", 5).status_code == 200
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    refused = service.set("max_texts", 6)
+    assert refused.status_code == 503 and refused.json()["error_type"] == "busy"
+    assert embeds(service) and service.value("max_texts") == 5
+    other.execute("ROLLBACK")
+    other.close()
+    assert service.set("max_texts", 6).status_code == 200
+
+
+def test_every_worker_follows_a_change_and_a_swap(start: Start, tmp_path: Path) -> None:
+    service = start(f"sqlite:///{tmp_path}/settings.db", "-w", "3")
+
+    def everywhere(check: Callable[[], bool]) -> bool:
+        """Each request is a new connection, so 25 of them meet every worker."""
+        return all(check() for _ in range(25))
+
+    before = service.post("/embed", {"texts": ["a"]}).json()
+    assert before["dimension"] == 8
+    assert service.set("max_texts", 3).status_code == 200
+    until(lambda: everywhere(lambda: service.value("max_texts") == 3))
+    assert service.set("model_name", "wide").status_code == 200
+    until(
+        lambda: everywhere(
+            lambda: service.post("/embed", {"texts": ["a"]}).json()["model"] == "tests/wide"
+        )
+    )
+    refused = service.set("model_name", "no/such")
+    assert refused.status_code == 422 and "no/such" in refused.json()["error"]
+    assert everywhere(lambda: service.value("model_name") == "wide")
+
+
+def test_settings_kept_in_sql_are_there_at_the_next_start(start: Start, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/settings.db"
+    first = start(url)
+    for key, value in (("model_name", "wide"), ("cors_origins", ["http://a.example"])):
+        assert first.set(key, value).status_code == 200
+    later = start(url)
+    assert later.post("/embed", {"texts": ["a"]}).json()["model"] == "tests/wide"
+    assert later.value("cors_origins") == ["http://a.example"]
+
+
+def test_a_port_kept_in_sql_is_listened_on_after_a_restart(start: Start, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/settings.db"
+    first, port = start(url), free_port()
+    assert first.set("port", port).json()["restart_required"] is True
+    env = {"EMBEDDING_USE_DB_SETTINGS": "true", "EMBEDDING_DB_URL": url, "HOST": "127.0.0.1"}
+    env |= {"PORT": str(free_port()), "MODEL_CONFIG": str(tmp_path / "models.json")}
+    env |= {"SUPPORTED_MODELS_FILE": str(tmp_path / "none")}
+    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
+        assert Service(f"http://127.0.0.1:{port}", 0).value("port") == port
+
+
+def test_several_workers_without_sql_say_how_to_get_it(start: Start) -> None:
+    service = start("sqlite://", "-w", "2", EMBEDDING_USE_DB_SETTINGS="false")
+    refused = service.set("max_texts", 3)
+    assert refused.status_code == 409
+    assert "EMBEDDING_USE_DB_SETTINGS=true" in refused.json()["error"]

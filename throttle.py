@@ -1,0 +1,128 @@
+"""How often one may call: requests and texts a minute by role, counted by Flask-Limiter.
+
+The counts live in Redis where it is enabled, so that all workers and machines count together, and
+in each worker's memory otherwise, or while Redis is away. A refusal says when to come back.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, Response, current_app, g, request
+from flask_limiter import Limiter
+from flask_limiter.errors import RateLimitExceeded
+
+from accounts import Caller
+from config import Config
+from context import services
+from errors import RateLimited, TooLarge
+
+KEY = "throttle"
+# Redis answers within this or counts as away: a request never waits longer for it.
+REDIS_TIMEOUT_S = 0.25
+
+
+class Throttle:
+    """The two limits of every caller."""
+
+    def __init__(self, app: Flask, config: Config) -> None:
+        options: dict[str, Any] = {}
+        if config.redis_enabled:
+            timeouts = ("socket_timeout", "socket_connect_timeout")
+            options = dict.fromkeys(timeouts, REDIS_TIMEOUT_S)
+        self._limiter = Limiter(
+            _key,
+            app=app,
+            storage_uri=config.redis_address if config.redis_enabled else "memory://",
+            storage_options=options,
+            strategy="sliding-window-counter",  # constant cost whatever the number of texts
+            in_memory_fallback_enabled=config.redis_enabled,
+            headers_enabled=False,  # ours are written below, and never on what they do not concern
+            key_prefix="embedding-service",
+            request_identifier=lambda: "any",  # limits hang on callers here, not on routes
+        )
+        self._requests = self._shared("requests", lambda: 1)
+        self._texts = self._shared("texts", lambda: max(1, int(g.texts)))
+        app.extensions[KEY] = self
+
+    def _shared(self, what: str, cost: Callable[[], int]) -> Callable[[], None]:
+        limit = self._limiter.shared_limit(
+            lambda: f"{allowance(what)} per minute",
+            scope=what,
+            key_func=_key,
+            cost=cost,
+            exempt_when=lambda: allowance(what) == 0,
+        )
+
+        def count() -> None:
+            """Count against the limit; Flask-Limiter does so before this is entered."""
+
+        count.__qualname__ = f"count_{what}"  # the name by which it tells limits apart
+        return limit(count)
+
+    def count_request(self) -> None:
+        """Count the current request. Raises RateLimited."""
+        if allowance("requests"):
+            self._counted(self._requests)
+            g.limits = self._limiter.current_limits
+
+    def count_texts(self, texts: int) -> None:
+        """Count texts. Raises RateLimited; TooLarge for more than a whole minute's worth."""
+        most = allowance("texts")
+        if not most:
+            return
+        if texts > most:
+            raise TooLarge(
+                f"{texts} texts are more than your {most} a minute: send fewer at once",
+                param="input",
+            )
+        g.texts = texts
+        self._counted(self._texts)
+
+    def _counted(self, count: Callable[[], None]) -> None:
+        try:
+            count()
+        except RateLimitExceeded:
+            limit = self._limiter.current_limit
+            assert limit is not None
+            g.limits = [limit]
+            wait = max(1.0, limit.reset_at - time.time())
+            raise RateLimited(
+                f"your limit of {limit.limit.amount} a minute is used up; wait {wait:.0f} s",
+                retry_after_s=wait,
+            ) from None
+
+
+def throttle() -> Throttle:
+    """Return the running application's limits."""
+    found: Throttle = current_app.extensions[KEY]
+    return found
+
+
+def allowance(what: str) -> int:
+    """Return how many requests or texts a minute the caller's role has; 0 is no limit."""
+    role = g.caller.role
+    return int(getattr(services().settings.current, f"{what}_per_minute_{role}"))
+
+
+def _key() -> str:
+    caller: Caller = g.caller
+    return f"{caller.role}:{caller.name}"
+
+
+def add_headers(response: Response) -> None:
+    """Tell the caller how much of the limit is left, by the names that clients know."""
+    for limit in g.get("limits", ())[:1]:
+        amount, left = limit.limit.amount, max(0, limit.remaining)
+        reset = max(0, int(limit.reset_at - time.time()))
+        headers = response.headers
+        headers["X-RateLimit-Limit"] = str(amount)
+        headers["X-RateLimit-Remaining"] = str(left)
+        headers["X-RateLimit-Reset"] = str(int(limit.reset_at))
+        # draft-ietf-httpapi-ratelimit-headers
+        headers["RateLimit-Policy"] = f'"requests";q={amount};w=60'
+        headers["RateLimit"] = f'"requests";r={left};t={reset}'
+        if request.path.startswith("/v1/"):
+            headers["x-ratelimit-limit-requests"] = str(amount)
+            headers["x-ratelimit-remaining-requests"] = str(left)
+            headers["x-ratelimit-reset-requests"] = f"{reset}s"

@@ -1,0 +1,139 @@
+"""Users and their roles, kept in SQL.
+
+Knows no HTTP, no keys (`apikeys.py`) and no tokens (`tickets.py`).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+import passwords
+from errors import Conflict, Invalid, NotFound
+from memo import Memo
+
+Role = Literal["admin", "user", "reader"]
+ROLES: tuple[Role, ...] = ("admin", "user", "reader")
+
+TABLES = sa.MetaData()
+USERS = sa.Table(
+    "users",
+    TABLES,
+    sa.Column("username", sa.String(190), primary_key=True),
+    sa.Column("role", sa.String(20)),
+    sa.Column("password_hash", sa.String(255)),
+    sa.Column("token_version", sa.Integer),
+    sa.Column("created", sa.Float(53)),
+)
+
+
+@dataclass(frozen=True)
+class User:
+    """A user. `token_version` rises when every token given so far shall end."""
+
+    username: str
+    role: Role
+    password_hash: str
+    token_version: int
+    created: float
+
+
+class Users:
+    """The users of the database."""
+
+    def __init__(self, memo: Memo) -> None:
+        self._memo = memo
+
+    def add(self, username: str, password: str, role: Role) -> User:
+        """Make a user. Raises Conflict if the name is taken, Invalid for what is not allowed."""
+        _check_name(username)
+        passwords.check_new(password)
+        user = User(username, check_role(role), passwords.hash_password(password), 1, time.time())
+        try:
+            self._memo.write(lambda c: c.execute(USERS.insert().values(**vars(user))))
+        except IntegrityError:
+            raise Conflict(f"user {username!r} is there already", param="username") from None
+        return user
+
+    def get(self, username: str) -> User | None:
+        """Return a user, as of at most two seconds ago."""
+        query = sa.select(USERS).where(USERS.c.username == username)
+        return self._memo.remembered(("user", username), lambda c: _user(c.execute(query).first()))
+
+    def require(self, username: str) -> User:
+        """Return a user. Raises NotFound."""
+        user = self.get(username)
+        if user is None:
+            raise NotFound(f"no user {username[:64]!r}")
+        return user
+
+    def list(self) -> Sequence[User]:
+        """Return every user by name."""
+        query = sa.select(USERS).order_by(USERS.c.username)
+        rows = self._memo.read(lambda c: c.execute(query).all())
+        return [user for row in rows if (user := _user(row))]
+
+    def remove(self, username: str) -> None:
+        """Delete a user with all keys. Raises NotFound; Conflict for the last admin."""
+
+        def work(connection: sa.Connection) -> None:
+            self._keep_an_admin(connection, username)
+            if not connection.execute(USERS.delete().where(USERS.c.username == username)).rowcount:
+                raise NotFound(f"no user {username[:64]!r}")
+
+        self._memo.write(work)
+
+    def change(self, username: str, password: str | None, role: Role | None) -> None:
+        """Set a password, which ends every token given so far, or a role."""
+        values: dict[str, Any] = {"token_version": USERS.c.token_version + 1}
+        if password is not None:
+            passwords.check_new(password)
+            values["password_hash"] = passwords.hash_password(password)
+        if role is not None:
+            values["role"] = check_role(role)
+
+        def work(connection: sa.Connection) -> None:
+            if role is not None and role != "admin":
+                self._keep_an_admin(connection, username)
+            where = USERS.c.username == username
+            if not connection.execute(USERS.update().where(where).values(**values)).rowcount:
+                raise NotFound(f"no user {username[:64]!r}")
+
+        self._memo.write(work)
+
+    def login(self, username: str, password: str) -> User | None:
+        """Return the user whose name and password these are; unknown names take as long."""
+        query = sa.select(USERS).where(USERS.c.username == username)
+        user = self._memo.read(lambda c: _user(c.execute(query).first()))
+        if not passwords.verify(password, user.password_hash if user else None):
+            return None
+        if user and passwords.outdated(user.password_hash):
+            new = {"password_hash": passwords.hash_password(password)}
+            where = USERS.c.username == username
+            self._memo.write(lambda c: c.execute(USERS.update().where(where).values(**new)))
+        return user
+
+    def _keep_an_admin(self, connection: sa.Connection, username: str) -> None:
+        query = sa.select(USERS.c.username).where(USERS.c.role == "admin").with_for_update()
+        if list(connection.scalars(query)) == [username]:
+            raise Conflict(f"{username!r} is the last admin; make another one first")
+
+
+def _user(row: Any) -> User | None:
+    return None if row is None else User(**row._mapping)
+
+
+def _check_name(username: str) -> None:
+    if not 1 <= len(username) <= 64 or not username.isprintable() or "/" in username:
+        raise Invalid("a username has 1 to 64 printable characters and no /", param="username")
+
+
+def check_role(role: str) -> Role:
+    """Return a role if it is one. Raises Invalid."""
+    for known in ROLES:
+        if role == known:
+            return known
+    raise Invalid(f"unknown role; known are {', '.join(ROLES)}", param="role")
