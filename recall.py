@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
+import metrics
 from cache import Cache, Entry, keys_of, pack, unpack
 from embedders.base import Input, Prompt, Truncate, Vectors
 from errors import DeadlineExceeded, Invalid, ServiceError
@@ -94,7 +95,10 @@ class Recall:
         rows = {**rows, **hits}
         if left := {key: place for key, place in places.items() if key not in rows}:
             rows.update(self._encode(ask, left))  # who was to do it failed, or takes too long
-        return _answer([rows[key] for key in keys], sum(key in hits for key in keys))
+        answer = _answer([rows[key] for key in keys], sum(key in hits for key in keys))
+        metrics.CACHE.labels("hit").inc(answer.hits)
+        metrics.CACHE.labels("miss").inc(len(keys) - answer.hits)
+        return answer
 
     def _board(self, places: dict[bytes, int]) -> tuple["_Flight", dict["_Flight", list[bytes]]]:
         """Take the keys that nobody looks after; of the others, tell who does."""
@@ -114,6 +118,7 @@ class Recall:
             there = {key: value for key, value in values if value is not None}
             found = unpack(there, dimension)
             if bad := [key for key in there if key not in found]:
+                metrics.CACHE.labels("damaged").inc(len(bad))
                 self.cache.drop(bad)
         flight.rows, flight.missing = found, len(flight.keys) - len(found)
         flight.looked.set()

@@ -3,7 +3,7 @@
 Owns the two formats: the key and the value. A key is a digest of everything that decides a vector:
 the model's fingerprint, its length limit, the prompt, what is done to inputs over the limit, and
 the text or the token ids themselves. A value is a header and the vector's little-endian float32 as
-the model made it, before it is shortened or normalised. The header's CRC covers the key too, so a
+the model made it, before it is shortened or normalised. The CRC at its end covers the key too, so a
 value under another's key is as bad as a damaged one. Never a pickle: reading runs no code.
 """
 
@@ -20,9 +20,10 @@ from embedders.base import Facts, Input, Prompt, Truncate, Vectors
 
 PREFIX = b"emb:v1:"
 VERSION = 1
-CRC = struct.Struct("<I")  # of the key and of all that follows
 HEADER = struct.Struct("<BBHII")  # version, whether it was cut, zero, dimension, tokens
-HEAD = CRC.size + HEADER.size
+CRC = struct.Struct("<I")  # at the end: of the key and of all before
+# The CRC-32 of anything followed by its own CRC-32, little-endian: what a sound value comes to.
+RESIDUE = 0x2144DF1C
 
 
 class Entry(NamedTuple):
@@ -55,16 +56,16 @@ def pack(key: bytes, entry: Entry) -> bytes:
     """Write a vector for its key."""
     head = HEADER.pack(VERSION, entry.truncated, 0, len(entry.vector), entry.tokens)
     body = head + entry.vector.astype("<f4", copy=False).tobytes()
-    return CRC.pack(_crc(key, body)) + body
+    return body + CRC.pack(zlib.crc32(body, zlib.crc32(key)))
 
 
 def unpack(values: Mapping[bytes, bytes], dimension: int) -> dict[bytes, Entry]:
     """Read the values that are sound: of this version, key and dimension, whole and finite."""
-    whole = HEAD + 4 * dimension
-    right = {key: value for key, value in values.items() if len(value) == whole}
+    size = HEADER.size + 4 * dimension + CRC.size
+    right = {key: value for key, value in values.items() if len(value) == size}
     rows = np.frombuffer(b"".join(right.values()), _row(dimension))
-    crc = np.array([_crc(k, memoryview(v)[CRC.size :]) for k, v in right.items()], np.uint32)
-    sound = (rows["crc"] == crc) & (rows["version"] == VERSION) & (rows["dimension"] == dimension)
+    crc = np.array([zlib.crc32(value, zlib.crc32(key)) for key, value in right.items()], np.uint32)
+    sound = (crc == RESIDUE) & (rows["version"] == VERSION) & (rows["dimension"] == dimension)
     sound &= np.isfinite(rows["vector"]).all(axis=1)
     return {
         key: Entry(vector, tokens, truncated)
@@ -82,9 +83,5 @@ def unpack(values: Mapping[bytes, bytes], dimension: int) -> dict[bytes, Entry]:
 
 def _row(dimension: int) -> np.dtype[np.void]:
     """Return a value as numpy reads it."""
-    head = [("crc", "<u4"), ("version", "u1"), ("truncated", "u1"), ("zero", "<u2")]
-    return np.dtype([*head, ("dimension", "<u4"), ("tokens", "<u4"), ("vector", "<f4", dimension)])
-
-
-def _crc(key: bytes, body: bytes | memoryview) -> int:
-    return zlib.crc32(body, zlib.crc32(key))
+    head = [("version", "u1"), ("truncated", "u1"), ("zero", "<u2"), ("dimension", "<u4")]
+    return np.dtype([*head, ("tokens", "<u4"), ("vector", "<f4", dimension), ("crc", "<u4")])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.entry import HEAD, Entry, keys_of, pack, unpack
+from cache.entry import HEADER, Entry, keys_of, pack, unpack
 from embedders.base import Prompt
 from embedders.fake import FakeEmbedder
 
@@ -91,4 +91,6 @@ def test_numbers_that_are_not_finite_are_refused_and_cost_no_other_value(number:
 
 def test_the_vector_is_little_endian_float32_after_the_header() -> None:
     value = pack(KEY, entry())
-    np.testing.assert_array_equal(np.frombuffer(value, "<f4", offset=HEAD), entry().vector)
+    np.testing.assert_array_equal(
+        np.frombuffer(value, "<f4", count=8, offset=HEADER.size), entry().vector
+    )
