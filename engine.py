@@ -13,7 +13,7 @@ import numpy as np
 import metrics
 from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
-from recall import Answer, Ask, Direct, Encoder
+from recall import Ask, Direct, Encoder
 from registry import Loaded, Model, Registry
 
 
@@ -70,7 +70,7 @@ class Engine:
         ask = Ask(loaded, request.inputs, prompt, truncate, request.deadline, request.gone)
         answer = self._encoder.encode(ask)
         _check_dimensions(request.dimensions, answer.vectors.shape[1])
-        _count(model, answer)
+        metrics.TRUNCATED.labels(model.spec.id).inc(answer.truncated)
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(
             vectors=finish(answer.vectors, request.dimensions, normalize),
@@ -81,12 +81,6 @@ class Engine:
             hits=answer.hits,
             took_ms=(time.monotonic() - started) * 1000,
         )
-
-
-def _count(model: Model, answer: Answer) -> None:
-    metrics.TRUNCATED.labels(model.spec.id).inc(answer.truncated)
-    metrics.CACHE.labels("hit").inc(answer.hits)
-    metrics.CACHE.labels("miss").inc(len(answer.vectors) - answer.hits)
 
 
 def _check_dimensions(dimensions: int | None, most: int) -> None:
