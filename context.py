@@ -13,6 +13,7 @@ from engine import Engine
 from library import Library
 from reembed import Reembedder
 from settings import Settings
+from vault import Vault
 
 KEY = "services"
 
@@ -33,6 +34,7 @@ class Services:
     reembedder: Reembedder
     settings: Settings
     providers: Providers
+    vault: Vault
     version: str
 
 

@@ -25,7 +25,7 @@ from auth import allow_collection, identify
 from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
-from embedders.providers import Providers
+from embedders.providers import Providers, environment_keys
 from engine import Engine
 from follow import Follower, models_of
 from library import Library
@@ -39,6 +39,7 @@ from routes.table import Reply, Route
 from settings import open_settings
 from store import open_store
 from throttle import Throttle, add_headers, throttle
+from vault import Vault
 
 access_log = logging.getLogger("access")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -54,7 +55,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     app.url_map.strict_slashes = False
     settings = open_settings(config)
-    providers = Providers(config)
+    vault = Vault(config.db_url.get_secret_value(), config, environment_keys(config))
+    providers = Providers(config, vault.get_key)
     build = build or functools.partial(embedders.build, providers=providers)
     registry = Registry(*models_of(settings.state), settings.current, build)
     cache = open_cache(config)
@@ -68,6 +70,7 @@ def create_app(
         cache=cache,
         settings=settings,
         providers=providers,
+        vault=vault,
         library=Library(engine, store),
         reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
         version=version(),
@@ -82,6 +85,7 @@ def create_app(
     routes.errors.register(app)
     app.after_request(_finish)
     app.teardown_request(_end)
+    vault.renew()
     (registry.load_now if wait else registry.start)()
     app.extensions[KEY].reembedder.resume()
     settings.follow()

@@ -30,6 +30,7 @@ from config.providers import ProviderSettings
 from config.serving import ServingSettings
 from config.sql import SqlSettings
 from config.store import StoreSettings
+from config.vault import VaultSettings
 
 __all__ = [
     "Config",
@@ -53,6 +54,7 @@ class Config(
     CacheSettings,
     ProviderSettings,
     OperationsSettings,
+    VaultSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 

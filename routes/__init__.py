@@ -7,6 +7,7 @@ from routes import (
     models,
     openapi,
     ops,
+    providers,
     settings,
     v1,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "models",
     "openapi",
     "ops",
+    "providers",
     "settings",
     "v1",
 ]

@@ -43,7 +43,7 @@ def health() -> Reply:
         "device": facts.device if facts else None,
         "embedding_dimension": facts.dimension if facts else None,
         "version": services().version,
-        "degraded": services().settings.degraded,
+        "degraded": _degraded(),
         "models": states,
     }
     return Reply(body) if reason is None else Reply(body, 503, RETRY)
@@ -72,6 +72,13 @@ def show_metrics() -> Reply:
     if wants_json == "application/json":
         return Reply(metrics.summary())
     return Reply(metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _degraded() -> str | None:
+    """Tell what is missing although requests are served."""
+    cache = services().cache
+    reasons = (services().settings.degraded, cache.problem if cache else None)
+    return "; ".join(reason for reason in reasons if reason) or None
 
 
 def _status(reason: str | None) -> str:

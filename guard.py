@@ -2,7 +2,8 @@
 
 A timeout opens the guard at once, since each costs somebody a pause; other failures do after three
 in a row. While it is open nothing is asked. A thread of its own, never a request, tries the server
-every few seconds and closes the guard when it answers. Knows no server and no cache.
+every few seconds and closes the guard when it answers. Knows no server; used by the cache and the
+vault.
 """
 
 import logging
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-log = logging.getLogger("cache")
+log = logging.getLogger("guard")
 
 FAILURES = 3
 PAUSE_S = 5.0
