@@ -95,7 +95,7 @@ def start(models_file: Path) -> Iterator[Callable[..., Service]]:
             command = [sys.executable, "-m", "gunicorn", *flags, app]
             env = {
                 "HOST": "127.0.0.1", "PORT": str(port), "MODEL_CONFIG": str(models_file),
-                "SUPPORTED_MODELS_FILE": "/nonexistent", "THREADS": "16", **env,
+                "SUPPORTED_MODELS_FILE": "/nonexistent", "THREADS": "16", "CACHE": "none", **env,
             }  # fmt: skip
             process = stack.enter_context(running(command, port, env, ready=ready))
             return Service(port, process)
