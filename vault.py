@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from config.access import secrets_of
 from config.vault import MAKE_ONE, VaultSettings
 from embedders.providers import GetKey
-from errors import Conflict, Invalid, NotFound, Unavailable
+from errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from guard import Guard
 from memo import Memo
 from sealing import Seal
@@ -26,6 +26,7 @@ log = logging.getLogger("vault")
 Source = Literal["stored", "environment", "none"]
 SHOWN = 4  # of a key's characters, and only if there are many more
 LONGEST = 4096
+ATTEMPTS = 3
 
 KEYS = sa.table(
     "provider_keys",
@@ -145,18 +146,18 @@ class Vault:
     def _keep(self, provider: str, values: dict[str, str]) -> None:
         """Change the row, or make it."""
         now = {**values, "updated": time.time()}
-        update = sa.update(KEYS).where(KEYS.c.provider == provider)
+        row = sa.update(KEYS).where(KEYS.c.provider == provider)
+        update = row.values(version=KEYS.c.version + 1, **now)
         insert = sa.insert(KEYS).values(provider=provider, version=1, **now)
-
-        def work(connection: sa.Connection) -> None:
-            changed = update.values(version=KEYS.c.version + 1, **now)
-            if not connection.execute(changed).rowcount:
-                connection.execute(insert)
-
-        try:
-            self._memo.write(work)
-        except IntegrityError:  # another worker made the row in between: now it is there
-            self._memo.write(work)
+        for _ in range(ATTEMPTS):  # each its own transaction: together they deadlock in MariaDB
+            if self._memo.write(lambda connection: connection.execute(update).rowcount):
+                return
+            try:
+                self._memo.write(lambda connection: connection.execute(insert))
+                return
+            except IntegrityError:
+                continue  # another worker made the row in between: now it is there
+        raise Busy(f"the key of {provider} is being changed elsewhere; send this again")
 
     def _replace(self, provider: str, old: str, new: str) -> None:
         """Write `new` unless another worker was here first, with a renewed or another key."""

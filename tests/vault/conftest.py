@@ -1,0 +1,43 @@
+"""Vaults as several workers have them, on every kind of database."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from config import Config
+from vault import Vault
+
+# Two Fernet keys, and keys as providers make them.
+A, B = "A" * 43 + "=", "B" * 43 + "="
+SECRET = "sk-proj-Zx81-one-key-that-nobody-may-see-QWER"
+OTHER = "sk-proj-Yy72-another-key-that-nobody-may-see-ASDF"
+
+
+@pytest.fixture(params=["sqlite", "mariadb", "postgres"])
+def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/vault.db"
+    return request.getfixturevalue(request.param).database()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/vault.db"
+
+
+@pytest.fixture
+def vault_of() -> Iterator[Callable[..., Vault]]:
+    """Open a vault as a worker does at its start."""
+    opened: list[Vault] = []
+
+    def make(url: str, keys: str | None = A, **environment: str) -> Vault:
+        vault = Vault(url, Config(encryption_key=keys), environment.get)
+        opened.append(vault)
+        vault.renew()
+        return vault
+
+    yield make
+    for vault in opened:
+        vault.close()
