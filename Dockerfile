@@ -25,6 +25,8 @@ COPY routes/ routes/
 COPY schemas/ schemas/
 COPY bulk/ bulk/
 COPY store/ store/
+COPY static/ static/
+COPY templates/ templates/
 
 USER service
 VOLUME /models

@@ -27,7 +27,7 @@ from reembed import Reembedder
 from registry import Build, Registry
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
-from routes.table import Reply, Route
+from routes.table import Reply, Route, guarded
 from settings import open_settings
 from store import open_store
 
@@ -57,7 +57,7 @@ def create_app(
         version=version(),
     )
     app.before_request(_begin)
-    for row in ROUTES:
+    for row in guarded(ROUTES, docs_public=config.docs_public):
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
@@ -96,6 +96,8 @@ def _view(row: Route) -> Callable[..., Response]:
             values["body"] = parse_body(row.body)
         answer = row.handler(**values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
+        if isinstance(reply.body, bytes):  # written already, in a form of its own
+            return Response(reply.body, reply.status, dict(reply.headers))
         content = orjson.dumps(reply.body, option=orjson.OPT_SERIALIZE_NUMPY)
         response = Response(content, reply.status, content_type="application/json")
         response.headers.extend(reply.headers)

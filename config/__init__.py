@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
+from config.docs import DocsSettings
 from config.fields import (
     ConfigError,
     explain,
@@ -37,6 +38,7 @@ class Config(
     ModelSettings,
     StoreSettings,
     SqlSettings,
+    DocsSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 

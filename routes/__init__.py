@@ -3,10 +3,12 @@
 from routes import (
     collections,
     embed,
+    maps,
     models,
     ops,
     settings,
     v1,
+    web,
 )
 from routes.table import ROUTES
 
@@ -14,8 +16,10 @@ __all__ = [
     "ROUTES",
     "collections",
     "embed",
+    "maps",
     "models",
     "ops",
     "settings",
     "v1",
+    "web",
 ]

@@ -1,4 +1,4 @@
-"""Whether the service is well: `/` and `/health`."""
+"""Whether the service is well: what `/` tells a program, and `/health`."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ from routes.table import Reply, route
 SERVICE = "Embedding Service"
 
 
-@route("GET", "/", access="public", tag="service")
 def index() -> dict[str, Any]:
     """Name the service, its version and its models."""
     registry = services().engine.registry
