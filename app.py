@@ -4,13 +4,16 @@ import os
 import sys
 
 from config import load_config
+from context import KEY
 from factory import create_app
 from logs import configure
+from watchdog import watch
 
 if __name__ == "__main__":
     # Replaces this process, so that both commands run one and the same server.
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "app:app", *sys.argv[1:]])
 
 config = load_config()
-configure(config.log_level)
+configure(config.log_level, config.log_format)
 app = create_app(config)
+watch(app.extensions[KEY].engine.registry)

@@ -8,7 +8,6 @@ An idle service adds no wait; a busy one grows its batches by itself. Knows no m
 
 import bisect
 import itertools
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,10 +15,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import metrics
 from embedders.base import Embedder, Encoded, Item, Vectors
-from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
-
-log = logging.getLogger("batcher")
+from errors import DeadlineExceeded, QueueFull, ServiceError, Unavailable
+from passes import Passes, Pulse
 
 # A pass has a fixed cost worth about this many tokens: an input shorter than the batch's longest
 # by more than it is cheaper in a pass of its own than padded.
@@ -77,6 +76,8 @@ class Batcher:
         max_tokens: int,
         max_items: int = 512,
         max_queue_tokens: int = 2_000_000,
+        hung_after_s: float = 300,
+        numbers: metrics.Lane | None = None,
     ) -> None:
         self._embedder = embedder
         self._max_tokens = max_tokens
@@ -88,6 +89,8 @@ class Batcher:
         self._waiting_tokens = 0
         self._tokens_per_s = 0.0
         self._passes = itertools.count(1)
+        self._numbers = numbers or metrics.Lane()
+        self._model = Passes(embedder, hung_after_s, self._numbers)
 
     def encode(
         self,
@@ -130,10 +133,16 @@ class Batcher:
             texts = sum(len(job.order) for job in self._jobs)
             return Load(len(self._jobs), texts, self._waiting_tokens, self._tokens_per_s)
 
+    def pulse(self) -> Pulse:
+        """Return whether passes succeed, and how long the one under way has taken."""
+        return self._model.pulse()
+
     # -- entering and leaving -------------------------------------------------------------------
 
     def _enter(self, job: _Job) -> None:
         with self._lock:
+            if self._model.broken:
+                raise Unavailable(self._model.broken, retry_after_s=5)
             waiting = self._waiting_tokens
             if waiting and waiting + job.tokens > self._max_queue_tokens:
                 raise QueueFull(
@@ -142,6 +151,7 @@ class Batcher:
                     retry_after_s=min(max(waiting / (self._tokens_per_s or waiting), 1.0), 30.0),
                 )
             self._waiting_tokens += job.tokens
+            self._numbers.waiting(len(job.order), job.tokens)
             self._jobs.append(job)
             if not self._led:
                 self._led = job.leads = True
@@ -158,7 +168,11 @@ class Batcher:
     def _fail(self, job: _Job, error: Exception) -> None:
         """Take a job out of the queue with an error. Called with the lock held."""
         job.error = error
-        self._waiting_tokens -= sum(job.items[i].tokens for i in job.order)
+        tokens = sum(job.items[i].tokens for i in job.order)
+        self._waiting_tokens -= tokens
+        self._numbers.waiting(-len(job.order), -tokens)
+        if isinstance(error, DeadlineExceeded | ClientGone):
+            metrics.DROPPED.labels(error.code).inc()
         job.order = []
         if job in self._jobs:
             self._jobs.remove(job)
@@ -206,7 +220,8 @@ class Batcher:
             return []
         first = self._turn()
         width = first.items[first.order[-1]].tokens
-        room = min(self._max_items, max(1, self._max_tokens // max(width, 1)))
+        budget = int(self._max_tokens * self._model.budget)
+        room = min(self._max_items, max(1, budget // max(width, 1)))
         batch: list[tuple[_Job, int]] = [(first, first.order.pop())]
         givers = [first, *(job for job in self._jobs if job is not first)]
         while givers and len(batch) < room:
@@ -214,7 +229,9 @@ class Batcher:
             batch += [(job, i) for job, i in picks if i is not None]
             givers = [job for job, i in picks if i is not None]
         self._jobs = [job for job in self._jobs if job.order]
-        self._waiting_tokens -= sum(job.items[i].tokens for job, i in batch)
+        tokens = sum(job.items[i].tokens for job, i in batch)
+        self._waiting_tokens -= tokens
+        self._numbers.waiting(-len(batch), -tokens)
         return batch
 
     def _turn(self) -> _Job:
@@ -236,9 +253,7 @@ class Batcher:
 
     def _run(self, batch: list[tuple[_Job, int]]) -> list[_Job]:
         """Encode a batch and deliver; return the jobs that are finished by it."""
-        started = time.monotonic()
-        rows = self._rows([job.items[i] for job, i in batch])
-        took = time.monotonic() - started
+        rows, took = self._model.rows([job.items[i] for job, i in batch])
         tokens = sum(job.items[i].tokens for job, i in batch)
         finished: list[_Job] = []
         with self._lock:
@@ -261,18 +276,6 @@ class Batcher:
         job.vectors[index] = row
         job.missing -= 1
 
-    def _rows(self, items: list[Item]) -> list[Vectors | Exception]:
-        """Encode, halving on failure until the input at fault stands alone: others get rows."""
-        failure: Exception
-        try:
-            return list(self._embedder.encode(items).vectors)
-        except Exception as exc:
-            failure = exc.with_traceback(None)  # a traceback would hold the failed pass's memory
-        if len(items) == 1:
-            return [_blamed(failure)]
-        half = len(items) // 2
-        return self._rows(items[:half]) + self._rows(items[half:])
-
 
 class ClientGone(ServiceError):
     """The caller hung up before its turn came; nobody reads this error."""
@@ -283,14 +286,6 @@ class ClientGone(ServiceError):
 
 def _remaining(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
-
-
-def _blamed(failure: Exception) -> ServiceError:
-    """Return the error for an input that fails even alone. The log gets no text of it."""
-    if isinstance(failure, ServiceError):
-        return failure
-    log.error("an input fails even alone: %s", type(failure).__name__)
-    return Invalid("the model cannot encode this input", param="input")
 
 
 def _indexed(error: Exception, index: int, count: int) -> Exception:

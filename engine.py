@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import metrics
 from embedders.base import Input, Item, Truncate, Vectors
 from errors import BadRequest
 from registry import Loaded, Model, Registry
@@ -61,7 +62,8 @@ class Engine:
         _check_dimensions(request.dimensions, loaded)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
         items = loaded.embedder.prepare(request.inputs, prompt, request.truncate or self.truncate)
-        encoded = loaded.lane.encode(items, request.deadline)
+        encoded = loaded.lane.encode(items, request.deadline, request.gone)
+        metrics.TRUNCATED.labels(model.spec.id).inc(count_truncated(items))
         normalize = model.normalize if request.normalize is None else request.normalize
         return Embedded(
             vectors=finish(encoded.vectors, request.dimensions, normalize),

@@ -16,6 +16,7 @@ from flask import Flask, Response, g, request
 from pydantic import SecretStr
 
 import embedders
+import metrics
 import routes.errors
 from config import Config, load_config
 from context import KEY, Services, services
@@ -32,6 +33,7 @@ from settings import open_settings
 from store import open_store
 
 access_log = logging.getLogger("access")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -61,6 +63,7 @@ def create_app(
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)
+    app.teardown_request(_end)
     (registry.load_now if wait else registry.start)()
     app.extensions[KEY].reembedder.resume()
     settings.follow()
@@ -81,6 +84,7 @@ def secret(value: SecretStr | None) -> str | None:
 
 def _begin() -> None:
     g.started = time.monotonic()
+    metrics.IN_FLIGHT.inc()
     g.deadline = g.started + services().settings.current.request_deadline_s
     given = request.headers.get("X-Request-ID", "")
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
@@ -110,6 +114,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     _allow_origin(response)
+    _count(response)
     facts = {
         "method": request.method,
         "path": request.path,
@@ -118,8 +123,23 @@ def _finish(response: Response) -> Response:
         "ms": round((time.monotonic() - g.started) * 1000, 1),
         "id": g.request_id,
     }
-    access_log.info(line(facts))
+    access_log.info(line(facts), extra={"facts": facts})
     return response
+
+
+def _count(response: Response) -> None:
+    """Measure a request by its route, never by its path, and tell the client what it took."""
+    took = time.monotonic() - g.started
+    response.headers["Server-Timing"] = f"total;dur={took * 1000:.1f}"
+    route = request.url_rule.rule if request.url_rule else "none"
+    method = request.method if request.method in METHODS else "other"
+    metrics.REQUESTS.labels(route, method, response.status_code).inc()
+    metrics.REQUEST_SECONDS.labels(route).observe(took)
+
+
+def _end(_: BaseException | None) -> None:
+    if "started" in g:
+        metrics.IN_FLIGHT.dec()
 
 
 def _allow_origin(response: Response) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import arbiter  # noqa: E402
 from config import load_config  # noqa: E402
 from settings import open_settings  # noqa: E402
 
@@ -19,7 +20,7 @@ _settings.stop()
 _config.catalogue()  # a mistake in the model files stops the start here, with its message
 
 bind = [f"{_config.host}:{_config.port}"]
-worker_class = "gthread"
+worker_class = "deadlines.DeadlineWorker"  # gthread, but it waits for no slow client
 workers = _config.max_workers
 threads = _config.threads
 timeout = _config.timeout_s
@@ -28,16 +29,57 @@ keepalive = 75  # longer than the usual 60 s of a balancer, so that it closes fi
 worker_connections = 1000
 backlog = 2048
 preload_app = False
+
 control_socket_disable = True
 loglevel = _config.log_level.lower()
 if Path("/dev/shm").is_dir():
     worker_tmp_dir = "/dev/shm"  # the heartbeat file must not wait for a disk
 
 
+def on_starting(server):  # type: ignore[no-untyped-def]
+    """Open the metrics' port and, for several workers, the directory of their numbers."""
+    if server.cfg.workers > 1:
+        arbiter.share_numbers(_config.metrics_dir)
+    if _config.enable_metrics:
+        arbiter.listen_for_metrics(_config.host, _config.metrics_port)
+
+
+def pre_fork(server, worker):  # type: ignore[no-untyped-def]
+    """Choose the worker's GPU: the one that the fewest living workers have."""
+    worker.gpu = None
+    if server.cfg.workers > 1 and _config.device != "cpu":
+        living = [getattr(w, "gpu", None) for w in server.WORKERS.values()]
+        worker.gpu = arbiter.choose_gpu(living)
+
+
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
     """Tell the worker how many there are, and share the cores out before any library uses them."""
     os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting
+    worker.read_timeout_s = _config.read_timeout_s
+    worker.write_timeout_s = _config.write_timeout_s
+    if worker.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = worker.gpu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // max(1, server.cfg.workers))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(share))
+
+
+def post_worker_init(worker):  # type: ignore[no-untyped-def]
+    """Answer for the metrics' port from this worker too."""
+    import metrics  # here: it reads the directory that `on_starting` chose
+
+    arbiter.serve_metrics(metrics.exposition, metrics.CONTENT_TYPE)
+
+
+def child_exit(server, worker):  # type: ignore[no-untyped-def]
+    """Take a dead worker's gauges out of the sums."""
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server):  # type: ignore[no-untyped-def]
+    """Remove the directory of the numbers."""
+    arbiter.forget_numbers(_config.metrics_dir)

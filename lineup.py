@@ -4,10 +4,11 @@ Owns the names that models answer to and what a request holds while it encodes. 
 how models are loaded or exchanged: that is `registry.py`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import metrics
 from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Item
@@ -22,8 +23,29 @@ LOADED_BY = ("device", "dtype", "backend", "max_seq_length", "normalize")
 class Lane(Protocol):
     """Where prepared inputs go to be encoded: a batcher, or the embedder itself."""
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+    def encode(
+        self,
+        items: Sequence[Item],
+        deadline: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Encoded:
+        """Encode `items`, in order, unless the deadline passes or the caller is gone first."""
+
+
+@dataclass(frozen=True)
+class Direct:
+    """The lane of an embedder that is not batched: straight through."""
+
+    embedder: Embedder
+
+    def encode(
+        self,
+        items: Sequence[Item],
+        deadline: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Encoded:
         """Encode `items`, in order."""
+        return self.embedder.encode(items, deadline)
 
 
 @dataclass(frozen=True)
@@ -69,10 +91,13 @@ class Model:
         """Serve from `loaded` from now on: one assignment."""
         self._loaded = loaded
         self.state, self.reason = "ready", None
+        metrics.MODEL_READY.labels(self.spec.id).set(1)
+        metrics.MODEL_LOAD.labels(self.spec.id).set(loaded.load_s)
 
     def fail(self, reason: str) -> None:
         """Record why the model cannot be had."""
         self.state, self.reason = "unavailable", reason
+        metrics.MODEL_READY.labels(self.spec.id).set(0)
 
     def loads_as(self, spec: ModelSpec, settings: ModelSettings) -> bool:
         """Tell whether these would load what this model is."""

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import metrics
 from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder
 from errors import Conflict, Invalid, ServiceError, UnknownModel
-from lineup import Lane, LineUp, Loaded, Model
+from lineup import Direct, Lane, LineUp, Loaded, Model
 from swap import Leaving, check, free
 
 __all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
@@ -44,7 +45,11 @@ class Registry:
     """Every configured model by every name it answers to."""
 
     def __init__(
-        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings, build: Build
+        self,
+        specs: Sequence[ModelSpec],
+        default: str,
+        settings: ModelSettings,
+        build: Build,
     ) -> None:
         self._build = build
         self._line_up = LineUp.of([Model(spec, settings) for spec in specs], default)
@@ -99,7 +104,7 @@ class Registry:
         """Build an embedder and the lane its requests take. Raises ModelUnavailable."""
         started = time.monotonic()
         embedder = self._build(spec, settings)
-        lane: Lane = embedder
+        lane: Lane = Direct(embedder)
         if embedder.batched:
             kind = embedder.facts.device.partition(":")[0]
             lane = Batcher(
@@ -107,6 +112,8 @@ class Registry:
                 max_tokens=settings.max_batch_tokens or BATCH_TOKENS.get(kind, 1024),
                 max_items=spec.max_batch_size or settings.max_batch_size,
                 max_queue_tokens=settings.max_queue_tokens,
+                hung_after_s=settings.encode_timeout_s,
+                numbers=metrics.Lane(spec.id),
             )
         return Loaded(embedder, lane, time.monotonic() - started)
 

@@ -24,6 +24,7 @@ from config.fields import (
     unknown_names,
 )
 from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
+from config.operations import OperationsSettings
 from config.serving import ServingSettings
 from config.sql import SqlSettings
 from config.store import StoreSettings
@@ -39,6 +40,7 @@ class Config(
     StoreSettings,
     SqlSettings,
     DocsSettings,
+    OperationsSettings,
 ):
     """Every setting the process starts with. Construct with field names; defaults are the docs'."""
 

@@ -117,6 +117,13 @@ class ModelSettings(BaseModel):
         ge=16,
         help="Most tokens, padding included, that one pass holds; unset suits the device.",
     )
+    encode_timeout_s: float = setting(
+        300,
+        "ENCODE_TIMEOUT",
+        gt=0,
+        help="Seconds one pass through a model may take; a worker whose pass hangs longer is "
+        "replaced.",
+    )
     max_queue_tokens: int = setting(
         2_000_000,
         "MAX_QUEUE_TOKENS",

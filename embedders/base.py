@@ -77,6 +77,14 @@ ROLES = {
 }
 
 
+class OutOfMemory(Exception):
+    """A pass was too large for the device; a smaller one may fit."""
+
+
+class DeviceBroken(Exception):
+    """The device failed in a way that every later call of this process will meet too."""
+
+
 class Embedder:
     """Turns prepared inputs into vectors. Safe to call from many threads at once."""
 
@@ -95,6 +103,10 @@ class Embedder:
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         """Encode prepared inputs, in order. `deadline` is a `time.monotonic()` value."""
         raise NotImplementedError
+
+    def encode_exactly(self, items: Sequence[Item]) -> Encoded:
+        """Encode once more at the highest precision, after rows came out that are not finite."""
+        return self.encode(items)
 
     def close(self) -> None:
         """Give back what the embedder holds (memory, sessions). Called once, when it is idle."""

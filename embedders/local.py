@@ -13,7 +13,17 @@ from typing import Any
 import numpy as np
 
 from config import ModelSettings, ModelSpec
-from embedders.base import Embedder, Encoded, Input, Item, Prompt, Truncate, Vectors
+from embedders.base import (
+    DeviceBroken,
+    Embedder,
+    Encoded,
+    Input,
+    Item,
+    OutOfMemory,
+    Prompt,
+    Truncate,
+    Vectors,
+)
 from embedders.loading import LoadedModel, choose_dtype, load
 from embedders.tokens import TextTokenizer
 from embedders.whole import WholeEmbedder
@@ -63,11 +73,22 @@ class LocalEmbedder(Embedder):
 
         try:
             return Encoded(self._forward(items), [item.tokens for item in items])
-        except torch.cuda.OutOfMemoryError as exc:
-            exc.__traceback__ = None  # it holds the failed pass's tensors
-            failure = exc
-        torch.cuda.empty_cache()
+        except torch.cuda.OutOfMemoryError:
+            failure: Exception = OutOfMemory("the GPU's memory is full")
+        except torch.AcceleratorError as exc:  # sticky: the context is lost to this process
+            failure = DeviceBroken(f"the device failed ({type(exc).__name__})")
+        if isinstance(failure, OutOfMemory):  # outside of `except`: that holds the pass's tensors
+            torch.cuda.empty_cache()
         raise failure
+
+    def encode_exactly(self, items: Sequence[Item]) -> Encoded:
+        """Encode in float32, and put the network's own precision back. One thread at a time."""
+        dtype = next(self._network.auto_model.parameters()).dtype
+        self._network.auto_model.float()
+        try:
+            return self.encode(items)
+        finally:
+            self._network.auto_model.to(dtype)  # exact: a float32 made of a bfloat16 is one
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
         import torch

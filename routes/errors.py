@@ -12,6 +12,7 @@ import orjson
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+import metrics
 from errors import ProviderError, ServiceError, TooLarge
 
 log = logging.getLogger("errors")
@@ -70,6 +71,7 @@ def _openai() -> bool:
 
 
 def _respond(status: int, code: str, message: str, param: str | None) -> Response:
+    metrics.ERRORS.labels(code).inc()
     body = _openai_body if _openai() else _native_body
     content = orjson.dumps(body(status, code, message, param))
     return Response(content, status, content_type="application/json")

@@ -1,11 +1,16 @@
-"""Whether the service is well: what `/` tells a program, and `/health`."""
+"""Whether the service is well, and its numbers: `/health` and its parts, `/metrics`."""
 
 from typing import Any
 
+from flask import request
+
+import metrics
 from context import services
 from routes.table import Reply, route
+from watchdog import ailment
 
 SERVICE = "Embedding Service"
+RETRY = {"Retry-After": "2"}
 
 
 def index() -> dict[str, Any]:
@@ -14,7 +19,7 @@ def index() -> dict[str, Any]:
     models = [m for m in registry.models.values() if m.state != "unavailable"]
     return {
         "service": SERVICE,
-        "status": _status(),
+        "status": _status(ailment(registry.default)),
         "version": services().version,
         "available_models": [model.spec.model_name for model in models],
     }
@@ -25,13 +30,14 @@ def health() -> Reply:
     """Tell whether the default model can encode, and the state of every model."""
     registry = services().engine.registry
     default, facts = registry.default, registry.default.facts
+    reason = ailment(default)
     states = {
         model.spec.id: {"status": model.state, "reason": model.reason}
         for model in registry.models.values()
     }
     body = {
-        "status": _status(),
-        "reason": default.reason,
+        "status": _status(reason),
+        "reason": reason,
         "model": default.spec.model_name,
         "device": facts.device if facts else None,
         "embedding_dimension": facts.dimension if facts else None,
@@ -39,11 +45,36 @@ def health() -> Reply:
         "degraded": services().settings.degraded,
         "models": states,
     }
-    if default.state == "ready":
-        return Reply(body)
-    return Reply(body, 503, {"Retry-After": "2"})
+    return Reply(body) if reason is None else Reply(body, 503, RETRY)
 
 
-def _status() -> str:
-    state = services().engine.registry.default.state
-    return {"ready": "healthy", "loading": "loading"}.get(state, "unhealthy")
+@route("GET", "/health/live", access="public", tag="service")
+def live() -> dict[str, str]:
+    """Tell that the process answers."""
+    return {"status": "alive"}
+
+
+@route("GET", "/health/ready", access="public", errors=(503,), tag="service")
+def ready() -> Reply:
+    """Tell whether requests may be sent here, and if not, at what stage the service is."""
+    default = services().engine.registry.default
+    reason = ailment(default)
+    if reason is None:
+        return Reply({"status": "ready"})
+    return Reply({"status": "not ready", "stage": default.state, "reason": reason}, 503, RETRY)
+
+
+@route("GET", "/metrics", access="public", tag="service")
+def show_metrics() -> Reply:
+    """Show the numbers in Prometheus's text format, or their sums as JSON where that is asked."""
+    wants_json = request.accept_mimetypes.best_match(["text/plain", "application/json"])
+    if wants_json == "application/json":
+        return Reply(metrics.summary())
+    return Reply(metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+def _status(reason: str | None) -> str:
+    if reason is None:
+        return "healthy"
+    loading = services().engine.registry.default.state == "loading"
+    return "loading" if loading else "unhealthy"

@@ -306,7 +306,7 @@ def test_nobody_hangs_when_the_leaders_thread_is_ended(recorder: Recorder) -> No
                 raise SystemExit
             return super().encode(items, deadline)
 
-    batcher._embedder = Ending()
+    batcher._model._embedder = Ending()
     works = [lambda i=i: batcher.encode(items(f"t{i}")) for i in range(6)]
     opener = threading.Thread(
         target=lambda: (until(lambda: batcher.load().requests == 6), recorder.open.set())

@@ -1,0 +1,120 @@
+"""A gthread worker that does not wait for ever on its clients.
+
+gunicorn's own `timeout` is a heartbeat of the worker, not of a request: clients that send or read a
+byte now and then hold a thread each for as long as they like. Here every connection in a thread has
+a deadline: to send its request, then to take its reply. Work in between is not timed. The check
+rides on `notify`, which the worker's main thread calls about once a second, also while it stops.
+Loaded by name from `gunicorn.conf.py`; knows nothing of the application.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
+from gunicorn.workers import gthread  # type: ignore[import-untyped]
+
+# How long a thread waits for the first byte of a new connection. Beyond it the connection waits in
+# the poller, where it holds no thread: balancers and health checks connect without sending.
+FIRST_BYTE_S = 0.05
+
+
+class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
+    """gthread with a deadline for reading a request and one for writing its reply."""
+
+    read_timeout_s = 30.0
+    write_timeout_s = 60.0
+    wsgi: Callable[..., Iterable[bytes]]
+
+    def init_process(self) -> None:
+        """Begin with no connection in a thread."""
+        self.deadlines: dict[socket.socket, float] = {}
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the application and tell from its calls where each request is."""
+        super().load_wsgi()
+        self.wsgi = self._timed(self.wsgi)
+
+    def handle(self, conn: Any) -> Any:
+        """Handle one request of a connection, which must come within the read deadline."""
+        if not conn.initialized and not conn.data_ready and not conn.wait_for_data(FIRST_BYTE_S):
+            return gthread._DEFER
+        sock = conn.sock
+        self.deadlines[sock] = time.monotonic() + self.read_timeout_s
+        try:
+            return super().handle(conn)
+        finally:
+            self.deadlines.pop(sock, None)
+
+    def notify(self) -> None:
+        """Show a sign of life, and cut off the connections that are late."""
+        super().notify()
+        now = time.monotonic()
+        for sock, deadline in list(self.deadlines.items()):
+            if deadline < now and self.deadlines.pop(sock, None) is not None:
+                self._cut(sock)
+
+    def _cut(self, sock: socket.socket) -> None:
+        self.log.info("a client was too slow and is cut off")
+        try:
+            sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that is blocked on it
+        except OSError:
+            self.log.debug("it was gone already")
+
+    def _timed(self, application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+        def timed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            sock = environ.get("gunicorn.socket")
+
+            def arrived() -> None:
+                self.deadlines.pop(sock, None)  # type: ignore[arg-type]
+
+            def answering(*args: Any, **kwargs: Any) -> Any:
+                self.deadlines[sock] = time.monotonic() + self.write_timeout_s  # type: ignore[index]
+                return start_response(*args, **kwargs)
+
+            environ["wsgi.input"] = Body(environ, arrived)
+            return application(environ, answering)
+
+        return timed
+
+
+class Body:
+    """A request's body that tells when the last of it has been read."""
+
+    def __init__(self, environ: dict[str, Any], arrived: Callable[[], None]) -> None:
+        self._input = environ["wsgi.input"]
+        self._arrived = arrived
+        length = environ.get("CONTENT_LENGTH")
+        chunked = "HTTP_TRANSFER_ENCODING" in environ
+        self._left: int | None = None if chunked else int(length or 0)
+        if self._left == 0:
+            arrived()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as the server's stream does."""
+        try:
+            return self._noted(self._input.read(size), size)
+        except ParseException as exc:  # which no framework knows: it would be our error, not theirs
+            raise OSError("the body's chunks cannot be read") from exc
+
+    def readline(self, size: int = -1) -> bytes:
+        """Read as the server's stream does."""
+        return self._noted(self._input.readline(size), size)
+
+    def readlines(self, hint: int | None = None) -> list[bytes]:
+        """Read as the server's stream does."""
+        lines: list[bytes] = self._input.readlines(hint)
+        self._arrived()
+        return lines
+
+    def __iter__(self) -> Any:
+        return iter(self.readline, b"")
+
+    def _noted(self, data: bytes, size: int) -> bytes:
+        if self._left is not None:
+            self._left -= len(data)
+        if self._left == 0 or (not data and size != 0) or (self._left is None and size < 0):
+            self._arrived()
+        return data

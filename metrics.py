@@ -1,0 +1,222 @@
+"""Every number the service shows to Prometheus, and the text and summary made of them.
+
+Owns the names, their labels and nothing else; any room may call it, it calls none. To add one:
+declare it here beside its kind, named `embedding_<what>_<unit>`, and write its line in
+docs/deploy.md. A label's values come from a closed set (the route table, the configured models,
+the error codes), never from a request: a series lives as long as the process. Under several workers
+the numbers lie in files that any worker can add up (`PROMETHEUS_MULTIPROC_DIR`, set by the master
+before this module is imported), so a gauge must name its `multiprocess_mode`, and neither `Info`,
+`Enum` nor `set_function` may be used.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
+TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+_own = CollectorRegistry()
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"embedding_{name}", text, labels, registry=_own)
+
+
+def _gauge(
+    name: str, text: str, *labels: str, mode: Literal["livesum", "livemin", "livemax"] = "livesum"
+) -> Gauge:
+    return Gauge(f"embedding_{name}", text, labels, registry=_own, multiprocess_mode=mode)
+
+
+def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+    return Histogram(f"embedding_{name}", text, labels, registry=_own, buckets=buckets)
+
+
+# ---- requests: the factory counts these
+REQUESTS = _counter("requests_total", "Requests answered.", "route", "method", "status")
+REQUEST_SECONDS = _histogram(
+    "request_seconds", "Time from first sight of a request to its reply.", "route", buckets=SECONDS
+)
+IN_FLIGHT = _gauge("requests_in_flight", "Requests under way.")
+ERRORS = _counter("errors_total", "Errors answered, by code.", "code")
+RATE_LIMITED = _counter("rate_limited_total", "Requests refused by a rate limit.", "role")
+# ---- models: the registry and the batcher
+TEXTS_EMBEDDED = _counter("texts_total", "Inputs embedded.", "model")
+TOKENS = _counter("tokens_total", "Tokens that went through a model.", "model")
+PADDING = _counter("padding_tokens_total", "Tokens of padding that went along.", "model")
+TRUNCATED = _counter("truncated_inputs_total", "Inputs cut to fit their model.", "model")
+QUEUED_TEXTS = _gauge("queue_texts", "Inputs waiting for a model.", "model")
+QUEUED_TOKENS = _gauge("queue_tokens", "Tokens waiting for a model.", "model")
+DROPPED = _counter("queue_dropped_total", "Requests that left the queue unserved.", "reason")
+PASS_SIZE = _histogram("pass_texts", "Inputs in one pass.", "model", buckets=TEXTS)
+PASS_TIME = _histogram("pass_seconds", "Time of one pass.", "model", buckets=PASS_SECONDS)
+FAULTS = _counter("model_faults_total", "Passes that went wrong, by what happened.", "fault")
+MODEL_READY = _gauge("model_ready", "1 where every worker has it.", "model", mode="livemin")
+MODEL_LOAD = _gauge("model_load_seconds", "Time the load took.", "model", mode="livemax")
+# ---- cache, store and providers
+CACHE = _counter("cache_total", "Vectors asked of the cache.", "outcome")
+VECTOR_OPERATIONS = _counter(
+    "vector_operations_total", "Calls on collections.", "operation", "outcome"
+)
+STORE_BYTES = _gauge("store_bytes", "Bytes of the store on disk.", mode="livemax")
+STORE_COLLECTIONS = _gauge("store_collections", "Collections there are.", mode="livemax")
+PROVIDER_CALLS = _counter("provider_calls_total", "Calls to providers.", "provider", "outcome")
+PROVIDER_SECONDS = _histogram(
+    "provider_seconds", "Time of a call to a provider.", "provider", buckets=SECONDS
+)
+
+
+class Lane:
+    """The numbers of one model's queue: the batcher reports to it."""
+
+    def __init__(self, model: str = "unnamed") -> None:
+        self._texts, self._tokens = QUEUED_TEXTS.labels(model), QUEUED_TOKENS.labels(model)
+        self._done, self._cost = TEXTS_EMBEDDED.labels(model), TOKENS.labels(model)
+        self._padding, self._size = PADDING.labels(model), PASS_SIZE.labels(model)
+        self._time = PASS_TIME.labels(model)
+
+    def waiting(self, texts: int, tokens: int) -> None:
+        """Count inputs into the queue, or with negative numbers out of it."""
+        self._texts.inc(texts)
+        self._tokens.inc(tokens)
+
+    def passed(self, tokens: list[int], took_s: float) -> None:
+        """Count one pass over inputs of these lengths."""
+        total = sum(tokens)
+        self._done.inc(len(tokens))
+        self._cost.inc(total)
+        self._padding.inc(max(tokens, default=0) * len(tokens) - total)
+        self._size.observe(len(tokens))
+        self._time.observe(took_s)
+
+
+def exposition() -> bytes:
+    """Return every series of every worker in Prometheus's text format."""
+    return generate_latest(_everything())
+
+
+def summary() -> dict[str, Any]:
+    """Return the sums a person asks for first, as JSON has them."""
+    samples = [sample for metric in _everything().collect() for sample in metric.samples]
+
+    def total(name: str) -> float:
+        return sum(s.value for s in samples if s.name == f"embedding_{name}")
+
+    requests = total("request_seconds_count")
+    hits = sum(
+        s.value
+        for s in samples
+        if s.name == "embedding_cache_total" and s.labels.get("outcome") == "hit"
+    )
+    return {
+        "requests_total": int(requests),
+        "errors_total": int(total("errors_total")),
+        "average_request_ms": round(1000 * total("request_seconds_sum") / max(requests, 1), 2),
+        "texts_total": int(total("texts_total")),
+        "tokens_total": int(total("tokens_total")),
+        "truncated_inputs_total": int(total("truncated_inputs_total")),
+        "queue_texts": int(total("queue_texts")),
+        "queue_tokens": int(total("queue_tokens")),
+        "cache_hits_total": int(hits),
+        "memory_bytes": int(total("process_memory_bytes")),
+        "cpu_seconds": round(total("process_cpu_seconds"), 2),
+    }
+
+
+def _everything() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(_Own())
+    registry.register(_Processes())
+    registry.register(_Gpus())
+    return registry
+
+
+class _Own(Collector):
+    def collect(self) -> Iterator[Metric]:
+        return iter(_own.collect())
+
+
+class _Processes(Collector):
+    """Memory, CPU, files and threads of this process and of the workers beside it."""
+
+    def collect(self) -> Iterator[Metric]:
+        sums = {"memory_bytes": 0.0, "cpu_seconds": 0.0, "open_files": 0.0, "threads": 0.0}
+        for pid in _workers():
+            for name, value in _facts(pid).items():
+                sums[name] += value
+        for name, value in sums.items():
+            text = f"{name.replace('_', ' ').capitalize()} of all workers."
+            yield GaugeMetricFamily(f"embedding_process_{name}", text, value)
+
+
+def _workers() -> list[int]:
+    """Return the pids of the workers, where several share a directory of numbers; else ours."""
+    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        return [os.getpid()]
+    try:
+        parent = os.getppid()
+        return [int(p) for p in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except OSError:
+        return [os.getpid()]
+
+
+def _facts(pid: int) -> dict[str, float]:
+    """Read one process's numbers from /proc (proc(5)); nothing where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return {
+            "memory_bytes": float(int(stat[21]) * os.sysconf("SC_PAGE_SIZE")),
+            "cpu_seconds": (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"),
+            "threads": float(stat[17]),
+            "open_files": float(len(os.listdir(f"/proc/{pid}/fd"))),
+        }
+    except (OSError, ValueError, IndexError):
+        return {}
+
+
+class _Gpus(Collector):
+    """Memory and use of each GPU, through NVIDIA's management library where there is one."""
+
+    _lock = threading.Lock()
+
+    def collect(self) -> Iterator[Metric]:
+        used = GaugeMetricFamily("embedding_gpu_memory_used_bytes", "In use.", labels=["gpu"])
+        total = GaugeMetricFamily("embedding_gpu_memory_bytes", "There is.", labels=["gpu"])
+        busy = GaugeMetricFamily("embedding_gpu_utilization_ratio", "Time busy.", labels=["gpu"])
+        with self._lock:
+            for index, (memory, size, share) in enumerate(_gpus()):
+                for family, value in ((used, memory), (total, size), (busy, share)):
+                    family.add_metric([str(index)], value)
+        yield from (used, total, busy)
+
+
+def _gpus() -> list[tuple[float, float, float]]:
+    """Return (bytes used, bytes there are, share of time busy) of each GPU."""
+    try:
+        import pynvml
+    except ImportError:
+        return []
+    rows = []
+    try:
+        pynvml.nvmlInit()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+            busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            rows.append((float(memory.used), float(memory.total), float(busy)))
+    except pynvml.NVMLError:
+        return rows
+    return rows

@@ -1,0 +1,107 @@
+"""A real gunicorn on the hurting embedder, and the sockets that treat it badly."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port, running, write_models
+from tests.servers.process import children
+
+
+class Service:
+    """One running gunicorn."""
+
+    def __init__(self, port: int, process: subprocess.Popen[str]) -> None:
+        self.port, self.process = port, process
+        self.url = f"http://127.0.0.1:{port}"
+        self.lines: list[str] = []
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    def _drain(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    def ask(
+        self, path: str, body: object = None, timeout: float = 30, **headers: str
+    ) -> tuple[int, dict, bytes]:
+        """Send one request; return status, headers and body."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **headers}
+        request = urllib.request.Request(self.url + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as reply:
+                return reply.status, dict(reply.headers), reply.read()
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, dict(exc.headers), exc.read()
+
+    def embed(self, *texts: str, **options: object) -> int:
+        """Embed texts and return the status."""
+        return self.ask("/embed", {"texts": list(texts), **options})[0]
+
+    def healthy(self) -> bool:
+        """Say whether /health answers 200."""
+        try:
+            return self.ask("/health", timeout=2)[0] == 200
+        except OSError:
+            return False
+
+    def connect(self) -> socket.socket:
+        """Open a connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def workers(self) -> list[int]:
+        """Return the pids of the workers."""
+        return children(self.process.pid)
+
+    def signal(self, which: signal.Signals) -> None:
+        """Send the master a signal."""
+        os.kill(self.process.pid, which)
+
+
+def until(condition: Callable[[], object], limit_s: float = 30) -> None:
+    """Wait for a condition; fail if it does not come."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def models_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One fake model."""
+    folder = tmp_path_factory.mktemp("models")
+    return write_models(folder / "m.json", {"fake": {"type": "fake", "model_name": "tests/fake"}})
+
+
+@pytest.fixture
+def start(models_file: Path) -> Iterator[Callable[..., Service]]:
+    """Start gunicorn on the hurting embedder, as often as asked."""
+    with ExitStack() as stack:
+
+        def begin(
+            *flags: str, ready: str = "/health", app: str = "tests.faults.hurting:app", **env: str
+        ) -> Service:
+            port = free_port()
+            command = [sys.executable, "-m", "gunicorn", *flags, app]
+            env = {
+                "HOST": "127.0.0.1", "PORT": str(port), "MODEL_CONFIG": str(models_file),
+                "SUPPORTED_MODELS_FILE": "/nonexistent", "THREADS": "16", **env,
+            }  # fmt: skip
+            process = stack.enter_context(running(command, port, env, ready=ready))
+            return Service(port, process)
+
+        yield begin

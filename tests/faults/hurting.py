@@ -1,0 +1,78 @@
+"""The service on an embedder that fails as devices do, when a text's words ask for it.
+
+What CUDA does is simulated here, at the embedder's edge: there is no GPU in these tests.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from config import Config, ModelSettings, ModelSpec, load_config
+from context import KEY
+from embedders.base import DeviceBroken, Embedder, Encoded, Item, OutOfMemory
+from embedders.fake import FakeEmbedder
+from factory import create_app
+from watchdog import watch
+
+FITS = 4  # inputs that fit the simulated device when one of them says "big"
+
+
+class Hurting(FakeEmbedder):
+    """Obeys the words `slow hang nan never big sticky bad` of the texts it encodes."""
+
+    def __init__(self) -> None:
+        super().__init__(max_tokens=64)
+        self.sizes: list[int] = []
+        self.exact = 0
+        self.down = False  # every pass fails until this is cleared
+
+    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+        texts = [str(item.payload) for item in items]
+        words = {word for text in texts for word in text.split()}
+        self.sizes.append(len(items))
+        if self.down or "bad" in words:
+            raise RuntimeError("the simulated device refuses")
+        if "sticky" in words:
+            raise DeviceBroken("CUDA error: device-side assert triggered")
+        if "huge" in words or ("big" in words and len(items) > FITS):
+            raise OutOfMemory("CUDA out of memory")
+        if "hang" in words:
+            threading.Event().wait()
+        if "slow" in words:
+            time.sleep(1)
+        encoded = super().encode(items)
+        for row, text in enumerate(texts):
+            if {"nan", "never"} & set(text.split()):
+                encoded.vectors[row, 0] = np.nan
+        return encoded
+
+    def encode_exactly(self, items: Sequence[Item]) -> Encoded:
+        self.exact += 1
+        encoded = FakeEmbedder.encode(self, items)
+        for row, item in enumerate(items):
+            if "never" in str(item.payload).split():
+                encoded.vectors[row, 0] = np.inf
+        return encoded
+
+
+def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
+    return Hurting()
+
+
+def service(config: Config):
+    """What app.py does, on the hurting embedder."""
+    app = create_app(config, build=build)
+    watch(app.extensions[KEY].engine.registry)
+    return app
+
+
+def __getattr__(name: str):
+    """Build `app` when gunicorn asks for it, so that tests may import the rest."""
+    if name != "app":
+        raise AttributeError(name)
+    logging.basicConfig(level="INFO")
+    globals()["app"] = service(load_config())
+    return globals()["app"]

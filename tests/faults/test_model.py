@@ -1,0 +1,145 @@
+"""What the model's failures lead to. Devices are simulated at the embedder's edge (hurting.py)."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from batcher import Batcher, ClientGone
+from config import Config, ModelSpec
+from embedders.base import Prompt
+from errors import DeadlineExceeded, Full, Invalid, ServiceError, Unavailable
+from lineup import Loaded, Model
+from tests.faults.conftest import until
+from tests.faults.hurting import FITS, Hurting
+from watchdog import EXIT_CODE, ailment, watch
+
+
+@pytest.fixture
+def hurting() -> Hurting:
+    return Hurting()
+
+
+@pytest.fixture
+def batcher(hurting: Hurting) -> Batcher:
+    return Batcher(hurting, max_tokens=1000, hung_after_s=0.2)
+
+
+def embed(batcher: Batcher, *texts: str, **how: object) -> np.ndarray:
+    items = batcher._embedder.prepare(texts, Prompt(), "right")
+    return batcher.encode(items, **how).vectors
+
+
+def test_rows_that_are_not_numbers_are_made_again_once_in_float32(batcher, hurting) -> None:
+    rows = embed(batcher, "fine", "nan")
+    assert np.isfinite(rows).all() and hurting.exact == 1
+    assert np.array_equal(rows[1], hurting.vector("nan"))
+
+
+def test_a_row_that_stays_no_number_fails_that_request_alone(batcher) -> None:
+    with pytest.raises(ServiceError, match="not a number") as failed:
+        embed(batcher, "fine", "never")
+    assert failed.value.status == 500
+    assert np.isfinite(embed(batcher, "fine")).all()
+
+
+def test_a_full_memory_halves_the_pass_and_every_text_is_served(batcher, hurting) -> None:
+    texts = [f"big {i}" for i in range(16)]
+    rows = embed(batcher, *texts)
+    assert np.array_equal(rows, [hurting.vector(text) for text in texts])
+    assert hurting.sizes == [16, 8, 4, 4, 8, 4, 4] and FITS == 4
+
+
+def test_after_a_full_memory_passes_are_smaller_for_a_while(batcher, hurting) -> None:
+    assert batcher._model.budget == 1
+    embed(batcher, *[f"big {i}" for i in range(8)])
+    assert batcher._model.budget == 0.5
+
+
+def test_a_text_too_large_for_the_memory_alone_is_refused_alone(batcher) -> None:
+    with pytest.raises(Full):
+        embed(batcher, "huge")
+    assert len(embed(batcher, "fine")) == 1
+
+
+def test_a_poisonous_text_harms_nobody_else_in_its_pass(batcher, hurting) -> None:
+    with pytest.raises(Invalid, match="input 1"):
+        embed(batcher, "fine", "bad", "fine too")
+
+
+def test_a_lost_device_fails_all_at_once_and_lets_nobody_wait(batcher, hurting) -> None:
+    with pytest.raises(Unavailable):
+        embed(batcher, "sticky", "b", "c", "d")
+    assert hurting.sizes == [4]  # no halving: every call would fail
+    with pytest.raises(Unavailable):
+        embed(batcher, "fine")
+
+
+def test_a_deadline_that_passes_during_the_pass_is_told_and_harms_no_other(batcher) -> None:
+    import time
+
+    with pytest.raises(DeadlineExceeded):
+        embed(batcher, "slow", deadline=time.monotonic() + 0.1)
+    assert len(embed(batcher, "fine")) == 1
+
+
+def test_a_client_that_is_gone_costs_no_pass(batcher, hurting) -> None:
+    with pytest.raises(ClientGone):
+        embed(batcher, "fine", gone=lambda: True)
+    assert hurting.sizes == []
+
+
+class Names:
+    """As much of a registry as the watchdog looks at."""
+
+    def __init__(self, model: Model) -> None:
+        self.models = {"fake": model}
+
+
+@pytest.fixture
+def model(batcher: Batcher, hurting: Hurting) -> Model:
+    made = Model(ModelSpec(id="fake", type="fake", model_name="tests/fake"), Config())
+    made.put(Loaded(hurting, batcher, 0.0))
+    return made
+
+
+def test_health_is_told_without_a_pass_while_passes_succeed(model, batcher, hurting) -> None:
+    embed(batcher, "fine")
+    assert ailment(model) is None and hurting.sizes == [1]
+
+
+def test_health_fails_while_the_model_cannot_encode_and_heals_with_it(
+    model, batcher, hurting
+) -> None:
+    hurting.down = True
+    with pytest.raises(Invalid):
+        embed(batcher, "fine")
+    assert ailment(model) == "the model's last pass failed"
+    hurting.down = False
+    assert ailment(model) is None  # by a real trial, not by waiting
+
+
+def test_one_poisonous_text_does_not_make_the_service_unhealthy(model, batcher) -> None:
+    with pytest.raises(Invalid):
+        embed(batcher, "bad")
+    assert ailment(model) is None
+
+
+def test_a_hanging_pass_is_seen_and_ends_the_process(model, batcher) -> None:
+    thread = threading.Thread(target=lambda: embed(batcher, "hang"), daemon=True)
+    thread.start()
+    until(lambda: ailment(model))
+    assert "has taken" in str(ailment(model))
+    ended: list[int] = []
+    stop = watch(Names(model), ended.append)
+    until(lambda: ended)
+    stop.set()
+    assert ended == [EXIT_CODE]
+
+
+def test_a_healthy_model_is_left_alone_by_the_watchdog(model, batcher) -> None:
+    ended: list[int] = []
+    stop = watch(Names(model), ended.append)
+    embed(batcher, "fine")
+    assert not stop.wait(1.2) and not ended
+    stop.set()

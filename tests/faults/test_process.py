@@ -1,0 +1,205 @@
+"""What becomes of the process: signals, dead workers, taken ports, full and read-only disks."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from http.client import HTTPException
+
+import pytest
+
+from tests.conftest import ROOT, free_port
+from tests.faults.conftest import Service, until
+
+
+class Crowd:
+    """Clients that embed one after the other until told to stop."""
+
+    def __init__(self, service: Service, clients: int = 4) -> None:
+        self.service, self.stopped = service, threading.Event()
+        self.statuses: list[int] = []
+        self.lost: list[Exception] = []
+        self.threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def _run(self) -> None:
+        while not self.stopped.is_set():
+            try:
+                self.statuses.append(self.service.embed("a b c"))
+            except (OSError, HTTPException) as exc:
+                self.lost.append(exc)
+                self.stopped.wait(0.02)
+
+    def __enter__(self) -> "Crowd":
+        for thread in self.threads:
+            thread.start()
+        until(lambda: len(self.statuses) > 20)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
+    service = start()
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(service.embed("slow"))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    until(lambda: b"embedding_requests_in_flight 5.0" in service.ask("/metrics")[2])
+    service.signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 4
+    assert service.process.wait(20) == 0
+
+
+def test_a_reload_under_load_loses_no_request(start) -> None:
+    service = start()
+    with Crowd(service) as crowd:
+        old = set(service.workers())
+        service.signal(signal.SIGHUP)
+        until(lambda: service.workers() and not old & set(service.workers()))
+        count = len(crowd.statuses)
+        until(lambda: len(crowd.statuses) > count + 20)
+    assert set(crowd.statuses) <= {200, 503} and not crowd.lost
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGQUIT])
+def test_a_second_interrupt_ends_it_at_once(start, which) -> None:
+    service = start()
+    threading.Thread(target=lambda: swallow(lambda: service.embed("slow")), daemon=True).start()
+    service.signal(which)
+    service.signal(which)
+    assert service.process.wait(10) == 0
+
+
+def swallow(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except OSError:
+        return
+
+
+def test_a_killed_worker_is_replaced(start) -> None:
+    service = start()
+    (worker,) = service.workers()
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: service.healthy() and service.workers() != [worker])
+    assert service.embed("a") == 200
+
+
+def test_a_killed_worker_leaves_the_others_serving(start) -> None:
+    service = start("-w", "2")
+    with Crowd(service) as crowd:
+        os.kill(service.workers()[0], signal.SIGKILL)
+        count = len(crowd.statuses)
+        until(lambda: len(crowd.statuses) > count + 50)
+    assert crowd.statuses.count(200) > 50
+    assert len(crowd.lost) <= len(crowd.threads)  # those that were under way in it
+
+
+def test_a_lost_device_gets_the_worker_replaced(start) -> None:
+    service = start()
+    (worker,) = service.workers()
+    assert service.embed("sticky") == 503
+    until(lambda: service.healthy() and service.workers() != [worker])
+    assert service.embed("a") == 200
+    assert any("this worker ends" in line for line in service.lines)
+
+
+def test_a_hanging_pass_gets_the_worker_replaced(start) -> None:
+    service = start(ENCODE_TIMEOUT="1")
+    (worker,) = service.workers()
+    with pytest.raises(OSError):
+        service.ask("/embed", {"texts": ["hang"]})
+    until(lambda: service.healthy() and service.workers() != [worker])
+
+
+def test_health_stays_quick_and_true_while_every_permit_is_taken(start) -> None:
+    service = start(MAX_QUEUE_TOKENS="1024")
+    answers: list[tuple[int, dict, bytes]] = []
+    threads = [
+        threading.Thread(
+            target=lambda: answers.append(
+                service.ask("/embed", {"texts": ["slow " + "w " * 50] * 12})
+            )
+        )
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    assert service.ask("/health")[0] == 200
+    for thread in threads:
+        thread.join()
+    refused = [headers for status, headers, _ in answers if status == 429]
+    assert refused and all(1 <= int(h["Retry-After"]) <= 30 for h in refused)
+    assert {status for status, _, _ in answers} == {200, 429}
+
+
+def test_a_request_whose_deadline_passes_is_told_504(start) -> None:
+    assert start(REQUEST_DEADLINE="0.3").embed("slow") == 504
+
+
+def test_a_second_instance_on_the_port_ends_with_a_clear_error(start) -> None:
+    first = start()
+    env = {**os.environ, "HOST": "127.0.0.1", "PORT": str(first.port)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "app:app"], env=env, cwd=ROOT,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0 and "in use" in done.stderr
+    assert first.embed("a") == 200
+
+
+def test_a_taken_metrics_port_is_a_line_in_the_log_and_no_more(start) -> None:
+    first = start()
+    service = start(ENABLE_METRICS="true", METRICS_PORT=str(first.port))
+    assert service.embed("a") == 200 and service.ask("/metrics")[0] == 200
+    until(lambda: any("METRICS_PORT" in line for line in service.lines))
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_port_open_and_says_why(start) -> None:
+    service = start(
+        app="app:app", ready="/health/live", EMBEDDING_MODEL="/nonexistent/model",
+        SUPPORTED_MODELS="", MODEL_CONFIG="/nonexistent",
+    )  # fmt: skip
+    until(lambda: b'"unhealthy"' in service.ask("/health")[2])
+    status, headers, body = service.ask("/health")
+    assert status == 503 and headers["Retry-After"] and b"/nonexistent/model" in body
+    assert service.ask("/health/ready")[0] == 503 and service.ask("/health/live")[0] == 200
+    assert service.embed("a") == 503
+
+
+def test_descriptors_that_run_out_come_back(start) -> None:
+    service = start()
+    (worker,) = service.workers()
+    subprocess.run(["prlimit", f"--pid={worker}", "--nofile=64:64"], check=True)
+    held = []
+    for _ in range(100):
+        sock = service.connect()
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        held.append(sock)
+    time.sleep(0.5)
+    for sock in held:
+        sock.close()
+    until(service.healthy)
+    assert service.embed("a") == 200
+
+
+def test_it_starts_with_an_unwritable_home(start) -> None:
+    assert start(HOME="/proc", METRICS_PORT=str(free_port())).embed("a") == 200
+
+
+def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
+    service = start("-w", "1")
+    assert service.process.stdout is not None
+    for worker in service.workers():
+        subprocess.run(["prlimit", f"--pid={worker}", "--fsize=0:0"], check=True)
+    assert service.embed("a") == 200

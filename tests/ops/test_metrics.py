@@ -1,0 +1,56 @@
+"""What the service shows of itself, with one worker and with two."""
+
+import json
+import re
+
+from tests.ops.conftest import Watched
+
+
+def value(text: str, series: str) -> float:
+    found = re.search(rf"^{re.escape(series)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+REQUESTS = 'embedding_requests_total{method="POST",route="/embed",status="200"}'
+TEXTS = 'embedding_texts_total{model="fake"}'
+
+
+def test_every_request_and_text_is_counted_on_both_ports(watched: Watched) -> None:
+    before = watched.get("/metrics")[0].decode()
+    for _ in range(30):
+        watched.embed(["a b", "c"])
+    for text in (
+        watched.get("/metrics")[0].decode(),
+        watched.get("/metrics", watched.metrics_port)[0].decode(),
+    ):
+        assert value(text, REQUESTS) - value(before, REQUESTS) == 30
+        assert value(text, TEXTS) - value(before, TEXTS) == 60
+        assert value(text, 'embedding_model_ready{model="fake"}') == 1
+        assert value(text, 'embedding_queue_texts{model="fake"}') == 0
+        assert value(text, "embedding_process_memory_bytes") > 20e6
+
+
+def test_cut_inputs_and_padding_are_counted(watched: Watched) -> None:
+    before = watched.get("/metrics")[0].decode()
+    watched.embed(["w " * 40, "a"])
+    text = watched.get("/metrics")[0].decode()
+    cut = 'embedding_truncated_inputs_total{model="fake"}'
+    padding = 'embedding_padding_tokens_total{model="fake"}'
+    assert value(text, cut) - value(before, cut) == 1
+    assert value(text, padding) - value(before, padding) == 15
+
+
+def test_a_program_may_ask_for_the_sums_as_json(watched: Watched) -> None:
+    body, headers = watched.get("/metrics", Accept="application/json")
+    assert headers["Content-Type"] == "application/json"
+    assert {"requests_total", "tokens_total", "memory_bytes"} <= set(json.loads(body))
+
+
+def test_every_reply_says_what_it_took(watched: Watched) -> None:
+    assert re.fullmatch(r"total;dur=[\d.]+", watched.get("/health")[1]["Server-Timing"])
+
+
+def test_the_three_health_routes_answer(watched: Watched) -> None:
+    assert json.loads(watched.get("/health/live")[0]) == {"status": "alive"}
+    assert json.loads(watched.get("/health/ready")[0]) == {"status": "ready"}
+    assert json.loads(watched.get("/health")[0])["status"] == "healthy"

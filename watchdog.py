@@ -1,0 +1,89 @@
+"""Tells whether a model can really encode, and ends a process that no longer can.
+
+`ailment` is what `/health` says; `watch` is the thread that looks for what cannot heal inside the
+process: a device error that sticks (every later call on the GPU fails too) and a pass that hangs in
+the driver. Both end the process, and gunicorn starts another. Knows the registry; no HTTP.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from batcher import Batcher
+from embedders.base import Prompt
+from registry import Loaded, Model, Registry
+
+log = logging.getLogger("watchdog")
+
+EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h; gunicorn ends its master only for 3 and 4
+PROBE_S = 1.0  # how long /health waits for a trial
+LOOK_EVERY_S = 0.5
+_probing = threading.Lock()
+
+
+def ailment(model: Model) -> str | None:
+    """Return why the model cannot encode now; None if it can.
+
+    Costs nothing while passes succeed. After a failed one the model is tried with one short text;
+    the trial runs aside, so that one that hangs delays its asker by `PROBE_S` and no more.
+    """
+    if model.state != "ready":
+        return model.reason or "the model is still loading"
+    lane = model.loaded.lane
+    if not isinstance(lane, Batcher):
+        return None
+    pulse = lane.pulse()
+    if pulse.broken:
+        return pulse.broken
+    if pulse.hung:
+        return f"a pass through the model has taken {pulse.busy_s:.0f} s so far"
+    return _tried(model.loaded, lane) if pulse.failing else None
+
+
+def _tried(loaded: Loaded, lane: Batcher) -> str | None:
+    if _probing.acquire(blocking=False):
+        done = threading.Event()
+        threading.Thread(target=_try, args=(loaded, lane, done), daemon=True).start()
+        done.wait(PROBE_S)
+    return "the model's last pass failed" if lane.pulse().failing else None
+
+
+def _try(loaded: Loaded, lane: Batcher, done: threading.Event) -> None:
+    try:
+        items = loaded.embedder.prepare(["ok"], Prompt(), "right")
+        lane.encode(items, time.monotonic() + PROBE_S)
+    except Exception as exc:
+        log.warning("a trial text could not be encoded (%s)", type(exc).__name__)
+    finally:
+        _probing.release()
+        done.set()
+
+
+def watch(registry: Registry, end: Callable[[int], object] = os._exit) -> threading.Event:
+    """Look after the models in a thread until the returned event is set."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(LOOK_EVERY_S):
+            reason = _hopeless(registry)
+            if reason:
+                log.critical("%s; this worker ends so that a new one can take its place", reason)
+                stop.wait(LOOK_EVERY_S)  # waiting requests get their 503 first
+                end(EXIT_CODE)
+                return
+
+    threading.Thread(target=look, name="watchdog", daemon=True).start()
+    return stop
+
+
+def _hopeless(registry: Registry) -> str | None:
+    for model in registry.models.values():
+        if model.state == "ready" and isinstance(model.loaded.lane, Batcher):
+            pulse = model.loaded.lane.pulse()
+            if pulse.broken:
+                return f"{model.spec.id}: {pulse.broken}"
+            if pulse.hung:
+                return f"{model.spec.id}: a pass hangs since {pulse.busy_s:.0f} s"
+    return None
