@@ -53,12 +53,13 @@ class Route:
 ROUTES: list[Route] = []
 
 
+DESCRIBING = ("/openapi.json", "/docs", "/redoc")
+
+
 def guarded(rows: Iterable[Route], *, docs_public: bool) -> list[Route]:
     """Return the routes, those that describe the API for everybody or for whoever may embed."""
-    return [
-        replace(row, access="embed") if row.tag == "docs" and not docs_public else row
-        for row in rows
-    ]
+    closed = () if docs_public else DESCRIBING
+    return [replace(row, access="embed") if row.path in closed else row for row in rows]
 
 
 def route(

@@ -48,26 +48,22 @@ REDOC_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="worker-src blob:;
 @route("GET", "/", access="public", tag="service")
 def home() -> Reply:
     """Show the console to a browser; name the service, its version and its models to others."""
-    wanted = request.accept_mimetypes.best_match(["application/json", HTML])
-    if wanted != HTML:
+    if request.accept_mimetypes.best_match(["application/json", HTML]) != HTML:
         return Reply(index(), headers={"Vary": "Accept"})
-    page = _file("templates/index.html", HTML, CONSOLE_POLICY)
-    routes = escape(
-        "\n".join(f"{row.method} {row.path}" for row in ROUTES)
-    )  # hides what is not there
-    return replace(page, body=page.body.replace(b"{{routes}}", routes.encode()))
+    reply = _page(_console(), CONSOLE_POLICY)
+    return replace(reply, headers={**reply.headers, "Vary": "Accept"})
 
 
-@route("GET", "/docs", access="public", tag="docs")
+@route("GET", "/docs", access="public", tag="web")
 def docs() -> Reply:
     """Show the API's description, to read and to try (Swagger UI)."""
-    return _file("templates/docs.html", HTML, DOCS_POLICY)
+    return _page(_read("templates/docs.html"), DOCS_POLICY)
 
 
-@route("GET", "/redoc", access="public", tag="docs")
+@route("GET", "/redoc", access="public", tag="web")
 def redoc() -> Reply:
     """Show the API's description, to read (Redoc)."""
-    return _file("templates/redoc.html", HTML, REDOC_POLICY)
+    return _page(_read("templates/redoc.html"), REDOC_POLICY)
 
 
 @route("GET", "/static/<path:name>", access="public", errors=(404,), tag="web")
@@ -75,26 +71,31 @@ def static(name: str) -> Reply:
     """Return a file that the pages are made of."""
     if name not in STATIC:
         raise NotFound("there is no such file")
-    return _file(f"static/{name}", STATIC[name], CONSOLE_POLICY)
+    return _page(_read(f"static/{name}"), CONSOLE_POLICY, STATIC[name])
 
 
-def _file(name: str, kind: str, policy: str) -> Reply:
-    content, tag = _read(name)
+def _page(content: bytes, policy: str, kind: str = HTML) -> Reply:
+    """Answer with a file, or tell the browser that it has this very one."""
+    tag = hashlib.sha256(content).hexdigest()[:16]
     headers = {
         "Content-Type": kind if kind == SVG else f"{kind}; charset=utf-8",
         "Content-Security-Policy": policy,
         "Referrer-Policy": "no-referrer",
         "Cache-Control": "no-cache",  # kept, but asked after each time: a new version shows at once
-        "ETag": tag,
-        "Vary": "Accept",
+        "ETag": f'"{tag}"',
     }
-    if request.if_none_match.contains(tag.strip('"')):
+    if request.if_none_match.contains(tag):
         return Reply(b"", 304, headers)
     return Reply(content, headers=headers)
 
 
 @cache
-def _read(name: str) -> tuple[bytes, str]:
-    """Return a file's bytes and its tag."""
-    content = (ROOT / name).read_bytes()
-    return content, f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+def _read(name: str) -> bytes:
+    return (ROOT / name).read_bytes()
+
+
+@cache
+def _console() -> bytes:
+    """Return the console's page; it is told which routes there are, and hides what has none."""
+    routes = escape("\n".join(f"{row.method} {row.path}" for row in ROUTES))
+    return _read("templates/index.html").replace(b"{{routes}}", routes.encode())
