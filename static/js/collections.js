@@ -32,6 +32,7 @@ export async function show() {
   const { collections } = (await call("GET", "/collections")).data;
   if (!collections.some((one) => one.name === chosen)) chosen = collections[0]?.name ?? null;
   drawList(collections);
+  $("collection-new").querySelector("details").open = !collections.length;
   const info = collections.find((one) => one.name === chosen);
   if (info) await open(info);
   else $("collection-detail").replaceChildren(
@@ -53,7 +54,7 @@ async function open(info) {
       el("button", { type: "button", class: "quiet danger-text", onclick: () => remove(info) }, "Delete")),
     facts({ Texts: whole(info.count), Dimensions: whole(info.dimension), Metric: info.metric, Model: info.model ?? "any" }),
     info.count ? searchForm(info, results) : el("p", { class: "empty" }, "It is empty. Add a file, and its texts can be searched."),
-    results, info.count ? mapPlace : "", uploadCard(info.name, () => refresh(info.name)));
+    el("div", { class: "found" }, results, info.count ? mapPlace : null), uploadCard(info.name, () => refresh(info.name)));
   if (info.count) await loadMap(info, mapPlace);
 }
 
