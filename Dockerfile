@@ -27,6 +27,8 @@ COPY schemas/ schemas/
 COPY bulk/ bulk/
 COPY migrations/ migrations/
 COPY store/ store/
+COPY static/ static/
+COPY templates/ templates/
 
 USER service
 VOLUME /models

@@ -35,7 +35,7 @@ from reembed import Reembedder
 from registry import Build, Registry
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
-from routes.table import Reply, Route
+from routes.table import Reply, Route, guarded
 from settings import open_settings
 from store import open_store
 from throttle import Throttle, add_headers, throttle
@@ -80,7 +80,7 @@ def create_app(
         hops = config.trusted_proxy_hops
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     app.before_request(_begin)
-    for row in ROUTES:
+    for row in guarded(ROUTES, docs_public=config.docs_public):
         app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
     routes.errors.register(app)
     app.after_request(_finish)

@@ -15,6 +15,7 @@ from pydantic import ConfigDict, ValidationError
 
 from config.access import AccessSettings
 from config.cache import CacheSettings
+from config.docs import DocsSettings
 from config.fields import (
     ConfigError,
     explain,
@@ -53,6 +54,7 @@ class Config(
     AccessSettings,
     CacheSettings,
     ProviderSettings,
+    DocsSettings,
     OperationsSettings,
     VaultSettings,
 ):

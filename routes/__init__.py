@@ -4,12 +4,14 @@ from routes import (
     accounts,
     collections,
     embed,
+    maps,
     models,
     openapi,
     ops,
     providers,
     settings,
     v1,
+    web,
 )
 from routes.table import ROUTES
 
@@ -18,10 +20,12 @@ __all__ = [
     "accounts",
     "collections",
     "embed",
+    "maps",
     "models",
     "openapi",
     "ops",
     "providers",
     "settings",
     "v1",
+    "web",
 ]

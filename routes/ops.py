@@ -1,4 +1,4 @@
-"""Whether the service is well, and its numbers: `/`, `/health` and its parts, `/metrics`."""
+"""Whether the service is well, and its numbers: `/health` and its parts, `/metrics`."""
 
 from typing import Any
 
@@ -13,7 +13,6 @@ SERVICE = "Embedding Service"
 RETRY = {"Retry-After": "2"}
 
 
-@route("GET", "/", access="public", tag="service")
 def index() -> dict[str, Any]:
     """Name the service, its version and its models."""
     registry = services().engine.registry

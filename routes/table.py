@@ -5,8 +5,8 @@ description is generated from it, so neither can forget a route. Handlers get pa
 return plain values or a `Reply`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -19,7 +19,10 @@ Dialect = Literal["native", "openai"]
 
 @dataclass(frozen=True)
 class Reply:
-    """A handler's answer. `body` is anything the JSON writer takes, numpy rows included."""
+    """A handler's answer. `body` is anything the JSON writer takes, numpy rows included.
+
+    Bytes are sent as they are; their `Content-Type` is then among the headers.
+    """
 
     body: Any
     status: int = 200
@@ -48,6 +51,15 @@ class Route:
 
 
 ROUTES: list[Route] = []
+
+
+DESCRIBING = ("/openapi.json", "/docs", "/redoc")
+
+
+def guarded(rows: Iterable[Route], *, docs_public: bool) -> list[Route]:
+    """Return the routes, those that describe the API for everybody or for whoever may embed."""
+    closed = () if docs_public else DESCRIBING
+    return [replace(row, access="embed") if row.path in closed else row for row in rows]
 
 
 def route(

@@ -5,6 +5,7 @@ declare -A package=(   # command -> Debian package; each suite that starts a ser
   [redis-server]=redis-server
   [mariadbd]=mariadb-server
   [nginx]=nginx
+  [chromium]=chromium
   [promtool]=prometheus
   [node]=nodejs
   [openssl]=openssl

@@ -1,0 +1,15 @@
+"""A collection's map: its records as points that a person can look at."""
+
+from typing import Any
+
+from context import services
+from plane import chart
+from routes.table import route
+from schemas.maps import MapQuery, MapReply, dump_map
+
+
+@route("GET", "/collections/<name>/map", access="read", query=MapQuery, reply=MapReply,
+       errors=(404, 422, 503), tag="collections")  # fmt: skip
+def collection_map(name: str, query: MapQuery) -> dict[str, Any]:
+    """Place a collection's records on a plane by their first two principal components."""
+    return dump_map(chart(services().library.store, name, query.limit))

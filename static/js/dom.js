@@ -1,0 +1,90 @@
+// Makes elements. Whatever the server or a person wrote goes in as text, never as markup:
+// there is no innerHTML in this folder, and a test holds that.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export const $ = (id) => document.getElementById(id);
+
+function fill(node, props, children) {
+  for (const [name, value] of Object.entries(props)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, v] of Object.entries(value)) node.style.setProperty(key, v);
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** Make an HTML element: `el("p", {class: "hint"}, "text", otherElement)`. */
+export const el = (tag, props = {}, ...children) => fill(document.createElement(tag), props, children);
+
+/** Make an SVG element. */
+export const svg = (tag, props = {}, ...children) => fill(document.createElementNS(SVG, tag), props, children);
+
+/** Show a message for a few seconds. */
+export function toast(message) {
+  const note = el("p", { class: "toast" }, message);
+  $("toasts").append(note);
+  setTimeout(() => note.remove(), 4000);
+}
+
+/** Show an error in the form's own place for it, or take it away with null. */
+export function complain(where, error) {
+  where.hidden = !error;
+  where.textContent = error ? error.message : "";
+}
+
+/** A button that copies what `text()` returns. */
+export function copyButton(text, label = "Copy") {
+  const button = el("button", { type: "button", class: "quiet small" }, label);
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(text());
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Select and copy by hand";
+    }
+    setTimeout(() => { button.textContent = label; }, 2000);
+  });
+  return button;
+}
+
+/** Ask in a dialog; resolves to whether the answer was yes. */
+export function confirmed(title, text, yes) {
+  const dialog = $("confirm");
+  $("confirm-title").textContent = title;
+  $("confirm-text").textContent = text;
+  $("confirm-yes").textContent = yes;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+  });
+}
+
+/** Run `work` while the form's button is busy, and show what goes wrong in its `.error`. */
+export async function during(form, work) {
+  const button = form.querySelector("button[type=submit]");
+  const place = form.querySelector(".error");
+  complain(place, null);
+  button.disabled = true;
+  form.setAttribute("aria-busy", "true");
+  try {
+    return await work();
+  } catch (error) {
+    complain(place, error);
+    return null;
+  } finally {
+    button.disabled = false;
+    form.removeAttribute("aria-busy");
+  }
+}
+
+export const linesOf = (text) => text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
+export const whole = (number) => number.toLocaleString("en");
+export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
+
+/** A row of figures: `facts({Tokens: 12})`. */
+export const facts = (values) => el("dl", { class: "facts" },
+  Object.entries(values).map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));

@@ -1,0 +1,88 @@
+"""The pages and their files, as they go over the wire: what is served, and under which policy."""
+
+import re
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from routes.table import ROUTES, guarded
+from routes.web import STATIC
+from tests.conftest import ROOT
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+OURS = [*(ROOT / "static").glob("*.*"), *(ROOT / "static/js").glob("*"),
+        *(ROOT / "static/docs").glob("*"), *(ROOT / "templates").glob("*")]  # fmt: skip
+
+
+def test_a_browser_gets_the_console_and_others_the_json(fake_client: FlaskClient) -> None:
+    page = fake_client.get("/", headers={"Accept": BROWSER})
+    assert page.mimetype == "text/html" and b"<h1>" in page.data
+    assert b"POST /v1/embeddings" in page.data
+    for accept in ("*/*", "application/json", None):
+        reply = fake_client.get("/", headers={"Accept": accept} if accept else {})
+        assert reply.get_json()["service"] == "Embedding Service"
+        assert reply.headers["Vary"] == page.headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/static/js/main.js"])
+def test_the_policy_lets_nothing_in_from_elsewhere(fake_client: FlaskClient, path: str) -> None:
+    policy = fake_client.get(path, headers={"Accept": BROWSER}).headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; ")
+    assert "frame-ancestors 'none'" in policy and "http" not in policy and "eval" not in policy
+    assert ("unsafe-inline" in policy) == (path in ("/docs", "/redoc"))
+    assert ("blob:" in policy) == (path == "/redoc")
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_every_file_is_served_and_kept_by_the_browser(fake_client: FlaskClient, name: str) -> None:
+    reply = fake_client.get(f"/static/{name}")
+    assert reply.status_code == 200 and reply.data == (ROOT / "static" / name).read_bytes()
+    assert reply.mimetype == STATIC[name]
+    again = fake_client.get(f"/static/{name}", headers={"If-None-Match": reply.headers["ETag"]})
+    assert again.status_code == 304 and again.data == b""
+
+
+@pytest.mark.parametrize(
+    "name", ["../config/__init__.py", "%2e%2e/app.py", "js", "vendor/fetch.sh", "x"]
+)
+def test_no_other_file_is_served(fake_client: FlaskClient, name: str) -> None:
+    assert fake_client.get(f"/static/{name}").status_code == 404
+
+
+def test_every_file_of_ours_is_listed() -> None:
+    there = {str(p.relative_to(ROOT / "static")) for p in OURS if p.parent.name != "templates"}
+    assert there == {name for name in STATIC if not name.startswith("vendor/")}
+
+
+def test_our_pages_write_no_markup_and_name_no_other_machine() -> None:
+    for file in OURS:
+        text = re.sub(r'"http://www\.w3\.org/2000/svg"', "", file.read_text())
+        found = re.search(
+            r"\.(inner|outer)HTML|insertAdjacentHTML|document\.write|https?://\w"
+            r"|(local|session)Storage|document\.cookie|\bon\w+=\"",
+            text,
+        )
+        assert not found, f"{file.name}: {found and found[0]}"
+
+
+def test_the_vendored_files_have_their_licences_and_load_nothing() -> None:
+    for folder in ("swagger-ui", "redoc"):
+        assert (ROOT / "static/vendor" / folder / "LICENSE").read_text().strip()
+    redoc = (ROOT / "static/vendor/redoc/redoc.standalone.js").read_text()
+    assert "cdn." not in redoc.replace("cdnjs", "")
+
+
+def test_docs_public_decides_who_may_read_the_description() -> None:
+    described = {"/docs", "/redoc", "/openapi.json"}
+    for public in (True, False):
+        rows = [row for row in guarded(ROUTES, docs_public=public) if row.path in described]
+        assert len(rows) == 3
+        assert {row.access for row in rows} == {"public" if public else "embed"}
+    others = [row for row in guarded(ROUTES, docs_public=False) if row.path not in described]
+    assert others == [row for row in ROUTES if row.path not in described]
+
+
+def test_the_application_has_the_pages(fake_app: Flask) -> None:
+    rules = {rule.rule for rule in fake_app.url_map.iter_rules()}
+    assert {"/", "/docs", "/redoc", "/static/<path:name>"} <= rules
