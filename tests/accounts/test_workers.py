@@ -1,0 +1,53 @@
+"""Accounts with several workers: one first admin, and a revoked key that no worker lets in."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+from db import Database
+from memo import Memo
+from tests.accounts.conftest import SECRET, bearer
+from tests.conftest import write_models
+from users import Users
+
+
+def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(
+    serve: Callable[..., str], tmp_path: Path
+) -> None:
+    models = {"fake": {"type": "fake", "model_name": "tests/fake"}}
+    database = f"sqlite:///{tmp_path}/accounts.db"
+    url = serve(
+        "-w", "4",
+        AUTH_ENABLED="true", JWT_SECRET_KEY=SECRET, EMBEDDING_DB_URL=database,
+        MODEL_CONFIG=str(write_models(tmp_path / "models.json", models)),
+        SUPPORTED_MODELS_FILE=str(tmp_path / "none"), DATA_DIR=str(tmp_path / "data"),
+    )  # fmt: skip
+    password = (tmp_path / "data" / "admin-password").read_text()
+    login = {"username": "admin", "password": password}
+    token = requests.post(f"{url}/token", data=login, timeout=30).json()["access_token"]
+    assert [user.username for user in Users(Memo(database)).list()] == ["admin"]
+
+    made = requests.post(f"{url}/users/admin/api-key", headers=bearer(token), timeout=30).json()
+
+    def statuses() -> set[int]:
+        """Ask often enough, on fresh connections, to meet every worker."""
+        ask = {"url": f"{url}/models", "headers": bearer(made["api_key"]), "timeout": 30}
+        return {requests.get(**ask).status_code for _ in range(24)}
+
+    assert statuses() == {200}
+    path = f"{url}/users/admin/api-keys/{made['id']}"
+    assert requests.delete(path, headers=bearer(token), timeout=30).status_code == 200
+    end = time.monotonic() + 15
+    while statuses() != {401}:
+        assert time.monotonic() < end, "a worker still lets a revoked key in"
+
+
+def test_a_database_without_users_is_seen_as_such(tmp_path: Path) -> None:
+    """The control: the count above comes from the database."""
+    url = f"sqlite:///{tmp_path}/empty.db"
+    database = Database(url)
+    database.migrate()
+    database.close()
+    assert Users(Memo(url)).list() == []
