@@ -30,7 +30,7 @@ def test_every_route_of_the_table_is_described() -> None:
         for method in methods
     }
     assert described == {
-        (r.method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", r.path)) for r in described()
+        (r.method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", r.path)) for r in described_routes()
     }
 
 
