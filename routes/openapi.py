@@ -46,14 +46,14 @@ def openapi() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def description(version: str) -> dict[str, Any]:
     """Return the OpenAPI document of the whole route table."""
-    bodies = {m for row in _described() for m in (row.body, row.query) if m}
-    replies = {row.reply for row in _described() if row.reply}
+    bodies = {m for row in described() for m in (row.body, row.query) if m}
+    replies = {row.reply for row in described() if row.reply}
     modes = [(m, "validation") for m in _sorted(bodies)]
     modes += [(m, "serialization") for m in _sorted(replies)]
     names, schemas = models_json_schema(modes, ref_template=REF)  # type: ignore[arg-type]
     components = dict(schemas.get("$defs", {}))
     paths: dict[str, Any] = {}
-    for row in _described():
+    for row in described():
         operation = _operation(row, names, components)
         paths.setdefault(_path(row.path), {})[row.method.lower()] = operation
     return {
@@ -70,7 +70,7 @@ def description(version: str) -> dict[str, Any]:
     }
 
 
-def _described() -> list[Route]:
+def described() -> list[Route]:
     """Return every route but those of the pages, which answer no JSON."""
     return [row for row in ROUTES if row.tag != "web"]
 

@@ -70,8 +70,14 @@ def serving(folder: Path, **env: str) -> Iterator[str]:
     """Run the service on fake models; yields its address."""
     port = free_port()
     models = write_models(folder / "models.json", MODELS)
-    given = {"HOST": "127.0.0.1", "PORT": str(port), "MODEL_CONFIG": str(models),
-             "SUPPORTED_MODELS_FILE": "none", **env}  # fmt: skip
+    given = {
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+        "MODEL_CONFIG": str(models),
+        "SUPPORTED_MODELS_FILE": "none",
+        "LOG_LEVEL": "WARNING",  # the log is a pipe that nobody reads, and would fill
+        **env,
+    }
     with running([sys.executable, "-m", "gunicorn", "app:app"], port, given):
         yield f"http://127.0.0.1:{port}"
 
