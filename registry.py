@@ -249,6 +249,9 @@ def _reason(exc: Exception) -> str:
 
 def _tell(model: Model, loaded: Loaded) -> None:
     facts = loaded.facts
+    if model.reason is not None:
+        log.warning("model %s is unavailable: %s", model.spec.id, model.reason)
+        return
     log.info(
         "%s is ready in %.1f s: %d dimensions, %s tokens, %s, %s",
         model.spec.id,

@@ -19,10 +19,11 @@ log = logging.getLogger("embedders")
 LAYOUT = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel")
 # Texts at most this much shorter than a group's longest are padded to it, for attention alone.
 SLACK = 15
-# oneDNN keeps a kernel for each number of rows it has seen: 400 MB after some thousand passes of
-# any size, none with sizes rounded up (2 cores, AMX, torch 2.13, 2026-11).
+# oneDNN and attention keep a kernel for each size they have seen: 400 MB after some thousand passes
+# of any size, none with sizes rounded up (2 cores, AMX, torch 2.13, 2026-11).
 ROWS_STEP = 32
 FEW_ROWS, FEW_ROWS_STEP = 64, 8
+WIDTH_STEP = 8
 PROBE = (5, 21, 40, 21)  # lengths of the inputs on which the copy must equal the original
 
 
@@ -149,7 +150,8 @@ class Packed:
             shape = (len(rows), width)
             block = slice(start, start + len(rows) * width)
             mask = np.zeros(shape, np.int64)
-            positions[block].reshape(shape)[:] = np.arange(self._first, self._first + width)
+            numbers = np.arange(self._first, self._first + width)
+            positions[block].reshape(shape)[:] = np.minimum(numbers, len(self._positions) - 1)
             for i, row in enumerate(rows):
                 length = len(inputs[row])
                 ids[block].reshape(shape)[i, :length] = inputs[row]
@@ -242,7 +244,7 @@ def _group(inputs: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
         if groups and groups[-1][1] - len(inputs[i]) <= SLACK:
             groups[-1][0].append(i)
         else:
-            groups.append(([i], len(inputs[i])))
+            groups.append(([i], -(-len(inputs[i]) // WIDTH_STEP) * WIDTH_STEP))
     return groups
 
 

@@ -94,17 +94,22 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+class Server(subprocess.Popen[str]):
+    """A running server. Its log is a file: a pipe that nobody reads would stop it."""
+
+    log: Path
+
+
 @contextmanager
 def running(
     command: list[str], port: int, env: dict[str, str], *, ready: str = "/health", cwd: Path = ROOT
-) -> Iterator[subprocess.Popen[str]]:
+) -> Iterator["Server"]:
     """Run a server until the block ends; wait until `ready` answers 200."""
     with tempfile.TemporaryDirectory() as scratch, Path(scratch, "log").open("w+") as log:
         env = {**os.environ, "STORE_DIR": f"{scratch}/store", "DATA_DIR": f"{scratch}/data",
                "EMBEDDING_DB_URL": f"sqlite:///{scratch}/service.db", **env}  # fmt: skip
-        process = subprocess.Popen(
-            command, cwd=cwd, env=env, text=True, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = Server(command, cwd=cwd, env=env, text=True, stdout=log, stderr=subprocess.STDOUT)
+        process.log = Path(log.name)
         try:
             _wait_for(f"http://127.0.0.1:{port}{ready}", process, log.name)
             yield process

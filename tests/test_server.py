@@ -122,7 +122,7 @@ def test_bodies_over_the_limit_are_refused_on_the_wire(
 def test_sixty_four_clients_at_once_each_get_their_own_vectors(serve: Callable[..., str]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    url = serve(EMBEDDING_DTYPE="float32")
+    url = serve(EMBEDDING_DTYPE="float32", CACHE="none")
     texts = [f"sentence number {i} " + "padding " * (i % 40) for i in range(64)]
     alone = requests.post(f"{url}/embed", json={"texts": texts}, timeout=60).json()["embeddings"]
 

@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -16,23 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, running, write_models
+from tests.conftest import Server, free_port, running, write_models
 from tests.servers.process import children
 
 
 class Service:
     """One running gunicorn."""
 
-    def __init__(self, port: int, process: subprocess.Popen[str]) -> None:
+    def __init__(self, port: int, process: Server) -> None:
         self.port, self.process = port, process
         self.url = f"http://127.0.0.1:{port}"
-        self.lines: list[str] = []
-        threading.Thread(target=self._drain, daemon=True).start()
 
-    def _drain(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
+    @property
+    def lines(self) -> list[str]:
+        """What it has logged so far."""
+        return self.process.log.read_text().splitlines(keepends=True)
 
     def ask(
         self, path: str, body: object = None, timeout: float = 30, **headers: str
@@ -99,7 +95,7 @@ def start(models_file: Path) -> Iterator[Callable[..., Service]]:
             command = [sys.executable, "-m", "gunicorn", *flags, app]
             env = {
                 "HOST": "127.0.0.1", "PORT": str(port), "MODEL_CONFIG": str(models_file),
-                "SUPPORTED_MODELS_FILE": "/nonexistent", "THREADS": "16", **env,
+                "SUPPORTED_MODELS_FILE": "/nonexistent", "THREADS": "16", "CACHE": "none", **env,
             }  # fmt: skip
             process = stack.enter_context(running(command, port, env, ready=ready))
             return Service(port, process)

@@ -199,7 +199,6 @@ def test_it_starts_with_an_unwritable_home(start) -> None:
 
 def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
     service = start("-w", "1")
-    assert service.process.stdout is not None
     for worker in service.workers():
         subprocess.run(["prlimit", f"--pid={worker}", "--fsize=0:0"], check=True)
     assert service.embed("a") == 200

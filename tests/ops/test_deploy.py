@@ -16,7 +16,6 @@ from tests.servers.nginx import Nginx
 
 DEPLOY = ROOT / "deploy"
 KNOWN = {name for info in Config.model_fields.values() for name in names_of(info)}
-PLANNED = {"CACHE", "REDIS_ENABLED", "REDIS_URL"}  # the cache's own
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 K8S = {path.stem: yaml.safe_load(path.read_text()) for path in (DEPLOY / "k8s").glob("*.yaml")}
 CONTAINER = K8S["deployment"]["spec"]["template"]["spec"]["containers"][0]
@@ -26,7 +25,7 @@ def test_the_compose_file_has_the_four_services_and_their_ports() -> None:
     services = COMPOSE["services"]
     assert set(services) == {"embedding-service", "redis", "prometheus", "grafana"}
     assert any("3000:3000" in port for port in services["grafana"]["ports"])
-    assert not set(services["embedding-service"]["environment"]) - KNOWN - PLANNED
+    assert not set(services["embedding-service"]["environment"]) - KNOWN
 
 
 def test_what_compose_mounts_is_there() -> None:

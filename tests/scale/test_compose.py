@@ -16,8 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 NGINX = (ROOT / "deploy" / "nginx.scale.conf").read_text()
 COPIES = ("service-1", "service-2", "service-3")
 # Names of settings that other parts of the service read.
-ELSEWHERE = {"REDIS_ENABLED", "REDIS_URL", "CACHE", "EMBEDDING_USE_DB_SETTINGS"}
-ELSEWHERE |= {"EMBEDDING_DB_URL", "REQUIRE_AUTH", "ENCRYPTION_KEY"}
+ELSEWHERE = {"ENCRYPTION_KEY"}
 
 
 @pytest.fixture(scope="module")

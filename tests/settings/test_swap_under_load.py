@@ -87,7 +87,7 @@ def let_each_answer(clients: list[Client]) -> None:
 def test_no_request_is_lost_or_mixed_while_models_are_swapped(
     start: Callable[..., Service], small_model: Path, tmp_path: Path
 ) -> None:
-    env = {"EMBEDDING_MODEL": BUNDLED, "EMBEDDING_DTYPE": "float32", **FEW_SHAPES}
+    env = {"EMBEDDING_MODEL": BUNDLED, "EMBEDDING_DTYPE": "float32", "CACHE": "none", **FEW_SHAPES}
     service = start(f"sqlite:///{tmp_path}/settings.db", **env)
     small = str(small_model)
     truth = {BUNDLED: alone(service.url)}
