@@ -1,5 +1,6 @@
 """What the cache's tests share: engines on fake models that count what they encode."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ from cache.redis import RedisCache
 from config import Config, ModelSpec
 from embedders.base import Encoded, Input, Item, Prompt, Truncate
 from embedders.fake import FakeEmbedder
-from engine import Engine
+from engine import EmbedRequest, Engine
 from recall import Recall
 from registry import Registry
 from tests.servers.redis import Redis
@@ -75,6 +76,24 @@ def fake_of(engine: Engine, name: str = "a") -> Counting:
     embedder = engine.registry.models[name].loaded.embedder
     assert isinstance(embedder, Counting)
     return embedder
+
+
+TEXTS = ["one", "two", "three"]
+
+
+def ask(engine: Engine, hits: int | None = None) -> bool:
+    """Embed, and check the vectors against an uncached engine."""
+    got = engine.embed(EmbedRequest(TEXTS))
+    np.testing.assert_array_equal(got.vectors, engine_of(None).embed(EmbedRequest(TEXTS)).vectors)
+    assert hits is None or got.hits == hits
+    return True
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture

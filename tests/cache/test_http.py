@@ -1,5 +1,6 @@
 """What callers see of the cache, in every dialect, in one process and in several."""
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from config import Config, ConfigError, load_config
 from context import KEY
 from embedders.base import Prompt
 from factory import create_app
+from tests.cache.conftest import until
 from tests.servers.redis import Redis
 
 BODIES = {
@@ -129,6 +131,42 @@ def test_workers_of_two_services_share_redis(
         *("hits=0, misses=2", "hits=2, misses=0"),
     )
     assert cold.json()["embeddings"] == warm.json()["embeddings"]
+
+
+def test_killing_redis_under_load_changes_no_status(
+    config_of: Callable[..., Config], redis_server: Redis
+) -> None:
+    with Redis() as server:
+        app = create_app(config_of(cache="redis", redis_port=server.port), wait=True)
+        codes: list[tuple[str, int]] = []
+        stop = threading.Event()
+
+        def work(turn: int) -> None:
+            client = app.test_client()
+            while not stop.is_set():
+                body = {"texts": [f"t{(len(codes) + turn) % 9}", "same"]}
+                reply = client.post("/embed", json=body)
+                codes.append((reply.headers["X-Cache"], reply.status_code))
+
+        threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            until(lambda: ("hits=2, misses=0", 200) in codes)
+            server.kill()
+            before = len(codes)
+            until(lambda: ("hits=0, misses=2", 200) in codes[before:])
+            until(lambda: len(codes) > before + 100)
+            health = app.test_client().get("/health")
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(20)
+        app.extensions[KEY].cache.close()
+    assert {code for _, code in codes} == {200}
+    assert health.status_code == 200
+    assert health.json["status"] == "healthy"
+    assert health.json["degraded"] == "redis failed (ConnectionError)"
 
 
 def test_a_real_model_s_vectors_are_kept_to_the_bit(real_app: Flask) -> None:

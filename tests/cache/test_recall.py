@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ import pytest
 from cache import MemoryCache
 from engine import EmbedRequest, Engine
 from errors import DeadlineExceeded, InputTooLong, Invalid, ProviderError
-from tests.cache.conftest import Counting, engine_of, fake_of
+from tests.cache.conftest import Counting, engine_of, fake_of, until
 
 LONG = "word " * 20
 
@@ -36,13 +35,6 @@ def waiting(engine: Engine) -> int:
     flights = {id(f): f for f in engine._encoder._flights.values()}.values()  # type: ignore
     events = [event for f in flights for event in (f.looked, f.landed)]
     return sum(len(event._cond._waiters) for event in events)  # type: ignore[attr-defined]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def test_it_works(engine: Engine) -> None:
