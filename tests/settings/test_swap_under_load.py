@@ -18,7 +18,7 @@ CLIENTS = 32
 SWAPS = int(os.environ.get("SWAPS", "6"))
 # The numeric library keeps what it compiled for every shape of batch it met, swaps or none: with
 # few shapes that memory is soon complete, and what grows is the swap's.
-FEW_SHAPES = {"EMBEDDING_MAX_BATCH_SIZE": "2", "MALLOC_ARENA_MAX": "2"}
+FEW_SHAPES = {"EMBEDDING_MAX_BATCH_SIZE": "2"} if SWAPS < 20 else {}
 TEXTS = [f"{word} number {i} of the swap" for i in range(8) for word in ("alpha", "beta")]
 
 
