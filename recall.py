@@ -6,7 +6,6 @@ requests are under way (`_Flight`); knows nothing of HTTP, of how models encode 
 keeps its bytes. Called by the engine, with `Direct` in its place where there is no cache.
 """
 
-import copy
 import re
 import threading
 import time
@@ -180,7 +179,10 @@ def _entries(ask: Ask, places: list[int]) -> list[Entry]:
         items = ask.loaded.embedder.prepare(inputs, ask.prompt, ask.truncate)
         encoded = ask.loaded.encode(items, ask.deadline, ask.gone)
     except ServiceError as exc:
-        raise _in_place(exc, places, len(ask.inputs)) from exc
+        told = _in_place(exc, places, len(ask.inputs))
+        if told is exc:
+            raise
+        raise told from exc
     return [
         Entry(vector, tokens, item.truncated)
         for vector, tokens, item in zip(encoded.vectors, encoded.tokens, items, strict=True)
@@ -192,7 +194,10 @@ def _in_place(error: ServiceError, places: list[int], count: int) -> ServiceErro
     message = re.sub(r"^input (\d+)", lambda m: f"input {places[int(m[1])]}", error.message)
     if message == error.message and len(places) == 1 < count and isinstance(error, Invalid):
         message = f"input {places[0]}: {message}"  # alone in its batch it had no place
-    told = copy.copy(error)
+    if message == error.message:
+        return error
+    told = type(error).__new__(type(error))  # not by its constructor: each kind has its own
+    told.__dict__.update(error.__dict__)
     told.message, told.args = message, (message,)
     return told
 
