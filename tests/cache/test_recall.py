@@ -106,6 +106,32 @@ def test_an_error_of_a_pass_names_the_place_in_the_request(engine: Engine) -> No
             engine.embed(EmbedRequest(texts))
 
 
+class Refusal(InputTooLong):
+    """An error with a constructor and facts of its own, as some have."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, param="input")
+        self.refused_with = status
+
+
+@pytest.mark.parametrize(
+    ("message", "told"), [("input 0: too long", "input 2: too long"), ("no such path", None)]
+)
+def test_an_error_stays_what_it_is(engine: Engine, message: str, told: str | None) -> None:
+    fake = fake_of(engine, "remote")
+    engine.embed(EmbedRequest(["a", "b"], model="remote"))
+
+    def refuse(items: object) -> None:
+        raise Refusal(message, 404)
+
+    fake.before = refuse
+    with pytest.raises(Refusal) as caught:
+        engine.embed(EmbedRequest(["a", "b", "bad"], model="remote"))
+    error = caught.value
+    assert (error.message, str(error)) == (told or message, told or message)
+    assert (error.refused_with, error.param, error.status) == (404, "input", 400)
+
+
 def test_what_was_answered_wrongly_is_not_kept(engine: Engine) -> None:
     fake = fake_of(engine, "remote")
 
