@@ -45,7 +45,8 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Watche
     env = {
         "HOST": "127.0.0.1", "PORT": str(port), "MODEL_CONFIG": str(file),
         "SUPPORTED_MODELS_FILE": str(folder / "none"), "ENABLE_METRICS": "true",
-        "METRICS_PORT": str(metrics_port), "MAX_WORKERS": request.param, "LOG_LEVEL": "WARNING", "CACHE": "none",
+        "METRICS_PORT": str(metrics_port), "MAX_WORKERS": request.param, "LOG_LEVEL": "WARNING",
+        "CACHE": "none",
     }  # fmt: skip
     with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
         yield Watched(port, metrics_port, int(request.param))
