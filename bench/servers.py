@@ -49,6 +49,8 @@ def _infinity(engine: str) -> tuple[str, ...]:
 
 OURS = ("{python}", "-m", "gunicorn", "app:app")
 OWN_ENV = {"HOST": "127.0.0.1", "PORT": "{port}", "EMBEDDING_MODEL": MODEL, "LOG_LEVEL": "WARNING"}
+# The loads come back to the same texts, and no rival remembers vectors: ours may not either.
+OWN_ENV |= {"CACHE": "none"}
 ONE_MODEL = {"SUPPORTED_MODELS": MODEL, "DEVICE": "cpu"}
 SERVERS = {
     server.name: server
