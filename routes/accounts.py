@@ -48,7 +48,7 @@ def users() -> dict[str, Any]:
     return {"users": [dump_user(user) for user in _accounts().users.list()]}
 
 
-@route("POST", "/users", access="admin", body=UserBody, errors=ERRORS, tag=TAG)
+@route("POST", "/users", access="admin", body=UserBody, errors=ERRORS, tag=TAG, success=(201,))
 def add_user(body: UserBody) -> Reply:
     """Make a user."""
     return Reply(dump_user(_accounts().users.add(body.username, body.password, body.role)), 201)
@@ -87,7 +87,7 @@ def change_user(username: str, body: UserChangeBody) -> dict[str, Any]:
     return dump_user(accounts.users.require(username))
 
 
-@route("POST", "/users/<username>/api-key", access="embed", errors=ERRORS, tag=TAG)
+@route("POST", "/users/<username>/api-key", access="embed", errors=ERRORS, tag=TAG, success=(201,))
 def add_key(username: str) -> Reply:
     """Make an API key; it is shown only now."""
     _oneself_or_admin(username)
@@ -114,7 +114,14 @@ def revoke_key(username: str, id_: str) -> dict[str, Any]:
     return {"revoked": id_}
 
 
-@route("POST", "/users/<username>/api-keys/<id_>/rotate", access="embed", errors=ERRORS, tag=TAG)
+@route(
+    "POST",
+    "/users/<username>/api-keys/<id_>/rotate",
+    access="embed",
+    errors=ERRORS,
+    tag=TAG,
+    success=(201,),
+)
 def rotate_key(username: str, id_: str) -> Reply:
     """Make a new key in place of one, which stays good for a while."""
     _oneself_or_admin(username)

@@ -37,7 +37,15 @@ READ = (400, 404, 422, 503)
 WRITE = (400, 404, 409, 413, 415, 422, 503, 507)
 
 
-@route("POST", "/collections", access="write", body=CreateBody, errors=WRITE, tag=TAG)
+@route(
+    "POST",
+    "/collections",
+    access="write",
+    body=CreateBody,
+    errors=WRITE,
+    tag=TAG,
+    success=(200, 201),
+)
 def create(body: CreateBody) -> Reply:
     """Make a collection."""
     allow_collection(body.name)
@@ -73,7 +81,15 @@ def drop(name: str) -> dict[str, Any]:
     return {"deleted": name}
 
 
-@route("POST", "/collections/<name>/aliases", access="write", body=AliasBody, errors=WRITE, tag=TAG)
+@route(
+    "POST",
+    "/collections/<name>/aliases",
+    access="write",
+    body=AliasBody,
+    errors=WRITE,
+    tag=TAG,
+    success=(201,),
+)
 def alias(name: str, body: AliasBody) -> Reply:
     """Give a collection another name, at once if the name pointed elsewhere."""
     allow_collection(body.alias)
@@ -90,7 +106,15 @@ def unalias(name: str, alias_name: str) -> dict[str, Any]:
     return {"deleted": alias_name}
 
 
-@route("POST", "/collections/<name>/vectors", access="write", body=AddBody, errors=WRITE, tag=TAG)
+@route(
+    "POST",
+    "/collections/<name>/vectors",
+    access="write",
+    body=AddBody,
+    errors=WRITE,
+    tag=TAG,
+    success=(201,),
+)
 def add(name: str, body: AddBody) -> Reply:
     """Store one vector or text, or many, all or none."""
     drafts = [_draft(item) for item in body.items]
@@ -101,7 +125,7 @@ def add(name: str, body: AddBody) -> Reply:
 
 
 @route("POST", "/embed-and-store", access="write", body=StoreTextsBody, errors=(*WRITE, 429, 504),
-       tag=TAG)  # fmt: skip
+       tag=TAG, success=(201,))  # fmt: skip
 def embed_and_store(body: StoreTextsBody) -> Reply:
     """Embed one text or many and store them; the collection is made if it is not there."""
     allow_collection(body.collection)
@@ -182,7 +206,7 @@ def count(name: str, body: CountBody) -> dict[str, Any]:
 
 
 @route("POST", "/collections/<name>/reembed", access="write", body=ReembedBody, errors=WRITE,
-       tag=TAG)  # fmt: skip
+       tag=TAG, success=(202,))  # fmt: skip
 def reembed(name: str, body: ReembedBody) -> Reply:
     """Give a collection another model's vectors, in the background."""
     job = services().reembedder.start(name, body.model)

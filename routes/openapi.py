@@ -107,7 +107,11 @@ def _operation(row: Route, names: Any, components: dict[str, Any]) -> dict[str, 
 def _responses(row: Route, names: Any) -> dict[str, Any]:
     schema = names[row.reply, "serialization"] if row.reply else {}
     answers = {
-        "200": {"description": MEANINGS[200], "content": {"application/json": {"schema": schema}}}
+        str(status): {
+            "description": MEANINGS[200],
+            "content": {"application/json": {"schema": schema}},
+        }
+        for status in row.success
     }
     if row.access != "public":
         statuses = {*row.errors, *ANYWHERE, 401, 403, 429}

@@ -43,6 +43,7 @@ class Route:
     dialect: Dialect
     errors: tuple[int, ...]
     tag: str
+    success: tuple[int, ...] = (200,)
 
     @property
     def summary(self) -> str:
@@ -73,12 +74,13 @@ def route(
     dialect: Dialect = "native",
     errors: tuple[int, ...] = (),
     tag: str = "service",
+    success: tuple[int, ...] = (200,),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a handler as a route. It is called with `body=`, `query=` and the path's values."""
 
     def declare(handler: Callable[..., Any]) -> Callable[..., Any]:
         ROUTES.append(
-            Route(method, path, handler, access, body, query, reply, dialect, errors, tag)
+            Route(method, path, handler, access, body, query, reply, dialect, errors, tag, success)
         )
         return handler
 
