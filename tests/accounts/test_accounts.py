@@ -13,7 +13,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 import passwords
-from accounts import Caller
 from config import ConfigError, load_config
 from errors import Conflict
 from tests.accounts.conftest import ADMIN, SECRET, accounts_of, add_user, bearer, token_of
@@ -373,7 +372,6 @@ def test_nothing_secret_is_in_a_repr(app: Flask) -> None:
     assert SECRET not in repr(vars(accounts))
     assert ADMIN[1] not in repr(vars(accounts))
     assert accounts.users.get("admin") is not None
-    assert Caller("a", "user") == Caller("a", "user")
 
 
 def test_a_user_is_there_once(app: Flask) -> None:
