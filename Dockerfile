@@ -19,14 +19,20 @@ RUN python -c "import torch" 2>/dev/null \
 
 RUN useradd --create-home --uid 10001 service && mkdir -p /models && chown service /models
 COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
+COPY accounts/ accounts/
+COPY bulk/ bulk/
 COPY cache/ cache/
 COPY config/ config/
 COPY embedders/ embedders/
+COPY library/ library/
+COPY migrations/ migrations/
 COPY routes/ routes/
 COPY schemas/ schemas/
-COPY bulk/ bulk/
-COPY migrations/ migrations/
+COPY server/ server/
+COPY serving/ serving/
+COPY settings/ settings/
 COPY store/ store/
+COPY vault/ vault/
 COPY static/ static/
 COPY templates/ templates/
 

@@ -7,7 +7,7 @@ from config import load_config
 from context import KEY
 from factory import create_app
 from logs import configure
-from watchdog import watch
+from serving.watchdog import watch
 
 if __name__ == "__main__":
     # Replaces this process, so that both commands run one and the same server.

@@ -6,8 +6,8 @@ request's body is read, so that a stranger costs nothing.
 
 from flask import g, request
 
-from access import ALLOWED, Access
 from accounts import Caller
+from accounts.access import ALLOWED, Access
 from context import services
 from errors import Forbidden, Unauthorized
 

@@ -11,7 +11,7 @@ from config import Config
 from embedders.providers import Providers
 from engine import Engine
 from library import Library
-from reembed import Reembedder
+from library.reembed import Reembedder
 from settings import Settings
 from vault import Vault
 

@@ -1,7 +1,7 @@
 """Texts and a model's name in, vectors and what they cost out.
 
 The one way through which every dialect embeds. Owns the order of the steps; knows nothing of HTTP,
-of how a model is loaded (`registry`) or of how batches form (`batcher`).
+of how a model is loaded or of how batches form (`serving/`).
 """
 
 import time
@@ -14,7 +14,7 @@ import metrics
 from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
 from recall import Ask, Direct, Encoder
-from registry import Loaded, Model, Registry
+from serving.registry import Loaded, Model, Registry
 
 
 @dataclass(frozen=True)

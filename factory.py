@@ -29,13 +29,13 @@ from embedders.providers import Providers, environment_keys
 from engine import Engine
 from follow import Follower, models_of
 from library import Library
+from library.reembed import Reembedder
 from logs import line
 from recall import Recall
-from reembed import Reembedder
-from registry import Build, Registry
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route, guarded
+from serving.registry import Build, Registry
 from settings import open_settings
 from store import open_store
 from throttle import Throttle, add_headers, throttle

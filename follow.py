@@ -1,6 +1,6 @@
 """Makes the running parts follow the settings: the models, the engine, the log.
 
-`settings.py` says what changed and when; this says what that means. Knows no HTTP and no SQL.
+`settings/` says what changed and when; this says what that means. Knows no HTTP and no SQL.
 """
 
 import json

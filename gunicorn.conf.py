@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import arbiter  # noqa: E402
 from config import load_config  # noqa: E402
+from server import arbiter  # noqa: E402
 from settings import open_settings  # noqa: E402
 
 _settings = open_settings(load_config())
@@ -22,7 +22,7 @@ _settings.stop()
 _config.catalogue()  # a mistake in the model files stops the start here, with its message
 
 bind = [f"{_config.host}:{_config.port}"]
-worker_class = "deadlines.DeadlineWorker"  # gthread, but it waits for no slow client
+worker_class = "server.deadlines.DeadlineWorker"  # gthread, but it waits for no slow client
 workers = _config.max_workers
 threads = _config.threads
 timeout = _config.timeout_s

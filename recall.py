@@ -19,7 +19,7 @@ import metrics
 from cache import Cache, Entry, keys_of, pack, unpack
 from embedders.base import Input, Prompt, Truncate, Vectors
 from errors import DeadlineExceeded, Invalid, ServiceError
-from lineup import Loaded
+from serving.lineup import Loaded
 
 # A request does not wait for another one's pass over more than so many times its own texts: a lone
 # query whose text a bulk load happens to hold is sooner encoded again.

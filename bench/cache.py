@@ -31,7 +31,7 @@ from embedders import build  # noqa: E402
 from embedders.base import Prompt  # noqa: E402
 from engine import EmbedRequest, Engine  # noqa: E402
 from recall import Direct, Recall  # noqa: E402
-from registry import Registry  # noqa: E402
+from serving.registry import Registry  # noqa: E402
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 WORDS = ("cat", "mat", "read", "rain", "spain", "falls", "plains", "far", "away", "town", "road")

@@ -14,7 +14,7 @@ from bench.servers import MODEL
 from config import Config
 from embedders import build
 from engine import EmbedRequest, Engine
-from registry import Registry
+from serving.registry import Registry
 
 
 def make_engine(dtype: str = "auto", backend: str = "auto") -> Engine:

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertModel, XLMRobertaConfig, XLMRobertaModel
 
-from batcher import Batcher
 from bench.corpus import model_folder
 from config import Config, ModelSpec
 from embedders import build
 from embedders.base import Item
-from registry import BATCH_TOKENS
+from serving.batcher import Batcher
+from serving.registry import BATCH_TOKENS
 
 # layers, width, inner width, heads
 SHAPES = {

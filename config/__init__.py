@@ -3,7 +3,7 @@
 Precedence, highest first: environment, `.env`, model files (for what they say), default. A value
 that cannot be read stops the start with its name, what was given and what is allowed. Each file of
 this package owns the settings of one part; `Config` is all of them. What may change while the
-service runs is not here but in SQL (`settings.py`).
+service runs is not here but in SQL (`settings/`).
 """
 
 import logging

@@ -3,9 +3,9 @@
 from typing import Any
 
 from context import services
-from plane import chart
 from routes.table import route
 from schemas.maps import MapQuery, MapReply, dump_map
+from store.plane import chart
 
 
 @route("GET", "/collections/<name>/map", access="read", query=MapQuery, reply=MapReply,

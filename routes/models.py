@@ -3,10 +3,10 @@
 from typing import Any
 
 from context import services
-from registry import Model
 from routes.table import route
 from routes.v1 import find
 from schemas import EmbedQuery
+from serving.registry import Model
 
 
 @route("GET", "/models", access="embed", tag="models")

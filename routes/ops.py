@@ -7,7 +7,7 @@ from flask import request
 import metrics
 from context import services
 from routes.table import Reply, route
-from watchdog import ailment
+from serving.watchdog import ailment
 
 SERVICE = "Embedding Service"
 RETRY = {"Retry-After": "2"}

@@ -6,7 +6,6 @@ from typing import Any
 from flask import g
 
 from context import services
-from keepers import Change
 from routes.table import route
 from schemas.settings import (
     BulkBody,
@@ -17,7 +16,8 @@ from schemas.settings import (
     SettingReply,
     SettingsReply,
 )
-from settings_keys import KEYS
+from settings.keepers import Change
+from settings.keys import KEYS
 
 ERRORS = (400, 404, 409, 413, 415, 422, 503)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from access import Access
+from accounts.access import Access
 
 # Whose error bodies the route speaks.
 Dialect = Literal["native", "openai"]

@@ -4,10 +4,10 @@ from typing import Any
 
 from context import services
 from errors import NotFound
-from registry import Model
 from routes.embed import facts_headers, run
 from routes.table import Reply, route
 from schemas import OpenAIBody, OpenAIReply, dump_openai
+from serving.registry import Model
 
 ERRORS = (400, 413, 415, 422, 429, 503, 504)
 # When the service started serving a model is not kept; OpenAI's clients need a number.

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
-from apikeys import ApiKey
-from users import User
+from accounts.apikeys import ApiKey
+from accounts.users import User
 
 RoleName = Literal["admin", "user", "reader"]
 Password = Field(min_length=8, max_length=1024, repr=False)

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from plane import Chart
+from store.plane import Chart
 
 
 class MapQuery(BaseModel):

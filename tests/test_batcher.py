@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from batcher import BULK_EVERY, Batcher
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
-from picking import PADDING_SLACK
+from serving.batcher import BULK_EVERY, Batcher
+from serving.picking import PADDING_SLACK
 
 
 class Recorder(FakeEmbedder):

@@ -12,11 +12,11 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-import passwords
+from accounts import passwords
+from accounts.tickets import ALGORITHM, ISSUER, Tickets
 from config import ConfigError, load_config
 from errors import Conflict
 from tests.accounts.conftest import ADMIN, SECRET, accounts_of, add_user, bearer, token_of
-from tickets import ALGORITHM, ISSUER, Tickets
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from access import ALLOWED
+from accounts.access import ALLOWED
+from accounts.tickets import ALGORITHM, ISSUER
 from routes import ROUTES
 from tests.accounts.conftest import SECRET, accounts_of, add_user, bearer
-from tickets import ALGORITHM, ISSUER
 
 NOBODY = ("nobody", "bad token", "expired", "revoked key", "key of a deleted user")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import requests
 
+from accounts.users import Users
 from db import Database
 from memo import Memo
 from tests.accounts.conftest import SECRET, bearer
 from tests.conftest import write_models
-from users import Users
 
 
 def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(

@@ -13,7 +13,7 @@ from embedders.base import Encoded, Input, Item, Prompt, Truncate
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from recall import Recall
-from registry import Registry
+from serving.registry import Registry
 from tests.servers.redis import Redis
 
 

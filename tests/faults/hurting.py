@@ -15,7 +15,7 @@ from context import KEY
 from embedders.base import DeviceBroken, Embedder, Encoded, Item, OutOfMemory
 from embedders.fake import FakeEmbedder
 from factory import create_app
-from watchdog import watch
+from serving.watchdog import watch
 
 FITS = 4  # inputs that fit the simulated device when one of them says "big"
 

@@ -5,14 +5,14 @@ import threading
 import numpy as np
 import pytest
 
-from batcher import Batcher, ClientGone
 from config import Config, ModelSpec
 from embedders.base import Prompt
 from errors import DeadlineExceeded, Full, Invalid, ServiceError, Unavailable
-from lineup import Loaded, Model
+from serving.batcher import Batcher, ClientGone
+from serving.lineup import Loaded, Model
+from serving.watchdog import EXIT_CODE, ailment, watch
 from tests.faults.conftest import until
 from tests.faults.hurting import FITS, Hurting
-from watchdog import EXIT_CODE, ailment, watch
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import arbiter
+from server import arbiter
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 
-from batcher import Batcher
 from config import ModelSpec
 from embedders.base import Prompt
 from embedders.fake import FakeEmbedder
@@ -14,7 +13,8 @@ from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
 from errors import BadRequest, ModelUnavailable, Unavailable
 from factory import create_app
-from replicas import Replica, Replicas
+from serving.batcher import Batcher
+from serving.replicas import Replica, Replicas
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider
 

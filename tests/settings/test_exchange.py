@@ -11,8 +11,8 @@ from config import Config, ModelSettings, ModelSpec
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
-from registry import Registry
-from swap import check
+from serving.registry import Registry
+from serving.swap import check, free
 
 A, B = (ModelSpec(id=n, model_name=f"tests/{n}", type="fake", dimensions=8) for n in "ab")
 
@@ -118,7 +118,7 @@ def test_a_second_exchange_while_one_runs_is_a_conflict(registry: Registry) -> N
 def test_a_model_in_use_is_closed_only_afterwards(
     registry: Registry, builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("registry.free", lambda leaving: __import__("swap").free(leaving, 0.01))
+    monkeypatch.setattr("serving.registry.free", lambda leaving: free(leaving, 0.01))
     old = builder.built[0]
     engine = Engine(registry)
     alone = engine.embed(EmbedRequest(["text"])).vectors

@@ -13,9 +13,9 @@ import sqlalchemy as sa
 import errors
 from config import Config
 from db import Database, driver_url
-from keepers import HISTORY, SETTINGS, MemoryKeeper, SqlKeeper
 from settings import Settings, State, open_settings
-from settings_keys import KEYS
+from settings.keepers import HISTORY, SETTINGS, MemoryKeeper, SqlKeeper
+from settings.keys import KEYS
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import pytest
 from flask import Flask, request
 
-from batcher import ClientGone
 from config import Config
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
-from registry import Registry
 from routes.parse import client_gone
+from serving.batcher import ClientGone
+from serving.registry import Registry
 
 
 class Held(FakeEmbedder):

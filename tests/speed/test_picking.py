@@ -1,9 +1,9 @@
 """What goes into a pass when lengths do not matter: everybody's turn, within the budget."""
 
-from batcher import Batcher
 from embedders.base import Item
 from embedders.fake import FakeEmbedder
-from picking import INTERACTIVE_ITEMS, Job, take_any
+from serving.batcher import Batcher
+from serving.picking import INTERACTIVE_ITEMS, Job, take_any
 
 
 def job(lengths: list[int]) -> Job:

@@ -15,10 +15,10 @@ import pytest
 from config import ConfigError, load_config
 from config.vault import MAKE_ONE
 from errors import Conflict, Invalid, NotFound, Unavailable
-from sealing import Seal
 from tests.servers.postgres import Postgres
 from tests.vault.conftest import OTHER, SECRET, A, B
 from vault import Vault, last_four
+from vault.sealing import Seal
 
 Make = Callable[..., Vault]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from plane import project
+from store.plane import project
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40), (30, 30), (3, 2)])

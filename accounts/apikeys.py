@@ -16,9 +16,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from accounts.users import Role, Users, check_role
 from errors import NotFound, Unavailable
 from memo import Memo
-from users import Role, Users, check_role
 
 USED_EVERY_S = 60.0  # how often a key's last use is written
 

@@ -18,13 +18,13 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from apikeys import ApiKeys
+from accounts.apikeys import ApiKeys
+from accounts.tickets import Tickets
+from accounts.users import Role, Users
 from config import Config
 from config.access import secrets_of
 from errors import Conflict, RateLimited, ServiceError, Unauthorized
 from memo import Memo
-from tickets import Tickets
-from users import Role, Users
 
 log = logging.getLogger("accounts")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from engine import Embedded, EmbedRequest, Engine
 from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
-from registry import Loaded
+from serving.registry import Loaded
 from store import CollectionInfo, Found, Item, Limits, VectorStore, Written
 from store.base import IfExists, Metric, Mode
 

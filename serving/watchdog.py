@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from batcher import Batcher
 from embedders.base import Prompt
-from registry import Loaded, Model, Registry
+from serving.batcher import Batcher
+from serving.registry import Loaded, Model, Registry
 
 log = logging.getLogger("watchdog")
 

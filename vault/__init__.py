@@ -19,7 +19,7 @@ from embedders.providers import GetKey
 from errors import Busy, Conflict, Invalid, NotFound, Unavailable
 from guard import Guard
 from memo import Memo
-from sealing import Seal
+from vault.sealing import Seal
 
 log = logging.getLogger("vault")
 

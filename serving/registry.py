@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import metrics
-from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder
 from errors import Conflict, Invalid, ServiceError, UnknownModel
-from lineup import Lane, LineUp, Loaded, Model
-from replicas import Replica, Replicas
-from swap import Leaving, check, free
+from serving.batcher import Batcher
+from serving.lineup import Lane, LineUp, Loaded, Model
+from serving.replicas import Replica, Replicas
+from serving.swap import Leaving, check, free
 
 __all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
 

@@ -17,8 +17,8 @@ import numpy as np
 import metrics
 from embedders.base import Embedder, Encoded, Item, Vectors
 from errors import DeadlineExceeded, QueueFull, ServiceError, Unavailable
-from passes import Passes, Pulse
-from picking import SMALL_ONES_S, Job, take_alike, take_any
+from serving.passes import Passes, Pulse
+from serving.picking import SMALL_ONES_S, Job, take_alike, take_any
 
 # At the latest every so many passes the oldest large request gets one, whatever else waits.
 BULK_EVERY = 4

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import metrics
-from batcher import Batcher
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Item
 from errors import ModelLoading, ModelUnavailable
-from replicas import Replicas
+from serving.batcher import Batcher
+from serving.replicas import Replicas
 
 State = Literal["loading", "ready", "unavailable"]
 

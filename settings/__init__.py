@@ -16,8 +16,8 @@ from typing import Any
 from config import Config
 from db import Database
 from errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
-from keepers import Change, Changes, Keeper, MemoryKeeper, SqlKeeper
-from settings_keys import KEYS, Key, parse
+from settings.keepers import Change, Changes, Keeper, MemoryKeeper, SqlKeeper
+from settings.keys import KEYS, Key, parse
 
 log = logging.getLogger("settings")
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-import passwords
+from accounts import passwords
 from errors import Conflict, Invalid, NotFound
 from memo import Memo
 

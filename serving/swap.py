@@ -16,7 +16,7 @@ import numpy as np
 
 from embedders.base import Embedder, Prompt
 from errors import ModelUnavailable
-from replicas import Replicas
+from serving.replicas import Replicas
 
 log = logging.getLogger("swap")
 

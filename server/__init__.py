@@ -1,0 +1,1 @@
+"""What gunicorn needs beyond its settings; `gunicorn.conf.py` is the only caller."""

@@ -1,0 +1,1 @@
+"""Models at work: loaded, exchanged, shared between requests in passes, watched."""
