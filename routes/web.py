@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flask import request
 
+from context import services
 from errors import NotFound
 from routes.ops import index
 from routes.table import ROUTES, Reply, route
@@ -19,8 +20,9 @@ from routes.table import ROUTES, Reply, route
 ROOT = Path(__file__).parent.parent
 HTML, CSS, JS, SVG = "text/html", "text/css", "text/javascript", "image/svg+xml"
 MODULES = (
-    "admin", "api", "charts", "collections", "dom", "heat", "live", "main", "map", "models",
-    "people", "pick", "rows", "settings", "snippets", "try", "upload",
+    "account", "admin", "api", "charts", "collections", "dom", "heat", "keys", "live", "main",
+    "map", "models", "people", "pick", "providers", "rows", "samples", "settings", "snippets",
+    "try", "upload",
 )  # fmt: skip
 STATIC = {
     "style.css": CSS,
@@ -50,7 +52,7 @@ def home() -> Reply:
     """Show the console to a browser; name the service, its version and its models to others."""
     if request.accept_mimetypes.best_match(["application/json", HTML]) != HTML:
         return Reply(index(), headers={"Vary": "Accept"})
-    reply = _page(_console(), CONSOLE_POLICY)
+    reply = _page(_console(services().accounts.enabled), CONSOLE_POLICY)
     return replace(reply, headers={**reply.headers, "Vary": "Accept"})
 
 
@@ -95,7 +97,8 @@ def _read(name: str) -> bytes:
 
 
 @cache
-def _console() -> bytes:
-    """Return the console's page; it is told which routes there are, and hides what has none."""
+def _console(guarded: bool) -> bytes:
+    """Return the console's page; it is told which routes there are, and whether one signs in."""
     routes = escape("\n".join(f"{row.method} {row.path}" for row in ROUTES))
-    return _read("templates/index.html").replace(b"{{routes}}", routes.encode())
+    page = _read("templates/index.html").replace(b"{{routes}}", routes.encode())
+    return page.replace(b"{{guarded}}", b"true" if guarded else b"false")

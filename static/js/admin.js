@@ -1,7 +1,10 @@
-// The Admin tab: settings, and people and providers where the service has them.
+// The Admin tab: people, providers and settings. Who is no admin sees their own account there.
 
-import { has } from "./api.js";
+import { caller, has, may } from "./api.js";
+import { $ } from "./dom.js";
+import { ownAccount } from "./account.js";
 import * as people from "./people.js";
+import * as providers from "./providers.js";
 import * as settings from "./settings.js";
 
 /** Nothing to prepare: each part draws itself when the tab is opened. */
@@ -9,6 +12,18 @@ export function setUp() {}
 
 /** Called whenever the tab is opened. */
 export async function show() {
-  await settings.show();
-  if (has("GET /users")) await people.show();
+  const admin = may("admin");
+  $("admin-title").textContent = admin ? "Admin" : "Account";
+  $("admin-lead").textContent = admin
+    ? "Changes take effect while the service runs, and settings can be taken back."
+    : "Your keys and your password.";
+  if (!admin) {
+    $("admin-people").replaceChildren(ownAccount(caller()));
+    return;
+  }
+  await Promise.all([
+    has("GET /users") ? people.show() : null,
+    has("GET /providers") ? providers.show() : null,
+    settings.show(),
+  ]);
 }

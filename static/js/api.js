@@ -1,20 +1,26 @@
-// Talks to the service. The token lives in this module's memory and nowhere else.
+// Talks to the service, and knows who is calling. The token is in this module's memory, nowhere else.
 
 import { $, complain } from "./dom.js";
 
-let token = null;
-let asking = null;
 const ROUTES = new Set(document.body.dataset.routes.split("\n"));
+const GUARDED = document.body.dataset.guarded === "true"; // whether callers must sign in
+const WRITERS = ["user", "anonymous", "admin"];
+const PATIENCE_S = 60; // how long a busy or loading service is waited for, in all
+let token = null, asking = null, me = null;
 
 /** Whether the service has a route, written as in its table: `has("GET /metrics")`. */
 export const has = (route) => ROUTES.has(route);
+/** Who is calling, `{username, role, auth_enabled}`; null where one must sign in first. */
+export const caller = () => me;
 export const signedIn = () => token !== null;
-export const signOut = () => { token = null; changed(); };
-const changed = () => document.dispatchEvent(new Event("signed"));
+/** Whether callers must sign in. */
+export const guarded = () => GUARDED;
+/** Whether the caller may "read", "write" or use what is for an "admin". */
+export const may = (what) => me !== null && { read: true, write: WRITERS.includes(me.role), admin: me.role === "admin" }[what];
 
-/** What a reply with an error status says. */
+/** What a reply with an error status says. `retryAfter` is in seconds, null if it does not say. */
 export class ApiError extends Error {
-  constructor(status, message, retryAfter) {
+  constructor(status, message, retryAfter = null) {
     super(message);
     this.status = status;
     this.retryAfter = retryAfter;
@@ -28,12 +34,12 @@ export async function call(method, path, body, options = {}) {
     const started = performance.now();
     const response = await send(method, path, body, options);
     if (response.status === 401 && !options.silent) {
-      if (token === used) await signIn("Please sign in to go on.");
+      if (token === used) await signIn(used ? "You were signed out. Please sign in again." : "Please sign in to go on.");
       continue;
     }
     const data = await read(response);
     const ms = performance.now() - started;
-    if (!response.ok) throw new ApiError(response.status, messageOf(response, data), response.headers.get("Retry-After"));
+    if (!response.ok) throw errorOf(response, data);
     return { data, headers: response.headers, ms };
   }
 }
@@ -56,10 +62,48 @@ async function read(response) {
   try { return JSON.parse(text); } catch { return text; }
 }
 
-function messageOf(response, data) {
+function errorOf(response, data) {
   const error = data && data.error;
-  return (error && (error.message || error)) || `The service answered ${response.status}.`;
+  const said = String((error && (error.message || error)) || `the service answered ${response.status}`);
+  const wait = Number(response.headers.get("Retry-After")) || null;
+  const again = wait && !/again/.test(said) ? `; try again in ${wait} s` : "";
+  return new ApiError(response.status, sentence(said + again), wait);
 }
+
+/** The service's messages begin small; here they are sentences. Names of settings stay as they are. */
+const sentence = (text) => (/^[a-z]+[ ,]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text) + (/[.!?]$/.test(text) ? "" : ".");
+
+/** Do `work`; while the reply is one of `statuses`, wait as asked and do it again, within a minute.
+    `tell(error)` is called before each wait. */
+export async function patiently(statuses, work, tell, signal) {
+  for (let waited = 0; ;) {
+    try {
+      return await work();
+    } catch (error) {
+      const pause = error.retryAfter;
+      if (!statuses.includes(error.status) || !pause || waited + pause > PATIENCE_S) throw error;
+      tell(error);
+      waited += pause;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * pause));
+      signal?.throwIfAborted();
+    }
+  }
+}
+
+/** Ask the service who is calling; resolves to `caller()`. */
+export async function identify() {
+  if (GUARDED && !token) return me = null;
+  try {
+    me = (await call("GET", "/users/me", undefined, { silent: true })).data;
+  } catch (error) {
+    if (error.status !== 401) throw error;
+    me = null;
+  }
+  return me;
+}
+
+/** Sign out: the page starts anew, and nothing that was shown stays. */
+export const signOut = () => location.reload();
 
 /** Ask for a password or a key; rejects when the person cancels. */
 export function signIn(reason) {
@@ -68,39 +112,53 @@ export function signIn(reason) {
 }
 
 function ask(reason) {
-  const dialog = $("sign-in");
-  const form = dialog.querySelector("form");
-  const place = form.querySelector(".error");
-  complain(place, reason ? new Error(reason) : null);
-  $("sign-in-password").hidden = !has("POST /token");
+  const dialog = $("sign-in"), form = dialog.querySelector("form");
+  const place = form.querySelector(".error"), button = form.querySelector("[type=submit]");
+  complain(place, null);
+  $("sign-in-reason").textContent = reason ?? "";
+  $("sign-in-password").hidden = !GUARDED; // then only ADMIN_TOKEN counts
   form.reset();
   dialog.showModal();
   return new Promise((resolve, reject) => {
     const stop = new AbortController();
     let done = false;
-    form.querySelector("[data-close]").addEventListener("click", () => dialog.close(), { signal: stop.signal });
-    dialog.addEventListener("close", () => {
+    const on = (node, name, listener) => node.addEventListener(name, listener, { signal: stop.signal });
+    on(form.querySelector("[data-close]"), "click", () => dialog.close());
+    on(dialog, "close", () => {
       stop.abort();
       form.reset();
       if (done) resolve(); else reject(new ApiError(401, "You are not signed in."));
-    }, { signal: stop.signal });
-    form.addEventListener("submit", async (event) => {
+    });
+    on(form, "submit", async (event) => {
       event.preventDefault();
+      button.disabled = true;
       try {
-        token = $("key").value.trim() || await tokenFor($("username").value, $("password").value);
+        await enter($("key").value.trim(), $("username").value, $("password").value);
         done = true;
         dialog.close();
-        changed();
       } catch (error) {
         complain(place, error);
+      } finally {
+        button.disabled = false;
       }
-    }, { signal: stop.signal });
+    });
   });
 }
 
-async function tokenFor(username, password) {
-  const reply = await call("POST", "/token", { username, password }, { silent: true });
-  return reply.data.access_token;
+/** Become the owner of a key, or the user with this password. Throws if the service knows neither. */
+export async function enter(key, username, password) {
+  if (!key && !(username && password)) throw new Error("Enter a username and a password, or an API key.");
+  const before = token;
+  const given = key || (await call("POST", "/token", { username, password }, { silent: true })).data.access_token;
+  token = given;
+  const known = await identify().catch(() => null);
+  if (known && (GUARDED || known.role === "admin")) {
+    document.dispatchEvent(new Event("signed"));
+    return;
+  }
+  token = before;
+  await identify().catch(() => null);
+  throw new Error("This key is unknown, expired or revoked.");
 }
 
 /** Embed texts; resolves to {vectors, tokens, truncated, fingerprint, ms}. */

@@ -1,9 +1,10 @@
 // The Collections tab: make one, fill it, search it, look at it, delete it.
 
-import { call } from "./api.js";
+import { call, may, patiently } from "./api.js";
 import { $, complain, confirmed, during, el, facts, plural, toast, whole } from "./dom.js";
 import { drawMap } from "./map.js";
 import { refreshModels } from "./pick.js";
+import { SAMPLES } from "./samples.js";
 import { uploadCard } from "./upload.js";
 
 const HITS = 10;
@@ -32,11 +33,31 @@ export async function show() {
   const { collections } = (await call("GET", "/collections")).data;
   if (!collections.some((one) => one.name === chosen)) chosen = collections[0]?.name ?? null;
   drawList(collections);
+  $("collection-new").hidden = !may("write");
   $("collection-new").querySelector("details").open = !collections.length;
   const info = collections.find((one) => one.name === chosen);
   if (info) await open(info);
-  else $("collection-detail").replaceChildren(
-    el("p", { class: "empty" }, "There is no collection yet. Name one and press ", el("b", {}, "Create"), "."));
+  else $("collection-detail").replaceChildren(nothingYet());
+}
+
+/** What a newcomer sees: a collection to look at is one press away. */
+function nothingYet() {
+  if (!may("write")) return el("div", { class: "empty" }, el("h2", {}, "No collection yet"), el("p", {}, "Somebody who may store texts has to make one first."));
+  const form = el("form", { class: "empty" }, el("h2", {}, "No collection yet"),
+    el("p", {}, "Name one and fill it with a file of yours, or look around with some texts of ours."),
+    el("div", { class: "actions" }, el("button", { type: "submit" }, "Make one of sample texts")),
+    el("p", { class: "error", role: "alert", hidden: true }));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    during(form, async (tell) => {
+      const [texts, ids, metadata] = ["text", "id", "metadata"].map((key) => SAMPLES.map((one) => one[key]));
+      await patiently([503], () => call("POST", "/embed-and-store", { collection: "samples", texts, ids, metadata }), tell);
+      chosen = "samples";
+      await show();
+      toast("Search it by meaning: try “cooking”");
+    });
+  });
+  return form;
 }
 
 function drawList(collections) {
@@ -51,10 +72,11 @@ async function open(info) {
   const mapPlace = el("div", { class: "card map-card" });
   $("collection-detail").replaceChildren(
     el("div", { class: "heading" }, el("h2", { class: "name" }, info.name),
-      el("button", { type: "button", class: "quiet danger-text", onclick: () => remove(info) }, "Delete")),
+      may("write") ? el("button", { type: "button", class: "quiet small danger-text", onclick: () => remove(info) }, "Delete") : null),
     facts({ Texts: whole(info.count), Dimensions: whole(info.dimension), Metric: info.metric, Model: info.model ?? "any" }),
-    info.count ? searchForm(info, results) : el("p", { class: "empty" }, "It is empty. Add a file, and its texts can be searched."),
-    el("div", { class: "found" }, results, info.count ? mapPlace : null), uploadCard(info.name, () => refresh(info.name)));
+    info.count ? searchForm(info, results) : el("p", { class: "empty" }, may("write") ? "It is empty. Add a file, and its texts can be searched." : "It is empty."),
+    el("div", { class: "found" }, results, info.count ? mapPlace : null),
+    may("write") ? uploadCard(info.name, () => refresh(info.name)) : null);
   if (info.count) await loadMap(info, mapPlace);
 }
 
@@ -91,8 +113,9 @@ function searchForm(info, results) {
     el("p", { class: "error", role: "alert", hidden: true }));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    during(form, async () => {
-      const { data, ms } = await call("POST", `${pathOf(info.name)}/search`, { text: input.value, k: HITS });
+    during(form, async (tell) => {
+      const query = { text: input.value, k: HITS };
+      const { data, ms } = await patiently([503], () => call("POST", `${pathOf(info.name)}/search`, query), tell);
       results.replaceChildren(el("p", { class: "hint" }, `${plural(data.results.length, "result")} in ${ms.toFixed(0)} ms`),
         el("ol", {}, data.results.map(hit)));
       light(data.results.map((one) => one.id));

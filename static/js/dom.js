@@ -63,7 +63,8 @@ export function confirmed(title, text, yes) {
   });
 }
 
-/** Run `work` while the form's button is busy, and show what goes wrong in its `.error`. */
+/** Run `work` while the form's button is busy, and show what goes wrong in its `.error`.
+    `work` is given a function that shows an error meanwhile, such as what is waited for. */
 export async function during(form, work) {
   const button = form.querySelector("button[type=submit]");
   const place = form.querySelector(".error");
@@ -71,7 +72,9 @@ export async function during(form, work) {
   button.disabled = true;
   form.setAttribute("aria-busy", "true");
   try {
-    return await work();
+    const result = await work((error) => complain(place, error));
+    complain(place, null);
+    return result;
   } catch (error) {
     complain(place, error);
     return null;
@@ -84,6 +87,12 @@ export async function during(form, work) {
 export const linesOf = (text) => text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
 export const whole = (number) => number.toLocaleString("en");
 export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
+
+/** A moment, given in seconds since 1970, in the reader's own way. */
+export const when = (seconds) => new Date(1000 * seconds).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+
+/** An input with its label over it. */
+export const field = (label, input) => el("div", {}, el("label", { for: input.id }, label), input);
 
 /** A row of figures: `facts({Tokens: 12})`. */
 export const facts = (values) => el("dl", { class: "facts" },

@@ -1,21 +1,22 @@
 // The console's frame: its tabs, the service's state at the top, signing in and out.
 
 import * as admin from "./admin.js";
-import { call, has, signIn, signOut, signedIn } from "./api.js";
+import { call, caller, has, identify, may, signIn, signOut, signedIn } from "./api.js";
 import * as collections from "./collections.js";
-import { $, el, toast } from "./dom.js";
+import { $, el } from "./dom.js";
 import * as live from "./live.js";
 import * as models from "./models.js";
 import * as attempt from "./try.js";
 
-const STATUS_MS = 10000;
+const STATUS_MS = 10000, LOADING_MS = 1500;
 const TABS = [
-  { name: "try", part: attempt, needs: "POST /v1/embeddings" },
-  { name: "collections", part: collections, needs: "GET /collections" },
-  { name: "models", part: models, needs: "GET /models" },
-  { name: "live", part: live, needs: "GET /metrics" },
-  { name: "admin", part: admin, needs: "GET /settings" },
+  { name: "try", part: attempt, needs: "POST /v1/embeddings", for: "read" },
+  { name: "collections", part: collections, needs: "GET /collections", for: "read" },
+  { name: "models", part: models, needs: "GET /models", for: "read" },
+  { name: "live", part: live, needs: "GET /metrics", for: "read" },
+  { name: "admin", part: admin, needs: "GET /settings", for: "read" },
 ].filter((tab) => has(tab.needs));
+const shown = () => TABS.filter((tab) => tab.name === "admin" ? may("admin") || signedIn() : may(tab.for));
 let open = null;
 
 async function select(tab, focus = false) {
@@ -29,49 +30,82 @@ async function select(tab, focus = false) {
   }
   if (focus) $(`tab-${tab.name}`).focus();
   history.replaceState(null, "", `#${tab.name}`);
+  notice(null);
   try {
     await tab.part.show();
   } catch (error) {
-    toast(error.message);
+    if (open === tab) notice("This could not be shown", error.message, "Try again", () => select(tab));
   }
 }
 
+/** Say above the page what is in the way, and offer the way out; null takes it away. */
+function notice(title, text, way, act) {
+  $("notice").hidden = title === null;
+  if (title === null) return;
+  $("notice").replaceChildren(el("h1", {}, title), el("p", {}, text),
+    el("div", { class: "actions" }, el("button", { type: "button", onclick: act }, way)));
+}
+
 function keys(event) {
+  const tabs = shown(), at = tabs.indexOf(open);
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  const at = TABS.indexOf(open);
-  const next = step ? TABS[(at + step + TABS.length) % TABS.length]
-    : { Home: TABS[0], End: TABS[TABS.length - 1] }[event.key];
+  const next = step ? tabs[(at + step + tabs.length) % tabs.length]
+    : { Home: tabs[0], End: tabs[tabs.length - 1] }[event.key];
   if (!next) return;
   event.preventDefault();
   select(next, true);
 }
 
 async function status() {
+  let wait = STATUS_MS;
   try {
     const { data } = await call("GET", "/", undefined, { silent: true });
     $("status").replaceChildren(el("span", { class: `dot ${data.status}` }), data.status);
     $("version").textContent = `Version ${data.version}`;
-  } catch (error) {
+    if (data.status === "loading") wait = LOADING_MS;
+  } catch {
     $("status").replaceChildren(el("span", { class: "dot unhealthy" }), "not answering");
   }
-  setTimeout(status, STATUS_MS);
+  setTimeout(status, wait);
 }
 
+/** Show who is calling, and only what they may use. */
 function account() {
+  const me = caller();
+  $("who").textContent = signedIn() && me ? `${me.username} · ${me.role}` : "";
   $("account").textContent = signedIn() ? "Sign out" : "Sign in";
-  open?.part.signed?.();
+  $("account").hidden = !signedIn() && may("admin"); // there is nothing to gain
+  $("tab-admin").textContent = may("admin") ? "Admin" : "Account";
+  $("tabs").hidden = me === null;
+  for (const tab of TABS) $(`tab-${tab.name}`).hidden = !shown().includes(tab);
 }
 
-for (const button of $("tabs").children) button.hidden = !TABS.some((tab) => `tab-${tab.name}` === button.id);
+async function start() {
+  try {
+    await identify();
+  } catch (error) {
+    notice("The service is not ready", error.message, "Try again", start);
+    return;
+  }
+  account();
+  if (caller()) {
+    const tabs = shown();
+    select(tabs.find((tab) => `#${tab.name}` === location.hash) ?? tabs[0]);
+  } else {
+    notice("Welcome", "This service asks who you are: sign in with a username and a password, or with an API key.", "Sign in", enter);
+    enter();
+  }
+}
+
+const enter = () => signIn(null).then(start, () => {});
+
+for (const button of $("tabs").children) button.hidden = true;
 for (const tab of TABS) {
   tab.part.setUp();
   $(`tab-${tab.name}`).addEventListener("click", () => select(tab));
 }
 $("tabs").addEventListener("keydown", keys);
-$("account").addEventListener("click", () => {
-  if (signedIn()) signOut();
-  else signIn(null).then(() => select(open), () => {});
-});
+$("account").addEventListener("click", () => { if (signedIn()) signOut(); else enter(); });
 document.addEventListener("signed", account);
 status();
-select(TABS.find((tab) => `#${tab.name}` === location.hash) ?? TABS[0]);
+start();

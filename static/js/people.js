@@ -1,28 +1,30 @@
-// Users and their API keys. A key's text is shown once, when it is made.
+// Users: who there is, their role and their keys.
 
-import { call } from "./api.js";
-import { $, complain, confirmed, copyButton, during, el, toast } from "./dom.js";
+import { call, guarded } from "./api.js";
+import { $, complain, confirmed, during, el, field, toast } from "./dom.js";
+import { isMe, keysOf } from "./keys.js";
 
-const ROLES = ["user", "reader", "admin"];
+const ROLES = { reader: "reads and searches", user: "also stores", admin: "may do all" };
 
-/** Draw the users. Without accounts the service says so, and so does this. */
+/** Draw the users. */
 export async function show() {
   const { users } = (await call("GET", "/users")).data;
   $("admin-people").replaceChildren(el("div", { class: "card" }, el("h2", {}, "Users"),
+    guarded() ? null : el("p", { class: "hint" }, "Nobody has to sign in: AUTH_ENABLED is false. Users and their keys count once it is true."),
     users.length ? el("ul", { class: "people" }, users.map(person)) : el("p", { class: "empty" }, "There is no user yet."),
     newUser()));
 }
 
+const roles = (id, chosen) => el("select", { id }, Object.entries(ROLES).map(([role, words]) =>
+  el("option", { value: role, selected: role === chosen }, `${role}: ${words}`)));
+
 function newUser() {
   const name = el("input", { id: "user-name", required: true, autocomplete: "off" });
   const password = el("input", { id: "user-password", type: "password", required: true, minlength: "8", autocomplete: "new-password" });
-  const role = el("select", { id: "user-role" }, ROLES.map((one) => el("option", {}, one)));
-  const form = el("form", {}, el("h3", {}, "New user"),
-    el("div", { class: "row" },
-      el("div", {}, el("label", { for: "user-name" }, "Username"), name),
-      el("div", {}, el("label", { for: "user-password" }, "Password"), password),
-      el("div", {}, el("label", { for: "user-role" }, "Role"), role)),
-    el("div", { class: "actions" }, el("button", { type: "submit" }, "Add user")),
+  const role = roles("user-role", "user");
+  const form = el("form", { class: "inline" }, el("h3", {}, "New user"),
+    el("div", { class: "row" }, field("Username", name), field("Password", password), field("Role", role),
+      el("button", { type: "submit" }, "Add user")),
     el("p", { class: "error", role: "alert", hidden: true }));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -38,20 +40,15 @@ function newUser() {
 const pathOf = (user, rest = "") => `/users/${encodeURIComponent(user.username)}${rest}`;
 
 function person(user) {
-  const keys = el("div", { class: "keys" });
+  const keys = keysOf(user);
+  keys.element.hidden = true;
   const error = el("p", { class: "error", role: "alert", hidden: true });
-  const doing = (work) => async () => { try { complain(error, null); await work(); } catch (problem) { complain(error, problem); } };
-  const list = async () => {
-    const rows = (await call("GET", pathOf(user, "/api-keys"))).data.api_keys;
-    keys.replaceChildren(rows.length
-      ? el("ul", {}, rows.map((key) => keyRow(user, key, list, doing)))
-      : el("p", { class: "hint" }, "No key yet."));
-  };
-  const add = async () => {
-    const made = (await call("POST", pathOf(user, "/api-key"), { label: "console" })).data;
-    await list();
-    keys.prepend(el("div", { class: "secret" }, el("p", {}, "Keep this key now. It cannot be shown again."),
-      el("div", { class: "actions" }, el("code", {}, made.api_key), copyButton(() => made.api_key))));
+  const doing = (work) => async (event) => { try { complain(error, null); await work(event); } catch (problem) { complain(error, problem); } };
+  const toggle = async (event) => {
+    const closed = !keys.element.hidden;
+    if (!closed) await keys.list();
+    keys.element.hidden = closed;
+    event.target.setAttribute("aria-expanded", String(!closed));
   };
   const remove = async () => {
     if (!await confirmed(`Delete ${user.username}?`, "Their keys stop working at once.", "Delete")) return;
@@ -59,17 +56,23 @@ function person(user) {
     toast(`${user.username} is deleted`);
     await show();
   };
+  const role = isMe(user) ? el("span", { class: "hint" }, `${user.role}, that is you`) : roleOf(user, doing);
   return el("li", { "data-user": user.username },
-    el("div", { class: "heading" }, el("p", {}, el("b", {}, user.username), ` · ${user.role}`),
-      el("div", { class: "actions" },
-        el("button", { type: "button", class: "quiet small", onclick: doing(list) }, "Keys"),
-        el("button", { type: "button", class: "quiet small", onclick: doing(add) }, "New key"),
-        el("button", { type: "button", class: "quiet small danger-text", onclick: doing(remove) }, "Delete"))),
-    keys, error);
+    el("div", { class: "heading" }, el("p", { class: "who" }, user.username),
+      el("div", { class: "actions" }, role,
+        el("button", { type: "button", class: "quiet small", "aria-expanded": "false", "aria-label": `Keys of ${user.username}`, onclick: doing(toggle) }, "Keys"),
+        isMe(user) ? null : el("button", { type: "button", class: "quiet small danger-text", "aria-label": `Delete ${user.username}`, onclick: doing(remove) }, "Delete"))),
+    error, keys.element);
 }
 
-function keyRow(user, key, list, doing) {
-  const revoke = async () => { await call("DELETE", pathOf(user, `/api-keys/${encodeURIComponent(key.id)}`)); await list(); };
-  return el("li", { class: "heading" }, el("p", { class: "mono" }, `${key.id} ${key.label || ""}`),
-    el("button", { type: "button", class: "quiet small danger-text", onclick: doing(revoke) }, "Revoke"));
+function roleOf(user, doing) {
+  const select = roles(null, user.role);
+  select.setAttribute("aria-label", `Role of ${user.username}`);
+  select.className = "small";
+  select.addEventListener("change", doing(async () => {
+    await call("POST", pathOf(user, "/password"), { role: select.value });
+    toast(`${user.username} is ${select.value} now`);
+    await show();
+  }));
+  return select;
 }

@@ -3,6 +3,14 @@
 import { call } from "./api.js";
 import { $, complain, confirmed, el, toast } from "./dom.js";
 
+const GROUPS = [
+  ["Model", (key) => /^(model_name|device|dtype|backend|normalize|max_batch|max_seq)/.test(key)],
+  ["Most a minute, by role", (key) => /_per_minute_/.test(key)],
+  ["At the next start", (key, row) => row.changes === "at restart"],
+  ["Requests", () => true],
+];
+const groupOf = (row) => GROUPS.findIndex(([, mine]) => mine(row.key, row));
+
 /** Draw the settings and their history. */
 export async function show() {
   const { data } = await call("GET", "/settings");
@@ -11,7 +19,8 @@ export async function show() {
   $("admin-settings").replaceChildren(
     el("div", { class: "card" }, el("h2", {}, "Settings"),
       data.persistent ? null : el("p", { class: "note" }, "Changes last until the service restarts: no database is configured."),
-      el("div", { class: "settings" }, rows.map(setting))),
+      GROUPS.flatMap(([title], i) => [el("h3", {}, title),
+        el("div", { class: "settings" }, rows.filter((row) => groupOf(row) === i).map(setting))])),
     el("div", { class: "card" }, el("h2", {}, "History"),
       history.length ? el("ol", { class: "history" }, history.map((change, i) => past(change, i, history))) : el("p", { class: "empty" }, "Nothing was changed yet.")));
 }
@@ -27,9 +36,9 @@ function setting(row) {
   const mine = row.source === "database" || row.source === "memory";
   const revert = mine ? el("button", { type: "button", class: "quiet small", onclick: () => act(error, () => call("DELETE", `/settings/${row.key}`), `${row.key} is back to what it was`) }, "Revert") : null;
   const form = el("form", { class: "setting", "data-key": row.key },
-    el("div", {}, el("label", { for: id }, row.key), el("p", { class: "hint" }, row.description)),
-    el("div", {}, el("div", { class: "actions" }, input, save, revert),
-      el("p", { class: "hint" }, `${row.source}${row.changes === "at restart" ? " · at restart" : ""}`), error));
+    el("div", {}, el("div", { class: "name" }, el("label", { for: id }, row.key), el("span", { class: `source ${mine ? "set" : ""}` }, row.source)),
+      el("p", { class: "hint" }, row.description)),
+    el("div", {}, el("div", { class: "actions" }, input, save, revert), error));
   input.addEventListener("input", () => { save.hidden = false; });
   form.addEventListener("submit", (event) => {
     event.preventDefault();

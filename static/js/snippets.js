@@ -2,12 +2,14 @@
 
 import { copyButton, el } from "./dom.js";
 
+const KEY = "EMBEDDING_API_KEY"; // what the code takes the key from
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 // JSON's true, false and null are the only words that Python writes otherwise, and none is used here.
-const python = (value) => JSON.stringify(value);
+const python = (value) => JSON.stringify(value, null, 4).replaceAll("\n", "\n    ");
 
-/** The same call in each language. `options` holds only what was set. */
-export function snippets(origin, model, texts, options) {
+/** The same call in each language. `options` holds only what was set; `guarded` says that a key is
+    needed, which the code reads from the environment: no key is ever written into it. */
+export function snippets(origin, model, texts, options, guarded) {
   const body = { model, input: texts, ...options };
   const extra = Object.entries(options).filter(([name]) => name !== "dimensions");
   const named = [
@@ -17,9 +19,13 @@ export function snippets(origin, model, texts, options) {
     ...(extra.length ? [`extra_body=${python(Object.fromEntries(extra))}`] : []),
   ];
   return {
-    curl: `curl -s ${origin}/v1/embeddings \\\n  -H 'Content-Type: application/json' \\\n  -d ${shell(JSON.stringify(body))}`,
-    requests: `import requests\n\nreply = requests.post(\n    ${python(`${origin}/v1/embeddings`)},\n    json=${python(body)},\n)\nreply.raise_for_status()\nvectors = [row["embedding"] for row in reply.json()["data"]]\n`,
-    openai: `from openai import OpenAI\n\nclient = OpenAI(base_url=${python(`${origin}/v1`)}, api_key="unused")\nreply = client.embeddings.create(\n    ${named.join(",\n    ")},\n)\nvectors = [row.embedding for row in reply.data]\n`,
+    curl: `curl -s ${origin}/v1/embeddings \\\n  -H 'Content-Type: application/json' \\\n`
+      + (guarded ? `  -H "Authorization: Bearer $${KEY}" \\\n` : "")
+      + `  -d ${shell(JSON.stringify(body, null, 2))}`,
+    requests: `${guarded ? "import os\n\n" : ""}import requests\n\nreply = requests.post(\n    ${python(`${origin}/v1/embeddings`)},\n`
+      + (guarded ? `    headers={"Authorization": "Bearer " + os.environ["${KEY}"]},\n` : "")
+      + `    json=${python(body)},\n)\nreply.raise_for_status()\nvectors = [row["embedding"] for row in reply.json()["data"]]\n`,
+    openai: `${guarded ? "import os\n\n" : ""}from openai import OpenAI\n\nclient = OpenAI(base_url=${python(`${origin}/v1`)}, api_key=${guarded ? `os.environ["${KEY}"]` : '"unused"'})\nreply = client.embeddings.create(\n    ${named.join(",\n    ")},\n)\nvectors = [row.embedding for row in reply.data]\n`,
   };
 }
 

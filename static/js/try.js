@@ -1,6 +1,6 @@
 // The Try tab: texts in, vectors and their likeness out.
 
-import { embed } from "./api.js";
+import { embed, guarded, patiently } from "./api.js";
 import { $, copyButton, during, el, facts, linesOf, svg, whole } from "./dom.js";
 import { heatMap, similarities } from "./heat.js";
 import { refreshModels } from "./pick.js";
@@ -31,13 +31,13 @@ function asked() {
 
 function code() {
   const { texts, model, options } = asked();
-  showSnippets($("try-code"), snippets(location.origin, model, texts, options));
+  showSnippets($("try-code"), snippets(location.origin, model, texts, options, guarded()));
 }
 
-async function run() {
+async function run(tell) {
   const { texts, model, options } = asked();
   if (!texts.length) throw new Error("Write at least one text.");
-  const result = await embed(texts, model, options);
+  const result = await patiently([503], () => embed(texts, model, options), tell);
   const { vectors, tokens, truncated, ms } = result;
   $("try-result").replaceChildren(el("div", {},
     facts({ Texts: whole(texts.length), Dimensions: whole(vectors[0].length), Tokens: whole(tokens),
@@ -50,9 +50,8 @@ async function run() {
 function vectorRow(text, vector) {
   const first = Array.from(vector.slice(0, 6), (x) => x.toFixed(4)).join(", ");
   return el("div", { class: "vector" },
-    el("p", { class: "text" }, text), stripe(vector),
-    el("p", { class: "mono" }, `[${first}${vector.length > 6 ? ", …" : ""}]`),
-    copyButton(() => JSON.stringify(Array.from(vector))));
+    el("p", { class: "text", title: text }, text), copyButton(() => JSON.stringify(Array.from(vector))),
+    stripe(vector), el("p", { class: "mono" }, `[${first}${vector.length > 6 ? ", …" : ""}]`));
 }
 
 /** A vector as a band of fine bars, up for positive and down for negative numbers. */

@@ -1,6 +1,6 @@
 // Sends a file to a collection, some texts at a time, and shows how far it is.
 
-import { ApiError, call } from "./api.js";
+import { call, patiently } from "./api.js";
 import { complain, el, plural, whole } from "./dom.js";
 import { rowsOf } from "./rows.js";
 
@@ -24,10 +24,11 @@ export function uploadCard(collection, done) {
     progress.hidden = false;
     input.disabled = true;
     complain(error, null);
-    const tell = (count, all, rate) => {
+    const tell = (count, all, rate, problem) => {
       bar.max = Math.max(all, 1);
       bar.value = count;
-      note.textContent = `${whole(count)} of ${plural(all, "text")}${rate ? ` · ${whole(Math.round(rate))} a second` : ""}`;
+      const more = problem ? ` · waiting ${problem.retryAfter} s: ${problem.message}` : rate ? ` · ${whole(Math.round(rate))} a second` : "";
+      note.textContent = `${whole(count)} of ${plural(all, "text")}${more}`;
     };
     try {
       await send(collection, rowsOf(file.name, await file.text()), tell, controller.signal);
@@ -57,25 +58,11 @@ async function send(collection, rows, tell, signal) {
   tell(0, rows.length, 0);
   for (let at = 0; at < rows.length; at += BATCH) {
     const part = rows.slice(at, at + BATCH);
+    // Ids make a repeat harmless: what was stored is stored over, not twice.
     const body = { collection, texts: part.map((row) => row.text), metadata: part.map((row) => row.metadata), create: false };
     if (part.every((row) => row.id !== undefined)) body.ids = part.map((row) => row.id);
     else body.ids = part.map((row) => row.id ?? crypto.randomUUID());
-    await patiently(body, signal);
+    await patiently([429, 503], () => call("POST", "/embed-and-store", body, { signal }), (error) => tell(at, rows.length, 0, error), signal);
     tell(at + part.length, rows.length, (at + part.length) / ((performance.now() - started) / 1000));
-  }
-}
-
-/** Store one part, and wait as long as a busy service asks; ids make a repeat harmless. */
-async function patiently(body, signal) {
-  for (let tries = 0; ; tries++) {
-    try {
-      await call("POST", "/embed-and-store", body, { signal });
-      return;
-    } catch (error) {
-      const busy = error instanceof ApiError && [429, 503].includes(error.status);
-      if (!busy || tries === 5) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 1000 * Number(error.retryAfter || 1)));
-      signal.throwIfAborted();
-    }
   }
 }
