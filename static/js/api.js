@@ -92,7 +92,7 @@ export async function patiently(statuses, work, tell, signal) {
 
 /** Ask the service who is calling; resolves to `caller()`. */
 export async function identify() {
-  if (GUARDED && !token) return me = null;
+  if (GUARDED && !token) return (me = null);
   try {
     me = (await call("GET", "/users/me", undefined, { silent: true })).data;
   } catch (error) {

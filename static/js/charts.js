@@ -3,6 +3,7 @@
 import { el, svg } from "./dom.js";
 
 const WIDTH = 240, HEIGHT = 56;
+const FEWEST = 30; // points across at the start; then more and more, up to `length`
 
 /** A chart of the last `length` values; `push(value)` moves it on. Null leaves a gap. */
 export function chart(title, unit, length, format) {
@@ -30,7 +31,7 @@ export function chart(title, unit, length, format) {
 /** The line, and what lies under it, each in one piece between two gaps. A lone value is a dash. */
 function paths(values, length) {
   const top = Math.max(...values.map((value) => value ?? 0), 1e-9) * 1.15;
-  const step = WIDTH / (length - 1);
+  const step = WIDTH / (Math.min(Math.max(values.length, FEWEST), length) - 1);
   let over = "", under = "", piece = [];
   const close = () => {
     if (!piece.length) return;

@@ -4,7 +4,7 @@ import { call, caller, signedIn } from "./api.js";
 import { confirmed, copyButton, during, el, field, toast, when } from "./dom.js";
 
 const RANKS = ["reader", "user", "admin"];
-const LIVES = { "": "does not expire", 7: "a week", 30: "30 days", 365: "a year" };
+const LIVES = [["", "as long as needed"], ["7", "a week"], ["30", "30 days"], ["365", "a year"]];
 
 /** The keys of a user, to list, to make and to revoke; call `list()` to fill it. */
 export function keysOf(user) {
@@ -41,9 +41,9 @@ function newKey(user, add) {
   const name = `key-${user.username}`;
   const label = el("input", { id: `${name}-label`, maxlength: "190", autocomplete: "off", placeholder: "what it is for" });
   const role = el("select", { id: `${name}-role` }, RANKS.slice(0, RANKS.indexOf(user.role) + 1).reverse().map((one) => el("option", {}, one)));
-  const life = el("select", { id: `${name}-life` }, Object.entries(LIVES).map(([days, words]) => el("option", { value: days }, words)));
+  const life = el("select", { id: `${name}-life` }, LIVES.map(([days, words]) => el("option", { value: days }, words)));
   const form = el("form", { class: "inline" },
-    el("div", { class: "row" }, field("Label", label), field("May do what a … may", role), field("Good for", life),
+    el("div", { class: "row" }, field("Label", label), field("Role, at most", role), field("Good for", life),
       el("button", { type: "submit" }, "New key")),
     el("p", { class: "error", role: "alert", hidden: true }));
   form.addEventListener("submit", (event) => {

@@ -3,13 +3,14 @@
 import { call } from "./api.js";
 import { $, complain, confirmed, el, toast } from "./dom.js";
 
+// Title, place on the page, and what belongs there: the first that takes a setting has it.
 const GROUPS = [
-  ["Model", (key) => /^(model_name|device|dtype|backend|normalize|max_batch|max_seq)/.test(key)],
-  ["Most a minute, by role", (key) => /_per_minute_/.test(key)],
-  ["At the next start", (key, row) => row.changes === "at restart"],
-  ["Requests", () => true],
+  ["Model", 0, (key) => /^(model_name|device|dtype|backend|normalize|max_batch|max_seq)/.test(key)],
+  ["Most a minute, by role", 2, (key) => /_per_minute_/.test(key)],
+  ["At the next start", 3, (key, row) => row.changes === "at restart"],
+  ["Requests", 1, () => true],
 ];
-const groupOf = (row) => GROUPS.findIndex(([, mine]) => mine(row.key, row));
+const groupOf = (row) => GROUPS.find(([, , mine]) => mine(row.key, row));
 
 /** Draw the settings and their history. */
 export async function show() {
@@ -19,8 +20,8 @@ export async function show() {
   $("admin-settings").replaceChildren(
     el("div", { class: "card" }, el("h2", {}, "Settings"),
       data.persistent ? null : el("p", { class: "note" }, "Changes last until the service restarts: no database is configured."),
-      GROUPS.flatMap(([title], i) => [el("h3", {}, title),
-        el("div", { class: "settings" }, rows.filter((row) => groupOf(row) === i).map(setting))])),
+      GROUPS.toSorted((a, b) => a[1] - b[1]).flatMap((group) => [el("h3", {}, group[0]),
+        el("div", { class: "settings" }, rows.filter((row) => groupOf(row) === group).map(setting))])),
     el("div", { class: "card" }, el("h2", {}, "History"),
       history.length ? el("ol", { class: "history" }, history.map((change, i) => past(change, i, history))) : el("p", { class: "empty" }, "Nothing was changed yet.")));
 }

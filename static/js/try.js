@@ -45,6 +45,7 @@ async function run(tell) {
     truncated ? el("p", { class: "note" }, "Some texts were longer than the model reads; only a part of them counts.") : null,
     texts.length > 1 ? heatMap(texts, similarities(vectors), "How alike the texts are") : null,
     el("div", { class: "vectors" }, el("h2", {}, "Vectors"), texts.slice(0, 50).map((text, i) => vectorRow(text, vectors[i])))));
+  $("try-result").scrollIntoView({ block: "nearest" }); // on a phone it is out of sight
 }
 
 function vectorRow(text, vector) {
