@@ -35,8 +35,10 @@ from embedders.whole import WholeEmbedder
 log = logging.getLogger("embedders")
 
 # A packed pass is shared out between the cores, but in no smaller parts: each core reads all of the
-# weights, which costs as much as 50 tokens (MiniLM-L6 bf16, 2 cores: 2.3 ms + 45 us a token).
-SHARE_TOKENS = 128
+# weights, which costs as much as 50 tokens with AMX (MiniLM-L6 bf16, 2 cores: 2.3 ms + 45 us a
+# token) and as 15 without (1.5 ms + 130 us; AVX512-BF16). Eight queries of 18 tokens on that
+# machine: 26 ms on one core.
+SHARE_TOKENS = 48
 # More for each core gains nothing and makes others wait (51 us a token at 512, 53 at 1024).
 CORE_TOKENS = 512
 
@@ -169,9 +171,12 @@ class LocalEmbedder(Embedder):
         return vectors
 
     def _pool(self, group: Group, skips: Sequence[int]) -> Vectors:
-        features = {"token_embeddings": group.states, "attention_mask": group.mask}
+        import torch
+
+        mask = torch.ones(group.states.shape[:2], dtype=torch.int64)
         for row, skip in enumerate(skips):
-            group.mask[row, :skip] = 0
+            mask[row, :skip] = 0
+        features = {"token_embeddings": group.states, "attention_mask": mask}
         for module in self._heads:
             features = module(features)
         vectors: Vectors = features["sentence_embedding"].float().numpy()

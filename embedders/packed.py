@@ -1,7 +1,7 @@
 """Runs BERT-like encoders on a CPU without padding: every token of a pass is one row of a matrix.
 
-Texts of like length stand together only for attention; the other nine tenths of the work see one
-dense matrix, multiplied by oneDNN with weights in its own layout. Each call runs on one core, so
+Texts of one length stand together for attention; the other nine tenths of the work see one dense
+matrix, multiplied by oneDNN with weights in its own layout. Each call runs on one core, so
 several threads may call at once; they share nothing that changes. Knows no text and no pooling.
 """
 
@@ -17,32 +17,27 @@ log = logging.getLogger("embedders")
 
 # Modules of these classes have the one layout that is written out here.
 LAYOUT = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel")
-# Texts at most this much shorter than a group's longest are padded to it, for attention alone.
-SLACK = 15
-# oneDNN and attention keep a kernel for each size they have seen: 400 MB after some thousand passes
-# of any size, none with sizes rounded up (2 cores, AMX, torch 2.13, 2026-11).
+# oneDNN keeps a kernel for each number of rows it has seen: 400 MB after some thousand passes of any
+# size, none with sizes rounded up (2 cores, AMX, torch 2.13, 2026-11).
 ROWS_STEP = 32
 FEW_ROWS, FEW_ROWS_STEP = 64, 8
-WIDTH_STEP = 8
 PROBE = (5, 21, 40, 21)  # lengths of the inputs on which the copy must equal the original
 
 
 @dataclass(frozen=True)
 class Group:
-    """Inputs of like length: their places in the call, states (n, w, d) float32, mask (n, w)."""
+    """Inputs of one length: their places in the call, states (n, w, d) float32."""
 
     rows: list[int]
     states: Any
-    mask: Any
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Where a group's rows lie in the pass; `bias` hides padding from attention."""
+    """Where a group's rows lie in the pass."""
 
     start: int
-    shape: tuple[int, int]
-    bias: Any
+    shape: tuple[int, int]  # texts, tokens of each
 
 
 def pack(model: Any, dtype: Any, plain: Callable[[Any, Any], Any]) -> "Packed | None":
@@ -120,50 +115,22 @@ class Packed:
         from torch.nn import functional
 
         groups = _group(inputs)
-        used = sum(len(rows) * width for rows, width in groups)
+        slots = _lay(groups)
+        used = sum(len(given) for given in inputs)
         ids = np.full(_round_up(used), self.pad_id, np.int64)
         positions = np.full(len(ids), self._first, np.int64)
-        slots, masks = self._lay(groups, inputs, ids, positions)
+        for (rows, width), slot in zip(groups, slots, strict=True):
+            block = slice(slot.start, slot.start + len(rows) * width)
+            ids[block] = np.concatenate([inputs[row] for row in rows])
+            positions[block] = np.tile(np.arange(self._first, self._first + width), len(rows))
         states = functional.embedding(torch.from_numpy(ids), self._words)
         states += functional.embedding(torch.from_numpy(positions), self._positions)
         states = self._norm(states)
         for layer in self._layers:
             states = layer(states, slots, used)
         states = states.float()
-        return [
-            Group(rows, _cut(states, slot), mask)
-            for (rows, _), slot, mask in zip(groups, slots, masks, strict=True)
-        ]
-
-    def _lay(
-        self,
-        groups: list[tuple[list[int], int]],
-        inputs: Sequence[Sequence[int]],
-        ids: np.ndarray,
-        positions: np.ndarray,
-    ) -> tuple[list[_Slot], list[Any]]:
-        """Write the inputs into the pass's `ids` and `positions`, which are the caller's own."""
-        import torch
-
-        slots, masks, start = [], [], 0
-        for rows, width in groups:
-            shape = (len(rows), width)
-            block = slice(start, start + len(rows) * width)
-            mask = np.zeros(shape, np.int64)
-            numbers = np.arange(self._first, self._first + width)
-            positions[block].reshape(shape)[:] = np.minimum(numbers, len(self._positions) - 1)
-            for i, row in enumerate(rows):
-                length = len(inputs[row])
-                ids[block].reshape(shape)[i, :length] = inputs[row]
-                mask[i, :length] = 1
-            bias = None
-            if not mask.all():
-                hidden = torch.from_numpy((mask - 1) * 10_000).to(self._dtype)
-                bias = hidden[:, None, None, :].expand(len(rows), self._heads, width, width)
-            slots.append(_Slot(start, shape, bias))
-            masks.append(torch.from_numpy(mask))
-            start = block.stop
-        return slots, masks
+        cut = [_cut(states, slot) for slot in slots]
+        return [Group(rows, part) for (rows, _), part in zip(groups, cut, strict=True)]
 
 
 class _Norm:
@@ -233,19 +200,25 @@ class _Layer:
         n, width = slot.shape
         parts = qkv[slot.start : slot.start + n * width].view(n, width, 3, self._heads, -1)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        seen = functional.scaled_dot_product_attention(query, key, value, attn_mask=slot.bias)
+        seen = functional.scaled_dot_product_attention(query, key, value)
         return seen.transpose(1, 2).reshape(n * width, -1)
 
 
 def _group(inputs: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
-    """Return groups of like length, longest first: indices, and the width they are padded to."""
-    groups: list[tuple[list[int], int]] = []
+    """Return groups of one length, longest first: indices, and that length."""
+    groups: dict[int, list[int]] = {}
     for i in sorted(range(len(inputs)), key=lambda i: -len(inputs[i])):
-        if groups and groups[-1][1] - len(inputs[i]) <= SLACK:
-            groups[-1][0].append(i)
-        else:
-            groups.append(([i], -(-len(inputs[i]) // WIDTH_STEP) * WIDTH_STEP))
-    return groups
+        groups.setdefault(len(inputs[i]), []).append(i)
+    return [(rows, width) for width, rows in groups.items()]
+
+
+def _lay(groups: Sequence[tuple[list[int], int]]) -> list[_Slot]:
+    """Lay groups one behind the other."""
+    slots, start = [], 0
+    for rows, width in groups:
+        slots.append(_Slot(start, (len(rows), width)))
+        start += len(rows) * width
+    return slots
 
 
 def _round_up(rows: int) -> int:

@@ -12,7 +12,7 @@ import transformers
 from config import Config, ModelSpec
 from embedders.base import Prompt
 from embedders.local import LocalEmbedder, _shares, cores, local
-from embedders.packed import FEW_ROWS, SLACK, WIDTH_STEP, Packed, _group, _round_up, pack
+from embedders.packed import FEW_ROWS, Packed, _group, _round_up, pack
 
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
 SIZES = {
@@ -56,9 +56,9 @@ def test_it_equals_the_original_at_every_length(kind: str) -> None:
     seen = []
     with torch.inference_mode():
         for group in packed(inputs):
-            for row, states, mask in zip(group.rows, group.states, group.mask, strict=True):
+            for row, states in zip(group.rows, group.states, strict=True):
                 seen.append(row)
-                assert mask.sum() == len(inputs[row])
+                assert len(states) == len(inputs[row])
                 alone = plain(model)(torch.tensor([inputs[row]]), None)[0]
                 torch.testing.assert_close(states[: len(alone)], alone, atol=2e-4, rtol=1e-3)
     assert sorted(seen) == list(range(len(inputs)))
@@ -95,14 +95,10 @@ def test_a_layer_that_cannot_be_packed_is_no_failure(caplog: pytest.LogCaptureFi
     assert "packing failed" in caplog.text
 
 
-def test_groups_pad_no_text_by_more_than_the_slack() -> None:
+def test_groups_hold_every_text_once_without_padding() -> None:
     inputs = ids_of(np.random.default_rng(3).integers(1, 129, 300).tolist())
     groups = _group(inputs)
-    for rows, width in groups:
-        lengths = [len(inputs[row]) for row in rows]
-        assert 0 <= width - max(lengths) < WIDTH_STEP
-        assert width % WIDTH_STEP == 0
-        assert width - min(lengths) <= SLACK
+    assert all(len(inputs[row]) == width for rows, width in groups for row in rows)
     assert sorted(row for rows, _ in groups for row in rows) == list(range(300))
 
 
