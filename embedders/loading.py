@@ -10,6 +10,8 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,17 +155,47 @@ def _load(folder: Path, device: Any, name: str) -> Any:
 
     started = time.monotonic()
     try:
-        model = SentenceTransformer(
-            str(folder),
-            device=str(device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True, "dtype": "float32"},
-        )
+        with _missing_weights() as missing:
+            model = SentenceTransformer(
+                str(folder),
+                device=str(device),
+                local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, "dtype": "float32"},
+            )
     except Exception as exc:
         raise ModelUnavailable(f"{name!r} cannot be loaded: {_one_line(exc)}") from exc
+    if missing:
+        files = ", ".join(sorted(file.name for file in folder.rglob("*.safetensors")))
+        raise ModelUnavailable(
+            f"{name!r} is not whole: {files} lacks {len(missing)} weights, {missing[0]} among them"
+        )
     log.info("loaded %s on %s in %.1f s", name, device, time.monotonic() - started)
     return model.eval()
+
+
+@contextmanager
+def _missing_weights() -> Iterator[list[str]]:
+    """Collect the names of weights that the files lack: transformers makes them up at random.
+
+    It says so in its log only, and its loader hands its findings to nobody else.
+    """
+    from transformers import modeling_utils
+
+    missing: list[str] = []
+    report = modeling_utils.log_state_dict_report
+
+    def note(*args: Any, **kwargs: Any) -> Any:
+        lacking = kwargs["loading_info"].missing_keys
+        # a pooler is often left out, and its output is used by none of the modules after it
+        missing.extend(sorted(key for key in lacking if "pooler." not in key))
+        return report(*args, **kwargs)
+
+    modeling_utils.log_state_dict_report = note
+    try:
+        yield missing
+    finally:
+        modeling_utils.log_state_dict_report = report
 
 
 def _one_line(exc: Exception) -> str:

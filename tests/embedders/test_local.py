@@ -224,6 +224,27 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
         local(folder)
 
 
+@pytest.mark.parametrize(("lacks", "named"), [("layer.5.", "layer.5."), ("pooler.", None)])
+def test_weights_that_are_not_there_are_never_made_up(
+    tmp_path: Path, lacks: str, named: str | None
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER, folder)
+    file = folder / "model.safetensors"
+    whole = load_file(file)
+    kept = {name: rows.clone() for name, rows in whole.items() if lacks not in name}
+    assert len(kept) < len(whole)
+    save_file(kept, file, {"format": "pt"})
+    if named is None:  # a pooler that no module after it reads: many models come without
+        local(folder).close()
+        return
+    with pytest.raises(ModelUnavailable, match=re.escape(named)) as refused:
+        local(folder)
+    assert "model.safetensors lacks 16 weights" in str(refused.value)
+
+
 def test_a_repositorys_own_code_never_runs(tmp_path: Path) -> None:
     folder = tmp_path / "remote_code"
     shutil.copytree(FOLDER, folder)
