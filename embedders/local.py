@@ -35,9 +35,8 @@ from embedders.whole import WholeEmbedder
 log = logging.getLogger("embedders")
 
 # A packed pass is shared out between the cores, but in no smaller parts: each core reads all of the
-# weights, which costs as much as 50 tokens with AMX (MiniLM-L6 bf16, 2 cores: 2.3 ms + 45 us a
-# token) and as 15 without (1.5 ms + 130 us; AVX512-BF16). Eight queries of 18 tokens on that
-# machine: 26 ms on one core.
+# weights, which costs as much as 50 tokens with AMX and as 11 with AVX512-BF16 alone (MiniLM-L6
+# bf16, one of 2 cores: 2.3 ms + 45 us a token, and 1.4 ms + 125 us).
 SHARE_TOKENS = 48
 # More for each core gains nothing and makes others wait (51 us a token at 512, 53 at 1024).
 CORE_TOKENS = 512
