@@ -60,6 +60,9 @@ class Tickets:
             )  # fmt: skip
         except (jwt.PyJWTError, KeyError, ValueError, TypeError, RecursionError):
             return None
-        if claims["exp"] - claims["iat"] > self.lifetime_s or not isinstance(claims["ver"], int):
+        times_and_version = claims["exp"], claims["iat"], claims["ver"]
+        if not all(type(value) is int for value in times_and_version):
+            return None  # a number as text passes for a time in PyJWT
+        if claims["exp"] - claims["iat"] > self.lifetime_s:
             return None
         return Ticket(claims["sub"], claims["ver"])

@@ -216,6 +216,7 @@ HOSTILE = {
     "expired": lambda: forged({"exp": 1}),
     "not yet valid": lambda: forged({"nbf": int(time.time()) + 900}),
     "no expiry": lambda: forged({"exp": None}),
+    "an expiry written as text": lambda: forged({"exp": "9999999999"}),
     "an expiry in the far future": lambda: forged({"exp": 10**30}),
     "a lifetime longer than ours": lambda: forged({"exp": int(time.time()) + 10**7}),
     "a number for a subject": lambda: forged({"sub": 5}),
