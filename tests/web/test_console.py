@@ -2,24 +2,18 @@
 
 import json
 import re
-import urllib.request
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
-from tests.web.conftest import Seen
+from tests.web.conftest import Seen, ask
 
 NASTY = "<img src=x onerror=\"document.title='owned'\">"
-
-
-def api(url: str, method: str, path: str, body: object = None) -> dict:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(
-        url + path, data, {"Content-Type": "application/json"}, method=method
-    )
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        return json.load(reply)
 
 
 def tab(page: Page, name: str) -> None:
@@ -38,23 +32,56 @@ def test_texts_become_vectors_and_a_heat_map(page: Page) -> None:
     expect(page.locator("#try-result .facts")).to_contain_text("Dimensions4")
 
 
-def test_the_code_shown_can_be_copied_and_run(page: Page, url: str) -> None:
-    page.get_by_label("Texts", exact=True).fill('it\'s a "test"')
-    page.get_by_role("button", name="requests").click()
+def shown_code(page: Page, language: str) -> str:
+    """Copy the code of a language as a person would."""
+    page.get_by_role("button", name=language, exact=True).click()
     page.locator("#try-code").get_by_role("button", name="Copy").click()
-    code = page.evaluate("navigator.clipboard.readText()")
-    scope: dict = {}
-    exec(code, scope)  # noqa: S102
-    assert len(scope["vectors"]) == 1
-    page.get_by_role("button", name="openai").click()
-    exec(page.locator("#try-code pre").inner_text(), scope)  # noqa: S102
-    assert len(scope["vectors"]) == 1
+    return page.evaluate("navigator.clipboard.readText()")
+
+
+def test_the_code_shown_can_be_copied_and_run(page: Page, url: str) -> None:
+    texts = ['it\'s a "test" of $HOME', "naïve ☕\\n"]
+    page.get_by_label("Texts", exact=True).fill("\n".join(texts))
+    page.get_by_label("Dimensions").fill("4")
+    page.get_by_label("Too long").select_option("left")
+    body = {"model": "first", "input": texts, "dimensions": 4}
+    rows = [row["embedding"] for row in ask(url, "POST", "/v1/embeddings", body)["data"]]
+    wanted = [pytest.approx(row, abs=1e-6) for row in rows]
+    reply = subprocess.run(["sh", "-c", shown_code(page, "curl")], capture_output=True, timeout=30)
+    assert [row["embedding"] for row in json.loads(reply.stdout)["data"]] == wanted
+    for language in ("requests", "openai"):
+        code = shown_code(page, language) + "\nimport json; print(json.dumps(vectors))"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+        assert json.loads(run.stdout or b"null") == wanted, run.stderr.decode()
 
 
 def test_too_long_texts_are_told(page: Page) -> None:
     page.get_by_label("Texts", exact=True).fill("word " * 100)
     page.get_by_role("button", name="Embed").click()
     expect(page.locator("#try-result .facts")).to_contain_text("Truncated1")
+
+
+READY = {
+    "Try": ".heat",
+    "Collections": "#collection-detail > *",
+    "Models": ".model",
+    "Live": ".chart",
+    "Admin": ".setting",
+}
+
+
+@contextmanager
+def held(page: Page, pattern: str) -> Iterator[Callable[[], None]]:
+    """Hold the requests to an address back until what is given is called."""
+    waiting: list[Route] = []
+    page.route(pattern, lambda route: waiting.append(route))
+
+    def release() -> None:
+        for one in waiting:
+            one.continue_()
+        page.unroute(pattern)
+
+    yield release
 
 
 FILES = {
@@ -94,28 +121,74 @@ def test_a_collection_is_made_filled_searched_seen_and_deleted(
     expect(page.locator(".tip")).to_be_visible()
     page.locator("#collection-detail").get_by_role("button", name="Delete").click()
     page.locator("#confirm").get_by_role("button", name="Cancel").click()
-    assert api(url, "GET", f"/collections/{title}")["count"] == 3
+    assert ask(url, "GET", f"/collections/{title}")["count"] == 3
     page.locator("#collection-detail").get_by_role("button", name="Delete").click()
     page.locator("#confirm").get_by_role("button", name="Delete").click()
     expect(page.locator(f".item[data-name={title}]")).to_have_count(0)
-    assert title not in json.dumps(api(url, "GET", "/collections"))
+    assert title not in json.dumps(ask(url, "GET", "/collections"))
 
 
 def test_a_file_that_cannot_be_read_is_told_and_nothing_is_stored(
     page: Page, url: str, tmp_path: Path
 ) -> None:
-    api(url, "POST", "/collections", {"name": "bad-file", "model": "first"})
+    ask(url, "POST", "/collections", {"name": "bad-file", "model": "first"})
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{oops\n')
     tab(page, "Collections")
     page.locator(".item[data-name=bad-file]").click()
     page.locator("#file").set_input_files(tmp_path / "bad.jsonl")
     expect(page.locator(".drop .error")).to_have_text("Line 2 is not JSON.")
-    assert api(url, "DELETE", "/collections/bad-file")
+    assert ask(url, "DELETE", "/collections/bad-file")
+
+
+def test_a_newcomer_gets_a_map_with_one_press(page: Page, url: str) -> None:
+    tab(page, "Collections")
+    page.get_by_role("button", name="Make one of sample texts").click()
+    expect(page.locator(".map circle")).to_have_count(25)
+    expect(page.locator("#collection-detail .facts").first).to_contain_text("Texts25")
+    ask(url, "DELETE", "/collections/samples")
+
+
+def test_the_bar_shows_how_far_an_upload_is(page: Page, url: str, tmp_path: Path) -> None:
+    ask(url, "POST", "/collections", {"name": "long", "model": "first"})
+    (tmp_path / "long.txt").write_text("".join(f"text {i}\n" for i in range(40)))
+    tab(page, "Collections")
+    page.locator(".item[data-name=long]").click()
+    with held(page, "**/embed-and-store") as release:
+        page.locator("#file").set_input_files(tmp_path / "long.txt")
+        bar = page.locator(".progress progress")
+        expect(bar).to_have_attribute("max", "40")
+        assert bar.evaluate("bar => bar.value") == 0
+        release()
+        expect(page.locator(".progress")).to_contain_text("40 of 40 texts")
+    assert bar.evaluate("bar => bar.value") == 40
+    assert ask(url, "DELETE", "/collections/long")
+
+
+def test_a_limit_that_is_reached_is_told_with_the_wait(page: Page, seen: Seen, url: str) -> None:
+    seen.expected.add(429)
+    ask(url, "POST", "/settings", {"key": "texts_per_minute_admin", "value": 6})
+    for _ in range(2):
+        page.get_by_role("button", name="Embed").click()  # five texts
+        expect(page.get_by_role("button", name="Embed")).to_be_enabled()
+    expect(page.locator("#try-error")).to_contain_text(re.compile(r"again in \d+ s"))
+    ask(url, "DELETE", "/settings/texts_per_minute_admin")
+
+
+def test_a_service_that_is_down_is_told_and_tried_again(page: Page, seen: Seen) -> None:
+    page.context.set_offline(True)
+    tab(page, "Models")
+    expect(page.locator("#notice")).to_contain_text("does not answer")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#notice")).to_be_hidden()
+    expect(page.locator(".model").first).to_be_visible()
+    assert all("ERR_INTERNET_DISCONNECTED" in problem for problem in seen.problems)
+    seen.problems.clear()
 
 
 def test_what_the_server_sends_is_text_and_never_markup(page: Page, url: str) -> None:
     body = {"collection": "nasty", "texts": [NASTY], "metadata": [{NASTY: NASTY}], "ids": [NASTY]}
-    api(url, "POST", "/embed-and-store", body)
+    ask(url, "POST", "/embed-and-store", body)
     tab(page, "Collections")
     page.locator(".item[data-name=nasty]").click()
     page.get_by_label("Search by meaning").fill(NASTY)
@@ -125,64 +198,128 @@ def test_what_the_server_sends_is_text_and_never_markup(page: Page, url: str) ->
     expect(page.locator(".tip")).to_have_text(NASTY)
     assert page.locator("main img").count() == 0
     assert page.title() == "Embedding Service"
-    api(url, "DELETE", "/collections/nasty")
+    ask(url, "DELETE", "/collections/nasty")
 
 
 def test_models_are_shown_compared_and_made_default(page: Page, url: str) -> None:
     tab(page, "Models")
-    expect(page.locator(".model")).to_have_count(2)
-    expect(page.locator("[data-model=first]")).to_contain_text("ready")
+    expect(page.locator(".model")).to_have_count(3)
+    expect(page.locator("[data-model=away]")).to_contain_text("unavailable")
+    expect(page.locator("[data-model=away] .note")).to_contain_text("OPENAI_API_KEY")
+    first, second = page.locator("[data-model=first]"), page.locator("[data-model=second]")
+    known = ask(url, "GET", "/models/first")
+    for fact in ("ready", str(known["dimension"]), str(known["max_seq_length"])):
+        expect(first).to_contain_text(fact)
+    expect(first.locator(".fingerprint")).to_have_text(known["fingerprint"])
     page.get_by_role("button", name="Compare").click()
     expect(page.locator("#compare-result .heat")).to_have_count(2)
     expect(page.locator("#compare-result")).to_contain_text("Agreement")
-    default = api(url, "GET", "/models")["default"]
-    other = "second" if default == "first" else "first"
-    page.locator(f"[data-model={other}]").get_by_role("button", name="Make default").click()
-    expect(page.locator(f"[data-model={other}]")).to_contain_text("Default model")
-    assert api(url, "GET", "/models")["default"] == other
-    api(url, "DELETE", "/settings/model_name")
+    expect(page.locator("#compare-result")).to_contain_text("Dimensions24")
+    with held(page, "**/settings") as release:
+        second.get_by_role("button", name="Make default").click()
+        expect(second.locator("progress")).to_be_visible()
+        release()
+        expect(second).to_contain_text("Default model")
+    assert ask(url, "GET", "/models")["default"] == "second"
+    ask(url, "DELETE", "/settings/model_name")
 
 
-def test_the_live_charts_move(page: Page, url: str) -> None:
+def test_a_model_that_cannot_be_loaded_changes_nothing(page: Page, seen: Seen, url: str) -> None:
+    seen.expected.update({409, 422, 400, 503})
+    tab(page, "Models")
+    page.get_by_label("Name on the model hub").fill("/no/such/folder")
+    page.get_by_role("button", name="Load and make default").click()
+    expect(page.locator("#load-form .error")).to_contain_text("/no/such/folder")
+    assert ask(url, "GET", "/models")["default"] == "first"
+
+
+def test_the_live_charts_show_what_the_service_does(page: Page, url: str) -> None:
     tab(page, "Live")
     line = page.locator("[data-chart=Queue] .line")
-    expect(line).to_have_attribute("d", re.compile("L"))
+    expect(line).to_have_attribute("d", re.compile("M"))
     before = line.get_attribute("d")
+    body = {"model": "first", "input": ["warm", "up", "the charts"]}
+    for _ in range(2):  # the second time from the cache
+        ask(url, "POST", "/v1/embeddings", body)
+    for name in ("Requests", "Texts", "Latency", "Batch fill", "Cache hits"):
+        peak = page.locator(f"[data-chart='{name}'] .hint")
+        expect(peak).to_have_text(re.compile(r"peak (0\.[1-9]|[1-9])"))
     expect(line).not_to_have_attribute("d", before or "")
 
 
 def test_a_setting_is_changed_and_rolled_back(page: Page, url: str) -> None:
     tab(page, "Admin")
-    before = api(url, "GET", "/settings/max_texts")["value"]
+    before = ask(url, "GET", "/settings/max_texts")["value"]
     row = page.locator("[data-key=max_texts]")
     row.locator("input").fill("77")
     row.get_by_role("button", name="Save").click()
     expect(row).to_contain_text("Revert")
-    assert api(url, "GET", "/settings/max_texts")["value"] == 77
+    assert ask(url, "GET", "/settings/max_texts")["value"] == 77
     page.get_by_role("button", name="Go back to before").first.click()
     page.locator("#confirm").get_by_role("button", name="Go back").click()
     expect(page.locator("[data-key=max_texts] input")).to_have_value(str(before))
-    assert api(url, "GET", "/settings/max_texts")["value"] == before
+    assert ask(url, "GET", "/settings/max_texts")["value"] == before
 
 
-def test_the_tabs_work_by_keyboard(page: Page) -> None:
-    page.get_by_role("tab", name="Try").focus()
-    page.keyboard.press("ArrowRight")
+def test_it_is_used_by_keyboard_alone(page: Page, url: str) -> None:
+    body = {"collection": "keys", "texts": ["one", "two", "three"]}
+    ask(url, "POST", "/embed-and-store", body)
+    press = page.keyboard.press
+    press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    press("Tab")
+    expect(page.get_by_role("tab", name="Try")).to_be_focused()
+    press("Tab")
+    expect(page.get_by_label("Texts", exact=True)).to_be_focused()
+    press("Control+Enter")
+    page.locator(".heat").wait_for()
+    press("Shift+Tab")
+    press("ArrowRight")
     expect(page.get_by_role("tab", name="Collections")).to_be_focused()
-    expect(page.locator("#panel-collections")).to_be_visible()
-    page.keyboard.press("End")
+    page.locator(".item[data-name=keys]").focus()
+    press("Enter")
+    expect(page.locator("#collection-detail .name")).to_have_text("keys")
+    page.locator(".map circle").first.wait_for()
+    for _ in range(8):  # over other collections, "New collection" and "Delete"
+        if page.evaluate("document.activeElement.id") == "search-text":
+            break
+        press("Tab")
+    expect(page.get_by_label("Search by meaning")).to_be_focused()
+    page.keyboard.type("two")
+    press("Enter")
+    expect(page.locator(".results li")).to_have_count(3)
+    page.locator(".map svg").focus()
+    press("ArrowRight")
+    expect(page.locator(".tip")).to_have_text(re.compile("one|two|three"))
+    expect(page.locator(".map .unseen")).to_have_text(page.locator(".tip").inner_text())
+    press("Escape")
+    expect(page.locator(".tip")).to_be_hidden()
+    delete = page.locator("#collection-detail").get_by_role("button", name="Delete")
+    delete.focus()
+    press("Enter")
+    expect(page.locator("#confirm")).to_be_visible()
+    press("Escape")
+    expect(delete).to_be_focused()
+    press("Enter")
+    press("Tab")  # from what deletes, which comes first, to "Cancel" and back
+    press("Shift+Tab")
+    press("Enter")
+    expect(page.locator(".item[data-name=keys]")).to_have_count(0)
+    page.get_by_role("tab", name="Collections").focus()
+    press("End")
     expect(page.locator("#panel-admin")).to_be_visible()
 
 
-def test_it_fits_a_phone(page: Page) -> None:
-    page.set_viewport_size({"width": 360, "height": 740})
+@pytest.mark.parametrize("width", [360, 390])
+def test_it_fits_a_phone(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 780})
     page.get_by_role("button", name="Embed").click()
     page.locator(".heat").wait_for()
-    for name in ("Try", "Collections", "Models", "Live", "Admin"):
+    for name, ready in READY.items():
         tab(page, name)
-        expect(page.locator(f"#panel-{name.lower()}")).to_be_visible()
+        page.locator(ready).first.wait_for()
         wide = page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= 360, f"{name} is {wide} wide"
+        assert wide <= width, f"{name} is {wide} wide"
 
 
 def test_problems_and_strangers_would_be_seen(page: Page, seen: Seen) -> None:

@@ -1,11 +1,14 @@
 """The pages and their files, as they go over the wire: what is served, and under which policy."""
 
 import re
+from collections.abc import Callable
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from config import Config
+from factory import create_app
 from routes.table import ROUTES, guarded
 from routes.web import STATIC
 from tests.conftest import ROOT
@@ -57,13 +60,29 @@ def test_every_file_of_ours_is_listed() -> None:
 
 def test_our_pages_write_no_markup_and_name_no_other_machine() -> None:
     for file in OURS:
-        text = re.sub(r'"http://www\.w3\.org/2000/svg"', "", file.read_text())
+        text = re.sub(r"""["']http://www\.w3\.org/2000/svg["']""", "", file.read_text())
         found = re.search(
             r"\.(inner|outer)HTML|insertAdjacentHTML|document\.write|https?://\w"
             r"|(local|session)Storage|document\.cookie|\bon\w+=\"",
             text,
         )
         assert not found, f"{file.name}: {found and found[0]}"
+
+
+@pytest.mark.parametrize("name", ["index.html", "docs.html", "redoc.html"])
+def test_no_page_holds_a_script_or_a_style(name: str) -> None:
+    page = (ROOT / "templates" / name).read_text()
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+    assert scripts and all("src=" in tag and not code for tag, code in scripts)
+    assert not re.search(r"<style|\sstyle=", page)
+
+
+def test_the_page_knows_whether_one_signs_in(config_of: Callable[..., Config]) -> None:
+    for sign_in in (False, True):
+        settings = {"auth_enabled": sign_in, "jwt_secret_key": "k" * 48}
+        client = create_app(config_of(**settings), wait=True).test_client()
+        page = client.get("/", headers={"Accept": BROWSER}).data
+        assert b'data-guarded="%s"' % str(sign_in).lower().encode() in page
 
 
 def test_the_vendored_files_have_their_licences_and_load_nothing() -> None:
