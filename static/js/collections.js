@@ -67,7 +67,8 @@ function drawList(collections) {
   }, el("span", {}, one.name), el("span", { class: "count" }, whole(one.count)))));
 }
 
-async function open(info) {
+/** Show a collection; `upload` is the card of an upload that is under way or just done. */
+async function open(info, upload = uploadCard(info.name, () => refresh(info.name))) {
   const results = el("div", { class: "results", "aria-live": "polite" });
   const mapPlace = el("div", { class: "card map-card" });
   $("collection-detail").replaceChildren(
@@ -76,7 +77,7 @@ async function open(info) {
     facts({ Texts: whole(info.count), Dimensions: whole(info.dimension), Metric: info.metric, Model: info.model ?? "any" }),
     info.count ? searchForm(info, results) : el("p", { class: "empty" }, may("write") ? "It is empty. Add a file, and its texts can be searched." : "It is empty."),
     el("div", { class: "found" }, results, info.count ? mapPlace : null),
-    may("write") ? uploadCard(info.name, () => refresh(info.name)) : null);
+    ...(may("write") ? [upload] : []));
   if (info.count) await loadMap(info, mapPlace);
 }
 
@@ -86,9 +87,7 @@ async function refresh(name) {
     drawList(collections);
     const info = collections.find((one) => one.name === name);
     if (!info || chosen !== name) return;
-    const card = document.querySelector("#collection-detail .drop");
-    await open(info);
-    document.querySelector("#collection-detail .drop").replaceWith(card); // its progress stays in sight
+    await open(info, document.querySelector("#collection-detail .drop")); // its progress stays in sight
     toast(`${name} holds ${plural(info.count, "text")}`);
   } catch (error) {
     toast(error.message);

@@ -87,6 +87,7 @@ def test_each_role_sees_what_it_may(page: Page, guarded: Guarded, name: str) -> 
     writes = name != "rita"
     expect(page.locator("#collection-new")).to_be_visible(visible=writes)
     expect(page.locator("#file")).to_have_count(int(writes))
+    expect(page.locator("#collection-detail")).not_to_contain_text("null")  # what is left out
     expect(page.locator("#collection-detail").get_by_role("button", name="Delete")).to_have_count(
         int(writes)
     )
