@@ -35,6 +35,7 @@ function code() {
 }
 
 async function run(tell) {
+  if (!$("try-model").value) await refreshModels($("try-model")); // pressed before the list had come
   const { texts, model, options } = asked();
   if (!texts.length) throw new Error("Write at least one text.");
   const result = await patiently([503], () => embed(texts, model, options), tell);
@@ -45,7 +46,8 @@ async function run(tell) {
     truncated ? el("p", { class: "note" }, "Some texts were longer than the model reads; only a part of them counts.") : null,
     texts.length > 1 ? heatMap(texts, similarities(vectors), "How alike the texts are") : null,
     el("div", { class: "vectors" }, el("h2", {}, "Vectors"), texts.slice(0, 50).map((text, i) => vectorRow(text, vectors[i])))));
-  $("try-result").scrollIntoView({ block: "nearest" }); // on a phone it is out of sight
+  const place = $("try-result");
+  if (place.getBoundingClientRect().top > innerHeight) place.scrollIntoView(); // below, on a phone
 }
 
 function vectorRow(text, vector) {

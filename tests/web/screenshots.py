@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.fernet import Fernet
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import ROOT, free_port, running, write_models
 from tests.web.conftest import ALONE, FLAGS, PASSWORD, ask, sign_in
@@ -73,7 +73,7 @@ def take(
     )
     page.goto(url)
     use(page)
-    page.wait_for_function("document.querySelectorAll('.toast').length === 0")
+    expect(page.locator(".toast")).to_have_count(0, timeout=15_000)
     page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
     page.screenshot(path=FOLDER / f"{name}.png")
     page.close()

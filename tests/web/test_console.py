@@ -140,6 +140,15 @@ def test_a_file_that_cannot_be_read_is_told_and_nothing_is_stored(
     assert ask(url, "DELETE", "/collections/bad-file")
 
 
+def test_a_press_before_the_models_are_listed_is_not_lost(page: Page) -> None:
+    with held(page, "**/models") as release:
+        page.reload()
+        page.get_by_role("button", name="Embed").click()
+        expect(page.locator("#try-model option")).to_have_count(0)
+        release()
+        expect(page.locator(".heat")).to_be_visible()
+
+
 def test_a_newcomer_gets_a_map_with_one_press(page: Page, url: str) -> None:
     tab(page, "Collections")
     page.get_by_role("button", name="Make one of sample texts").click()
