@@ -9,6 +9,7 @@ before this module is imported), so a gauge must name its `multiprocess_mode`, a
 `Enum` nor `set_function` may be used.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator
@@ -136,7 +137,7 @@ def summary() -> dict[str, Any]:
 def _everything() -> CollectorRegistry:
     registry = CollectorRegistry()
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        registry.register(_Shared())
     else:
         registry.register(_Own())
     registry.register(_Processes())
@@ -147,6 +148,24 @@ def _everything() -> CollectorRegistry:
 class _Own(Collector):
     def collect(self) -> Iterator[Metric]:
         return iter(_own.collect())
+
+
+class _Shared(Collector):
+    """The numbers of all workers, added up from their files."""
+
+    def collect(self) -> Iterator[Metric]:
+        files = [str(file) for file in _numbers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))]
+        return iter(MultiProcessCollector.merge(files, accumulate=True))  # type: ignore[no-untyped-call]
+
+
+def _numbers(folder: Path) -> Iterator[Path]:
+    """Name the files that hold numbers: one that a worker is just making is empty, and the
+    library cannot read that; one of a dead worker's gauges may go at any moment.
+    """
+    for file in folder.glob("*.db"):
+        with contextlib.suppress(FileNotFoundError):
+            if file.stat().st_size:
+                yield file
 
 
 class _Processes(Collector):

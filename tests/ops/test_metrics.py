@@ -2,7 +2,12 @@
 
 import json
 import re
+from pathlib import Path
 
+import pytest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+import metrics
 from tests.ops.conftest import Watched
 
 
@@ -54,3 +59,14 @@ def test_the_three_health_routes_answer(watched: Watched) -> None:
     assert json.loads(watched.get("/health/live")[0]) == {"status": "alive"}
     assert json.loads(watched.get("/health/ready")[0]) == {"status": "ready"}
     assert json.loads(watched.get("/health")[0])["status"] == "healthy"
+
+
+def test_a_file_that_is_just_being_made_spoils_no_scrape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = MmapedDict(str(tmp_path / "counter_1.db"))
+    numbers.write_value(mmap_key("made", "made_total", [], [], "Made."), 3.0, 0.0)
+    (tmp_path / "counter_2.db").touch()  # what another worker's looks like for an instant
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    assert value(metrics.exposition().decode(), "made_total") == 3
+    numbers.close()
