@@ -50,8 +50,11 @@ export function copyButton(text, label = "Copy") {
   return button;
 }
 
+let answer = () => {};
+
 /** Ask in a dialog; resolves to whether the answer was yes. */
 export function confirmed(title, text, yes) {
+  answer(false); // the question before may be closed and its event still to come
   const dialog = $("confirm");
   $("confirm-title").textContent = title;
   $("confirm-text").textContent = text;
@@ -59,7 +62,8 @@ export function confirmed(title, text, yes) {
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true });
+    answer = resolve;
+    dialog.onclose = () => { if (!dialog.open) resolve(dialog.returnValue === "yes"); };
   });
 }
 

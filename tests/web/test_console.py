@@ -270,6 +270,20 @@ def test_a_setting_is_changed_and_rolled_back(page: Page, url: str) -> None:
     assert ask(url, "GET", "/settings/max_texts")["value"] == before
 
 
+def test_a_question_asked_again_at_once_gets_its_own_answer(page: Page, url: str) -> None:
+    ask(url, "POST", "/embed-and-store", {"collection": "asked", "texts": ["one"]})
+    tab(page, "Collections")
+    page.locator(".item[data-name=asked]").click()
+    delete = page.locator("#collection-detail").get_by_role("button", name="Delete")
+    delete.evaluate("""delete_ => {
+        delete_.click();
+        document.getElementById("confirm").close("no");  // its event comes after this script
+        delete_.click();
+    }""")
+    page.locator("#confirm").get_by_role("button", name="Delete").click()
+    expect(page.locator(".item[data-name=asked]")).to_have_count(0)
+
+
 def test_it_is_used_by_keyboard_alone(page: Page, url: str) -> None:
     body = {"collection": "keys", "texts": ["one", "two", "three"]}
     ask(url, "POST", "/embed-and-store", body)
