@@ -30,6 +30,7 @@ class Memo:
         self._opened: Database | None = None  # nothing is opened, nor a file made, until needed
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], tuple[float, Any]] = {}
+        self._writes = 0
         self._ready = False
 
     def prepare(self) -> None:
@@ -62,6 +63,7 @@ class Memo:
             return self._database.write(work)
         finally:
             with self._lock:
+                self._writes += 1
                 self._known.clear()
 
     def remembered(self, what: tuple[str, str], work: Callable[[sa.Connection], T]) -> T:
@@ -73,6 +75,7 @@ class Memo:
         at, value = self._known.get(what, (-1e9, None))
         if now - at < REMEMBER_S:
             return value  # type: ignore[no-any-return]
+        writes = self._writes
         try:
             fresh = self.read(work)
         except Unavailable:
@@ -82,5 +85,6 @@ class Memo:
         with self._lock:
             if len(self._known) >= REMEMBER_MOST:
                 self._known.clear()
-            self._known[what] = (now, fresh)
+            if writes == self._writes:  # else it may be what the write has just ended
+                self._known[what] = (now, fresh)
         return fresh

@@ -12,6 +12,7 @@ from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter
 from flask_limiter.errors import RateLimitExceeded
 
+import metrics
 from accounts import Caller
 from config import Config
 from context import services
@@ -83,6 +84,7 @@ class Throttle:
         try:
             count()
         except RateLimitExceeded:
+            metrics.RATE_LIMITED.labels(g.caller.role).inc()
             limit = self._limiter.current_limit
             assert limit is not None
             g.limits = [limit]

@@ -18,9 +18,10 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+import metrics
 from accounts.apikeys import ApiKeys
 from accounts.tickets import Tickets
-from accounts.users import Role, Users
+from accounts.users import Role, User, Users
 from config import Config
 from config.access import secrets_of
 from errors import Conflict, RateLimited, ServiceError, Unauthorized
@@ -101,16 +102,24 @@ class Accounts:
         return Caller(user.username, user.role)
 
     def login(self, username: str, password: str, address: str) -> str:
-        """Return a token. Raises Unauthorized, or RateLimited after too many wrong passwords."""
+        """Return a token. Raises Unauthorized, RateLimited, or Conflict if there is no secret."""
+        if not self.tickets.signs:
+            raise Conflict("JWT_SECRET_KEY is not set: nobody signs in here, keys are sent instead")
+        user = self.check_password(username, password, address)
+        return self.tickets.issue(user.username, user.token_version)
+
+    def check_password(self, username: str, password: str, address: str) -> User:
+        """Return whose password this is. Raises Unauthorized; RateLimited after too many wrong."""
         counted = ((TRIES_PER_USER, (username[:64], address)), (TRIES_PER_ADDRESS, (address,)))
         if not all(self._tries.test(limit, *who) for limit, who in counted):
+            metrics.RATE_LIMITED.labels("anonymous").inc()
             raise RateLimited("too many wrong passwords; try again in a minute", retry_after_s=60)
         user = self.users.login(username, password)
         if user is None:
             for limit, who in counted:
                 self._tries.hit(limit, *who)
             raise Unauthorized("the username or the password is wrong")
-        return self.tickets.issue(user.username, user.token_version)
+        return user
 
     # -- the first admin -------------------------------------------------------------------------
 

@@ -37,6 +37,11 @@ class Tickets:
         self.lifetime_s = lifetime_s
         self._jwt = jwt.PyJWT(options={"enforce_minimum_key_length": True})
 
+    @property
+    def signs(self) -> bool:
+        """Whether there is a secret to sign with."""
+        return self._first is not None
+
     def issue(self, username: str, version: int) -> str:
         """Return a signed token for a user's current version."""
         assert self._first is not None, "no secret to sign with"

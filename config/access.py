@@ -95,7 +95,8 @@ class AccessSettings(BaseModel):
         if not self.auth_enabled:
             return self
         keys = secrets_of(self.jwt_secret_key)
-        if not keys or any(len(key.encode()) < 32 or PLACEHOLDER.match(key) for key in keys):
+        missing = not keys and self.api_key_secret is None  # with one fixed key nobody signs in
+        if missing or any(len(key.encode()) < 32 or PLACEHOLDER.match(key) for key in keys):
             raise ValueError(
                 "JWT_SECRET_KEY must be set to secrets of at least 32 bytes that are no "
                 f"placeholders when AUTH_ENABLED is true; {MAKE_ONE}"

@@ -7,7 +7,7 @@ from flask import request
 from accounts import Accounts, seconds_from
 from auth import address, caller
 from context import services
-from errors import Conflict, Forbidden, Unauthorized
+from errors import Conflict, Forbidden
 from routes.parse import parse_body, parse_form
 from routes.table import Reply, route
 from schemas.accounts import (
@@ -81,8 +81,7 @@ def change_user(username: str, body: UserChangeBody) -> dict[str, Any]:
     if caller().role != "admin":
         if body.role is not None:
             raise Forbidden("only an admin gives roles")
-        if not accounts.users.login(username, body.current_password or ""):
-            raise Unauthorized("current_password is wrong")
+        accounts.check_password(username, body.current_password or "", address())
     accounts.users.change(username, body.password, body.role)
     return dump_user(accounts.users.require(username))
 

@@ -64,7 +64,7 @@ def ready() -> Reply:
     return Reply({"status": "not ready", "stage": default.state, "reason": reason}, 503, RETRY)
 
 
-@route("GET", "/metrics", access="public", tag="service")
+@route("GET", "/metrics", access="embed", tag="service")
 def show_metrics() -> Reply:
     """Show the numbers in Prometheus's text format, or their sums as JSON where that is asked."""
     wants_json = request.accept_mimetypes.best_match(["text/plain", "application/json"])

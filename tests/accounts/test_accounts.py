@@ -3,6 +3,7 @@
 import base64
 import json
 import stat
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,25 @@ def test_a_deleted_user_and_a_new_password_end_tokens_at_once(anywhere: FlaskCli
     uma = bearer(token_of(anywhere, "uma", "uma-password-2"))
     assert anywhere.delete("/users/uma", headers=admin).status_code == 200
     assert anywhere.get("/models", headers=uma).status_code == 401
+
+
+def test_what_is_read_while_a_key_is_revoked_is_not_remembered(app: Flask) -> None:
+    """Else the worker that revokes it would let it in for two seconds more."""
+    accounts = accounts_of(app)
+    accounts.users.add("uma", "uma-password-1", "user")
+    key, text = accounts.keys.add("uma")
+    read = accounts._memo.read
+
+    def overtaken(work: Callable) -> object:
+        row = read(work)
+        if getattr(row, "id", None) == key.id and not row.revoked:
+            accounts._memo.read = read  # type: ignore[method-assign]
+            accounts.keys.revoke("uma", key.id)
+        return row
+
+    accounts._memo.read = overtaken  # type: ignore[method-assign]
+    assert accounts.keys.find(text) is not None  # read before it was revoked
+    assert accounts.keys.find(text) is None
 
 
 def test_the_last_admin_stays(anywhere: FlaskClient) -> None:
@@ -186,6 +206,23 @@ def test_the_fixed_key_of_the_environment_is_a_user(make_app: Callable[..., Flas
     assert client.get("/models", headers=bearer("fixed-key-fixed-key")).status_code == 200
     assert client.get("/settings", headers=bearer("fixed-key-fixed-key")).status_code == 403
     assert client.get("/models", headers=bearer("fixed-key-fixed-keY")).status_code == 401
+
+
+def test_the_fixed_key_alone_is_enough_where_nobody_signs_in(
+    make_app: Callable[..., Flask],
+) -> None:
+    app = make_app(jwt_secret_key=None, admin_password=None, api_key_secret="fixed-key-fixed-key")
+    client = app.test_client()
+    assert client.get("/models", headers=bearer("fixed-key-fixed-key")).status_code == 200
+    assert client.get("/models").status_code == 401
+    reply = client.post("/token", json={"username": "admin", "password": "x"})
+    assert reply.status_code == 409 and "JWT_SECRET_KEY" in reply.json["error"]
+
+
+def test_a_clock_that_is_a_little_wrong_signs_nobody_out(client: FlaskClient) -> None:
+    soon = int(time.time()) + 3
+    early = forged({"iat": soon, "nbf": soon})
+    assert client.get("/models", headers=bearer(early)).status_code == 200
 
 
 # -- tokens ----------------------------------------------------------------------------------------
@@ -316,6 +353,36 @@ def test_guessing_is_slowed_per_user_and_address_and_locks_nobody_out(client: Fl
         for i in range(22)
     ]
     assert [reply.status_code for reply in spray].count(429) == 2
+
+
+def test_guessing_the_current_password_is_slowed_too(client: FlaskClient, admin: dict) -> None:
+    uma = add_user(client, admin, "uma")
+    body = {"password": "uma-password-2", "current_password": "a guess"}
+    statuses = [client.post("/users/uma/password", json=body, headers=uma).status_code
+                for _ in range(6)]  # fmt: skip
+    assert statuses == [401] * 5 + [429]
+
+
+def test_a_flood_of_logins_hashes_two_passwords_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most = set(), []
+
+    class Slow:
+        def verify(self, hashed: str, password: str) -> bool:
+            running.add(password)
+            most.append(len(running))
+            time.sleep(0.05)
+            running.discard(password)
+            raise passwords.VerificationError
+
+    monkeypatch.setattr(passwords, "HASHER", Slow())
+    threads = [
+        threading.Thread(target=passwords.verify, args=(f"guess {i}", "hash")) for i in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(most) == 12 and max(most) == 2
 
 
 @pytest.mark.parametrize("password", ["p" * 1_000_000, "", "short"])

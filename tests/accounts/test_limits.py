@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+import metrics
 from tests.accounts.conftest import ADMIN, add_user, bearer, token_of
 from tests.servers.redis import Redis
 
@@ -55,6 +56,21 @@ def test_a_refusal_says_when_to_come_back(limited: Callable[..., Flask]) -> None
     v1 = client.post("/v1/embeddings", json={"model": "fake", "input": "x"}, headers=uma)
     assert v1.json["error"]["code"] == "rate_limit_exceeded"
     assert v1.headers["x-ratelimit-limit-requests"] == "1"
+
+
+def test_refusals_are_counted_by_role(make_app: Callable[..., Flask]) -> None:
+    client, _, uma, _ = people(make_app(requests_per_minute_user=1))
+
+    def refused(role: str) -> float:
+        return metrics.RATE_LIMITED.labels(role)._value.get()
+
+    before = [refused(role) for role in ("user", "anonymous", "reader")]
+    for _ in range(3):
+        client.get("/models", headers=uma)
+    for _ in range(6):
+        client.post("/token", json={"username": "uma", "password": "a wrong one"})
+    after = [refused(role) for role in ("user", "anonymous", "reader")]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 0]
 
 
 def test_texts_are_counted_as_texts(limited: Callable[..., Flask]) -> None:

@@ -52,6 +52,12 @@ def test_every_route_has_a_declared_rule() -> None:
         assert row.access in known, f"{row.method} {row.path} declares {row.access!r}"
 
 
+def test_only_probes_docs_and_signing_in_need_no_caller() -> None:
+    public = {row.path for row in ROUTES if row.access == "public"}
+    docs = {"/docs", "/redoc", "/openapi.json", "/static/<path:name>"}
+    assert public == {"/", "/health", "/health/live", "/health/ready", "/token"} | docs
+
+
 def test_every_route_times_every_caller(client: FlaskClient, callers: dict) -> None:
     wrong = []
     for row in ROUTES:
