@@ -4,7 +4,6 @@
 from the environment here, or from the vault.
 """
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,8 +11,8 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from config import Config
-from embedders.breaker import Breaker
 from embedders.door import Door
+from embedders.link import Link
 from errors import ModelUnavailable, NotFound
 
 GetKey = Callable[[str], str | None]
@@ -48,19 +47,19 @@ class Provider:
     """One provider's state in this process."""
 
     name: str
-    last_used: float | None = None  # time.time() of the last good reply
-    breakers: dict[str, Breaker] = field(default_factory=dict)  # by host
+    links: dict[str, Link] = field(default_factory=dict)  # by host
 
-    def used(self) -> None:
-        """Note a good reply."""
-        self.last_used = time.time()
+    @property
+    def last_used(self) -> float | None:
+        """The `time.time()` of the last good reply."""
+        return max((link.last_used or 0 for link in list(self.links.values())), default=0) or None
 
     def status(self) -> dict[str, object]:
         """Return what may be shown of it: JSON, and never a key."""
         return {
             "provider": self.name,
             "last_used": self.last_used,
-            "breaker": {host: b.state for host, b in list(self.breakers.items())},
+            "breaker": {host: link.breaker.state for host, link in list(self.links.items())},
         }
 
 
@@ -89,14 +88,14 @@ class Providers:
             raise NotFound(f"unknown provider; known: {', '.join(self._providers)}")
         return self._providers[name]
 
-    def enrol(self, name: str, host: str) -> tuple[Provider, Breaker, ThreadPoolExecutor]:
-        """Return what the calls of a model go through; hosts have their own breaker and threads."""
+    def enrol(self, name: str, host: str) -> tuple[Link, ThreadPoolExecutor]:
+        """Return what a provider's calls to a host go through, and the host's threads."""
         provider = self._providers.setdefault(name, Provider(name))
-        breaker = provider.breakers.setdefault(host, Breaker(host))
+        link = provider.links.setdefault(host, Link(name, host))
         if host not in self._pools:
             size = self.config.provider_connections
             self._pools[host] = ThreadPoolExecutor(size, thread_name_prefix="provider")
-        return provider, breaker, self._pools[host]
+        return link, self._pools[host]
 
     def close(self) -> None:
         """Close every connection; calls under way fail."""

@@ -2,13 +2,12 @@
 
 An adapter is one file with one class and one method, `ask`: the inputs of one part go out in the
 provider's own form, `Part` comes back. All else is here: requests are split to the provider's
-limits, parts go out together up to a cap, each is tried at most three times with full jitter
-inside one total deadline, and what comes back is believed only after it was checked. Neither keys
-nor texts nor a provider's words ever reach a log or an error.
+limits, parts go out together up to a cap (each over its host's `Link`, which tries again), inside
+one total deadline, and what comes back is believed only after it was checked. Neither keys nor
+texts nor a provider's words ever reach a log or an error.
 """
 
 import hashlib
-import random
 import threading
 import time
 from collections import deque
@@ -24,13 +23,10 @@ import orjson
 from config import ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Input, Item, Prompt, Truncate, Vectors
 from embedders.door import Answer
+from embedders.link import RETRIES
 from embedders.providers import Providers, missing_key
-from embedders.replies import Refusal, raise_for_status
-from errors import BadRequest, ModelUnavailable, ProviderBusy, ProviderError, ProviderTimeout
-
-RETRIES = 2
-BACKOFF_S = (0.5, 1.0)  # the longest pause before each retry when none was asked for
-MAX_RETRY_AFTER_S = 120.0  # OpenAI's clients give up on more
+from embedders.replies import raise_for_status
+from errors import BadRequest, ModelUnavailable, ProviderError, ProviderTimeout
 
 Payload = Sequence[int] | str
 Send = Callable[..., tuple[Any, Mapping[str, str]]]
@@ -70,7 +66,7 @@ class RemoteEmbedder(Embedder):
             self.key_of = "azure"
         name = self.key_of or self.provider
         self._name = name
-        self._state, self.breaker, self._pool = providers.enrol(name, host)
+        self.link, self._pool = providers.enrol(name, host)
         alternatives = len(spec.base_urls) + len(spec.devices)
         self._retries = 0 if alternatives > 1 else RETRIES  # a replica is better than a retry
         space = urlsplit(spec.base_urls[0]).netloc if spec.base_urls else host
@@ -191,35 +187,7 @@ class RemoteEmbedder(Embedder):
         return [done[i] for i in range(len(parts))]
 
     def _deliver(self, part: list[Item], end: float, stop: threading.Event) -> tuple[Vectors, int]:
-        """Send one part, again if that may help and there is time."""
-        for attempt in range(self._retries + 1):
-            self.breaker.enter()  # what it refuses is not waited for
-            try:
-                return self._once(part, end)
-            except ProviderError as exc:
-                asked = exc.retry_after_s
-                if asked is not None:
-                    exc.retry_after_s = min(asked, MAX_RETRY_AFTER_S)
-                pause = random.uniform(0, BACKOFF_S[min(attempt, 1)]) + (asked or 0)
-                hopeless = exc.permanent or isinstance(exc, ProviderTimeout)
-                if hopeless or attempt == self._retries or time.monotonic() + pause >= end:
-                    raise
-            if stop.wait(pause):
-                break
-        raise ProviderTimeout("another part of the request failed")
-
-    def _once(self, part: list[Item], end: float) -> tuple[Vectors, int]:
-        try:
-            vectors, tokens = self._checked(part, end)
-        except (Refusal, ProviderBusy, BadRequest, ModelUnavailable):
-            self.breaker.success()  # it answers, if not as we would like
-            raise
-        except BaseException:
-            self.breaker.failure()
-            raise
-        self.breaker.success()
-        self._state.used()
-        return vectors, tokens
+        return self.link.call(lambda: self._checked(part, end), self._retries, end, stop)
 
     def _checked(self, part: list[Item], end: float) -> tuple[Vectors, int]:
         def send(

@@ -1,15 +1,17 @@
 """Rows 66 to 71 of research/reliability.md: what each fault of a provider leads to."""
 
 import logging
+import re
 import socket
 import time
 
 import pytest
 
+import metrics
 from config import ModelSpec
 from embedders import breaker as breakers
 from embedders import build, door
-from embedders import remote as remotes
+from embedders import link as links
 from embedders.base import Prompt
 from embedders.door import allowed
 from embedders.providers import Providers
@@ -38,7 +40,7 @@ def nothing_leaks(caplog):
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(remotes, "BACKOFF_S", (0.02, 0.04))
+    monkeypatch.setattr(links, "BACKOFF_S", (0.02, 0.04))
 
 
 def run(embedder, count=3, deadline_s=None):
@@ -82,6 +84,61 @@ def test_it_gives_up_after_two_retries(remote, provider, fault, kind, status):
     assert len(provider.seen) == 3
 
 
+def test_retries_are_at_most_a_tenth_of_the_calls_and_a_few(remote, provider, monkeypatch):
+    monkeypatch.setattr(breakers, "REFILL_PER_S", 0)
+    monkeypatch.setattr(links, "BACKOFF_S", (0, 0))
+    embedder = remote()
+    embedder.link.breaker._limit = 10**6  # so that it is the budget which spares the host
+    provider.always = (500, {})
+    for _ in range(100):
+        assert failure(embedder).status == 502
+    assert 100 + 15 <= len(provider.seen) <= 100 + 20, "300 without the budget"
+    provider.script += [(500, {})]
+    provider.always = "good"
+    for _ in range(11):
+        try:
+            run(embedder)
+        except ProviderError:
+            continue
+    provider.script += [(500, {})]
+    run(embedder)  # ten calls have earned it
+
+
+def test_a_quiet_service_has_its_retries_back_after_a_while(monkeypatch):
+    budget = breakers.RetryBudget()
+    assert [budget.spend() for _ in range(12)] == [True] * 10 + [False] * 2
+    monkeypatch.setattr(breakers, "REFILL_PER_S", 1e9)
+    assert budget.spend()
+
+
+def number(name, **labels):
+    """The value of one series now."""
+    for line in metrics.exposition().decode().splitlines():
+        series, _, value = line.rpartition(" ")
+        found = dict(re.findall(r'(\w+)="([^"]*)"', series))
+        if series.partition("{")[0] == f"embedding_{name}" and found == labels:
+            return float(value)
+    return 0.0
+
+
+def test_every_call_is_counted_with_what_came_of_it_and_timed(remote, provider):
+    outcomes = ("ok", "provider_error", "provider_busy", "bad_request", "provider_timeout")
+
+    def counts():
+        calls = [number("provider_calls_total", provider="openai", outcome=o) for o in outcomes]
+        return [*calls, number("provider_seconds_count", provider="openai")]
+
+    before = counts()
+    embedder = remote()
+    provider.script += [(500, {}), (429, {})]
+    run(embedder)
+    provider.script += [(400, {})]
+    failure(embedder, BadRequest)
+    provider.always = wrong.drip_body
+    failure(embedder, ProviderTimeout, deadline_s=0.3)
+    assert [b - a for a, b in zip(before, counts(), strict=True)] == [1, 1, 1, 1, 1, 5]
+
+
 @pytest.mark.parametrize(
     ("status", "kind"), [(400, BadRequest), (401, ModelUnavailable), (404, ProviderError)]
 )
@@ -97,15 +154,15 @@ def test_the_breaker_opens_lets_one_through_and_closes(remote, provider, monkeyp
     provider.always = (500, {})
     failure(embedder)
     failure(embedder)
-    assert embedder.breaker.state == "open"
+    assert embedder.link.breaker.state == "open"
     calls = len(provider.seen)
     assert failure(embedder, ProviderBusy).retry_after_s >= 1
     assert len(provider.seen) == calls
     time.sleep(0.35)
-    assert embedder.breaker.state == "half-open"
+    assert embedder.link.breaker.state == "half-open"
     provider.always = "good"
     run(embedder)
-    assert embedder.breaker.state == "closed"
+    assert embedder.link.breaker.state == "closed"
 
 
 # -- 67: it never ends -------------------------------------------------------------------------
