@@ -12,6 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import logs  # noqa: E402
 from config import load_config  # noqa: E402
 from server import arbiter  # noqa: E402
 from settings import open_settings  # noqa: E402
@@ -34,20 +35,21 @@ preload_app = False
 
 control_socket_disable = True
 loglevel = _config.log_level.lower()
+logconfig_dict = logs.of_the_master(_config.log_level, _config.log_format)
 if Path("/dev/shm").is_dir():
     worker_tmp_dir = "/dev/shm"  # the heartbeat file must not wait for a disk
 
 
 def on_starting(server):  # type: ignore[no-untyped-def]
-    """Open the metrics' port and, for several workers, the directory of their numbers."""
-    if server.cfg.workers > 1:
-        arbiter.share_numbers(_config.metrics_dir)
+    """Open the metrics' port and make the directory of the workers' numbers."""
+    arbiter.share_numbers(_config.metrics_dir)
     if _config.enable_metrics:
         arbiter.listen_for_metrics(_config.host, _config.metrics_port)
 
 
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
-    """Choose the worker's GPU: the one that the fewest living workers have."""
+    """Choose the worker's metrics' files and its GPU: the one that the fewest living ones have."""
+    worker.slot = arbiter.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
     worker.gpu = None
     if server.cfg.workers > 1 and _config.device != "cpu":
         living = [getattr(w, "gpu", None) for w in server.WORKERS.values()]
@@ -56,6 +58,7 @@ def pre_fork(server, worker):  # type: ignore[no-untyped-def]
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
     """Tell the worker how many there are, and share the cores out before any library uses them."""
+    arbiter.count_as(worker.slot)
     os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting
     worker.read_timeout_s = _config.read_timeout_s
     worker.write_timeout_s = _config.write_timeout_s
@@ -87,10 +90,7 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
     """Take a dead worker's gauges out of the sums."""
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        from prometheus_client.multiprocess import mark_process_dead
-
-        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    arbiter.end_slot(worker.slot)
 
 
 def on_exit(server):  # type: ignore[no-untyped-def]

@@ -3,8 +3,8 @@
 Owns the names, their labels and nothing else; any room may call it, it calls none. To add one:
 declare it here beside its kind, named `embedding_<what>_<unit>`, and write its line in
 docs/deploy.md. A label's values come from a closed set (the route table, the configured models,
-the error codes), never from a request: a series lives as long as the process. Under several workers
-the numbers lie in files that any worker can add up (`PROMETHEUS_MULTIPROC_DIR`, set by the master
+the error codes), never from a request: a series lives as long as the service. Under gunicorn the
+numbers lie in files that any worker can add up (`PROMETHEUS_MULTIPROC_DIR`, set by the master
 before this module is imported), so a gauge must name its `multiprocess_mode`, and neither `Info`,
 `Enum` nor `set_function` may be used.
 """
@@ -25,6 +25,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 _own = CollectorRegistry()
 
@@ -60,6 +61,9 @@ QUEUED_TEXTS = _gauge("queue_texts", "Inputs waiting for a model.", "model")
 QUEUED_TOKENS = _gauge("queue_tokens", "Tokens waiting for a model.", "model")
 DROPPED = _counter("queue_dropped_total", "Requests that left the queue unserved.", "reason")
 PASS_SIZE = _histogram("pass_texts", "Inputs in one pass.", "model", buckets=TEXTS)
+PASS_FILL = _histogram(
+    "pass_fill_ratio", "Share of the allowed pass that one filled.", "model", buckets=SHARES
+)
 PASS_TIME = _histogram("pass_seconds", "Time of one pass.", "model", buckets=PASS_SECONDS)
 FAULTS = _counter("model_faults_total", "Passes that went wrong, by what happened.", "fault")
 MODEL_READY = _gauge("model_ready", "1 where every worker has it.", "model", mode="livemin")
@@ -84,21 +88,25 @@ class Lane:
         self._texts, self._tokens = QUEUED_TEXTS.labels(model), QUEUED_TOKENS.labels(model)
         self._done, self._cost = TEXTS_EMBEDDED.labels(model), TOKENS.labels(model)
         self._padding, self._size = PADDING.labels(model), PASS_SIZE.labels(model)
-        self._time = PASS_TIME.labels(model)
+        self._fill, self._time = PASS_FILL.labels(model), PASS_TIME.labels(model)
 
     def waiting(self, texts: int, tokens: int) -> None:
         """Count inputs into the queue, or with negative numbers out of it."""
         self._texts.inc(texts)
         self._tokens.inc(tokens)
 
-    def passed(self, tokens: list[int], took_s: float) -> None:
-        """Count one pass over inputs of these lengths."""
+    def passed(self, tokens: list[int], took_s: float, *, padded: bool = True) -> None:
+        """Count one pass over inputs of these lengths, padded to the longest or not at all."""
         total = sum(tokens)
         self._done.inc(len(tokens))
         self._cost.inc(total)
-        self._padding.inc(max(tokens, default=0) * len(tokens) - total)
+        self._padding.inc(max(tokens, default=0) * len(tokens) - total if padded else 0)
         self._size.observe(len(tokens))
         self._time.observe(took_s)
+
+    def filled(self, share: float) -> None:
+        """Note what share of the largest allowed pass, in tokens or in inputs, one took."""
+        self._fill.observe(share)
 
 
 def exposition() -> bytes:

@@ -67,7 +67,7 @@ class Passes:
         took = time.monotonic() - started
         self._eased = max(0, self._eased - 1)
         self._failing = not any(isinstance(row, np.ndarray) for row in rows)
-        self._numbers.passed([item.tokens for item in items], took)
+        self._numbers.passed([item.tokens for item in items], took, padded=self._embedder.pads)
         return rows, took
 
     def _rows(self, items: Sequence[Item]) -> list[Row]:

@@ -36,9 +36,9 @@ class Watched:
             return json.loads(reply.read())
 
 
-@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
+@pytest.fixture(scope="module", params=["1", "4"], ids=["one worker", "four workers"])
 def watched(request: pytest.FixtureRequest, tmp_path_factory) -> Iterator[Watched]:
-    """The service with ENABLE_METRICS, with one worker and with two."""
+    """The service with ENABLE_METRICS, with one worker and with four."""
     folder: Path = tmp_path_factory.mktemp("watched")
     file = write_models(folder / "m.json", {"fake": {"type": "fake", "model_name": "tests/fake"}})
     port, metrics_port = free_port(), free_port()

@@ -41,3 +41,16 @@ def test_a_directory_of_our_own_choice_is_removed_at_the_end() -> None:
     assert path.is_dir()
     arbiter.forget_numbers(None)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("living", "given"), [([], 0), ([0, 1], 2), ([1, None], 0), ([0, 2], 1)])
+def test_a_worker_gets_the_lowest_number_that_no_living_one_has(living, given) -> None:
+    assert arbiter.choose_slot(living) == given
+
+
+def test_without_a_directory_each_worker_counts_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    arbiter.share_numbers(tmp_path / "file" / "under")
+    assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
+    arbiter.count_as(0)
+    arbiter.end_slot(0)

@@ -1,4 +1,4 @@
-"""What the service shows of itself, with one worker and with two."""
+"""What the service shows of itself, with one worker and with four."""
 
 import json
 import re
@@ -53,6 +53,19 @@ def test_a_program_may_ask_for_the_sums_as_json(watched: Watched) -> None:
 
 def test_every_reply_says_what_it_took(watched: Watched) -> None:
     assert re.fullmatch(r"total;dur=[\d.]+", watched.get("/health")[1]["Server-Timing"])
+
+
+def test_a_pass_tells_how_full_it_was(watched: Watched) -> None:
+    before = watched.get("/metrics")[0].decode()
+    watched.embed(["w " * 16] * 256)  # half of the 512 that EMBEDDING_MAX_BATCH_SIZE allows
+    text = watched.get("/metrics")[0].decode()
+    series = 'embedding_pass_fill_ratio_{}{{model="fake"}}'
+    share, passes = (value(text, series.format(x)) - value(before, series.format(x))
+                     for x in ("sum", "count"))  # fmt: skip
+    assert passes >= 1 and share > 0
+    assert value(text, 'embedding_pass_fill_ratio_bucket{le="1.0",model="fake"}') == value(
+        text, series.format("count")
+    )
 
 
 def test_the_three_health_routes_answer(watched: Watched) -> None:
