@@ -3,9 +3,10 @@
 import os
 import sys
 
+import tracing
 from config import load_config
 from context import KEY
-from factory import create_app
+from factory import create_app, version
 from logs import configure
 from serving.watchdog import watch
 
@@ -15,5 +16,7 @@ if __name__ == "__main__":
 
 config = load_config()
 configure(config.log_level, config.log_format)
+if config.otel_enabled:
+    tracing.open_tracing(config.otel_endpoint, config.otel_service_name, version())
 app = create_app(config)
 watch(app.extensions[KEY].engine.registry)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import metrics
+import tracing
 from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
 from recall import Ask, Direct, Encoder
@@ -68,7 +69,9 @@ class Engine:
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
         truncate = request.truncate or self.truncate
         ask = Ask(loaded, request.inputs, prompt, truncate, request.deadline, request.gone)
+        tracing.describe(model=model.spec.id, texts=len(request.inputs))
         answer = self._encoder.encode(ask)
+        tracing.describe(tokens=answer.tokens)
         _check_dimensions(request.dimensions, answer.vectors.shape[1])
         metrics.TRUNCATED.labels(model.spec.id).inc(answer.truncated)
         normalize = model.normalize if request.normalize is None else request.normalize

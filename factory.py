@@ -20,6 +20,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 import embedders
 import metrics
 import routes.errors
+import tracing
 from accounts import Accounts
 from auth import allow_collection, identify
 from cache import open_cache
@@ -110,6 +111,7 @@ def _begin() -> None:
     metrics.IN_FLIGHT.inc()
     g.deadline = g.started + services().settings.current.request_deadline_s
     given = request.headers.get("X-Request-ID", "")
+    g.trace = tracing.begin(f"{_method()} {_route()}", request.headers.get)
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
@@ -150,6 +152,7 @@ def _finish(response: Response) -> Response:
         "status": response.status_code,
         "ms": round((time.monotonic() - g.started) * 1000, 1),
         "id": g.request_id,
+        **({"trace": g.trace.id} if g.trace.id else {}),
     }
     access_log.info(line(facts), extra={"facts": facts})
     return response
@@ -158,16 +161,30 @@ def _finish(response: Response) -> Response:
 def _count(response: Response) -> None:
     """Measure a request by its route, never by its path, and tell the client what it took."""
     took = time.monotonic() - g.started
-    response.headers["Server-Timing"] = f"total;dur={took * 1000:.1f}"
-    route = request.url_rule.rule if request.url_rule else "none"
-    method = request.method if request.method in METHODS else "other"
-    metrics.REQUESTS.labels(route, method, response.status_code).inc()
-    metrics.REQUEST_SECONDS.labels(route).observe(took)
+    response.headers["Server-Timing"] = g.trace.server_timing(took)
+    metrics.REQUESTS.labels(_route(), _method(), response.status_code).inc()
+    metrics.REQUEST_SECONDS.labels(_route()).observe(took)
+    facts = {
+        "http.request.method": _method(),
+        "http.route": _route(),
+        "http.response.status_code": response.status_code,
+        "embedding.request_id": g.request_id,
+    }
+    g.trace.end(facts, failed=response.status_code >= 500)
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else "none"
+
+
+def _method() -> str:
+    return request.method if request.method in METHODS else "other"
 
 
 def _end(_: BaseException | None) -> None:
     if "started" in g:
         metrics.IN_FLIGHT.dec()
+    tracing.forget()
 
 
 def _allow_origin(response: Response) -> None:

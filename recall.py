@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 import metrics
+import tracing
 from cache import Cache, Entry, keys_of, pack, unpack
 from embedders.base import Input, Prompt, Truncate, Vectors
 from errors import DeadlineExceeded, Invalid, ServiceError
@@ -60,7 +61,8 @@ class Direct:
 
     def encode(self, ask: Ask) -> Answer:
         """See `Encoder`."""
-        items = ask.loaded.embedder.prepare(ask.inputs, ask.prompt, ask.truncate)
+        with tracing.stage("tokenize"):
+            items = ask.loaded.embedder.prepare(ask.inputs, ask.prompt, ask.truncate)
         encoded = ask.loaded.encode(items, ask.deadline, ask.gone)
         return Answer(encoded.vectors, sum(encoded.tokens), sum(item.truncated for item in items))
 
@@ -83,7 +85,8 @@ class Recall:
             places.setdefault(key, place)
         flight, others = self._board(places)
         try:
-            rows = found = self._look_up(ask, flight)
+            with tracing.stage("cache"):
+                rows = found = self._look_up(ask, flight)
             if left := {key: places[key] for key in flight.keys if key not in found}:
                 rows = {**found, **self._encode(ask, left, flight)}
         finally:
@@ -176,7 +179,8 @@ def _entries(ask: Ask, places: list[int]) -> list[Entry]:
     """Encode the inputs at these places of the request."""
     inputs = [ask.inputs[place] for place in places]
     try:
-        items = ask.loaded.embedder.prepare(inputs, ask.prompt, ask.truncate)
+        with tracing.stage("tokenize"):
+            items = ask.loaded.embedder.prepare(inputs, ask.prompt, ask.truncate)
         encoded = ask.loaded.encode(items, ask.deadline, ask.gone)
     except ServiceError as exc:
         told = _in_place(exc, places, len(ask.inputs))

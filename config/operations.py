@@ -1,15 +1,21 @@
 """Settings of running it: what it shows of itself, and how long it lets others and itself take."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from config.fields import setting
 
+TRACING = {  # module -> what to install for it
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+}
+
 
 class OperationsSettings(BaseModel):
-    """Metrics, the log's form, and the deadlines against slow clients and hung models."""
+    """Metrics, traces, the log's form, and the deadlines against slow clients and hung models."""
 
     enable_metrics: bool = setting(
         False,
@@ -29,6 +35,21 @@ class OperationsSettings(BaseModel):
     log_format: Literal["line", "json"] = setting(
         "line", "LOG_FORMAT", help="One of line (name=value pairs) or json (an object a line)."
     )
+    otel_enabled: bool = setting(
+        False,
+        "OTEL_ENABLED",
+        help="Whether each request's spans go to an OpenTelemetry collector: true or false. Needs "
+        "its packages (docs/deploy.md).",
+    )
+    otel_endpoint: str = setting(
+        "http://localhost:4318",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        help="The collector's address, for OTLP over HTTP; /v1/traces is put behind it.",
+        pattern="^https?://",
+    )
+    otel_service_name: str = setting(
+        "embedding-service", "OTEL_SERVICE_NAME", help="What this service is called in traces."
+    )
     read_timeout_s: float = setting(
         30,
         "READ_TIMEOUT",
@@ -41,3 +62,18 @@ class OperationsSettings(BaseModel):
         gt=0,
         help="Seconds a client may take to read a reply; then it is cut off.",
     )
+
+    @field_validator("otel_enabled")
+    @classmethod
+    def _can_trace(cls, wanted: bool) -> bool:
+        missing = [package for module, package in TRACING.items() if not _is_there(module)]
+        if wanted and missing:
+            raise ValueError(f"not installed: pip install {' '.join(missing)}")
+        return wanted
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package it would be in
+        return False

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+import tracing
 from engine import Embedded, EmbedRequest, Engine
 from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
 from serving.registry import Loaded
@@ -147,7 +148,8 @@ class Library:
             )
             for draft in drafts
         ]
-        written = self.store.upsert(name, items, mode)
+        with tracing.stage("store"):
+            written = self.store.upsert(name, items, mode)
         return Stored([item.id for item in items], written, info, created, embedded)
 
     def _search(
@@ -165,7 +167,8 @@ class Library:
                 )
             embedded = self._embed(info, name, replace(embed, inputs=list(query.texts)), "query")
             vectors = embedded.vectors
-        found = self.store.search(name, vectors, query.k, offset=query.offset, **options)
+        with tracing.stage("store"):
+            found = self.store.search(name, vectors, query.k, offset=query.offset, **options)
         return found, embedded
 
     def _like(self, name: str, query: Query, options: dict[str, Any]) -> Found:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import metrics
+import tracing
 from embedders.base import Embedder, Encoded, Item, Vectors
 from errors import DeadlineExceeded, QueueFull, ServiceError, Unavailable
 from serving.passes import Passes, Pulse
@@ -77,6 +78,7 @@ class Batcher:
         order = sorted(range(len(items)), key=lambda i: items[i].tokens)
         tokens = sum(item.tokens for item in items)
         job = Job(items, deadline, gone, order, len(items), tokens)
+        entered = time.monotonic()
         self._enter(job)
         while not job.done:
             if job.leads:
@@ -85,7 +87,10 @@ class Batcher:
                 self._leave(job)
             else:
                 job.awake.clear()
-        if job.error is None and deadline is not None and time.monotonic() > deadline:
+        ended = time.monotonic()
+        tracing.note("queue", entered, job.taken or ended)
+        tracing.note("encode", job.taken or ended, ended)
+        if job.error is None and deadline is not None and ended > deadline:
             job.error = DeadlineExceeded("the request's deadline passed while it was encoded")
         if job.error is not None:
             raise job.error
@@ -193,6 +198,9 @@ class Batcher:
             expected = time.monotonic() - self._small_came < SMALL_ONES_S
             batch = take_any(givers, room, self._max_items, small_expected=expected)
         self._jobs = [job for job in self._jobs if job.order]
+        now = time.monotonic()
+        for job, _ in batch:
+            job.taken = job.taken or now
         tokens = sum(job.items[i].tokens for job, i in batch)
         self._waiting_tokens -= tokens
         self._numbers.waiting(-len(batch), -tokens)
@@ -218,7 +226,10 @@ class Batcher:
     def _run(self, batch: list[tuple[Job, int]]) -> list[Job]:
         """Encode a batch and deliver; return the jobs that are finished by it."""
         rows, took = self._model.rows([job.items[i] for job, i in batch])
-        tokens = sum(job.items[i].tokens for job, i in batch)
+        lengths = [job.items[i].tokens for job, i in batch]
+        tokens = sum(lengths)
+        width = max(lengths) * len(batch) if self._embedder.pads else tokens
+        self._numbers.filled(max(width / self._max_tokens, len(batch) / self._max_items))
         finished: list[Job] = []
         with self._lock:
             rate = tokens / max(took, 1e-6)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import metrics
+import tracing
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Item
 from errors import ModelLoading, ModelUnavailable
@@ -45,7 +46,10 @@ class Loaded:
         """Encode `items`, in order. Where requests wait, one whose caller is `gone` is dropped."""
         if isinstance(self.lane, Batcher):
             return self.lane.encode(items, deadline, gone)
-        return self.lane.encode(items, deadline)
+        if isinstance(self.lane, Replicas):
+            return self.lane.encode(items, deadline)
+        with tracing.stage("encode"):
+            return self.lane.encode(items, deadline)
 
     @property
     def facts(self) -> Facts:

@@ -33,6 +33,7 @@ class Job:
     vectors: Vectors | None = None
     error: Exception | None = None
     leads: bool = False
+    taken: float = 0.0  # when its first input went into a pass, in time.monotonic()
     awake: threading.Event = field(default_factory=threading.Event)
 
     @property
