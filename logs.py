@@ -1,11 +1,23 @@
-"""What the service writes to its log: one line a request, and never a text, a key or a body."""
+"""What the service writes to its log: one line a request, and never a text, a key or a body.
+
+Lines are written by a thread of their own, so that a log which nobody reads, or whose disk hangs,
+never holds a request; what finds no room meanwhile is counted and told later.
+"""
 
 import json
 import logging
 import logging.config
+import queue
+import sys
+import threading
+import time
 from collections.abc import Mapping
+from typing import Any
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# Lines that wait for the log: some 3 MB, ten seconds of the busiest service.
+ROOM = 20_000
+FLUSH_S = 1.0
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,23 +36,71 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(facts, default=str)
 
 
+class Aside(logging.Handler):
+    """Writes to standard error from a thread of its own."""
+
+    def __init__(self, room: int = ROOM) -> None:
+        super().__init__()
+        self._lines: queue.Queue[str] = queue.Queue(room)
+        self._lost = 0
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a line over, or count it as lost where there is no room."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._lost += 1
+
+    def flush(self) -> None:
+        """Wait a moment for the lines that were handed over, as at the end of the process."""
+        end = time.monotonic() + FLUSH_S
+        while self._lines.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def _write(self) -> None:
+        while True:
+            text = self._lines.get()
+            try:
+                sys.stderr.write(text + "\n")
+                sys.stderr.flush()
+            except (OSError, ValueError):  # a full disk, a closed pipe: the next may do better
+                self._lost += 1
+            self._lines.task_done()
+            if self._lost and self._lines.empty():
+                lost, self._lost = self._lost, 0
+                logging.getLogger("log").warning("%d lines could not be written in time", lost)
+
+
 def configure(level: str, form: str = "line") -> None:
-    """Send every log to standard error in one format: `line` or `json`."""
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"format": FORMAT}, "json": {"()": JsonFormatter}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form}},
-            "root": {"level": level, "handlers": ["stderr"]},
-            # libraries that narrate every download and every connection
-            "loggers": {
-                name: {"level": "WARNING"}
-                for name in ("sentence_transformers", "transformers", "httpx", "urllib3")
-            },
-        }
-    )
+    """Send every log of this process aside to standard error in one format: `line` or `json`."""
+    handler = {"()": Aside, "formatter": form}
+    # libraries that narrate every download and every connection
+    names = ("sentence_transformers", "transformers", "httpx", "urllib3")
+    loggers: dict[str, dict[str, Any]] = {name: {"level": "WARNING"} for name in names}
+    loggers["gunicorn.error"] = {"handlers": [], "propagate": True}
+    logging.config.dictConfig(_settings(level, form, handler, loggers))
     logging.raiseExceptions = False  # a log that cannot be written never fails a request
+
+
+def of_the_master(level: str, form: str) -> dict[str, Any]:
+    """Return how gunicorn's master logs: the same format, but no thread in a process that forks."""
+    handler = {"class": "logging.StreamHandler", "formatter": form}
+    loggers = {"gunicorn.error": {"handlers": ["stderr"], "propagate": False}}
+    return _settings(level, form, handler, loggers)
+
+
+def _settings(
+    level: str, form: str, handler: dict[str, Any], loggers: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": FORMAT}, "json": {"()": JsonFormatter}},
+        "handlers": {"stderr": handler},
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": loggers,
+    }
 
 
 def line(facts: Mapping[str, object]) -> str:
