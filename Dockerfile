@@ -13,9 +13,10 @@ ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /app
 
 COPY requirements.txt .
-RUN python -c "import torch" 2>/dev/null \
-    || pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "$(grep '^torch==' requirements.txt)"; \
-    pip install -r requirements.txt
+RUN grep '^torch==' requirements.txt > torch.txt \
+    && { python -c "import torch" 2>/dev/null \
+         || pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r torch.txt; } \
+    && pip install -r requirements.txt
 
 RUN useradd --create-home --uid 10001 service && mkdir -p /models && chown service /models
 COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
@@ -36,9 +37,9 @@ COPY vault/ vault/
 COPY static/ static/
 COPY templates/ templates/
 
-USER service
+USER 10001
 VOLUME /models
 EXPOSE 8001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD \
-    python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8001/health', timeout=4)"
+    ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8001/health', timeout=4)"]
 CMD ["gunicorn", "app:app"]

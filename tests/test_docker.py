@@ -53,5 +53,5 @@ def test_the_build_context_holds_what_is_copied() -> None:
 
 
 def test_it_does_not_run_as_root() -> None:
-    assert arguments("USER") == ["service"]
+    assert arguments("USER") == ["10001"]  # a number: Kubernetes cannot look names up
     assert [name for name, _ in STEPS].index("USER") < [name for name, _ in STEPS].index("CMD")

@@ -30,21 +30,6 @@ def test_it_has_the_parts_and_only_nginx_is_reachable_from_outside(compose) -> N
     assert published == ["nginx"]
 
 
-def test_every_key_is_one_of_the_compose_specification(compose) -> None:
-    """No schema of it is on PyPI; these are the specification's keys that the file may use."""
-    top = {"name", "services", "volumes", "networks", "configs", "secrets"}
-    known = {"build", "image", "restart", "stop_grace_period", "environment", "volumes", "ports"}
-    known |= {"depends_on", "command", "shm_size", "healthcheck", "deploy", "networks", "secrets"}
-    assert {key for key in compose if not key.startswith("x-")} <= top
-    for name, part in compose["services"].items():
-        assert set(part) <= known, name
-        assert "image" in part or "build" in part, name
-        assert set(part.get("healthcheck", {})) <= {"test", "interval", "timeout", "retries"}
-        for other, condition in part.get("depends_on", {}).items():
-            assert other in compose["services"]
-            assert condition["condition"] in ("service_healthy", "service_started")
-
-
 def test_whoever_is_waited_for_as_healthy_has_a_health_check(compose) -> None:
     services = compose["services"]
     for part in services.values():
