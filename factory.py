@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from vault import Vault
 
 access_log = logging.getLogger("access")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+WORK = ("embed", "read", "write")  # what is refused under overload; probes and admins are let in
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -116,18 +118,12 @@ def _begin() -> None:
 
 
 def _view(row: Route) -> Callable[..., Response]:
-    """Wrap a handler: who, how often, parse what it declared, call it, write its answer."""
+    """Wrap a handler: who, how many at once, then `_handle`, then write its answer."""
 
     def view(**values: Any) -> Response:
         identify(row.access)
-        throttle().count_request()
-        if row.tag == "collections" and "name" in values:
-            allow_collection(values["name"])
-        if row.query is not None:
-            values["query"] = parse_query(row.query)
-        if row.body is not None:
-            values["body"] = parse_body(row.body)
-        answer = row.handler(**values)
+        with throttle().permits.one() if row.access in WORK else nullcontext():
+            answer = _handle(row, values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if isinstance(reply.body, bytes):  # written already, in a form of its own
             return Response(reply.body, reply.status, dict(reply.headers))
@@ -137,6 +133,18 @@ def _view(row: Route) -> Callable[..., Response]:
         return response
 
     return view
+
+
+def _handle(row: Route, values: dict[str, Any]) -> Any:
+    """Count it, parse what the handler declared, call it."""
+    throttle().count_request()
+    if row.tag == "collections" and "name" in values:
+        allow_collection(values["name"])
+    if row.query is not None:
+        values["query"] = parse_query(row.query)
+    if row.body is not None:
+        values["body"] = parse_body(row.body)
+    return row.handler(**values)
 
 
 def _finish(response: Response) -> Response:

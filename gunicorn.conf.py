@@ -59,7 +59,8 @@ def pre_fork(server, worker):  # type: ignore[no-untyped-def]
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
     """Tell the worker how many there are, and share the cores out before any library uses them."""
     arbiter.count_as(worker.slot)
-    os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting
+    os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting,
+    os.environ["THREADS"] = str(server.cfg.threads)  # and so does `--threads`
     worker.read_timeout_s = _config.read_timeout_s
     worker.write_timeout_s = _config.write_timeout_s
     if worker.gpu is not None:

@@ -54,7 +54,8 @@ class ServingSettings(BaseModel):
         ge=2,
         le=4096,
         help="Request threads per worker, 2 to 4096. They wait for the model together, so more "
-        "threads mean larger batches.",
+        "threads mean larger batches. An eighth of them is kept for probes and for refusals: with "
+        "more requests than the rest under way, further ones are answered 429 at once.",
     )
     timeout_s: int = setting(
         120,
