@@ -28,6 +28,13 @@ fix: $(VENV)/.dev  ## format the code and mend what can be mended by itself
 bench: $(VENV)/.dev  ## measure ours beside its rivals, in under 15 minutes
 	$(BIN)/python -m bench.compare $(ARGS)
 
+overload: $(VENV)/.dev  ## offer the service twice what it can do for a minute
+	$(BIN)/python -m bench.overload $(ARGS)
+
+soak: $(VENV)/.dev  ## load it for 30 minutes (MINUTES=..) while things break; nothing may grow
+	tests/setup.sh
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)
+
 clean:  ## remove the virtual environment and every cache
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -44,4 +51,4 @@ $(VENV)/.dev: requirements-dev.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	@touch $@ $(VENV)/.run
 
-.PHONY: help run test lint fix bench clean
+.PHONY: help run test lint fix bench overload soak clean

@@ -1,7 +1,9 @@
 """Measures what a service can do, offers it twice that, and says how it bears it.
 
-python -m bench.overload                 our own service, 60 seconds of twice its capacity
-python -m bench.overload --seconds 10 --factor 3
+python -m bench.overload                 our service, 60 seconds of twice its capacity
+python -m bench.overload --seconds 10 --factor 3 --port 8001     one that runs already
+
+Ends with 1 if something was lost or wrong, or if `/health` or a refusal took over `--limit-ms`.
 
 Requests come at their times whether or not earlier ones are answered (an open loop), as from many
 callers who know nothing of each other. `/health` is asked all the while, each time on a connection
@@ -12,6 +14,7 @@ import argparse
 import asyncio
 import base64
 import json
+import random
 import subprocess
 import sys
 import time
@@ -21,12 +24,12 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from bench.corpus import load
-from bench.servers import ROOT, SERVERS, started
+from bench.corpus import OUT
+from bench.servers import MODEL, ROOT, SERVERS, started
 
 CLIENTS = 32  # enough to keep the model busy while its capacity is measured
 HEALTH_EVERY_S = 0.02
-TEXTS = 512
+TEXTS, WORDS = 128, 45  # texts of about 60 tokens
 WAIT_S = 60.0  # for the last answers
 
 
@@ -62,9 +65,22 @@ class Report:
     health_max: float = 0.0
     rhythm_p99: float = 0.0  # how late the client itself was: none of that is the service's
 
-    def lines(self) -> str:
-        """Write it for a person, a figure a line."""
-        return "\n".join(f"{name:20} {value}" for name, value in asdict(self).items())
+    def problems(self, limit_ms: float) -> list[str]:
+        """Return what was not as it must be: nothing lost or wrong, and nobody kept waiting."""
+        kept = {
+            "lost requests": self.lost,
+            "wrong vectors": self.wrong,
+            "refusals without Retry-After": self.without_retry_after,
+            "answers other than 200 and 429": sum(self.statuses.values())
+            - sum(self.statuses.get(status, 0) for status in ("200", "429")),
+            "failed /health": self.health_failed,
+            "nothing refused": int("429" not in self.statuses),
+            "nothing accepted": int("200" not in self.statuses),
+        }
+        slow = {"/health (p99)": self.health_p99, "a refusal (longest)": self.refused_max}
+        return [f"{what}: {count}" for what, count in kept.items() if count] + [
+            f"{what} took {ms} ms, over {limit_ms}" for what, ms in slow.items() if ms > limit_ms
+        ]
 
 
 class Client:
@@ -229,22 +245,33 @@ def alike(vector: np.ndarray, other: np.ndarray) -> bool:
     return vector.shape == other.shape and float(vector @ other) > 0.999
 
 
+def made_up_texts() -> list[str]:
+    """Return different texts of words from the documentation."""
+    words = " ".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md"))).split()
+    rng = random.Random(1)
+    return [" ".join(rng.choices(words, k=WORDS)) for _ in range(TEXTS)]
+
+
 def main() -> None:
-    """Start our service with its defaults and overload it."""
+    """Overload a service that runs, or our own with its defaults."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--factor", type=float, default=2)
+    parser.add_argument("--limit-ms", type=float, default=50)
     parser.add_argument("--port", type=int, help="of a service that runs already")
-    parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--model", default=MODEL)
     given = parser.parse_args()
-    texts = load().docs[:TEXTS]
     if given.port:
-        print(asyncio.run(run(given.port, given.model, texts, given.seconds, given.factor)).lines())
+        texts = made_up_texts()
+        report = asyncio.run(run(given.port, given.model, texts, given.seconds, given.factor))
+        print(json.dumps(asdict(report), indent=2))
+        if problems := report.problems(given.limit_ms):
+            sys.exit("\n".join(problems))
         return
+    OUT.mkdir(exist_ok=True)
     with started(SERVERS["ours"]) as running:
-        command = [sys.executable, "-m", "bench.overload", "--port", str(running.port)]
-        command += ["--seconds", str(given.seconds), "--factor", str(given.factor)]
-        subprocess.run(command, cwd=ROOT, check=True)
+        command = [sys.executable, "-m", "bench.overload", *sys.argv[1:]]
+        sys.exit(subprocess.run([*command, "--port", str(running.port)], cwd=ROOT).returncode)
 
 
 if __name__ == "__main__":
