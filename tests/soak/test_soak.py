@@ -1,0 +1,28 @@
+"""The short form of `make soak`: everything it does, in two minutes."""
+
+import os
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+from tests.servers.fixtures import need
+from tests.servers.redis import Redis
+from tests.soak.__main__ import Sample, growth
+
+MINUTES = os.environ.get("SOAK_MINUTES", "1.5")
+
+
+def test_nothing_grows_and_nothing_is_wrong_while_things_break() -> None:
+    need(Redis)
+    command = [sys.executable, "-m", "tests.soak", "--minutes", MINUTES]
+    limit = float(MINUTES) * 60 + 240
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 wrong" in done.stdout and "'workers killed': 2" in done.stdout
+
+
+def test_growth_would_be_seen() -> None:
+    """The control."""
+    samples = [Sample(100 + i, 20, 10, 5) for i in range(30)]
+    grown = {name: by for name, _, _, by in growth(samples)}
+    assert grown["memory_mb"] > 0.1 and grown["files"] == 0
