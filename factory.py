@@ -50,9 +50,16 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create_app(
-    config: Config | None = None, *, build: Build | None = None, wait: bool = False
+    config: Config | None = None,
+    *,
+    build: Build | None = None,
+    wait: bool = False,
+    pause_s: float = 0.0,
 ) -> Flask:
-    """Build the service. `wait` loads the models before returning, as tests and scripts need."""
+    """Build the service. Its models load in a thread, `pause_s` from now.
+
+    `wait` loads them before returning, as tests and scripts need.
+    """
     config = config or load_config()
     app = Flask("embedding-service", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
@@ -89,7 +96,10 @@ def create_app(
     app.after_request(_finish)
     app.teardown_request(_end)
     vault.renew()
-    (registry.load_now if wait else registry.start)()
+    if wait:
+        registry.load_now()
+    else:
+        registry.start(pause_s)
     app.extensions[KEY].reembedder.resume()
     settings.follow()
     app.extensions[KEY].accounts.start()

@@ -49,6 +49,7 @@ def on_starting(server):  # type: ignore[no-untyped-def]
 
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
     """Choose the worker's metrics' files and its GPU: the one that the fewest living ones have."""
+    arbiter.prepare_worker(worker)
     worker.slot = arbiter.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
     worker.gpu = None
     if server.cfg.workers > 1 and _config.device != "cpu":
@@ -90,7 +91,8 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
-    """Take a dead worker's gauges out of the sums."""
+    """Take a dead worker's gauges out of the sums, and note whether it died while it loaded."""
+    arbiter.bury(worker)
     arbiter.end_slot(worker.slot)
 
 

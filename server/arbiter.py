@@ -1,4 +1,6 @@
-"""What gunicorn's master keeps between its workers: the metrics, and which GPU is whose.
+"""What gunicorn's master keeps between its workers.
+
+The metrics, which GPU is whose, and how many workers in a row died while they loaded.
 
 The configuration file is executed anew on every SIGHUP, an imported module is not: so what must
 outlive a reload is here. Called by `gunicorn.conf.py` alone; knows nothing of the application.
@@ -6,6 +8,7 @@ outlive a reload is here. Called by `gunicorn.conf.py` alone; knows nothing of t
 
 import itertools
 import logging
+import mmap
 import os
 import shutil
 import socket
@@ -24,6 +27,12 @@ log = logging.getLogger("gunicorn.error")
 
 _metrics_socket: socket.socket | None = None
 _gpus: list[str] | None = None
+_settled = mmap.mmap(-1, 1)  # shared with the worker forked next; it writes a 1 once it has loaded
+_lost = 0  # workers in a row that died before
+LONGEST_PAUSE_S = 60
+
+# A worker's numbers take 0.4 MB, twice that during a reload.
+NUMBERS_ROOM = 16 << 20
 
 
 def listen_for_metrics(host: str, port: int) -> None:
@@ -41,9 +50,11 @@ def share_numbers(folder: Path | None) -> None:
     One worker needs it too: what it counted just before it died would never be seen otherwise, and
     during a reload two processes answer for one. Without a directory each worker counts for itself.
     """
+    if folder and not _has_room(folder):
+        log.error("METRICS_DIR %s is full or cannot be written; another place is used", folder)
+        folder = None
     try:
         path = Path(folder or tempfile.mkdtemp(prefix="metrics-", dir=_room()))
-        path.mkdir(parents=True, exist_ok=True)
         for file in path.glob("*.db"):
             file.unlink()
     except OSError as exc:
@@ -81,13 +92,18 @@ def forget_numbers(given: Path | None) -> None:
 
 
 def _room() -> str | None:
-    """Return a memory file system with room for the numbers: a full one kills by SIGBUS.
-
-    A worker takes 0.4 MB, twice that during a reload.
-    """
+    """Return a memory file system with room for the numbers, if there is one."""
     shm = Path("/dev/shm")
-    writable = shm.is_dir() and os.access(shm, os.W_OK)
-    return str(shm) if writable and shutil.disk_usage(shm).free > 16 << 20 else None
+    return str(shm) if shm.is_dir() and _has_room(shm) else None
+
+
+def _has_room(folder: Path) -> bool:
+    """Tell whether the numbers fit into a folder: they are mapped, and a full disk kills."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(folder).free >= NUMBERS_ROOM and os.access(folder, os.W_OK)
+    except OSError:
+        return False
 
 
 def serve_metrics(exposition: Callable[[], bytes], content_type: str) -> None:
@@ -106,6 +122,34 @@ def serve_metrics(exposition: Callable[[], bytes], content_type: str) -> None:
     server.setup_environ()
     server.set_app(application)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+def prepare_worker(worker: Any) -> None:
+    """Give the worker that is forked next a place to say that it has loaded."""
+    global _settled, _lost
+    if _settled[0]:  # the one before it: on a reload it still lives
+        _lost = 0
+    worker.settled = _settled = mmap.mmap(-1, 1)
+
+
+def settle() -> None:
+    """Say, in a worker, that its models are loaded or cannot be."""
+    _settled[0] = 1
+
+
+def bury(worker: Any) -> None:
+    """Note, in the master, whether a worker that ended had come that far."""
+    global _lost
+    settled = getattr(worker, "settled", None)
+    _lost = 0 if settled is None or settled[0] else _lost + 1
+
+
+def pause_s() -> float:
+    """Return the seconds a worker should wait before it loads: longer after each that died so.
+
+    A model too large for the machine gets its workers killed by the kernel one after the other.
+    """
+    return min(2.0**_lost, LONGEST_PAUSE_S) if _lost else 0.0
 
 
 class _Quiet(WSGIRequestHandler):

@@ -29,6 +29,10 @@ Build = Callable[[ModelSpec, ModelSettings], Embedder]
 
 # A model that failed (no network yet, a gated repository) is tried again after these seconds.
 RETRY_AFTER_S = (30, 120, 600)
+DIED = (
+    "the process before this one died while it loaded its models, for want of memory perhaps "
+    "(the kernel's log tells); they are loaded {:.0f} s after the start"
+)
 # Padded tokens of one pass. Larger passes gain nothing on a CPU and make others wait.
 BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
 
@@ -57,6 +61,7 @@ class Registry:
         self._exchanging = threading.Lock()
         self._putting = threading.Lock()  # over "is this model still served? then put it"
         self._stop = threading.Event()
+        self.tried = threading.Event()  # each model has been loaded, or found unavailable
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -88,9 +93,12 @@ class Registry:
 
     # -- loading --------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Load every model in a thread of its own, the default first."""
-        self._start_loading(self._in_order(self._line_up))
+    def start(self, pause_s: float = 0.0) -> None:
+        """Load every model in a thread of its own, the default first, `pause_s` from now."""
+        models = self._in_order(self._line_up)
+        for model in models if pause_s else ():
+            model.fail(DIED.format(pause_s))
+        self._start_loading(models, pause_s)
 
     def load_now(self) -> None:
         """Load every model before returning (for tests and scripts)."""
@@ -117,17 +125,18 @@ class Registry:
         others = [m for m in line_up.models.values() if m is not line_up.default]
         return [line_up.default, *others]
 
-    def _start_loading(self, models: list[Model]) -> None:
+    def _start_loading(self, models: list[Model], pause_s: float = 0.0) -> None:
         threading.Thread(
-            target=self._load_all, args=(models,), name="model-loader", daemon=True
+            target=self._load_all, args=(models, pause_s), name="model-loader", daemon=True
         ).start()
 
-    def _load_all(self, models: list[Model]) -> None:
-        for pause in (0, *RETRY_AFTER_S):
+    def _load_all(self, models: list[Model], pause_s: float) -> None:
+        for pause in (pause_s, *RETRY_AFTER_S):
             if self._stop.wait(pause):
                 return
             for model in models:
                 self._load(model)
+            self.tried.set()
             models = [m for m in models if m.held is None and self._serves(m)]
             if not models:
                 return

@@ -61,12 +61,21 @@ def _try(loaded: Loaded, lane: Batcher, done: threading.Event) -> None:
         done.set()
 
 
-def watch(registry: Registry, end: Callable[[int], object] = os._exit) -> threading.Event:
-    """Look after the models in a thread until the returned event is set."""
+def watch(
+    registry: Registry,
+    end: Callable[[int], object] = os._exit,
+    settled: Callable[[], object] = lambda: None,
+) -> threading.Event:
+    """Look after the models in a thread until the returned event is set.
+
+    `settled` is called once each of them has been loaded or found unavailable.
+    """
     stop = threading.Event()
 
     def look() -> None:
         while not stop.wait(LOOK_EVERY_S):
+            if registry.tried.is_set():
+                settled()
             reason = _hopeless(registry)
             if reason:
                 log.critical("%s; this worker ends so that a new one can take its place", reason)

@@ -4,9 +4,12 @@ What CUDA does is simulated here, at the embedder's edge: there is no GPU in the
 """
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,8 +18,10 @@ from context import KEY
 from embedders.base import DeviceBroken, Embedder, Encoded, Item, OutOfMemory
 from embedders.fake import FakeEmbedder
 from factory import create_app
+from server import arbiter
 from serving.watchdog import watch
 
+KILLED_WHILE_LOADING = os.environ.get("KILLED_WHILE_LOADING")  # a file: while it is there
 FITS = 4  # inputs that fit the simulated device when one of them says "big"
 
 
@@ -59,13 +64,16 @@ class Hurting(FakeEmbedder):
 
 
 def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
+    """Build it, or be killed on the way as the kernel does where memory runs out."""
+    if KILLED_WHILE_LOADING and Path(KILLED_WHILE_LOADING).exists():
+        os.kill(os.getpid(), signal.SIGKILL)
     return Hurting()
 
 
 def service(config: Config):
     """What app.py does, on the hurting embedder."""
-    app = create_app(config, build=build)
-    watch(app.extensions[KEY].engine.registry)
+    app = create_app(config, build=build, pause_s=arbiter.pause_s())
+    watch(app.extensions[KEY].engine.registry, settled=arbiter.settle)
     return app
 
 

@@ -94,6 +94,7 @@ class Names:
 
     def __init__(self, model: Model) -> None:
         self.models = {"fake": model}
+        self.tried = threading.Event()
 
 
 @pytest.fixture
