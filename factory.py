@@ -40,6 +40,7 @@ from routes.table import Reply, Route, guarded
 from serving.registry import Build, Registry
 from settings import open_settings
 from store import open_store
+from store.late import open_or_wait
 from throttle import Throttle, add_headers, throttle
 from vault import Vault
 
@@ -72,7 +73,8 @@ def create_app(
     cache = open_cache(config)
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
-    store = open_store(secret(config.store_url), config.store_dir, shards=config.store_shards)
+    where = (secret(config.store_url), config.store_dir)
+    store = open_or_wait(lambda: open_store(*where, shards=config.store_shards))
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),

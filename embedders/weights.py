@@ -87,6 +87,8 @@ def check(folder: Path, name: str) -> str:
         pickled = [p.name for p in folder.rglob("*.bin")] + [p.name for p in folder.rglob("*.pt")]
         found = f"only pickled weights ({', '.join(pickled[:3])})" if pickled else "no weights"
         raise ModelUnavailable(f"{name!r} has {found}; safetensors are needed")
+    for file in files:
+        _check_whole(file)
     digest = _sha256(files)
     bundle = BUNDLES.get(name)
     bundled = bundle and (folder.parent.name, folder.name) == (bundle.package, bundle.folder)
@@ -96,6 +98,19 @@ def check(folder: Path, name: str) -> str:
             "install the package again"
         )
     return digest
+
+
+def _check_whole(path: Path) -> None:
+    """Raise ModelUnavailable with the file's name if it is cut short or is none of its kind."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy"):
+            pass
+    except (SafetensorError, OSError) as exc:
+        raise ModelUnavailable(
+            f"{path} is damaged or was not downloaded whole ({exc}); delete it and load it again"
+        ) from exc
 
 
 def _sha256(files: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ import metrics
 from context import services
 from routes.table import Reply, route
 from serving.watchdog import ailment
+from store.late import problem_of
 
 SERVICE = "Embedding Service"
 RETRY = {"Retry-After": "2"}
@@ -76,7 +77,11 @@ def show_metrics() -> Reply:
 def _degraded() -> str | None:
     """Tell what is missing although requests are served."""
     cache = services().cache
-    reasons = (services().settings.degraded, cache.problem if cache else None)
+    reasons = (
+        services().settings.degraded,
+        cache.problem if cache else None,
+        problem_of(services().library.store),
+    )
     return "; ".join(reason for reason in reasons if reason) or None
 
 

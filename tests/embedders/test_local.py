@@ -1,6 +1,7 @@
 """Local models give the vectors that sentence-transformers gives, from weights that are whole."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -214,6 +215,14 @@ def test_damaged_bundled_weights_are_refused(tmp_path: Path, monkeypatch) -> Non
     file.write_bytes(content)
     with pytest.raises(ModelUnavailable, match="damaged"):
         weights.check(folder, NAME)
+
+
+def test_half_a_weights_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "model.safetensors", tmp_path)
+    assert weights.check(tmp_path, str(tmp_path))
+    os.truncate(tmp_path / "model.safetensors", 40_000_000)
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors is damaged or was not"):
+        weights.check(tmp_path, str(tmp_path))
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

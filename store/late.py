@@ -1,0 +1,56 @@
+"""A store that could not be opened at the start: it is tried again whenever it is asked.
+
+So a disk that is full, read-only or not mounted yet costs the collections and nothing else, and
+they come back with the disk. Knows nothing of what kind of store it is.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+from errors import ServiceError
+from store.base import VectorStore
+
+
+class LateStore:
+    """Stands where a store will be. Every call raises the reason until it can be opened."""
+
+    def __init__(self, opener: Callable[[], VectorStore], reason: str) -> None:
+        self._opener = opener
+        self._lock = threading.Lock()
+        self._store: VectorStore | None = None
+        self.problem: str | None = reason
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._opened(), name)
+
+    def close(self) -> None:
+        """Close it, if it was ever opened."""
+        if self._store is not None:
+            self._store.close()
+
+    def _opened(self) -> VectorStore:
+        with self._lock:
+            if self._store is None:
+                try:
+                    self._store = self._opener()
+                except ServiceError as exc:
+                    self.problem = exc.message
+                    raise
+                self.problem = None
+            return self._store
+
+
+def open_or_wait(opener: Callable[[], VectorStore]) -> VectorStore:
+    """Open a store; if that fails for now, return one that opens when it can."""
+    try:
+        return opener()
+    except ServiceError as exc:
+        if exc.status < 500:  # a setting is wrong: that is said at once
+            raise
+        return cast(VectorStore, LateStore(opener, exc.message))
+
+
+def problem_of(store: VectorStore) -> str | None:
+    """Return why a store cannot be opened, if it cannot."""
+    return store.problem if isinstance(store, LateStore) else None

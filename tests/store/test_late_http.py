@@ -1,0 +1,19 @@
+"""The service over a store that cannot be opened: it embeds, and says what is missing."""
+
+from pathlib import Path
+
+from factory import create_app
+
+
+def test_a_store_that_cannot_be_opened_costs_collections_only(config_of, tmp_path: Path) -> None:
+    place = tmp_path / "taken"
+    place.write_text("")
+    client = create_app(config_of(store_dir=place), wait=True).test_client()
+    assert client.post("/embed", json={"texts": "a"}).status_code == 200
+    body = {"collection": "notes", "texts": ["a"]}
+    assert client.post("/embed-and-store", json=body).status_code == 503
+    health = client.get("/health")
+    assert health.status_code == 200 and "the store could not open" in health.json["degraded"]
+    place.unlink()
+    assert client.post("/embed-and-store", json=body).status_code == 201
+    assert client.get("/health").json["degraded"] is None
