@@ -20,12 +20,22 @@ from schemas.accounts import (
     dump_key,
     dump_user,
 )
+from schemas.replies import (
+    DeletedReply,
+    KeysReply,
+    MeReply,
+    NewKeyReply,
+    RevokedReply,
+    UserReply,
+    UsersReply,
+)
 
 TAG = "accounts"
 ERRORS = (400, 404, 409, 413, 415, 422, 503)
 
 
-@route("POST", "/token", access="public", reply=TokenReply, errors=(*ERRORS, 401, 429), tag=TAG)
+@route("POST", "/token", access="public", reads=TokenBody, form=True, reply=TokenReply,
+       errors=(*ERRORS, 401, 429), tag=TAG)  # fmt: skip
 def token() -> Reply:
     """Sign in with a username and a password, as a form or as JSON."""
     accounts = _accounts()
@@ -42,19 +52,20 @@ def token() -> Reply:
     return Reply(reply, headers={"Cache-Control": "no-store"})
 
 
-@route("GET", "/users", access="admin", errors=ERRORS, tag=TAG)
+@route("GET", "/users", access="admin", reply=UsersReply, errors=ERRORS, tag=TAG)
 def users() -> dict[str, Any]:
     """List the users."""
     return {"users": [dump_user(user) for user in _accounts().users.list()]}
 
 
-@route("POST", "/users", access="admin", body=UserBody, errors=ERRORS, tag=TAG, success=(201,))
+@route("POST", "/users", access="admin", body=UserBody, reply=UserReply, errors=ERRORS, tag=TAG,
+       success=(201,))  # fmt: skip
 def add_user(body: UserBody) -> Reply:
     """Make a user."""
     return Reply(dump_user(_accounts().users.add(body.username, body.password, body.role)), 201)
 
 
-@route("GET", "/users/me", access="embed", errors=ERRORS, tag=TAG)
+@route("GET", "/users/me", access="embed", reply=MeReply, errors=ERRORS, tag=TAG)
 def me() -> dict[str, Any]:
     """Tell who is calling."""
     return {
@@ -65,15 +76,15 @@ def me() -> dict[str, Any]:
     }
 
 
-@route("DELETE", "/users/<username>", access="admin", errors=ERRORS, tag=TAG)
+@route("DELETE", "/users/<username>", access="admin", reply=DeletedReply, errors=ERRORS, tag=TAG)
 def remove_user(username: str) -> dict[str, Any]:
     """Delete a user with all keys; what they signed in with ends at once."""
     _accounts().users.remove(username)
     return {"deleted": username}
 
 
-@route("POST", "/users/<username>/password", access="embed", body=UserChangeBody, errors=ERRORS,
-       tag=TAG)  # fmt: skip
+@route("POST", "/users/<username>/password", access="embed", body=UserChangeBody,
+       reply=UserReply, errors=ERRORS, tag=TAG)  # fmt: skip
 def change_user(username: str, body: UserChangeBody) -> dict[str, Any]:
     """Set a password (one's own with the current one) or, as an admin, a role."""
     _oneself_or_admin(username)
@@ -86,7 +97,8 @@ def change_user(username: str, body: UserChangeBody) -> dict[str, Any]:
     return dump_user(accounts.users.require(username))
 
 
-@route("POST", "/users/<username>/api-key", access="embed", errors=ERRORS, tag=TAG, success=(201,))
+@route("POST", "/users/<username>/api-key", access="embed", reads=KeyBody, reply=NewKeyReply,
+       errors=ERRORS, tag=TAG, success=(201,))  # fmt: skip
 def add_key(username: str) -> Reply:
     """Make an API key; it is shown only now."""
     _oneself_or_admin(username)
@@ -97,7 +109,7 @@ def add_key(username: str) -> Reply:
     return _shown_once(dump_key(key), text)
 
 
-@route("GET", "/users/<username>/api-keys", access="embed", errors=ERRORS, tag=TAG)
+@route("GET", "/users/<username>/api-keys", access="embed", reply=KeysReply, errors=ERRORS, tag=TAG)
 def keys(username: str) -> dict[str, Any]:
     """List a user's keys, without their secrets."""
     _oneself_or_admin(username)
@@ -105,7 +117,8 @@ def keys(username: str) -> dict[str, Any]:
     return {"api_keys": [dump_key(key) for key in _accounts().keys.of(username)]}
 
 
-@route("DELETE", "/users/<username>/api-keys/<id_>", access="embed", errors=ERRORS, tag=TAG)
+@route("DELETE", "/users/<username>/api-keys/<id_>", access="embed", reply=RevokedReply,
+       errors=ERRORS, tag=TAG)  # fmt: skip
 def revoke_key(username: str, id_: str) -> dict[str, Any]:
     """Revoke a key."""
     _oneself_or_admin(username)
@@ -117,6 +130,8 @@ def revoke_key(username: str, id_: str) -> dict[str, Any]:
     "POST",
     "/users/<username>/api-keys/<id_>/rotate",
     access="embed",
+    reads=RotateBody,
+    reply=NewKeyReply,
     errors=ERRORS,
     tag=TAG,
     success=(201,),

@@ -30,6 +30,21 @@ from schemas.collections import (
     dump_found,
     dump_record,
 )
+from schemas.replies import (
+    CollectionReply,
+    CollectionsReply,
+    CountReply,
+    DeletedCountReply,
+    DeletedReply,
+    FoundReply,
+    JobReply,
+    JobsReply,
+    PageReply,
+    RecordReply,
+    RecordsReply,
+    StoredReply,
+    WrittenReply,
+)
 from throttle import throttle
 
 TAG = "collections"
@@ -42,6 +57,7 @@ WRITE = (400, 404, 409, 413, 415, 422, 503, 507)
     "/collections",
     access="write",
     body=CreateBody,
+    reply=CollectionReply,
     errors=WRITE,
     tag=TAG,
     success=(200, 201),
@@ -55,7 +71,7 @@ def create(body: CreateBody) -> Reply:
     return Reply(dump_collection(info), 201 if new else 200)
 
 
-@route("GET", "/collections", access="read", errors=READ, tag=TAG)
+@route("GET", "/collections", access="read", reply=CollectionsReply, errors=READ, tag=TAG)
 def collections() -> dict[str, Any]:
     """List every collection."""
     rows = services().library.store.collections()
@@ -68,13 +84,13 @@ def collections() -> dict[str, Any]:
     }
 
 
-@route("GET", "/collections/<name>", access="read", errors=READ, tag=TAG)
+@route("GET", "/collections/<name>", access="read", reply=CollectionReply, errors=READ, tag=TAG)
 def collection(name: str) -> dict[str, Any]:
     """Describe a collection."""
     return dump_collection(services().library.store.info(name))
 
 
-@route("DELETE", "/collections/<name>", access="write", errors=WRITE, tag=TAG)
+@route("DELETE", "/collections/<name>", access="write", reply=DeletedReply, errors=WRITE, tag=TAG)
 def drop(name: str) -> dict[str, Any]:
     """Delete a collection with all it holds."""
     services().library.store.drop(name)
@@ -86,6 +102,7 @@ def drop(name: str) -> dict[str, Any]:
     "/collections/<name>/aliases",
     access="write",
     body=AliasBody,
+    reply=CollectionReply,
     errors=WRITE,
     tag=TAG,
     success=(201,),
@@ -97,7 +114,8 @@ def alias(name: str, body: AliasBody) -> Reply:
     return Reply(dump_collection(services().library.store.info(name)), 201)
 
 
-@route("DELETE", "/collections/<name>/aliases/<alias_name>", access="write", errors=WRITE, tag=TAG)
+@route("DELETE", "/collections/<name>/aliases/<alias_name>", access="write", reply=DeletedReply,
+       errors=WRITE, tag=TAG)  # fmt: skip
 def unalias(name: str, alias_name: str) -> dict[str, Any]:
     """Take an alias away."""
     if alias_name not in services().library.store.info(name).aliases:
@@ -111,6 +129,7 @@ def unalias(name: str, alias_name: str) -> dict[str, Any]:
     "/collections/<name>/vectors",
     access="write",
     body=AddBody,
+    reply=WrittenReply,
     errors=WRITE,
     tag=TAG,
     success=(201,),
@@ -124,8 +143,8 @@ def add(name: str, body: AddBody) -> Reply:
     return Reply({"ids": stored.ids, **asdict(stored.written)}, 201, headers)
 
 
-@route("POST", "/embed-and-store", access="write", body=StoreTextsBody, errors=(*WRITE, 429, 504),
-       tag=TAG, success=(201,))  # fmt: skip
+@route("POST", "/embed-and-store", access="write", body=StoreTextsBody, reply=StoredReply,
+       errors=(*WRITE, 429, 504), tag=TAG, success=(201,))  # fmt: skip
 def embed_and_store(body: StoreTextsBody) -> Reply:
     """Embed one text or many and store them; the collection is made if it is not there."""
     allow_collection(body.collection)
@@ -146,7 +165,7 @@ def embed_and_store(body: StoreTextsBody) -> Reply:
 
 
 @route("POST", "/collections/<name>/search", access="read", body=SearchBody,
-       errors=(*READ, 409, 413, 415, 429, 504), tag=TAG)  # fmt: skip
+       reply=FoundReply, errors=(*READ, 409, 413, 415, 429, 504), tag=TAG)  # fmt: skip
 def search(name: str, body: SearchBody) -> Reply:
     """Find the nearest to a vector, a text or a stored id; or to many at once."""
     options = {"filter": body.filter, "min_score": body.min_score, "include": body.include,
@@ -159,7 +178,8 @@ def search(name: str, body: SearchBody) -> Reply:
     return Reply(dump_found(found, body.many), headers=facts_headers(embedded) if embedded else {})
 
 
-@route("GET", "/collections/<name>/vectors/<path:id_>", access="read", errors=READ, tag=TAG)
+@route("GET", "/collections/<name>/vectors/<path:id_>", access="read", reply=RecordReply,
+       errors=READ, tag=TAG)  # fmt: skip
 def get_vector(name: str, id_: str) -> dict[str, Any]:
     """Return one record, its vector exactly as it was sent."""
     records = services().library.store.get(name, [id_])
@@ -168,7 +188,8 @@ def get_vector(name: str, id_: str) -> dict[str, Any]:
     return dump_record(records[0])
 
 
-@route("DELETE", "/collections/<name>/vectors/<path:id_>", access="write", errors=WRITE, tag=TAG)
+@route("DELETE", "/collections/<name>/vectors/<path:id_>", access="write", reply=DeletedCountReply,
+       errors=WRITE, tag=TAG)  # fmt: skip
 def delete_vector(name: str, id_: str) -> dict[str, Any]:
     """Delete one record."""
     if not services().library.delete(name, [id_], None):
@@ -176,50 +197,51 @@ def delete_vector(name: str, id_: str) -> dict[str, Any]:
     return {"deleted": 1}
 
 
-@route("POST", "/collections/<name>/vectors/delete", access="write", body=DeleteBody, errors=WRITE,
-       tag=TAG)  # fmt: skip
+@route("POST", "/collections/<name>/vectors/delete", access="write", body=DeleteBody,
+       reply=DeletedCountReply, errors=WRITE, tag=TAG)  # fmt: skip
 def delete(name: str, body: DeleteBody) -> dict[str, Any]:
     """Delete by ids or by filter; say how many were there."""
     return {"deleted": services().library.delete(name, body.ids, body.filter)}
 
 
-@route("POST", "/collections/<name>/vectors/get", access="read", body=IdsBody, errors=READ, tag=TAG)
+@route("POST", "/collections/<name>/vectors/get", access="read", body=IdsBody, reply=RecordsReply,
+       errors=READ, tag=TAG)  # fmt: skip
 def get_vectors(name: str, body: IdsBody) -> dict[str, Any]:
     """Return those of the ids that exist, in the order asked."""
     records = services().library.store.get(name, body.ids, body.include)
     return {"vectors": [dump_record(record) for record in records]}
 
 
-@route("POST", "/collections/<name>/vectors/scroll", access="read", body=ScrollBody, errors=READ,
-       tag=TAG)  # fmt: skip
+@route("POST", "/collections/<name>/vectors/scroll", access="read", body=ScrollBody,
+       reply=PageReply, errors=READ, tag=TAG)  # fmt: skip
 def scroll(name: str, body: ScrollBody) -> dict[str, Any]:
     """Return the next records by id."""
     page = services().library.store.scroll(name, body.cursor, body.limit, body.filter, body.include)
     return {"vectors": [dump_record(r) for r in page.records], "next_cursor": page.next_cursor}
 
 
-@route("POST", "/collections/<name>/vectors/count", access="read", body=CountBody, errors=READ,
-       tag=TAG)  # fmt: skip
+@route("POST", "/collections/<name>/vectors/count", access="read", body=CountBody, reply=CountReply,
+       errors=READ, tag=TAG)  # fmt: skip
 def count(name: str, body: CountBody) -> dict[str, Any]:
     """Count the records that match a filter."""
     return {"count": services().library.store.count(name, body.filter)}
 
 
-@route("POST", "/collections/<name>/reembed", access="write", body=ReembedBody, errors=WRITE,
-       tag=TAG, success=(202,))  # fmt: skip
+@route("POST", "/collections/<name>/reembed", access="write", body=ReembedBody, reply=JobReply,
+       errors=WRITE, tag=TAG, success=(202,))  # fmt: skip
 def reembed(name: str, body: ReembedBody) -> Reply:
     """Give a collection another model's vectors, in the background."""
     job = services().reembedder.start(name, body.model)
     return Reply(asdict(job), 202, {"Location": f"/jobs/{job.id}"})
 
 
-@route("GET", "/jobs", access="read", tag=TAG)
+@route("GET", "/jobs", access="read", reply=JobsReply, tag=TAG)
 def jobs() -> dict[str, Any]:
     """List background jobs, the newest first."""
     return {"jobs": [asdict(job) for job in services().reembedder.jobs()]}
 
 
-@route("GET", "/jobs/<id_>", access="read", errors=(404,), tag=TAG)
+@route("GET", "/jobs/<id_>", access="read", reply=JobReply, errors=(404,), tag=TAG)
 def job(id_: str) -> dict[str, Any]:
     """Tell how far a background job is."""
     return asdict(services().reembedder.get(id_))

@@ -6,10 +6,11 @@ from context import services
 from routes.table import route
 from routes.v1 import find
 from schemas import EmbedQuery
+from schemas.status import ModelReply, ModelsReply
 from serving.registry import Model
 
 
-@route("GET", "/models", access="embed", tag="models")
+@route("GET", "/models", access="embed", reply=ModelsReply, tag="models")
 def models() -> dict[str, Any]:
     """List every configured model with its state."""
     registry = services().engine.registry
@@ -17,20 +18,22 @@ def models() -> dict[str, Any]:
     return {"object": "list", "default": registry.default.spec.id, "data": rows}
 
 
-@route("GET", "/models/<path:model_id>", access="embed", errors=(404,), tag="models")
+@route("GET", "/models/<path:model_id>", access="embed", reply=ModelReply, errors=(404,),
+       tag="models")  # fmt: skip
 def model(model_id: str) -> dict[str, Any]:
     """Describe one model."""
     return describe(find(model_id))
 
 
-@route("GET", "/model/info", access="embed", query=EmbedQuery, errors=(404,), tag="models")
+@route("GET", "/model/info", access="embed", query=EmbedQuery, reply=ModelReply, errors=(404,),
+       tag="models")  # fmt: skip
 def model_info(query: EmbedQuery) -> dict[str, Any]:
     """Describe the default model, or the one of `?model_id=`."""
     registry = services().engine.registry
     return describe(registry.default if query.model_id is None else find(query.model_id))
 
 
-@route("GET", "/info", access="embed", tag="models")
+@route("GET", "/info", access="embed", reply=ModelReply, tag="models")
 def info() -> dict[str, Any]:
     """Describe the default model in short."""
     return describe(services().engine.registry.default)

@@ -1,24 +1,33 @@
 """`/openapi.json`: the API's description, made of the route table and the bodies' own schemas.
 
 OpenAPI 3.1 (spec.openapis.org/oas/v3.1.0). Nothing here is written twice: paths, parameters and
-statuses come from the table, so the description cannot forget a route.
+statuses come from the table, so the description cannot forget a route; the examples are calls that
+were made.
 """
 
 import re
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
+import orjson
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from context import services
 from routes.table import ROUTES, Route, route
+from schemas.status import DescriptionReply, ErrorReply, OpenAIErrorReply
 
 REF = "#/components/schemas/{model}"
 # Statuses that any route may answer: what gunicorn, the size cap and the error handler say.
 ANYWHERE = (400, 500)
+# Made by `python -m tests.routes.examples`.
+EXAMPLES = Path(__file__).parent / "examples.json"
+ABOUT = "Text in, vectors out. Every example is a real call's; `...` stands for what was secret."
 MEANINGS = {
     200: "Done.",
+    201: "Made.",
+    202: "Begun; the job tells how far it is.",
     400: "The request cannot be understood.",
     401: "Nobody known is calling.",
     403: "The caller may not do this.",
@@ -37,28 +46,29 @@ MEANINGS = {
 }
 
 
-@route("GET", "/openapi.json", access="public", tag="service")
+@route("GET", "/openapi.json", access="public", reply=DescriptionReply, tag="service")
 def openapi() -> dict[str, Any]:
     """Describe every route as OpenAPI does."""
-    return description(services().version)
+    return description(services().version, services().accounts.enabled)
 
 
-@lru_cache(maxsize=1)
-def description(version: str) -> dict[str, Any]:
-    """Return the OpenAPI document of the whole route table."""
-    bodies = {m for row in described() for m in (row.body, row.query) if m}
-    replies = {row.reply for row in described() if row.reply}
+@lru_cache(maxsize=2)
+def description(version: str, auth: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI document of the whole route table; `auth` says who must sign in."""
+    rows = described()
+    bodies = {m for row in rows for m in (row.body, row.reads, row.query) if m}
+    replies = {row.reply for row in rows if row.reply} | {ErrorReply, OpenAIErrorReply}
     modes = [(m, "validation") for m in _sorted(bodies)]
     modes += [(m, "serialization") for m in _sorted(replies)]
     names, schemas = models_json_schema(modes, ref_template=REF)  # type: ignore[arg-type]
     components = dict(schemas.get("$defs", {}))
     paths: dict[str, Any] = {}
-    for row in described():
-        operation = _operation(row, names, components)
-        paths.setdefault(_path(row.path), {})[row.method.lower()] = operation
+    for row in rows:
+        operation = _operation(row, names, components, auth)
+        paths.setdefault(described_path(row.path), {})[row.method.lower()] = operation
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Embedding Service", "version": version},
+        "info": {"title": "Embedding Service", "version": version, "description": ABOUT},
         "paths": paths,
         "components": {
             "schemas": components,
@@ -70,6 +80,30 @@ def description(version: str) -> dict[str, Any]:
     }
 
 
+@cache
+def examples() -> dict[str, dict[str, Any]]:
+    """Return the real calls that are shown, by route: what was asked and what was answered."""
+    found: dict[str, dict[str, Any]] = orjson.loads(EXAMPLES.read_bytes())
+    return found
+
+
+def described_path(rule: str) -> str:
+    """Write a rule of the table as OpenAPI does: `/users/{username}`."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
+
+
+def statuses(row: Route) -> list[int]:
+    """Return every status but success that a route may answer."""
+    found = {*row.errors, *row.same, *ANYWHERE}
+    if row.access != "public":
+        found |= {401, 403, 429}
+    if row.body or row.query or row.reads:
+        found |= {413, 415, 422}
+    if "<" in row.path:
+        found.add(404)
+    return sorted(found)
+
+
 def described() -> list[Route]:
     """Return every route but those of the pages, which answer no JSON."""
     return [row for row in ROUTES if row.tag != "web"]
@@ -79,51 +113,60 @@ def _sorted(models: set[type[BaseModel]]) -> list[type[BaseModel]]:
     return sorted(models, key=lambda model: (model.__module__, model.__name__))
 
 
-def _path(rule: str) -> str:
-    return re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule)
-
-
-def _operation(row: Route, names: Any, components: dict[str, Any]) -> dict[str, Any]:
+def _operation(row: Route, names: Any, components: dict[str, Any], auth: bool) -> dict[str, Any]:
+    shown = examples().get(f"{row.method} {row.path}", {})
     operation: dict[str, Any] = {
         "summary": row.summary,
         "operationId": f"{row.method.lower()}_{row.handler.__module__[7:]}_{row.handler.__name__}",
         "tags": [row.tag],
-        "responses": _responses(row, names),
+        "responses": _responses(row, names, shown),
     }
     parameters = [_in_path(name) for name in re.findall(r"<(?:\w+:)?(\w+)>", row.path)]
     if row.query is not None:
         schema = _resolved(names[row.query, "validation"], components)
         parameters += _in_query(schema)
     if parameters:
-        operation["parameters"] = parameters
-    if row.body is not None:
-        content = {"application/json": {"schema": names[row.body, "validation"]}}
-        operation["requestBody"] = {"required": True, "content": content}
+        operation["parameters"] = [_with_example(each, shown) for each in parameters]
+    model = row.body or row.reads
+    if model is not None:
+        schema = names[model, "validation"]
+        kinds = ["application/json"] + (["application/x-www-form-urlencoded"] if row.form else [])
+        content = {kind: _shown(schema, shown.get("body")) for kind in kinds}
+        required = row.body is not None or row.form
+        operation["requestBody"] = {"required": required, "content": content}
     if row.access != "public":
-        operation["security"] = [{}, {"bearer": []}, {"key": []}]
+        operation["security"] = [{"bearer": []}, {"key": []}] + ([] if auth else [{}])
     return operation
 
 
-def _responses(row: Route, names: Any) -> dict[str, Any]:
+def _responses(row: Route, names: Any, shown: dict[str, Any]) -> dict[str, Any]:
     schema = names[row.reply, "serialization"] if row.reply else {}
-    answers = {
-        str(status): {
-            "description": MEANINGS[200],
-            "content": {"application/json": {"schema": schema}},
-        }
-        for status in row.success
-    }
-    if row.access != "public":
-        statuses = {*row.errors, *ANYWHERE, 401, 403, 429}
-    else:
-        statuses = {*row.errors, *ANYWHERE}
-    if row.body is not None or row.query is not None:
-        statuses |= {413, 415, 422}
-    if "<" in row.path:
-        statuses.add(404)
-    for status in sorted(statuses):
-        answers[str(status)] = {"description": MEANINGS.get(status, "An error.")}
+    wrong = OpenAIErrorReply if row.dialect == "openai" else ErrorReply
+    answers = {}
+    for status in row.success:
+        example = shown.get("reply") if shown.get("status") == status else None
+        answers[str(status)] = _answer(status, schema, example, row.other)
+    for status in statuses(row):
+        body = schema if status in row.same else names[wrong, "serialization"]
+        answers[str(status)] = _answer(status, body)
     return answers
+
+
+def _answer(status: int, schema: Any, example: Any = None, other: str | None = None) -> Any:
+    content = {"application/json": _shown(schema, example)}
+    if other is not None:
+        content[other] = {"schema": {"type": "string"}}
+    return {"description": MEANINGS[status], "content": content}
+
+
+def _shown(schema: Any, example: Any) -> dict[str, Any]:
+    return {"schema": schema} if example is None else {"schema": schema, "example": example}
+
+
+def _with_example(parameter: dict[str, Any], shown: dict[str, Any]) -> dict[str, Any]:
+    values = shown.get(parameter["in"], {})
+    name = parameter["name"]
+    return {**parameter, "example": values[name]} if name in values else parameter
 
 
 def _in_path(name: str) -> dict[str, Any]:

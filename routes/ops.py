@@ -7,6 +7,7 @@ from flask import request
 import metrics
 from context import services
 from routes.table import Reply, route
+from schemas.status import HealthReply, LiveReply, ReadyReply, SumsReply
 from serving.watchdog import ailment
 from store.late import problem_of
 
@@ -26,7 +27,7 @@ def index() -> dict[str, Any]:
     }
 
 
-@route("GET", "/health", access="public", errors=(503,), tag="service")
+@route("GET", "/health", access="public", reply=HealthReply, same=(503,), tag="service")
 def health() -> Reply:
     """Tell whether the default model can encode, and the state of every model."""
     registry = services().engine.registry
@@ -49,13 +50,13 @@ def health() -> Reply:
     return Reply(body) if reason is None else Reply(body, 503, RETRY)
 
 
-@route("GET", "/health/live", access="public", tag="service")
+@route("GET", "/health/live", access="public", reply=LiveReply, tag="service")
 def live() -> dict[str, str]:
     """Tell that the process answers."""
     return {"status": "alive"}
 
 
-@route("GET", "/health/ready", access="public", errors=(503,), tag="service")
+@route("GET", "/health/ready", access="public", reply=ReadyReply, same=(503,), tag="service")
 def ready() -> Reply:
     """Tell whether requests may be sent here, and if not, at what stage the service is."""
     default = services().engine.registry.default
@@ -65,7 +66,7 @@ def ready() -> Reply:
     return Reply({"status": "not ready", "stage": default.state, "reason": reason}, 503, RETRY)
 
 
-@route("GET", "/metrics", access="embed", tag="service")
+@route("GET", "/metrics", access="embed", reply=SumsReply, other="text/plain", tag="service")
 def show_metrics() -> Reply:
     """Show the numbers in Prometheus's text format, or their sums as JSON where that is asked."""
     wants_json = request.accept_mimetypes.best_match(["text/plain", "application/json"])

@@ -44,6 +44,10 @@ class Route:
     errors: tuple[int, ...]
     tag: str
     success: tuple[int, ...] = (200,)
+    reads: type[BaseModel] | None = None  # a body that the handler reads itself: it may be missing
+    form: bool = False  # that body may be a form, too, and may not be missing
+    same: tuple[int, ...] = ()  # errors that have the reply's body
+    other: str | None = None  # what else is answered than JSON
 
     @property
     def summary(self) -> str:
@@ -54,13 +58,14 @@ class Route:
 ROUTES: list[Route] = []
 
 
-DESCRIBING = ("/openapi.json", "/docs", "/redoc")
-
-
 def guarded(rows: Iterable[Route], *, docs_public: bool) -> list[Route]:
-    """Return the routes, those that describe the API for everybody or for whoever may embed."""
-    closed = () if docs_public else DESCRIBING
-    return [replace(row, access="embed") if row.path in closed else row for row in rows]
+    """Return the routes, the API's description for everybody or for whoever may embed.
+
+    The pages at `/docs` and `/redoc` stay open: they hold nothing, and ask for a sign-in.
+    """
+    if docs_public:
+        return list(rows)
+    return [replace(row, access="embed") if row.path == "/openapi.json" else row for row in rows]
 
 
 def route(
@@ -75,12 +80,32 @@ def route(
     errors: tuple[int, ...] = (),
     tag: str = "service",
     success: tuple[int, ...] = (200,),
+    reads: type[BaseModel] | None = None,
+    form: bool = False,
+    same: tuple[int, ...] = (),
+    other: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a handler as a route. It is called with `body=`, `query=` and the path's values."""
 
     def declare(handler: Callable[..., Any]) -> Callable[..., Any]:
         ROUTES.append(
-            Route(method, path, handler, access, body, query, reply, dialect, errors, tag, success)
+            Route(
+                method,
+                path,
+                handler,
+                access,
+                body,
+                query,
+                reply,
+                dialect,
+                errors,
+                tag,
+                success,
+                reads,
+                form,
+                same,
+                other,
+            )  # fmt: skip
         )
         return handler
 

@@ -7,6 +7,7 @@ from errors import NotFound
 from routes.embed import facts_headers, run
 from routes.table import Reply, route
 from schemas import OpenAIBody, OpenAIReply, dump_openai
+from schemas.status import OpenAIModelReply, OpenAIModelsReply
 from serving.registry import Model
 
 ERRORS = (400, 413, 415, 422, 429, 503, 504)
@@ -23,15 +24,15 @@ def embeddings(body: OpenAIBody) -> Reply:
     return Reply(reply, headers=facts_headers(result))
 
 
-@route("GET", "/v1/models", access="embed", dialect="openai", tag="openai")
+@route("GET", "/v1/models", access="embed", reply=OpenAIModelsReply, dialect="openai", tag="openai")
 def list_models() -> dict[str, Any]:
     """List the models that can be asked for."""
     models = services().engine.registry.models.values()
     return {"object": "list", "data": [_model(m) for m in models if m.state != "unavailable"]}
 
 
-@route("GET", "/v1/models/<path:name>", access="embed", dialect="openai", errors=(404,),
-       tag="openai")  # fmt: skip
+@route("GET", "/v1/models/<path:name>", access="embed", reply=OpenAIModelReply, dialect="openai",
+       errors=(404,), tag="openai")  # fmt: skip
 def get_model(name: str) -> dict[str, Any]:
     """Describe one model."""
     return _model(find(name))

@@ -16,6 +16,7 @@ from context import services
 from errors import NotFound
 from routes.ops import index
 from routes.table import ROUTES, Reply, route
+from schemas.status import IndexReply
 
 ROOT = Path(__file__).parent.parent
 HTML, CSS, JS, SVG = "text/html", "text/css", "text/javascript", "image/svg+xml"
@@ -47,7 +48,7 @@ DOCS_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="")
 REDOC_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="worker-src blob:; ")
 
 
-@route("GET", "/", access="public", tag="service")
+@route("GET", "/", access="public", reply=IndexReply, other=HTML, tag="service")
 def home() -> Reply:
     """Show the console to a browser; name the service, its version and its models to others."""
     if request.accept_mimetypes.best_match(["application/json", HTML]) != HTML:

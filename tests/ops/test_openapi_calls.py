@@ -1,0 +1,192 @@
+"""Every route, asked at random by every kind of caller: it answers as its description says.
+
+Schemathesis makes the requests of the description itself: some that fit it, some that do not. Half
+of them name things that are there, so that more than the 404 is seen. The requests are the same at
+each run; `SCHEMATHESIS_EXAMPLES=300` is the long form, with new ones at each run.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import schemathesis
+from flask import Flask
+from flask.testing import FlaskClient
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.openapi.checks import UndefinedStatusCode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from config import Config
+from factory import create_app
+from routes.openapi import described, described_path
+from routes.table import Route
+from tests.accounts.conftest import ADMIN, SECRET, add_user, bearer, token_of
+from tests.conftest import write_models
+
+LONG = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "0"))
+# Requests a route gets of each caller; those who are only refused need few.
+EXAMPLES = {"operator": 20, "anyone": 4, "admin": 20, "user": 10, "reader": 6, "nobody": 2}
+CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+# The only errors of ours that may be: a model or a provider that cannot be had is no fault here.
+AWAY = {502, 503}
+THERE = {"alias_name": "papers", "id_": "cat", "model_id": "fake", "provider": "openai",
+         "key": "max_texts", "name": "notes"}  # fmt: skip
+
+
+@dataclass
+class Service:
+    """An application with something in it, and the headers of its callers."""
+
+    app: Flask
+    schema: schemathesis.schemas.BaseSchema
+    headers: dict[str, dict[str, str]]
+    job: str = ""
+    seen: Counter[tuple[str, str, int]] = field(default_factory=Counter)
+
+    @property
+    def client(self) -> FlaskClient:
+        return self.app.test_client()
+
+    def fill(self) -> None:
+        """Put back what the requests name, whatever became of it."""
+        self.app.extensions["services"].settings.rollback(0, "tests")
+        who = self.headers.get("admin") or self.headers["operator"]
+        for path, body in (
+            ("/users", {"username": "vera", "password": "vera-password-1"}),
+            ("/collections", {"name": "notes", "model": "fake", "if_exists": "ok"}),
+            ("/collections/notes/vectors", {"id": "cat", "text": "The cat sits on the mat."}),
+            ("/collections/notes/aliases", {"alias": "papers"}),
+        ):
+            reply = self.client.post(path, json=body, headers=who)
+            assert reply.status_code in (200, 201, 409), reply.text
+
+
+def service(folder: Path, auth: bool) -> Service:
+    models = {name: {"type": "fake", "model_name": f"tests/{name}"} for name in ("fake", "other")}
+    file = write_models(folder / "m.json", models)
+    given = {"model_config_file": file, "supported_models_file": folder / "none",
+             "store_dir": folder / "store", "data_dir": folder / "data", "auth_enabled": auth,
+             "db_url": f"sqlite:///{folder}/service.db"}  # fmt: skip
+    if auth:
+        given |= {"jwt_secret_key": SECRET, "admin_password": ADMIN[1]}
+    else:
+        given |= {"admin_token": SECRET}
+    app = create_app(Config.model_validate(given), wait=True)
+    client, headers = app.test_client(), {"anyone": {}, "operator": bearer(SECRET)}
+    if auth:
+        admin = bearer(token_of(client, *ADMIN))
+        headers = {"nobody": {}, "admin": admin, "user": add_user(client, admin, "uma"),
+                   "reader": add_user(client, admin, "rita", "reader")}  # fmt: skip
+    made = Service(app, schemathesis.openapi.from_wsgi("/openapi.json", app), headers)
+    made.fill()
+    job = client.post("/collections/notes/reembed", json={"model": "other"},
+                      headers=headers.get("admin"))  # fmt: skip
+    made.job = job.json["id"]
+    return made
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+    """The service by caller: one that lets everybody in, and one where callers sign in."""
+    off = service(tmp_path_factory.mktemp("off"), auth=False)
+    on = service(tmp_path_factory.mktemp("on"), auth=True)
+    yield {**dict.fromkeys(off.headers, off), **dict.fromkeys(on.headers, on)}
+    for each in (off, on):
+        parts = each.app.extensions["services"]
+        parts.accounts.close()
+        parts.library.store.close()
+    if os.environ.get("H6DUMP"):
+        import collections
+        for w,sv in (("operator",off),("admin",on),("user",on)):
+            d=collections.defaultdict(dict)
+            for (who,name,stt),n in sv.seen.items():
+                if who==w: d[name][stt]=n
+            print(w); [print("  ",k,v) for k,v in d.items()]
+    if len({name for _, name, _ in off.seen}) == len(described()):  # not just a few were chosen
+        assert not unmet(off, "operator") and not unmet(on, "admin")
+
+
+def unmet(service: Service, who: str) -> set[str]:
+    """Return the routes that a caller was never seen to succeed at."""
+    worked = {name for caller, name, status in service.seen if caller == who and status < 300}
+    return {f"{row.method} {described_path(row.path)}" for row in described()} - worked
+
+
+def named(row: Route, who: str, job: str) -> dict[str, str]:
+    """Return path values that are there."""
+    own = {"user": "uma", "reader": "rita"}.get(who, "vera")
+    there = {**THERE, "username": own}
+    if row.path.startswith("/v1/models"):
+        there["name"] = "fake"
+    return {**there, "id_": job} if row.path.startswith("/jobs") else there
+
+
+def requests_of(row: Route, schema: schemathesis.schemas.BaseSchema) -> st.SearchStrategy:
+    """Make requests that fit the description and, where it says anything, some that do not."""
+    operation = schema[described_path(row.path)][row.method]
+    fit = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+    if not (row.body or row.query or row.reads):
+        return fit
+    return fit | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+
+@pytest.mark.parametrize("who", EXAMPLES)
+@pytest.mark.parametrize("row", described(), ids=lambda row: f"{row.method} {row.path}")
+def test_every_request_is_answered_as_described(
+    row: Route, who: str, services: dict[str, Service]
+) -> None:
+    service = services[who]
+    service.fill()
+    there = named(row, who, service.job)
+    count = LONG if LONG and who in ("operator", "admin") else LONG // 5 or EXAMPLES[who]
+
+    @given(case=requests_of(row, service.schema), known=st.booleans())
+    @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck),
+              derandomize=not LONG, database=None, phases=[Phase.generate])  # fmt: skip
+    def send(case: schemathesis.Case, known: bool) -> None:
+        if known and case.path_parameters:
+            case.path_parameters |= {name: there[name] for name in case.path_parameters}
+        check(case, service, who)
+
+    send()
+
+
+def check(case: schemathesis.Case, service: Service, who: str) -> None:
+    reply = case.call(headers=service.headers[who])
+    service.seen[who, f"{case.method} {case.path}", reply.status_code] += 1
+    told = f"{who}: {case.as_curl_command()} -> {reply.status_code} {reply.text[:300]}"
+    assert reply.status_code < 500 or reply.status_code in AWAY, told
+    if who == "nobody" and case.operation.definition.raw.get("security"):
+        assert reply.status_code == 401, told
+    case.validate_response(reply, checks=CHECKS)
+
+
+@pytest.mark.parametrize("planted", ["status", "schema", "crash"])
+def test_a_wrong_answer_would_be_seen(planted: str, tmp_path: Path) -> None:
+    """The control: a status, a body and a crash that are not described."""
+    wrong = service(tmp_path, auth=False)
+    answers = {"status": ("{}", 418), "schema": ('{"status": "dying"}', 200)}
+
+    def view() -> object:
+        body, status = answers[planted]  # a KeyError is the crash
+        return wrong.app.response_class(body, status, content_type="application/json")
+
+    wrong.app.view_functions["GET /health/live"] = view
+    case = wrong.schema["/health/live"]["GET"].Case()
+    with pytest.raises((AssertionError, BaseExceptionGroup, UndefinedStatusCode)):
+        check(case, wrong, "anyone")
