@@ -11,6 +11,6 @@ class DocsSettings(BaseModel):
     docs_public: bool = setting(
         True,
         "DOCS_PUBLIC",
-        help="Whether /docs, /redoc and /openapi.json are for everybody; if not, they need the "
-        "same sign-in as embedding does.",
+        help="Whether the API's description is for everybody. If not, and AUTH_ENABLED is true, "
+        "/openapi.json needs the same sign-in as embedding, and /docs and /redoc ask for it.",
     )

@@ -23,7 +23,10 @@ REF = "#/components/schemas/{model}"
 ANYWHERE = (400, 500)
 # Made by `python -m tests.routes.examples`.
 EXAMPLES = Path(__file__).parent / "examples.json"
-ABOUT = "Text in, vectors out. Every example is a real call's; `...` stands for what was secret."
+ABOUT = (
+    "Text in, vectors out. Every example is of a call that was made; `...` stands for what was "
+    "secret, and of a long vector the first four numbers are shown."
+)
 MEANINGS = {
     200: "Done.",
     201: "Made.",

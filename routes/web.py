@@ -29,6 +29,7 @@ STATIC = {
     "style.css": CSS,
     "icon.svg": SVG,
     **{f"js/{name}.js": JS for name in MODULES},
+    "docs/sign-in.js": JS,
     "docs/swagger.js": JS,
     "docs/redoc.js": JS,
     "docs/docs.css": CSS,
@@ -57,19 +58,20 @@ def home() -> Reply:
     return replace(reply, headers={**reply.headers, "Vary": "Accept"})
 
 
-@route("GET", "/docs", access="public", tag="web")
+@route("GET", "/docs", access="public", tag="web", success=(200, 304))
 def docs() -> Reply:
     """Show the API's description, to read and to try (Swagger UI)."""
     return _page(_read("templates/docs.html"), DOCS_POLICY)
 
 
-@route("GET", "/redoc", access="public", tag="web")
+@route("GET", "/redoc", access="public", tag="web", success=(200, 304))
 def redoc() -> Reply:
     """Show the API's description, to read (Redoc)."""
     return _page(_read("templates/redoc.html"), REDOC_POLICY)
 
 
-@route("GET", "/static/<path:name>", access="public", errors=(404,), tag="web")
+@route("GET", "/static/<path:name>", access="public", errors=(404,), tag="web",
+       success=(200, 304))  # fmt: skip
 def static(name: str) -> Reply:
     """Return a file that the pages are made of."""
     if name not in STATIC:

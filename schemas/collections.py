@@ -135,7 +135,13 @@ class StoreTextsBody(Options):
     id: StrictStr | None = None
     ids: list[StrictStr] | None = None
     metadata: (
-        Annotated[list[Metadata], BeforeValidator(lambda v: [v] if isinstance(v, dict) else v)]
+        Annotated[
+            list[Metadata],
+            BeforeValidator(
+                lambda v: [v] if isinstance(v, dict) else v,
+                json_schema_input_type=Metadata | list[Metadata],
+            ),
+        ]
         | None
     ) = Field(None, validation_alias=AliasChoices("metadata", "metadatas"))
     model: StrictStr | None = Field(None, validation_alias=AliasChoices("model", "model_id"))

@@ -38,8 +38,15 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-TruncateField = Annotated[Truncate | None, BeforeValidator(_truncate)]
-Texts = Annotated[list[StrictStr], BeforeValidator(_as_list), Field(min_length=1)]
+TruncateField = Annotated[
+    Truncate | None, BeforeValidator(_truncate, json_schema_input_type=Truncate | bool | None)
+]
+Texts = Annotated[
+    Annotated[list[StrictStr], Field(min_length=1)],
+    BeforeValidator(
+        _as_list, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]
+    ),
+]
 Ids = Annotated[list[StrictInt], Field(min_length=1)]
 
 

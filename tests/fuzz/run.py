@@ -12,7 +12,18 @@ from pathlib import Path
 import atheris
 
 # Instrumented: what the bytes reach. Not torch and its like, which would take minutes.
-OURS = ["routes", "schemas", "accounts", "auth", "cache", "errors", "jwt", "context", "memo", "tests"]
+OURS = [
+    "routes",
+    "schemas",
+    "accounts",
+    "auth",
+    "cache",
+    "errors",
+    "jwt",
+    "context",
+    "memo",
+    "tests",
+]
 
 with atheris.instrument_imports(include=OURS):
     from tests.fuzz.targets import TARGETS

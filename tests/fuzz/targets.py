@@ -65,7 +65,11 @@ def open_requests(folder: Path) -> tuple[Target, list[bytes]]:
     rows = [row for row in described() if row.body or row.reads]
     calls = [shown.get(f"{row.method} {row.path}", {}).get("body", {}) for row in rows]
     seeds = [bytes([i]) + json.dumps(call).encode() for i, call in enumerate(calls)]
-    return run, [*seeds, b'\0{"texts": ["\\ud800"], "truncate": true}', b'\1text=a&limit=5&model_id=x']
+    return run, [
+        *seeds,
+        b'\0{"texts": ["\\ud800"], "truncate": true}',
+        b"\1text=a&limit=5&model_id=x",
+    ]
 
 
 def _read(parse: Callable[[], BaseModel]) -> None:
@@ -81,7 +85,7 @@ def _read(parse: Callable[[], BaseModel]) -> None:
 
 
 def open_credentials(folder: Path) -> tuple[Target, list[bytes]]:
-    """The credential's reader. An odd first byte signs what follows, so that claims are read too."""
+    """The credential's reader. An odd first byte signs what follows: so claims are read, too."""
     app = application(folder)
     accounts = app.extensions["services"].accounts
     accounts.users.add("uma", "uma-password-1", "user")
@@ -152,9 +156,11 @@ def open_planted(_: Path) -> tuple[Target, list[bytes]]:
     finds in seconds."""
 
     def run(data: bytes) -> None:
-        if len(data) >= 6 and data[0] == 0xE5 and data[1] == 0x7A:
-            if data[2] == 0x13 and data[3] == 0x99:
-                struct.unpack("<I", data[4:6])
+        wrong = len(data) >= 6
+        for at, byte in enumerate(b"\xe5z\x13\x99"):  # one after the other: that is what guides
+            if not wrong or data[at] != byte:
+                return
+        struct.unpack("<I", data[4:6])
 
     import atheris  # noqa: PLC0415 - there is none for every Python
 

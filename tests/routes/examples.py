@@ -1,7 +1,7 @@
 """Makes the API description's examples: `python -m tests.routes.examples` calls a real service.
 
 Every route is called once on the real model, with accounts on; what was asked and what came back is
-written to `routes/examples.json`. Secrets that were given out are cut to `...`.
+written to `routes/examples.json`. Secrets that were given out and long vectors are cut short.
 """
 
 import json
@@ -23,6 +23,7 @@ from tests.providers.server import FakeProvider
 
 PASSWORD = "correct-horse-battery"
 SECRETS = {"access_token": 10, "api_key": 4}  # with how much of them is shown
+LONG = 32  # numbers; of a longer vector the first four are shown
 SHORT = {"dimensions": 4}
 REAL = {"type": "sentence_transformer", "model_name": "sentence-transformers/all-MiniLM-L6-v2",
         "dtype": "float32", "device": "cpu"}  # fmt: skip
@@ -116,8 +117,8 @@ class Walk:
         url = rule
         for name, value in path.items():
             url = url.replace(f"<path:{name}>", value).replace(f"<{name}>", value)
-        reply = self.client.open(url, method=method, query_string=query, json=body,
-                                 headers={"Accept": "application/json", **self.headers})  # fmt: skip
+        headers = {"Accept": "application/json", **self.headers}
+        reply = self.client.open(url, method=method, query_string=query, json=body, headers=headers)
         assert reply.status_code < 300, f"{method} {url}: {reply.text}"
         self._note(rule, reply.json)
         shown: dict[str, Any] = {"path": path, "query": query, "body": body}
@@ -143,15 +144,20 @@ class Walk:
 
 
 def _short(rule: str, reply: Any) -> Any:
-    """Cut what is secret, and the one reply that holds all the others."""
+    """Cut what is secret or long, and the one reply that holds all the others."""
     if rule == "/openapi.json":
         return {"openapi": reply["openapi"], "info": reply["info"], "paths": {}, "components": {}}
-    if not isinstance(reply, dict):
-        return reply
-    return {
-        name: value[: SECRETS[name]] + "..." if name in SECRETS else value
-        for name, value in reply.items()
-    }
+    return _cut(reply)
+
+
+def _cut(value: Any, name: str = "") -> Any:
+    if name in SECRETS and isinstance(value, str):
+        return value[: SECRETS[name]] + "..."
+    if isinstance(value, dict):
+        return {name: _cut(part, name) for name, part in value.items()}
+    if isinstance(value, list) and len(value) > LONG and isinstance(value[0], float):
+        return value[:4]
+    return [_cut(part) for part in value] if isinstance(value, list) else value
 
 
 @contextmanager
@@ -159,7 +165,7 @@ def service(folder: Path) -> Iterator[Flask]:
     """A service on the real weights, with accounts, and a provider that answers on loopback."""
     provider = FakeProvider()
     models = {"minilm": {**REAL, "prompts": {"query": "Find what answers: "}},
-              "tiny": {**REAL, "max_seq_length": 64, "dimensions": 4},
+              "tiny": {**REAL, "max_seq_length": 64},
               "remote": {"type": "openai", "model_name": "text-embedding-3-small",
                          "base_url": f"{provider.url}/v1", "provider": "openai"}}  # fmt: skip
     file = folder / "models.json"

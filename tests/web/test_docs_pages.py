@@ -1,6 +1,16 @@
 """Swagger UI and Redoc in a real browser: they show every route and ask no other machine."""
 
-from playwright.sync_api import Page, expect
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.web.conftest import Seen, serving
+
+PASSWORD = "a-password-for-the-docs"
 
 
 def test_swagger_shows_the_routes_and_calls_one(page: Page, url: str) -> None:
@@ -18,3 +28,76 @@ def test_redoc_shows_the_routes(page: Page, url: str) -> None:
     expect(page.get_by_role("heading", name="Embed one text or many.")).to_be_visible()
     page.get_by_placeholder("Search...").fill("collection")
     expect(page.locator("[data-role='search:results']")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_the_examples_are_shown(page: Page, url: str, path: str) -> None:
+    page.goto(url + path)
+    if path == "/docs":
+        page.locator("#operations-embed-post_embed_embed .opblock-summary-control").click()
+    expect(page.get_by_text("This is an example sentence").first).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service whose description is for callers only."""
+    env = {"AUTH_ENABLED": "true", "DOCS_PUBLIC": "false", "ADMIN_PASSWORD": PASSWORD,
+           "JWT_SECRET_KEY": "signs-the-tokens-of-these-tests-alone"}  # fmt: skip
+    with serving(tmp_path_factory.mktemp("closed"), **env) as base:
+        yield base
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
+    browser: Browser, closed: str, path: str
+) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{closed}/openapi.json", timeout=10)
+    context, seen = browser.new_context(), Seen(closed)
+    seen.watch(context)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.goto(closed + path)
+    expect(page.get_by_role("heading", name="Sign in to read the API")).to_be_visible()
+    assert "/embed" not in page.content()
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill("not-the-password")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_have_text("the username or the password is wrong")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Embed one text or many.").first).to_be_visible()
+    if path == "/docs":
+        calls_as_who_signed_in(page)
+    assert (
+        page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length") == 0
+    )
+    page.reload()
+    expect(page.get_by_role("heading", name="Sign in to read the API")).to_be_visible()
+    context.close()
+    refused = [problem for problem in seen.problems if "401" not in problem]  # those were meant
+    assert refused == [] and seen.elsewhere == []
+
+
+def calls_as_who_signed_in(page: Page) -> None:
+    row = page.locator("#operations-accounts-get_accounts_me")
+    row.locator(".opblock-summary-control").click()
+    row.get_by_role("button", name="Try it out").click()
+    row.get_by_role("button", name="Execute").click()
+    expect(row.locator(".live-responses-table")).to_contain_text('"role": "admin"')
+
+
+def test_a_request_to_another_machine_would_be_seen(browser: Browser, url: str) -> None:
+    """The control: a page that asks elsewhere is in the log, and its own policy stops it."""
+    context, seen = browser.new_context(), Seen(url)
+    seen.watch(context)
+    page = context.new_page()
+    page.goto(f"{url}/docs")
+    refused = "fetch('http://elsewhere.example/x').then(() => false, () => true)"
+    assert page.evaluate(refused) is True
+    assert any("Content Security Policy" in problem for problem in seen.problems)
+    page.goto("about:blank")
+    page.evaluate("fetch('http://elsewhere.example/x', {mode: 'no-cors'}).catch(() => null)")
+    page.wait_for_timeout(100)
+    context.close()
+    assert "http://elsewhere.example/x" in seen.elsewhere
