@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	&& echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
+# Rules of our own and no others; nothing is asked of or told to any server.
+SEMGREP := PATH=$(VENV)/semgrep/bin:$$PATH SEMGREP_SEND_METRICS=off SEMGREP_ENABLE_VERSION_CHECK=0 semgrep
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -16,10 +18,13 @@ test: $(VENV)/.dev  ## run every test; sets itself up first, servers included
 	tests/setup.sh
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(VENV)/.dev  ## check the style and the types
+lint: $(VENV)/.dev $(VENV)/.semgrep  ## check the style, the types and what is unsafe
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
+	$(BIN)/bandit -q -r . -c pyproject.toml
+	$(SEMGREP) scan --metrics off --test --config lint-rules.yml tests/lint-rules.py
+	$(SEMGREP) scan --metrics off --error --quiet --config lint-rules.yml .
 
 fix: $(VENV)/.dev  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
@@ -50,5 +55,11 @@ $(VENV)/.run: requirements.txt | $(BIN)/python
 $(VENV)/.dev: requirements-dev.txt requirements.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	@touch $@ $(VENV)/.run
+
+# Semgrep in a virtual environment of its own: it pins packages that the tests need in other versions.
+$(VENV)/.semgrep: requirements-semgrep.txt | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)/semgrep
+	$(VENV)/semgrep/bin/python -m pip install --disable-pip-version-check -q -r requirements-semgrep.txt
+	@touch $@
 
 .PHONY: help run test lint fix bench overload soak clean

@@ -36,8 +36,8 @@ preload_app = False
 control_socket_disable = True
 loglevel = _config.log_level.lower()
 logconfig_dict = logs.of_the_master(_config.log_level, _config.log_format)
-if Path("/dev/shm").is_dir():
-    worker_tmp_dir = "/dev/shm"  # the heartbeat file must not wait for a disk
+if Path("/dev/shm").is_dir():  # a file system, not a file in it  # nosec B108
+    worker_tmp_dir = "/dev/shm"  # the heartbeat file must not wait for a disk  # nosec B108
 
 
 def on_starting(server):  # type: ignore[no-untyped-def]

@@ -29,7 +29,10 @@ class ServingSettings(BaseModel):
     """Where the service listens and what it accepts."""
 
     host: str = setting(
-        "0.0.0.0", "EMBEDDING_HOST", "HOST", help="Address to listen on."
+        "0.0.0.0",  # nosec B104
+        "EMBEDDING_HOST",
+        "HOST",
+        help="Address to listen on.",
     )  # the seeds' documented default: a container must be reachable from outside
     port: int = setting(
         8001,

@@ -46,7 +46,7 @@ def token() -> Reply:
     issued = accounts.login(body.username, body.password, address())
     reply = {
         "access_token": issued,
-        "token_type": "bearer",
+        "token_type": "bearer",  # nosec B105
         "expires_in": accounts.tickets.lifetime_s,
     }
     return Reply(reply, headers={"Cache-Control": "no-store"})

@@ -59,7 +59,9 @@ def openapi() -> dict[str, Any]:
 def description(version: str, auth: bool = False) -> dict[str, Any]:
     """Return the OpenAPI document of the whole route table; `auth` says who must sign in."""
     rows = described()
-    bodies = {m for row in rows for m in (row.body, row.reads, row.query) if m}
+    bodies: set[type[BaseModel]] = {
+        m for row in rows for m in (row.body, row.reads, row.query) if m
+    }
     replies = {row.reply for row in rows if row.reply} | {ErrorReply, OpenAIErrorReply}
     modes = [(m, "validation") for m in _sorted(bodies)]
     modes += [(m, "serialization") for m in _sorted(replies)]

@@ -93,7 +93,7 @@ def forget_numbers(given: Path | None) -> None:
 
 def _room() -> str | None:
     """Return a memory file system with room for the numbers, if there is one."""
-    shm = Path("/dev/shm")
+    shm = Path("/dev/shm")  # mkdtemp makes the folder in it  # nosec B108
     return str(shm) if shm.is_dir() and _has_room(shm) else None
 
 

@@ -3,7 +3,6 @@
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -66,7 +65,9 @@ def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
     expect(page.get_by_role("alert")).to_have_text("the username or the password is wrong")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    expect(page.get_by_text("Embed one text or many.").first).to_be_visible()
+    expect(
+        page.get_by_text("Embed one text or many.").locator("visible=true").first
+    ).to_be_visible()
     if path == "/docs":
         calls_as_who_signed_in(page)
     assert (
