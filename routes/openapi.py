@@ -62,7 +62,8 @@ def description(version: str, auth: bool = False) -> dict[str, Any]:
     bodies: set[type[BaseModel]] = {
         m for row in rows for m in (row.body, row.reads, row.query) if m
     }
-    replies = {row.reply for row in rows if row.reply} | {ErrorReply, OpenAIErrorReply}
+    replies: set[type[BaseModel]] = {row.reply for row in rows if row.reply}
+    replies |= {ErrorReply, OpenAIErrorReply}
     modes = [(m, "validation") for m in _sorted(bodies)]
     modes += [(m, "serialization") for m in _sorted(replies)]
     names, schemas = models_json_schema(modes, ref_template=REF)  # type: ignore[arg-type]
