@@ -6,38 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
 
-from tests.conftest import ROOT, free_port, running, write_models
+from tests.conftest import ROOT, free_port
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
-
-
-@pytest.fixture(scope="module")
-def fake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real gunicorn on a fake model."""
-    folder = tmp_path_factory.mktemp("service")
-    models = {"fake": {"type": "fake", "model_name": "tests/fake", "max_seq_length": 64}}
-    port = free_port()
-    env = {"MODEL_CONFIG": str(write_models(folder / "models.json", models)),
-           "SUPPORTED_MODELS_FILE": str(folder / "none"), "HOST": "127.0.0.1",
-           "PORT": str(port), "STORE_DIR": str(folder / "store")}  # fmt: skip
-    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
-        yield f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="module")
-def real_url() -> Iterator[str]:
-    """A service as `make run` starts it."""
-    port = free_port()
-    env = {"HOST": "127.0.0.1", "PORT": str(port)}
-    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
-        yield f"http://127.0.0.1:{port}"
 
 
 def texts(count: int) -> list[str]:
