@@ -34,6 +34,20 @@ class Entry:
 Patch = dict[str, Entry | None]
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The names as they were at one length of one journal; its dicts never change."""
+
+    journal: Journal
+    end: int
+    entries: dict[str, Entry]
+    aliases: dict[str, str]
+
+    def newest(self) -> bool:
+        """Tell whether nothing has been written since."""
+        return not self.journal.replaced() and self.journal.size() == self.end
+
+
 class Catalog(Ledger):
     """The names, shared with every process that has the folder open."""
 
@@ -41,6 +55,7 @@ class Catalog(Ledger):
         super().__init__(fs, folder, options)
         self.entries: dict[str, Entry] = {}
         self.aliases: dict[str, str] = {}
+        self._seen: Seen | None = None
 
     def make(self) -> None:
         """Write an empty catalogue, unless another process has."""
@@ -71,6 +86,35 @@ class Catalog(Ledger):
                 self.aliases.pop(alias, None)
                 if name is not None:
                     self.aliases[alias] = name
+
+    def _catch_up(self, exclusive: bool) -> bool:
+        done, seen = super()._catch_up(exclusive), self._seen
+        journal = self.journal
+        if journal and not (seen and seen.journal is journal and seen.end == journal.end):
+            self._seen = Seen(journal, journal.end, dict(self.entries), dict(self.aliases))
+        return done
+
+    def look_up(self, name: str) -> tuple[str, Entry]:
+        """Return a collection's own name and entry, by name or alias, as they are on the disk.
+
+        Takes no lock while nothing has changed: every call on the store comes through here.
+        """
+        seen = self._seen
+        with failures("read"):
+            newest = seen is not None and seen.newest()
+        if not newest:
+            with self.current():
+                seen = self._seen
+        assert seen is not None
+        own = seen.aliases.get(name, name)
+        if own not in seen.entries:
+            raise NotFound(f"there is no collection {name!r}")
+        return own, seen.entries[own]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._seen = None
+        super().close()
 
     def change(
         self, journal: Journal, collections: Patch, aliases: dict[str, str | None] | None = None

@@ -26,8 +26,8 @@ def directions(vectors: Vectors, metric: Metric) -> Vectors:
     if metric == "dot":
         return np.ascontiguousarray(vectors, np.float32)
     wide = vectors.astype(np.float64)
-    norms = np.sqrt(np.sum(wide * wide, axis=1, keepdims=True))
-    out: Vectors = (wide / norms).astype(np.float32)
+    norms = np.sqrt(np.add.reduce(wide * wide, axis=1, keepdims=True))
+    out: Vectors = np.divide(wide, norms, out=wide).astype(np.float32)
     return out
 
 
@@ -37,6 +37,7 @@ class Matrix:
     def __init__(self, fs: FS, path: Path, dim: int, *, create: bool = False) -> None:
         self._fs, self.path, self._dim = fs, path, dim
         self._row_bytes = dim * 4
+        self._least = 0  # how long the file is at least: it never shrinks
         if create:
             path.unlink(missing_ok=True)
         self._file = Handle(fs.open(path, create=create, write=True))
@@ -49,12 +50,18 @@ class Matrix:
     def write(self, first_row: int, rows: Vectors) -> None:
         """Write rows; nobody looks at them before the journal has their frame."""
         need = (first_row + len(rows)) * self._row_bytes
+        if self._least < need:
+            self._least = self._grow(need)
+        data = np.ascontiguousarray(rows, "<f4")
+        self._fs.write(self._file.fd, data.data, first_row * self._row_bytes)
+
+    def _grow(self, need: int) -> int:
         size = os.fstat(self._file.fd).st_size
         if size < need:
             grown = max(int(size * GROWTH), need, LEAST_BYTES)
-            self._fs.truncate(self._file.fd, grown // self._row_bytes * self._row_bytes or need)
-        data = np.ascontiguousarray(rows, "<f4")
-        self._fs.write(self._file.fd, data.data, first_row * self._row_bytes)
+            size = grown // self._row_bytes * self._row_bytes or need
+            self._fs.truncate(self._file.fd, size)
+        return size
 
     def view(self, n: int) -> Vectors:
         """Return the first `n` rows, (n, d), mapped and read-only."""

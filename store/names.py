@@ -168,10 +168,7 @@ class FileNames(VectorStore):
         return self.directory / "c" / uuid_
 
     def _find(self, name: str) -> tuple[str, Entry]:
-        validation.check_name(name)
-        with self._catalog.current():
-            own = self._catalog.resolve(name)
-            return own, self._catalog.entries[own]
+        return self._catalog.look_up(validation.check_name(name))
 
     def _collection(self, entry: Entry) -> Collection:
         collection = self._open.get(entry.uuid)
