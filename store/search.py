@@ -1,4 +1,4 @@
-"""Exact top-k by inner product: one BLAS pass finds the candidates, float64 settles their order.
+"""Exact top-k by inner product: one float32 pass finds the candidates, float64 settles their order.
 
 BLAS sums in an order that depends on a row's place and the batch's size, so its float32 scores of
 equal vectors differ in the last bits. It is therefore only trusted to within `slack`: everything
@@ -7,7 +7,9 @@ every worker, page and batch gives the same hits in the same order.
 """
 
 import heapq
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,12 @@ from store.rows import Mask, RowNumbers
 
 # Rows of one block: the scores of 64 queries stay in the cache; larger gains nothing.
 BLOCK = 8192
+# Rows that one thread scores before it asks for more: 25 MB of 384 floats, some 2 ms.
+STRETCH = 16384
+# One core reads as fast as memory gives on small machines, and four on most.
+THREADS = min(4, len(os.sched_getaffinity(0)))
+# Scores whose greatest stands for them when the k-th best is bounded.
+GROUP = 256
 # Rows copied out at a time: 1024 x 384 floats stay in the L2 cache, in one buffer used again.
 GATHER_BLOCK = 1024
 # Rows that match are copied out below this share of all rows, and masked above it.
@@ -72,7 +80,7 @@ def _scan(
 ) -> list[RowNumbers]:
     size = BLOCK if isinstance(matrix, np.ndarray) else GATHER_BLOCK
     if len(queries) == 1 and isinstance(matrix, np.ndarray):
-        scores = matrix @ queries[0]
+        scores = _scores(matrix, queries[0])
         if allowed is not None:
             scores[~allowed] = -np.inf
         return [_best(scores, want, margin[0])]
@@ -86,6 +94,32 @@ def _scan(
             found = np.flatnonzero(block[i] > floor[i])
             best[i].add(block[i, found], found + start)
     return [each.rows() for each in best]
+
+
+def _scores(matrix: Vectors, query: Vectors) -> Scores:
+    """Return the inner products of all rows with one query, (n,), by as many threads as it pays.
+
+    One dot product a row, since gemv takes 1.25 times as long: 200,000 x 384 by gemv on two
+    cores 12.9 ms, by dot products 10.1, a mere read 10.0.
+    """
+    out = np.empty(len(matrix), np.float32)
+    starts = iter(range(0, len(matrix), STRETCH))  # shared: who is faster takes more
+
+    def work(stretches: Iterator[int]) -> None:
+        for start in stretches:
+            part = slice(start, start + STRETCH)
+            np.vecdot(matrix[part], query, out=out[part])
+
+    helpers = [
+        threading.Thread(target=work, args=(starts,))
+        for _ in range(min(THREADS, len(matrix) // STRETCH) - 1)
+    ]
+    for helper in helpers:
+        helper.start()
+    work(starts)
+    for helper in helpers:
+        helper.join()
+    return out
 
 
 class _Best:
@@ -122,10 +156,16 @@ class _Best:
 
 def _best(scores: Scores, want: int, margin: float | np.floating) -> RowNumbers:
     """Return where the scores are not clearly below the `want`-th best, (m,)."""
-    if len(scores) <= want:
-        return np.flatnonzero(scores > -np.inf)
-    kth = np.partition(scores, -want)[-want]
-    return np.flatnonzero((scores >= kth - margin) & (scores > -np.inf))
+    rows = None
+    groups = len(scores) // GROUP
+    if groups >= 4 * want:  # the want-th greatest of the groups' greatest is not above the k-th
+        greatest = scores[: groups * GROUP].reshape(-1, GROUP).max(axis=1)
+        bound = np.partition(greatest, -want)[-want] - margin
+        rows = np.flatnonzero(scores >= bound)
+        scores = scores[rows]
+    kth = np.partition(scores, -want)[-want] if len(scores) > want else -np.inf
+    near = np.flatnonzero((scores >= kth - margin) & (scores > -np.inf))
+    return near if rows is None else rows[near]
 
 
 def settle(
