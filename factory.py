@@ -74,7 +74,8 @@ def create_app(
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
     where = (secret(config.store_url), config.store_dir)
-    store = open_or_wait(lambda: open_store(*where, shards=config.store_shards))
+    more = {"shards": config.store_shards, "ann_above": config.store_ann_above}
+    store = open_or_wait(lambda: open_store(*where, **more))
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),

@@ -269,7 +269,7 @@ def _faiss(data: np.ndarray, folder: Path) -> Callable[[np.ndarray], object]:
 
 
 def _usearch(data: np.ndarray, folder: Path) -> Callable[[np.ndarray], object]:
-    from usearch.index import MetricKind, search
+    from usearch.index import MetricKind, search  # type: ignore[attr-defined, unused-ignore]
 
     return lambda query: search(data, query, 10, MetricKind.IP, exact=True)
 

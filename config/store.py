@@ -26,3 +26,10 @@ class StoreSettings(BaseModel):
         le=1024,
         help="From 2 on: spread each new collection over so many shards of a Citus cluster.",
     )
+    store_ann_above: int = setting(
+        0,
+        "STORE_ANN_ABOVE",
+        ge=0,
+        help="File store: search collections of so many rows approximately, by a usearch index; "
+        "0: always exactly.",
+    )

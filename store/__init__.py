@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from errors import Invalid
+from store.ann import check_installed
 from store.base import (
     BackupInfo,
     CollectionInfo,
@@ -48,18 +49,23 @@ def open_store(
     *,
     limits: Limits | None = None,
     shards: int = 0,
+    ann_above: int = 0,
     **options: Any,
 ) -> VectorStore:
     """Open the store that `url` names: none or `file:///folder` for files, `postgresql://...`.
 
-    `directory` is used when there is no URL. `shards` is for PostgreSQL with Citus; `options` are
-    the backend's own.
+    `directory` is used when there is no URL. `shards` is for PostgreSQL with Citus, `ann_above` for
+    files; `options` are the backend's own.
     """
     limits = limits or Limits()
     parts = urlsplit(url or "")
     if parts.scheme in ("", "file") and not parts.netloc:
+        if ann_above:
+            check_installed()
         folder = unquote(parts.path) if parts.path else str(directory)
-        return FileStore(Path(folder), limits=limits, options=Options(**options))
+        return FileStore(
+            Path(folder), limits=limits, options=Options(ann_above=ann_above, **options)
+        )
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
         return SqlStore(str(url), limits=limits, shards=shards, **options)
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from errors import ServiceError
+from store.ann import Ann, Graph
 from store.base import Metric, Vectors, Written
 from store.compaction import rewrite
 from store.filters import Filter
@@ -56,6 +57,7 @@ class Collection(Ledger):
         super().reset_locks()
         self._compacting = threading.Lock()
         self.queue = Queue(self._commit, self.options.lock_timeout_s)
+        self.ann = Ann(self.folder, self.options.ann_above, self._settled)
 
     # -- following the journal -------------------------------------------------------------------
 
@@ -142,6 +144,24 @@ class Collection(Ledger):
             found = list(itertools.islice(rows, limit + 1))
             return shot, found[:limit], len(found) > limit
 
+    def graph(self, snapshot: Snapshot) -> Graph | None:
+        """Return the graph for an approximate search, if one is wanted and there."""
+        if self.metric != "cosine":  # a graph by inner product misses much where lengths differ
+            return None
+        n, dim = snapshot.matrix.shape
+        return self.ann.graph(snapshot.journal.generation, n, dim)
+
+    def _settled(self) -> tuple[int, int]:
+        """Bring everything to the disk; return the generation and its rows."""
+        with self.exclusive() as journal:
+            journal.sync()
+            return journal.generation, len(self.table)
+
+    def close(self) -> None:
+        """Let go of the files, and end the build of a graph."""
+        self.ann.close()
+        super().close()
+
     def figures(self) -> dict[str, object]:
         """Return figures for operators (JSON-ready)."""
         with self.current() as journal:
@@ -152,6 +172,7 @@ class Collection(Ledger):
                 "journal_bytes": journal.size(),
                 "matrix_bytes": self.matrix.rows_on_disk() * self.dim * 4,
                 "postings_bytes": self.postings.bytes(),
+                "ann_rows": self.ann.rows,
                 "poisoned": journal.poison is not None,
             }
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,9 @@ def clean(fs: FS, folder: Path, generation: int) -> None:
         head, _, tail = name.partition(".")
         if head in ("journal", "mat") and tail != str(generation):
             fs.unlink(folder / name)
+        elif head == "ann" and tail.split(".")[0] != str(generation):
+            with suppress(FileNotFoundError):  # its builder may remove it too
+                fs.unlink(folder / name)
 
 
 def _payloads(

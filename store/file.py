@@ -36,7 +36,7 @@ from store.filters import parse
 from store.fs import failures
 from store.matrix import directions
 from store.names import FileNames
-from store.search import candidates, settle, slack
+from store.search import approximate, candidates, settle, slack
 from store.writes import Write, put
 
 
@@ -105,14 +105,17 @@ class FileStore(FileNames):
         collection = self._collection(entry)
         shot = collection.snapshot(tree)
         margin = slack(queries, collection.norm_bound(shot))
-        per_query = candidates(shot.matrix, queries, offset + k, shot.allowed, margin)
+        asked = queries, offset + k, shot.allowed
+        graph = None if exact else collection.graph(shot)
+        near = approximate(graph, shot.matrix, *asked, shot.count, margin) if graph else None
+        per_query = candidates(shot.matrix, *asked, margin) if near is None else near
         hits = []
         with failures("read"):
             for query, rows in zip(queries, per_query, strict=True):
                 ids, metric = shot.table.ids, entry.metric
                 best = settle(shot.matrix, rows, query, ids, metric, offset, k, min_score)
                 hits.append([Hit(ids[row], *shot.parts(row, parts), score) for row, score in best])
-        return Found(hits)
+        return Found(hits, exact=near is None)
 
     def scroll(
         self,

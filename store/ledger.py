@@ -31,6 +31,7 @@ class Options:
     sync_interval_s: float = 1.0
     lock_timeout_s: float = 10.0
     compact_rows: int = 10_000  # compact by itself when so many rows, and half of all, are dead
+    ann_above: int = 0  # search approximately from so many rows on; 0: never
 
 
 class Ledger:

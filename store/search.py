@@ -10,6 +10,7 @@ import heapq
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ STRETCH = 16384
 THREADS = min(4, len(os.sched_getaffinity(0)))
 # Scores whose greatest stands for them when the k-th best is bounded.
 GROUP = 256
+# More than these are not asked of a graph: the matrix gives them nearly as fast.
+MOST_NEAREST = 2048
 # Rows copied out at a time: 1024 x 384 floats stay in the L2 cache, in one buffer used again.
 GATHER_BLOCK = 1024
 # Rows that match are copied out below this share of all rows, and masked above it.
@@ -58,6 +61,45 @@ def candidates(
         if len(rows) == len(matrix):
             allowed = None
     return _scan(matrix, queries, want, allowed, margin)
+
+
+class Nearest(Protocol):
+    """What names rows near to a query without looking at all: `ann.Graph`."""
+
+    rows: int  # the first so many are known to it
+
+    def nearest(self, queries: Vectors, count: int) -> RowNumbers:
+        """Return about the `count` nearest rows of each query, (q, count); (q, 0) if too few."""
+
+
+def approximate(
+    graph: Nearest,
+    matrix: Vectors,
+    queries: Vectors,
+    want: int,
+    allowed: Mask | None,
+    count: int,
+    margin: Scores,
+) -> list[RowNumbers] | None:
+    """Return for each query rows among which its `want` best most likely are.
+
+    As `candidates`; `count` rows are allowed. None where the graph would leave a query short of
+    `want`, or where so few are allowed that looking at all of them is better.
+    """
+    if count < max(want, GATHER_SHARE * len(matrix)):
+        return None
+    fetch = min(want if allowed is None else want * len(matrix) * 3 // (count * 2) + 16, graph.rows)
+    if fetch > MOST_NEAREST:
+        return None
+    later = None if allowed is None else allowed[graph.rows :]
+    newer = candidates(matrix[graph.rows :], queries, want, later, margin)
+    found = []
+    for near, new in zip(graph.nearest(queries, fetch), newer, strict=True):
+        kept = near if allowed is None else near[allowed[near]]
+        if len(kept) < want:
+            return None
+        found.append(np.concatenate([kept, new + graph.rows]))
+    return found
 
 
 class _Gathered:
