@@ -73,9 +73,14 @@ def create_app(
     cache = open_cache(config)
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
-    where = (secret(config.store_url), config.store_dir)
-    more = {"shards": config.store_shards, "ann_above": config.store_ann_above}
-    store = open_or_wait(lambda: open_store(*where, **more))
+    store = open_or_wait(
+        lambda: open_store(
+            secret(config.store_url),
+            config.store_dir,
+            shards=config.store_shards,
+            ann_above=config.store_ann_above,
+        )
+    )
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),

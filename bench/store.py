@@ -48,12 +48,12 @@ class Run:
     def query(self, **asked: Any) -> object:
         """Search for the next query."""
         self._turn = (self._turn + 1) % len(self.queries)
-        asked = {"include": [], "exact": True} | asked
+        asked = {"include": [], "exact": True, **asked}
         return self.store.search("docs", self.queries[self._turn], 10, **asked)
 
     def batch(self, **asked: Any) -> object:
         """Search for all queries at once."""
-        return self.store.search("docs", self.queries, 10, include=[], **{"exact": True} | asked)
+        return self.store.search("docs", self.queries, 10, include=[], **{"exact": True, **asked})
 
     def keep(self, name: str, key: str, took: float) -> None:
         """Note a time beside a read."""
