@@ -8,7 +8,7 @@ from config import load_config
 from context import KEY
 from factory import create_app, version
 from logs import configure
-from server import arbiter
+from server import arbiter, relay
 from serving.watchdog import watch
 
 if __name__ == "__main__":
@@ -20,4 +20,4 @@ configure(config.log_level, config.log_format)
 if config.otel_enabled:
     tracing.open_tracing(config.otel_endpoint, config.otel_service_name, version())
 app = create_app(config, pause_s=arbiter.pause_s())
-watch(app.extensions[KEY].engine.registry, settled=arbiter.settle)
+watch(app.extensions[KEY].engine.registry, settled=arbiter.settle, ready=relay.take_over)

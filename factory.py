@@ -39,7 +39,7 @@ from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route, guarded
 from serving.registry import Build, Registry
 from settings import open_settings
-from store import open_store
+from store import VectorStore, open_store
 from store.late import open_or_wait
 from throttle import Throttle, add_headers, throttle
 from vault import Vault
@@ -73,14 +73,7 @@ def create_app(
     cache = open_cache(config)
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
-    store = open_or_wait(
-        lambda: open_store(
-            secret(config.store_url),
-            config.store_dir,
-            shards=config.store_shards,
-            ann_above=config.store_ann_above,
-        )
-    )
+    store = open_or_wait(lambda: _open_store(config))
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),
@@ -124,6 +117,15 @@ def version() -> str:
 def secret(value: SecretStr | None) -> str | None:
     """Return what a secret setting holds."""
     return value.get_secret_value() if value else None
+
+
+def _open_store(config: Config) -> VectorStore:
+    return open_store(
+        secret(config.store_url),
+        config.store_dir,
+        shards=config.store_shards,
+        ann_above=config.store_ann_above,
+    )
 
 
 def _begin() -> None:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import logs  # noqa: E402
 from config import load_config  # noqa: E402
-from server import arbiter  # noqa: E402
+from server import arbiter, relay  # noqa: E402
 from settings import open_settings  # noqa: E402
 
 _settings = open_settings(load_config())
@@ -47,9 +47,15 @@ def on_starting(server):  # type: ignore[no-untyped-def]
         arbiter.listen_for_metrics(_config.host, _config.metrics_port)
 
 
+def when_ready(server):  # type: ignore[no-untyped-def]
+    """Let a stop be known to workers that wait for a newer one."""
+    relay.note_stop()
+
+
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
     """Choose the worker's metrics' files and its GPU: the one that the fewest living ones have."""
     arbiter.prepare_worker(worker)
+    relay.announce(worker, server.WORKERS.values())
     worker.slot = arbiter.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
     worker.gpu = None
     if server.cfg.workers > 1 and _config.device != "cpu":
@@ -59,6 +65,7 @@ def pre_fork(server, worker):  # type: ignore[no-untyped-def]
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
     """Tell the worker how many there are, and share the cores out before any library uses them."""
+    relay.begin(worker.age)
     arbiter.count_as(worker.slot)
     os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting,
     os.environ["THREADS"] = str(server.cfg.threads)  # and so does `--threads`

@@ -1,12 +1,14 @@
-"""A gthread worker that does not wait for ever on its clients.
+"""A gthread worker that does not wait for ever on its clients, and stops only when it is relieved.
 
 gunicorn's own `timeout` is a heartbeat of the worker, not of a request: clients that send or read a
 byte now and then hold a thread each for as long as they like. Here every connection in a thread has
 a deadline: to send its request, then to take its reply. Work in between is not timed. The check
 rides on `notify`, which the worker's main thread calls about once a second, also while it stops.
-Loaded by name from `gunicorn.conf.py`; knows nothing of the application.
+How a worker takes over from an older one is in `server/relay.py`. Loaded by name from
+`gunicorn.conf.py`; knows nothing of the application.
 """
 
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -15,9 +17,13 @@ from typing import Any
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
+from server import relay
+
 # How long a thread waits for the first byte of a new connection. Beyond it the connection waits in
 # the poller, where it holds no thread: balancers and health checks connect without sending.
 FIRST_BYTE_S = 0.05
+# How often a worker that waits for its model looks whether it is there.
+LOOK_S = 0.05
 
 
 class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
@@ -25,6 +31,8 @@ class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
 
     read_timeout_s = 30.0
     write_timeout_s = 60.0
+    relieves = False  # whether another worker serves until this one is ready
+    told_to_stop = False
     wsgi: Callable[..., Iterable[bytes]]
 
     def init_process(self) -> None:
@@ -48,9 +56,24 @@ class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
         finally:
             self.deadlines.pop(sock, None)
 
+    def run(self) -> None:
+        """Serve; where another worker does so, only once the model is there."""
+        while self.alive and self.relieves and not relay.is_ready() and self.is_parent_alive():
+            self.notify()
+            time.sleep(LOOK_S)
+        super().run()
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Stop, once a newer worker can serve if there is one."""
+        self.told_to_stop = True
+        if not relay.is_needed():
+            super().handle_exit(sig, frame)
+
     def notify(self) -> None:
-        """Show a sign of life, and cut off the connections that are late."""
+        """Show a sign of life, stop if that has become possible, and cut off who is late."""
         super().notify()
+        if self.told_to_stop and not relay.is_needed():
+            super().handle_exit(signal.SIGTERM, None)
         now = time.monotonic()
         for sock, deadline in list(self.deadlines.items()):
             if deadline < now and self.deadlines.pop(sock, None) is not None:

@@ -65,10 +65,12 @@ def watch(
     registry: Registry,
     end: Callable[[int], object] = os._exit,
     settled: Callable[[], object] = lambda: None,
+    ready: Callable[[], object] = lambda: None,
 ) -> threading.Event:
     """Look after the models in a thread until the returned event is set.
 
-    `settled` is called once each of them has been loaded or found unavailable.
+    `settled` is called when each of them has been loaded or found unavailable, `ready` when the
+    default one can encode; both again and again.
     """
     stop = threading.Event()
 
@@ -76,6 +78,8 @@ def watch(
         while not stop.wait(LOOK_EVERY_S):
             if registry.tried.is_set():
                 settled()
+            if registry.default.state == "ready":
+                ready()
             reason = _hopeless(registry)
             if reason:
                 log.critical("%s; this worker ends so that a new one can take its place", reason)

@@ -18,10 +18,11 @@ from context import KEY
 from embedders.base import DeviceBroken, Embedder, Encoded, Item, OutOfMemory
 from embedders.fake import FakeEmbedder
 from factory import create_app
-from server import arbiter
+from server import arbiter, relay
 from serving.watchdog import watch
 
-KILLED_WHILE_LOADING = os.environ.get("KILLED_WHILE_LOADING")  # a file: while it is there
+# A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`.
+WHILE_LOADING = os.environ.get("WHILE_LOADING")
 FITS = 4  # inputs that fit the simulated device when one of them says "big"
 
 
@@ -64,16 +65,22 @@ class Hurting(FakeEmbedder):
 
 
 def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
-    """Build it, or be killed on the way as the kernel does where memory runs out."""
-    if KILLED_WHILE_LOADING and Path(KILLED_WHILE_LOADING).exists():
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Build it, or be killed as the kernel does where memory runs out, or fail, or wait."""
+    while WHILE_LOADING and Path(WHILE_LOADING).exists():
+        what = Path(WHILE_LOADING).read_text()
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "fail":
+            raise RuntimeError("the simulated model cannot be loaded")
+        logging.warning("the simulated model takes its time")
+        time.sleep(0.2)
     return Hurting()
 
 
 def service(config: Config):
     """What app.py does, on the hurting embedder."""
     app = create_app(config, build=build, pause_s=arbiter.pause_s())
-    watch(app.extensions[KEY].engine.registry, settled=arbiter.settle)
+    watch(app.extensions[KEY].engine.registry, settled=arbiter.settle, ready=relay.take_over)
     return app
 
 

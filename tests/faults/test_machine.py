@@ -49,8 +49,8 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu_and_health_names_it(start) -> 
 
 def test_workers_killed_while_they_load_come_back_more_and_more_slowly(start, tmp_path) -> None:
     killing = tmp_path / "killing"
-    killing.touch()
-    service = start(ready="/health/live", KILLED_WHILE_LOADING=str(killing))
+    killing.write_text("kill")
+    service = start(ready="/health/live", WHILE_LOADING=str(killing))
 
     def reason() -> str:
         try:

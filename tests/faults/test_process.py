@@ -60,15 +60,45 @@ def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
     assert service.process.wait(20) == 0
 
 
-def test_a_reload_under_load_loses_no_request(start) -> None:
-    service = start()
+def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start, tmp_path) -> None:
+    loading = tmp_path / "loading"
+    service = start("-w", "2", WHILE_LOADING=str(loading))
     with Crowd(service) as crowd:
         old = set(service.workers())
+        loading.write_text("wait")
         service.signal(signal.SIGHUP)
-        until(lambda: service.workers() and not old & set(service.workers()))
+        until(lambda: len(set(service.workers()) - old) == 2)
         count = len(crowd.statuses)
-        until(lambda: len(crowd.statuses) > count + 20)
-    assert set(crowd.statuses) <= {200, 503} and not crowd.lost
+        until(lambda: len(crowd.statuses) > count + 100)  # gunicorn has told the old ones to stop
+        assert old <= set(service.workers())
+        loading.unlink()
+        until(lambda: not old & set(service.workers()))
+        count = len(crowd.statuses)
+        until(lambda: len(crowd.statuses) > count + 100)
+    assert set(crowd.statuses) == {200} and not crowd.lost
+
+
+def test_a_reload_to_a_model_that_cannot_be_loaded_leaves_the_old_worker_serving(
+    start, tmp_path
+) -> None:
+    loading = tmp_path / "loading"
+    service = start(WHILE_LOADING=str(loading))
+    (old,) = service.workers()
+    loading.write_text("fail")
+    service.signal(signal.SIGHUP)
+    until(lambda: any("cannot be loaded" in line for line in service.lines))
+    assert [service.embed("a") for _ in range(20)] == [200] * 20
+    assert old in service.workers()
+
+
+def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
+    loading = tmp_path / "loading"
+    service = start(WHILE_LOADING=str(loading))
+    loading.write_text("wait")
+    service.signal(signal.SIGHUP)
+    until(lambda: any("takes its time" in line for line in service.lines))
+    service.signal(signal.SIGTERM)
+    assert service.process.wait(20) == 0
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGQUIT])

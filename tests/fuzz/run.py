@@ -46,8 +46,9 @@ def main() -> None:
             print(f"FOUND {data!r}", flush=True)
             raise
 
-    artifacts = f"-artifact_prefix={folder}/"
-    atheris.Setup([sys.argv[0], *flags, artifacts, "-timeout=20", str(corpus)], shown)
+    # A process's peak begins with that of the one it came from, so the limit is on one allocation.
+    limits = ["-timeout=20", "-rss_limit_mb=0", "-malloc_limit_mb=1024"]
+    atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={folder}/", *limits, str(corpus)], shown)
     atheris.Fuzz()
 
 

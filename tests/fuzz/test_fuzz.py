@@ -46,7 +46,7 @@ def ended(process: subprocess.Popen[str], folder: Path, limit_s: float) -> tuple
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[int, str]]]:
     """How each target ended, and what it printed."""
     folders = {target: tmp_path_factory.mktemp(target) for target in TARGETS}
-    flags = [f"-max_total_time={SECONDS}", "-seed=1", "-max_len=4096", "-rss_limit_mb=4096"]
+    flags = [f"-max_total_time={SECONDS}", "-seed=1", "-max_len=4096"]
     running = {target: start(target, folder, *flags) for target, folder in folders.items()}
     limit_s = SECONDS + 120
     yield {target: ended(running[target], folders[target], limit_s) for target in TARGETS}
@@ -71,5 +71,5 @@ def test_a_planted_fault_is_found(tmp_path: Path) -> None:
     """The control: four bytes deep, with the input printed."""
     process = start("planted", tmp_path, "-max_total_time=60", "-seed=1")
     code, log = ended(process, tmp_path, 120)
-    assert code != 0 and "struct.error" in log, log[-2000:]
+    assert code != 0 and "unpack requires a buffer" in log, log[-2000:]
     assert re.search(r"FOUND b'\\xe5z\\x13\\x99", log), log[-2000:]

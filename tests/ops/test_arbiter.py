@@ -48,9 +48,18 @@ def test_a_worker_gets_the_lowest_number_that_no_living_one_has(living, given) -
     assert arbiter.choose_slot(living) == given
 
 
-def test_without_a_directory_each_worker_counts_for_itself(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_used_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     arbiter.share_numbers(tmp_path / "file" / "under")
+    assert Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).is_dir()
+    arbiter.forget_numbers(None)
+
+
+def test_without_any_directory_each_worker_counts_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arbiter, "_room", lambda: "/nonexistent")
+    arbiter.share_numbers(None)
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
     arbiter.count_as(0)
     arbiter.end_slot(0)

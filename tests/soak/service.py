@@ -13,6 +13,7 @@ from context import KEY
 from embedders.base import Embedder, OutOfMemory, Prompt
 from factory import create_app
 from logs import configure
+from server import arbiter, relay
 from serving.watchdog import watch
 
 POISON = "a text that the simulated device cannot bear"
@@ -47,6 +48,6 @@ def __getattr__(name: str):
     config = load_config()
     configure(config.log_level, config.log_format)
     app = create_app(config, build=build)
-    watch(app.extensions[KEY].engine.registry)
+    watch(app.extensions[KEY].engine.registry, settled=arbiter.settle, ready=relay.take_over)
     globals()["app"] = app
     return app
