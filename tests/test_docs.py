@@ -11,6 +11,8 @@ import pytest
 
 from config import Config
 from config.models import read_catalogue
+from settings.__main__ import page
+from settings.keys import KEYS
 from tests.conftest import ROOT, free_port, running
 from tests.test_layout import modules, owner
 
@@ -106,6 +108,20 @@ def test_the_readme_starts_with_the_two_commands() -> None:
 def test_the_readmes_tree_names_every_room() -> None:
     for room in {owner(path) for path in modules()}:
         assert re.search(rf"`{room}(\.py|/)`", README), f"{room} is not in the README's tree"
+
+
+def test_the_configuration_page_is_the_settings_table() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    assert text == page(), "run: python -m settings > docs/configuration.md"
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(Config.model_fields)
+    for key in KEYS:
+        assert sum(row.split(" | ")[-1].startswith(f"`{key}`") for row in rows) == 1, key
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    for file in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{file.name}" in README, f"README.md does not link {file.name}"
 
 
 def test_every_dependency_has_its_reason() -> None:

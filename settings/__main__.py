@@ -1,0 +1,79 @@
+"""Prints the settings as a page: `python -m settings > docs/configuration.md`."""
+
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from config import Config
+from config.fields import is_secret, names_of
+from settings.keys import KEYS
+
+HEAD = """\
+# Configuration
+
+Every setting, from the table the service itself reads; a test holds this page to it. The same is in
+[.env.example](../.env.example), to copy to `.env`. `python -m settings > docs/configuration.md`
+writes this page.
+
+Order, highest first: what was changed while the service runs ([settings](settings.md)), the
+environment, `.env`, the model files (for what they say), the default. Of several names of one
+setting in the same place the one that stands first here wins. A value that cannot be read stops the
+start and says what is allowed; an unknown name that begins with `EMBEDDING_` is told in the log.
+
+A setting marked *secret* is never shown or logged, and its name with `_FILE` behind it names a file
+that holds it. A *list* is separated by commas.
+
+The last column is the key under which `/settings` and the console change it while the service runs.
+*Next start*: kept now, used then."""
+KINDS = {"string": "text", "integer": "whole number", "array": "list", "boolean": "`true`, `false`"}
+KEY_OF = {row.field: row for row in KEYS.values()}
+
+
+def page() -> str:
+    """Return the text of `docs/configuration.md`."""
+    sections = [c for c in Config.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]
+    parts = [HEAD, *(_section(section) for section in sections[1:])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: type[BaseModel]) -> str:
+    title = (section.__doc__ or "").splitlines()[0].rstrip(".")
+    schemas = section.model_json_schema(by_alias=False)["properties"]
+    lines = [f"## {title}", "", "| variable | default | allowed | what it does | at run time |"]
+    lines.append("|---|---|---|---|---|")
+    for field in section.__annotations__:
+        info, key = section.model_fields[field], KEY_OF.get(field)
+        names = ", ".join(f"`{name}`" for name in names_of(info))
+        allowed = "secret" if is_secret(info) else _allowed(schemas[field])
+        change = f"`{key.name}`{', next start' if key.restart else ''}" if key else "no"
+        cells = [names, _default(info.default), allowed, info.description or "", change]
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    """Write a setting's schema in words: `whole number, 1 to 65535`."""
+    schema = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    kind = str(schema.get("format", schema["type"]))
+    least, most = schema.get("minimum"), schema.get("maximum")
+    limits = "" if least is None else f", at least {least}"
+    if least is not None and most is not None:
+        limits = f", {least} to {most}"
+    if "exclusiveMinimum" in schema:
+        limits = f", above {schema['exclusiveMinimum']}" + (f", at most {most}" if most else "")
+    return KINDS.get(kind, kind) + limits
+
+
+def _default(value: object) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, bool):
+        value = str(value).lower()
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return "unset" if value is None or not text else f"`{text}`"
+
+
+if __name__ == "__main__":
+    print(page(), end="")
