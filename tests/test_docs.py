@@ -6,17 +6,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from config import Config
+from config import Config, ModelSpec
 from config.models import read_catalogue
+from embedders.base import Prompt
+from embedders.providers import Providers
 from settings.__main__ import page
 from settings.keys import KEYS
 from tests.conftest import ROOT, free_port, running
+from tests.providers.conftest import loopback
+from tests.providers.server import KEY, FakeProvider, vector
 from tests.test_layout import modules, owner
 
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 # Commands that a test cannot run inside itself, and what shows them instead.
 SHOWN_ELSEWHERE = {
@@ -133,8 +140,37 @@ def test_every_dependency_has_its_reason() -> None:
             assert re.search(rf"\b{re.escape(name.split('[')[0])}\b", design), name
 
 
+def test_the_provider_shown_to_contributors_works_as_it_stands() -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    server = FakeProvider()
+    providers = Providers(loopback(), lambda name: KEY)
+    try:
+        spec = ModelSpec(
+            id="v", model_name="voyage-3", base_url=f"{server.url}/v1", provider="voyage"
+        )
+        embedder = shown["VoyageEmbedder"](spec, providers)
+        encoded = embedder.encode(embedder.prepare(["a", "b c"], Prompt(name="query"), "right"))
+        np.testing.assert_array_equal(encoded.vectors, np.float32([vector("a"), vector("b c")]))
+        assert encoded.tokens == [1, 2]
+        _, headers, body = server.seen[0]
+        assert (headers["Authorization"], body["input_type"]) == (f"Bearer {KEY}", "query")
+    finally:
+        providers.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_every_file_that_contributors_are_sent_to_is_there() -> None:
+    named = set(re.findall(r"`([\w./]+(?:\.\w+|/))`", CONTRIBUTING)) - {"embedders/voyage.py"}
+    assert len(named) > 10
+    for name in named:
+        assert (ROOT / name).exists(), f"CONTRIBUTING.md names {name}"
+
+
 def test_links_in_the_docs_lead_somewhere() -> None:
-    for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", file.read_text()):
             if not target.startswith("http"):
                 assert (file.parent / target).exists(), f"{file.name} links to {target}"
