@@ -21,6 +21,7 @@ ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Backend = Literal["auto", "torch", "packed"]
 Truncate = Literal["right", "left", "error"]
+TokenIds = Literal["accept", "refuse"]
 
 
 def _device(value: object) -> object:
@@ -150,6 +151,12 @@ class ModelSettings(BaseModel):
         "TRUNCATE",
         help="What happens to an input over the limit: right keeps its start, left keeps its "
         "end, error refuses it.",
+    )
+    token_ids: TokenIds = setting(
+        "accept",
+        "TOKEN_IDS",
+        help="Whether /v1/embeddings takes token ids of the model's own vocabulary: accept, or "
+        "refuse, where clients may send those of another (LangChain left to itself).",
     )
     model_cache_dir: Path | None = setting(
         None,

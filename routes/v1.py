@@ -3,7 +3,8 @@
 from typing import Any
 
 from context import services
-from errors import NotFound
+from embedders.base import Input
+from errors import BadRequest, NotFound
 from routes.embed import facts_headers, run
 from routes.table import Reply, route
 from schemas import OpenAIBody, OpenAIReply, dump_openai
@@ -19,7 +20,9 @@ CREATED = 1_700_000_000
        dialect="openai", errors=ERRORS, tag="openai")  # fmt: skip
 def embeddings(body: OpenAIBody) -> Reply:
     """Embed text or token ids, as OpenAI's API does."""
-    result = run(list(body.inputs), body.model, body, True)
+    inputs = list(body.inputs)
+    _check_token_ids(inputs)
+    result = run(inputs, body.model, body, True)
     reply = dump_openai(result.vectors, body.encoding_format, body.model, result.tokens)
     return Reply(reply, headers=facts_headers(result))
 
@@ -36,6 +39,17 @@ def list_models() -> dict[str, Any]:
 def get_model(name: str) -> dict[str, Any]:
     """Describe one model."""
     return _model(find(name))
+
+
+def _check_token_ids(inputs: list[Input]) -> None:
+    """Refuse token ids where they are not wanted: another vocabulary's cannot always be told."""
+    refused = services().settings.current.token_ids == "refuse"
+    if refused and not all(isinstance(given, str) for given in inputs):
+        raise BadRequest(
+            "this service takes no token ids (TOKEN_IDS=refuse): send texts (in LangChain: "
+            "check_embedding_ctx_length=False)",
+            param="input",
+        )
 
 
 def find(name: str) -> Model:

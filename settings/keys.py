@@ -55,6 +55,7 @@ _ROWS = (
     Key("max_queue_tokens", "max_queue_tokens", "int"),
     Key("max_texts", "max_texts", "int"),
     Key("truncate", "truncate", "str"),
+    Key("token_ids", "token_ids", "str"),
     Key("request_deadline", "request_deadline_s", "float"),
     Key("cors_origins", "cors_origins", "list"),
     Key("log_level", "log_level", "str"),

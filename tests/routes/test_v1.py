@@ -118,6 +118,22 @@ def test_foreign_token_ids_name_the_remedy(real_client: FlaskClient) -> None:
     assert "check_embedding_ctx_length=False" in reply.json["error"]["message"]
 
 
+@pytest.mark.parametrize("ids", [[1, 2], [[1, 2], [3]]])
+def test_token_ids_are_refused_where_they_are_not_wanted(
+    fake_client: FlaskClient, ids: list
+) -> None:
+    given = {"model": "fake", "input": ids}
+    assert fake_client.post("/v1/embeddings", json=given).status_code == 200
+    fake_client.post("/settings", json={"key": "token_ids", "value": "refuse"})
+    reply = fake_client.post("/v1/embeddings", json=given)
+    assert reply.status_code == 400
+    assert "check_embedding_ctx_length=False" in reply.json["error"]["message"]
+    assert reply.json["error"]["param"] == "input"
+    for texts in ("a", ["a", "b"]):
+        reply = fake_client.post("/v1/embeddings", json={"model": "fake", "input": texts})
+        assert reply.status_code == 200
+
+
 @pytest.mark.parametrize("ids", [[True, False], [1.5], [1, "a"], [[1], "a"], ["a", 1], [None]])
 def test_mixed_inputs_are_refused(real_client: FlaskClient, ids: list) -> None:
     reply = real_client.post("/v1/embeddings", json={"model": "minilm", "input": ids})
