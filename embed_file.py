@@ -5,13 +5,15 @@ to (429), and goes on where it stopped after Ctrl-C or a kill: nothing twice, no
 """
 
 import argparse
+import hashlib
 import itertools
 import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,36 +30,63 @@ def batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
+def survey(rows: Iterator[Row]) -> tuple[int, str]:
+    """Return how many rows there are, and a digest of them: what a resumed run is held to."""
+    count, digest = 0, hashlib.blake2b(digest_size=16)
+    for row in rows:
+        digest.update(f"{row.id!r} {row.text}\n".encode(errors="surrogatepass"))
+        count += 1
+    return count, digest.hexdigest()
+
+
 def run(args: argparse.Namespace) -> None:
     """Do the whole job, or go on with one that was begun. Raises Stop."""
     source = Path(args.input)
-    total = sum(1 for _ in read_rows(source, args.field, args.id_field))
-    stat = source.stat()
-    identity = {"input": source.name, "bytes": stat.st_size, "rows": total, "model": args.model,
-                "field": args.field, "url": args.url}  # fmt: skip
-    client = Client(args.url, args.model, os.environ.get("EMBEDDING_API_KEY"), args.parallel)
-    progress: Spool | Counter
-    if args.store:
-        progress = Counter(source.with_name(source.name + f".{args.store}.part.json"), identity)
-    else:
-        progress = Spool(Path(args.output), identity)
-    rows = itertools.islice(read_rows(source, args.field, args.id_field), progress.done, None)
-    bar = tqdm(total=total, initial=progress.done, unit="text", disable=args.quiet)
-    with ThreadPoolExecutor(args.parallel) as pool, bar:
-        for batch, result in in_order(pool, client, batches(rows, args.batch), args):
+    total, digest = survey(read_rows(source, args.field, args.id_field))
+    key = os.environ.get("EMBEDDING_API_KEY")
+    with tqdm(total=total, unit="text", disable=args.quiet, miniters=1) as bar:
+        client = Client(args.url, args.model, key, args.parallel, bar.set_postfix_str)
+        identity = {"rows": total, "digest": digest, "model": client.model}
+        progress: Spool | Counter
+        if args.store:
+            beside = source.with_name(f"{source.name}.{args.store}.part.json")
+            progress = Counter(beside, {**identity, "url": args.url})
+            if client.stored(args.store) < progress.done:  # somebody deleted some: all again
+                progress.done = 0
+        else:
+            progress = Spool(Path(args.output), identity)
+        with closing(progress):
+            embed(args, client, progress, bar)
+            if isinstance(progress, Spool):
+                rows = read_rows(source, args.field, args.id_field)
+                write_output(Path(args.output), rows, progress)
+            progress.remove()
+
+
+def embed(
+    args: argparse.Namespace, client: Client, progress: Spool | Counter, bar: "tqdm[Any]"
+) -> None:
+    """Send what is not done yet, and note each batch that is, in input order. Raises Stop."""
+    bar.initial = bar.n = progress.done
+    rows = read_rows(Path(args.input), args.field, args.id_field)
+    work = batches(itertools.islice(rows, progress.done, bar.total), args.batch)
+    with (
+        ThreadPoolExecutor(args.parallel) as pool,
+        closing(client),  # before the pool waits for its threads: none of them waits any longer
+        closing(in_order(pool, client, work, args)) as answers,
+    ):
+        for batch, answer in answers:
             if isinstance(progress, Counter):
                 progress.add(len(batch))
             else:
-                progress.append(result)
+                progress.append(*answer)
+            bar.set_postfix_str("", refresh=False)
             bar.update(len(batch))
-    if isinstance(progress, Spool):
-        write_output(Path(args.output), read_rows(source, args.field, args.id_field), progress)
-    progress.remove()
 
 
 def in_order(
     pool: ThreadPoolExecutor, client: Client, work: Iterator[list[Row]], args: argparse.Namespace
-) -> Iterator[tuple[list[Row], Any]]:
+) -> Generator[tuple[list[Row], Any], None, None]:
     """Send batches side by side and yield each with its answer, in input order."""
     waiting: deque[tuple[list[Row], Future[Any]]] = deque()
 

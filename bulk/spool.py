@@ -3,6 +3,7 @@
 The spool's length is the progress: rows lie in input order, and a torn last row is cut off.
 """
 
+import fcntl
 import itertools
 import json
 import os
@@ -15,9 +16,14 @@ from numpy.typing import NDArray
 
 from bulk.rows import Row, Stop, pyarrow_parquet
 
+BLOCK = 10_000  # rows that are in memory at once while the output is written
+
 
 class Spool:
-    """Vectors in input order beside the output: `OUT.part` and what they are, `OUT.part.json`."""
+    """Vectors in input order beside the output: `OUT.part` and what they are, `OUT.part.json`.
+
+    One run holds it at a time.
+    """
 
     def __init__(self, output: Path, identity: dict[str, Any]) -> None:
         self._data = output.with_name(output.name + ".part")
@@ -25,41 +31,60 @@ class Spool:
         self._identity = identity
         self.dim = 0
         self.done = 0
+        self._space = ""
+        self._file = self._data.open("ab")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Stop(f"{self._data} is being written by another run") from None
         if self._facts.exists():
-            facts = json.loads(self._facts.read_text())
-            if facts["identity"] != identity:
-                raise Stop(
-                    f"{self._data} belongs to another input or model; "
-                    "delete it (and its .json) to start again"
-                )
-            self.dim = facts["dim"]
-            self.done = self._data.stat().st_size // (4 * self.dim) if self._data.exists() else 0
-            if self._data.exists():
-                os.truncate(self._data, self.done * 4 * self.dim)  # a torn last row
+            self._take_up(json.loads(self._facts.read_text()))
+        else:
+            self._file.truncate(0)
 
-    def append(self, vectors: NDArray[np.float32]) -> None:
-        """Add rows, durably."""
+    def _take_up(self, facts: dict[str, Any]) -> None:
+        if facts["identity"] != self._identity:
+            raise Stop(
+                f"{self._data} belongs to another input or model; "
+                "delete it (and its .json) to start again"
+            )
+        self.dim, self._space = facts["dim"], facts["space"]
+        self.done = self._data.stat().st_size // (4 * self.dim)
+        self._file.truncate(self.done * 4 * self.dim)  # a torn last row
+
+    def append(self, vectors: NDArray[np.float32], space: str) -> None:
+        """Add (n, d) rows, durably. Raises Stop if they are of another space."""
         if not self.dim:
-            self.dim = vectors.shape[1]
-            _replace(self._facts, json.dumps({"identity": self._identity, "dim": self.dim}))
-        if vectors.shape[1] != self.dim:
-            raise Stop(f"the service changed its model: {vectors.shape[1]} dimensions, not before")
-        with self._data.open("ab") as file:
-            file.write(vectors.astype("<f4").tobytes())
-            file.flush()
-            os.fsync(file.fileno())
+            self.dim, self._space = vectors.shape[1], space
+            facts = {"identity": self._identity, "dim": self.dim, "space": space}
+            _replace(self._facts, json.dumps(facts))
+        if vectors.shape[1] != self.dim or space != self._space:
+            raise Stop(
+                "the service's model has changed: its vectors cannot be compared with the earlier "
+                f"ones. Bring it back, or delete {self._data} (and its .json) to start again"
+            )
+        self._file.write(vectors.astype("<f4").tobytes())
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self.done += len(vectors)
 
-    def vectors(self) -> NDArray[np.float32]:
-        """Return all rows (n, d), mapped from the file."""
-        if not self.done:
-            return np.zeros((0, self.dim), np.float32)
-        return np.memmap(self._data, "<f4", "r", shape=(self.done, self.dim))
+    def blocks(self) -> Iterator[NDArray[np.float32]]:
+        """Yield all rows in blocks (n, d)."""
+        for start in range(0, self.done, BLOCK):
+            count = min(BLOCK, self.done - start) * self.dim
+            block = np.fromfile(self._data, "<f4", count, offset=start * self.dim * 4)
+            yield block.reshape(-1, self.dim)
 
     def remove(self) -> None:
         """Delete the spool, after the output is written."""
-        self._data.unlink(missing_ok=True)
         self._facts.unlink(missing_ok=True)
+        self._data.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let another run have it; one in which nothing is leaves nothing."""
+        if not self._facts.exists():
+            self._data.unlink(missing_ok=True)
+        self._file.close()
 
 
 def _replace(path: Path, text: str) -> None:
@@ -89,37 +114,50 @@ class Counter:
         """Forget the progress, after the last row."""
         self._path.unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def write_output(output: Path, rows: Iterator[Row], spool: Spool) -> None:
-    """Write the finished vectors as `.npy`, `.jsonl` or `.parquet`, in one step."""
+    """Write the finished vectors as `.npy`, `.jsonl` or `.parquet`, in one step, durably."""
     temporary = output.with_name(output.name + ".tmp")
-    vectors = spool.vectors()
-    if output.suffix == ".npy":
-        with temporary.open("wb") as file:
-            np.save(file, vectors)
-    elif output.suffix == ".parquet":
-        _write_parquet(temporary, rows, vectors)
-    else:
-        with temporary.open("w", encoding="utf-8") as file:
-            for row, vector in zip(rows, vectors, strict=True):
-                record = {"id": row.id if row.id is not None else row.index, "text": row.text}
-                line = json.dumps({**record, "embedding": vector.tolist()}, ensure_ascii=False)
-                file.write(line + "\n")
+    write = {".npy": _write_npy, ".parquet": _write_parquet, ".jsonl": _write_jsonl}
+    write[output.suffix](temporary, rows, spool)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(temporary, output)
 
 
-def _write_parquet(path: Path, rows: Iterator[Row], vectors: NDArray[np.float32]) -> None:
+def _write_npy(path: Path, rows: Iterator[Row], spool: Spool) -> None:
+    shape = (spool.done, spool.dim)
+    with path.open("wb") as file:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in spool.blocks():
+            file.write(block.tobytes())
+
+
+def _write_jsonl(path: Path, rows: Iterator[Row], spool: Spool) -> None:
+    vectors = (vector for block in spool.blocks() for vector in block)
+    with path.open("w", encoding="utf-8") as file:
+        for row, vector in zip(rows, vectors, strict=True):
+            record = {"id": row.id if row.id is not None else row.index, "text": row.text}
+            line = json.dumps({**record, "embedding": vector.tolist()}, ensure_ascii=False)
+            file.write(line + "\n")
+
+
+def _write_parquet(path: Path, rows: Iterator[Row], spool: Spool) -> None:
+    parquet = pyarrow_parquet()
     import pyarrow as pa
 
-    parquet = pyarrow_parquet()
-    kind = pa.list_(pa.float32(), vectors.shape[1])
+    kind = pa.list_(pa.float32(), spool.dim)
     schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("embedding", kind)])
     with parquet.ParquetWriter(path, schema) as writer:
-        for start in range(0, len(vectors), 10_000):
-            part = list(itertools.islice(rows, 10_000))
-            flat = pa.array(np.asarray(vectors[start : start + 10_000]).ravel())
+        for block in spool.blocks():
+            part = list(itertools.islice(rows, len(block)))
             ids = [row.id if row.id is not None else str(row.index) for row in part]
             columns = [ids, [row.text for row in part]]
             arrays = [pa.array(column, pa.string()) for column in columns]
+            flat = pa.array(block.ravel())
             arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
             writer.write_table(pa.table(arrays, schema=schema))
