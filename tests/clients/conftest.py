@@ -1,24 +1,39 @@
 """Services that the clients of this folder talk to."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import free_port, running, write_models
 
 
-@pytest.fixture(scope="package")
-def fake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextmanager
+def fake_service(folder: Path, **settings: str) -> Iterator[str]:
     """A real gunicorn on a fake model."""
-    folder = tmp_path_factory.mktemp("service")
     models = {"fake": {"type": "fake", "model_name": "tests/fake", "max_seq_length": 64}}
     port = free_port()
     env = {"MODEL_CONFIG": str(write_models(folder / "models.json", models)),
            "SUPPORTED_MODELS_FILE": str(folder / "none"), "HOST": "127.0.0.1",
-           "PORT": str(port), "STORE_DIR": str(folder / "store")}  # fmt: skip
+           "PORT": str(port), "STORE_DIR": str(folder / "store"), **settings}  # fmt: skip
     with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
         yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="package")
+def fake_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service on a fake model."""
+    with fake_service(tmp_path_factory.mktemp("service")) as url:
+        yield url
+
+
+@pytest.fixture
+def serve_fake(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Serve a fake model with settings by their environment names."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(fake_service(tmp_path, **settings))
 
 
 @pytest.fixture(scope="package")

@@ -1,11 +1,13 @@
 """The clients that come with the service do what they say, whatever interrupts them."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,127 @@ def test_progress_of_another_input_is_not_mixed_in(fake_url: str, tmp_path: Path
     again = run(fake_url, source, out)
     assert again.returncode == 1
     assert "belongs to another input" in again.stderr
+
+
+def test_another_content_of_the_same_size_is_seen(fake_url: str, tmp_path: Path) -> None:
+    given = texts(6000)
+    source, out = write_input(tmp_path, "txt", given), tmp_path / "out.npy"
+    words = (source, out, "--batch", "5", "--quiet")
+    interrupt(fake_url, tmp_path / "out.npy.part", words, signal.SIGKILL)
+    write_input(tmp_path, "txt", [given[1], given[0], *given[2:]])
+    assert "belongs to another input" in run(fake_url, source, out).stderr
+
+
+def test_vectors_of_another_space_are_not_mixed_in(fake_url: str, tmp_path: Path) -> None:
+    given = texts(6000)
+    source, out = write_input(tmp_path, "txt", given), tmp_path / "out.npy"
+    words = (source, out, "--batch", "5", "--quiet")
+    interrupt(fake_url, tmp_path / "out.npy.part", words, signal.SIGKILL)
+    facts = tmp_path / "out.npy.part.json"  # as another model of the same name left it
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "space": "0123456789abcdef"}))
+    again = run(fake_url, source, out)
+    assert again.returncode == 1
+    assert "cannot be compared" in again.stderr
+    assert not out.exists()
+
+
+def test_two_runs_do_not_write_one_output(fake_url: str, tmp_path: Path) -> None:
+    source, out = write_input(tmp_path, "txt", texts(50)), tmp_path / "out.npy"
+    with (tmp_path / "out.npy.part").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        second = run(fake_url, source, out)
+    assert second.returncode == 1
+    assert "another run" in second.stderr
+    assert run(fake_url, source, out).returncode == 0
+
+
+def test_a_collection_has_each_text_once_whatever_stops_the_run(
+    fake_url: str, tmp_path: Path
+) -> None:
+    given = texts(1500)
+    source = write_input(tmp_path, "txt", given)
+    words = (source, "--store", "bulk", "--batch", "5", "--parallel", "2", "--quiet")
+    part = tmp_path / "texts.txt.bulk.part.json"
+    for sig in (signal.SIGKILL, signal.SIGINT):
+        interrupt(fake_url, part, words, sig)
+        assert 0 < json.loads(part.read_text())["done"] < 1500
+    try:
+        again = run(fake_url, source, "--store", "bulk", "--batch", "500")
+        assert again.returncode == 0, again.stderr
+        kept = f"{fake_url}/collections/bulk"
+        assert requests.get(kept, timeout=60).json()["count"] == 1500
+        for i in (*range(0, 1500, 100), 1499):
+            record = requests.get(f"{kept}/vectors/texts-{i}", timeout=60).json()
+            assert record["text"] == given[i]
+        assert not part.exists()
+    finally:
+        requests.delete(f"{fake_url}/collections/bulk", timeout=60)
+
+
+def test_a_collection_deleted_meanwhile_is_filled_from_the_start(
+    fake_url: str, tmp_path: Path
+) -> None:
+    source = write_input(tmp_path, "txt", texts(600))
+    words = (source, "--store", "gone", "--batch", "5", "--quiet")
+    interrupt(fake_url, tmp_path / "texts.txt.gone.part.json", words, signal.SIGKILL)
+    for _ in range(2):
+        requests.delete(f"{fake_url}/collections/gone", timeout=60)
+        assert run(fake_url, *words[:3], "--batch", "200").returncode == 0
+        assert requests.get(f"{fake_url}/collections/gone", timeout=60).json()["count"] == 600
+    requests.delete(f"{fake_url}/collections/gone", timeout=60)
+
+
+def counted(url: str, series: str) -> float:
+    lines = requests.get(f"{url}/metrics", timeout=60).text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if series in line)
+
+
+@pytest.mark.parametrize(
+    ("limit", "count", "batch"),
+    [
+        ({"THREADS": "2"}, 1000, 50),  # one request at once; the others are told 1 to 2 s
+        pytest.param(
+            {"TEXTS_PER_MINUTE_ADMIN": "300"}, 400, 50, marks=pytest.mark.skipif(
+                "LONG" not in os.environ, reason="waits for a minute to pass: set LONG=1")
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_waits_as_long_as_it_is_told(
+    serve_fake: Callable[..., str], tmp_path: Path, limit: dict, count: int, batch: int
+) -> None:
+    url = serve_fake(**limit)
+    given = texts(count)
+    source, out = write_input(tmp_path, "txt", given), tmp_path / "out.npy"
+    done = run(url, source, out, "--batch", str(batch), "--parallel", "8")
+    assert done.returncode == 0, done.stderr
+    assert "waits" in done.stderr and "429" in done.stderr
+    refused = counted(url, 'route="/v1/embeddings",status="429"')
+    assert 0 < refused < 60  # refused, and not asked again and again
+    assert counted(url, "embedding_texts_total{") == count
+    assert np.load(out).shape == (count, 8)
+
+
+def peak_mb(url: str, *words: str | Path) -> float:
+    """Run in a process of its own; return the most memory it had at once."""
+    code = "import re, sys, embed_file; assert embed_file.main(sys.argv[1:]) == 0; " \
+           "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"  # fmt: skip
+    command_line = [sys.executable, "-c", code, *map(str, words), "--url", url, "--quiet"]
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=240, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout) / 1024
+
+
+def test_memory_stays_flat_however_large_the_file(fake_url: str, tmp_path: Path) -> None:
+    few, many = 5_000, int(os.environ.get("BULK_LINES", "40000"))
+    for name, lines in (("few", few), ("many", many)):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{i} {'x' * 400}\n" for i in range(lines)))
+    peaks = [
+        peak_mb(fake_url, tmp_path / f"{name}.txt", tmp_path / f"{name}.npy", "--batch", "500")
+        for name in ("few", "many")
+    ]
+    print(f"{few} lines: {peaks[0]:.0f} MB; {many} lines: {peaks[1]:.0f} MB")
+    assert len(np.load(tmp_path / "many.npy", mmap_mode="r")) == many
+    assert peaks[1] < peaks[0] + 8  # the text alone is 16 MB
 
 
 @pytest.mark.parametrize(
