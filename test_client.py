@@ -150,6 +150,51 @@ def collections(service: Service) -> str:
     return f"found {found['text']!r}"
 
 
+@check("background jobs")
+def jobs(service: Service) -> str:
+    """The jobs are listed, and each tells how far it is."""
+    rows = service.ask("GET", "/jobs")["jobs"]
+    for row in rows[:5]:
+        assert service.ask("GET", f"/jobs/{row['id']}")["id"] == row["id"]
+    return f"{len(rows)} jobs"
+
+
+@check("users and keys")
+def accounts(service: Service) -> str:
+    """A user is made, gets a key that is told apart from others, and is deleted with it."""
+    user = {"username": f"check-{uuid.uuid4().hex[:8]}", "password": uuid.uuid4().hex}
+    service.ask("POST", "/users", {**user, "role": "reader"}, expect=201)
+    path = f"/users/{user['username']}"
+    try:
+        key = service.ask("POST", f"{path}/api-key", {"label": "check"}, expect=201)
+        assert [k["id"] for k in service.ask("GET", f"{path}/api-keys")["api_keys"]] == [key["id"]]
+        headers = {"Authorization": f"Bearer {key['api_key']}"}
+        url = f"{service.url}/settings"
+        if not requests.get(url, timeout=60).ok:  # with authentication off this machine may
+            status = requests.get(url, headers=headers, timeout=60).status_code
+            assert status == 403, f"a reader's key was answered {status}"
+        service.ask("DELETE", f"{path}/api-keys/{key['id']}")
+    finally:
+        service.ask("DELETE", path)
+    return "made, given a key, deleted"
+
+
+@check("GET /providers")
+def providers(service: Service) -> str:
+    """The providers are listed with whence their keys come, never the keys."""
+    rows = service.ask("GET", "/providers")["providers"]
+    return ", ".join(f"{row['provider']}: {row['key_source']}" for row in rows)
+
+
+@check("settings")
+def settings(service: Service) -> str:
+    """The settings can be read, and one that is not allowed is refused."""
+    rows = service.ask("GET", "/settings")["settings"]
+    service.ask("GET", "/settings/history")
+    service.ask("POST", "/settings", {"key": "max_texts", "value": 0}, expect=422)
+    return f"{len(rows)} settings"
+
+
 @check("GET /metrics")
 def metrics(service: Service) -> str:
     """Prometheus can read the service."""

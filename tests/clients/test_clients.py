@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, running
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
@@ -189,13 +189,13 @@ def test_a_collection_has_each_text_once_whatever_stops_the_run(
 def test_a_collection_deleted_meanwhile_is_filled_from_the_start(
     fake_url: str, tmp_path: Path
 ) -> None:
-    source = write_input(tmp_path, "txt", texts(600))
+    source = write_input(tmp_path, "txt", texts(3000))
     words = (source, "--store", "gone", "--batch", "5", "--quiet")
     interrupt(fake_url, tmp_path / "texts.txt.gone.part.json", words, signal.SIGKILL)
     for _ in range(2):
         requests.delete(f"{fake_url}/collections/gone", timeout=60)
-        assert run(fake_url, *words[:3], "--batch", "200").returncode == 0
-        assert requests.get(f"{fake_url}/collections/gone", timeout=60).json()["count"] == 600
+        assert run(fake_url, *words[:3], "--batch", "500").returncode == 0
+        assert requests.get(f"{fake_url}/collections/gone", timeout=60).json()["count"] == 3000
     requests.delete(f"{fake_url}/collections/gone", timeout=60)
 
 
@@ -295,6 +295,25 @@ def test_the_test_client_finds_all_well(real_url: str) -> None:
     assert done.returncode == 0, done.stdout
     assert "ok    POST /v1/embeddings" in done.stdout
     assert "FAIL" not in done.stdout
+
+
+def test_the_test_client_walks_a_service_that_asks_for_a_key(tmp_path: Path) -> None:
+    port = free_port()
+    env = {"HOST": "127.0.0.1", "PORT": str(port), "AUTH_ENABLED": "true",
+           "JWT_SECRET_KEY": "signs-the-tokens-of-this-test-only-0",
+           "ADMIN_PASSWORD": "a-long-one"}  # fmt: skip
+    url = f"http://127.0.0.1:{port}"
+    walk = [sys.executable, str(ROOT / "test_client.py"), url]
+    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
+        signed = requests.post(
+            f"{url}/token", data={"username": "admin", "password": "a-long-one"}, timeout=60
+        ).json()
+        as_admin = {**os.environ, "EMBEDDING_API_KEY": signed["access_token"]}
+        done = subprocess.run(walk, capture_output=True, text=True, env=as_admin)
+        assert done.returncode == 0, done.stdout
+        assert "skip" not in done.stdout and "FAIL" not in done.stdout
+        nobody = subprocess.run(walk, capture_output=True, text=True)
+        assert "skip  users and keys" in nobody.stdout
 
 
 def test_the_test_client_tells_what_fails() -> None:
