@@ -41,6 +41,7 @@ from serving.registry import Build, Registry
 from settings import open_settings
 from store import VectorStore, open_store
 from store.late import open_or_wait
+from store.meter import metered
 from throttle import Throttle, add_headers, throttle
 from vault import Vault
 
@@ -73,7 +74,7 @@ def create_app(
     cache = open_cache(config)
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
-    store = open_or_wait(lambda: _open_store(config))
+    store = metered(open_or_wait(lambda: _open_store(config)))
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),

@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+Mode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
@@ -34,9 +35,7 @@ def _counter(name: str, text: str, *labels: str) -> Counter:
     return Counter(f"embedding_{name}", text, labels, registry=_own)
 
 
-def _gauge(
-    name: str, text: str, *labels: str, mode: Literal["livesum", "livemin", "livemax"] = "livesum"
-) -> Gauge:
+def _gauge(name: str, text: str, *labels: str, mode: Mode = "livesum") -> Gauge:
     return Gauge(f"embedding_{name}", text, labels, registry=_own, multiprocess_mode=mode)
 
 
@@ -73,8 +72,8 @@ CACHE = _counter("cache_total", "Vectors asked of the cache.", "outcome")
 VECTOR_OPERATIONS = _counter(
     "vector_operations_total", "Calls on collections.", "operation", "outcome"
 )
-STORE_BYTES = _gauge("store_bytes", "Bytes of the store on disk.", mode="livemax")
-STORE_COLLECTIONS = _gauge("store_collections", "Collections there are.", mode="livemax")
+STORE_BYTES = _gauge("store_bytes", "Bytes of the store on disk.", mode="livemostrecent")
+STORE_COLLECTIONS = _gauge("store_collections", "Collections there are.", mode="livemostrecent")
 PROVIDER_CALLS = _counter("provider_calls_total", "Calls to providers.", "provider", "outcome")
 PROVIDER_SECONDS = _histogram(
     "provider_seconds", "Time of a call to a provider.", "provider", buckets=SECONDS

@@ -33,7 +33,7 @@ from store.base import (
 )
 from store.catalog import Entry
 from store.filters import parse
-from store.fs import failures
+from store.fs import failures, size_of
 from store.matrix import directions
 from store.names import FileNames
 from store.search import approximate, candidates, settle, slack
@@ -204,14 +204,11 @@ class FileStore(FileNames):
         if name is not None:
             _, entry = self._find(name)
             return self._collection(entry).figures()
-        disk = shutil.disk_usage(self.directory)
-        return {
-            "backend": "file",
-            "directory": str(self.directory),
-            "fsync": self.options.fsync,
-            "collections": len(self.collections()),
-            "free_bytes": disk.free,
-        }
+        facts: dict[str, Any] = {"directory": str(self.directory), "fsync": self.options.fsync}
+        facts |= {"backend": "file", "collections": len(self.names())}
+        with failures("measure its folder"):
+            free = shutil.disk_usage(self.directory).free
+            return facts | {"bytes": size_of(self.directory), "free_bytes": free}
 
     def close(self) -> None:
         """Bring everything to the disk and let go of the files."""

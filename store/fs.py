@@ -5,9 +5,11 @@ errors of the system become errors of ours only in `failures`.
 """
 
 import errno
+import fcntl
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from errors import Full, Unavailable
@@ -43,7 +45,10 @@ class FS:
 
     def sync(self, fd: int) -> None:
         """Return once the file's content is on the disk."""
-        os.fdatasync(fd)
+        if sys.platform == "darwin":  # its fsync leaves the content in the disk's cache
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+        else:
+            os.fdatasync(fd)
 
     def sync_folder(self, path: Path) -> None:
         """Return once a folder's entries are on the disk."""
@@ -89,6 +94,19 @@ def make_folders(fs: FS, path: Path) -> None:
     except FileExistsError:
         return
     fs.sync_folder(path.parent)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes that the files of a folder take on the disk."""
+    total = 0
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:  # a file may go at any moment
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                total += size_of(Path(entry.path))
+            else:
+                with suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total
 
 
 @contextmanager

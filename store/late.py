@@ -53,4 +53,4 @@ def open_or_wait(opener: Callable[[], VectorStore]) -> VectorStore:
 
 def problem_of(store: VectorStore) -> str | None:
     """Return why a store cannot be opened, if it cannot."""
-    return store.problem if isinstance(store, LateStore) else None
+    return cast("str | None", getattr(store, "problem", None))

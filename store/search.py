@@ -24,7 +24,8 @@ BLOCK = 8192
 # rows were up to 15 % slower in one of three runs.
 STRETCH = 16384
 # Two cores gained nothing over one where it was measured; more than four were never tried.
-THREADS = min(4, len(os.sched_getaffinity(0)))
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+THREADS = min(4, CORES)
 # Scores whose greatest stands for them when the k-th best is bounded.
 GROUP = 256
 # More than these are not asked of a graph but of the matrix. A choice, not a measurement.

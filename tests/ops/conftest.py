@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,21 @@ class Watched:
         url = f"http://127.0.0.1:{port or self.port}{path}"
         with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as reply:
             return reply.read(), dict(reply.headers)
+
+    def send(self, method: str, path: str, body: object = None) -> int:
+        """Send a request; return the status."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+            method=method,
+        )
+        try:
+            with urllib.request.urlopen(request) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code
 
     def embed(self, texts: list[str]) -> dict:
         """Embed texts."""

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 import metrics
+from tests.faults.conftest import until
 from tests.ops.conftest import Watched
 
 
@@ -33,6 +34,31 @@ def test_every_request_and_text_is_counted_on_both_ports(watched: Watched) -> No
         assert value(text, 'embedding_model_ready{model="fake"}') == 1
         assert value(text, 'embedding_queue_texts{model="fake"}') == 0
         assert value(text, "embedding_process_memory_bytes") > 20e6
+
+
+def test_what_is_done_with_collections_is_counted_and_their_size_is_known(watched: Watched) -> None:
+    series = 'embedding_vector_operations_total{{operation="{}",outcome="{}"}}'
+
+    def shown(name: str) -> float:
+        return value(watched.get("/metrics")[0].decode(), name)
+
+    before = shown("embedding_store_bytes")
+    watched.send("POST", "/collections", {"name": "counted", "dimension": 500})
+    for i in range(20):
+        items = [{"id": f"{i}-{j}", "vector": [1.0 + j] * 500} for j in range(20)]
+        assert watched.send("POST", "/collections/counted/vectors", {"vectors": items}) == 201
+        asked = {"vector": [1.0] * 500, "k": 1}
+        assert watched.send("POST", "/collections/counted/search", asked) == 200
+    assert watched.send("GET", "/collections/counted/vectors/none") == 404
+    assert watched.send("POST", "/collections/counted/search", {"vector": [1.0]}) == 400
+    assert shown(series.format("upsert", "ok")) == shown(series.format("search", "ok")) == 20
+    assert shown(series.format("create", "ok")) == 1
+    assert shown(series.format("search", "dimension_mismatch")) == 1
+    until(lambda: shown("embedding_store_bytes") > before + 1.5e6)
+    assert shown("embedding_store_collections") == 1
+    assert watched.send("DELETE", "/collections/counted") == 200
+    until(lambda: shown("embedding_store_collections") == 0)
+    until(lambda: shown("embedding_store_bytes") < before + 1e6)
 
 
 def test_cut_inputs_and_padding_are_counted(watched: Watched) -> None:

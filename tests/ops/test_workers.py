@@ -14,7 +14,7 @@ from tests.faults.conftest import Service, until
 from tests.ops.test_metrics import value
 
 EMBEDS = 'embedding_requests_total{method="POST",route="/embed",status="200"}'
-KINDS = 5  # counter, histogram, and a gauge file for each way to add gauges up
+KINDS = 6  # counter, histogram, and a gauge file for each way to add gauges up
 
 
 @contextmanager

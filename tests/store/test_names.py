@@ -1,0 +1,72 @@
+"""A name is looked up without a lock, and yet never as it was before a change that was answered."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from store import catalog
+from store.file import FileStore
+
+TARGETS, MOVES, READERS = 7, 250, 4
+
+
+def looked_up_wrongly(folder: Path) -> list[str]:
+    """Move an alias and swap two names while threads look both up; return what was stale.
+
+    After `done` changes were answered and with `begun` begun, a reader may see the state after any
+    number between the two, and no other. Half of the readers have the folder open by themselves.
+    """
+    with FileStore(folder) as mine, FileStore(folder) as other:
+        for i in range(TARGETS):
+            mine.create(f"c{i}", 3)
+        pair = [mine.create(name, 3)[0].uuid for name in ("x", "y")]
+        mine.alias("now", "c0")
+        begun = done = 0
+        wrong: list[str] = []
+        start = threading.Barrier(READERS + 1)
+
+        def read(store: FileStore) -> None:
+            start.wait()
+            while done < MOVES and not wrong:
+                for name in ("now", "x"):
+                    least = done
+                    own, entry = store._find(name)
+                    states = range(least, begun + 1)
+                    found = own if name == "now" else entry.uuid
+                    if found not in ([f"c{s % TARGETS}" for s in states] if name == "now"
+                                     else [pair[s % 2] for s in states]):  # fmt: skip
+                        wrong.append(f"{name} is {found} after {least} to {states.stop - 1}")
+
+        threads = [
+            threading.Thread(target=read, args=((mine, other)[i % 2],)) for i in range(READERS)
+        ]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        for move in range(1, MOVES + 1):
+            begun = move
+            (mine, other)[move % 3 == 0].alias("now", f"c{move % TARGETS}")
+            (mine, other)[move % 2].swap("x", "y")
+            done = move
+        for thread in threads:
+            thread.join()
+        assert other._find("now")[0] == mine._find("now")[0] == f"c{MOVES % TARGETS}"
+    return wrong
+
+
+@pytest.mark.parametrize("compact_bytes", [1 << 20, 4000], ids=["plain", "compacted"])
+def test_a_name_is_never_looked_up_as_it_was_before(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch, compact_bytes: int
+) -> None:
+    monkeypatch.setattr(catalog, "COMPACT_BYTES", compact_bytes)
+    assert looked_up_wrongly(memory_path / "s") == []
+
+
+def test_it_is_where_nobody_looks_at_the_disk(
+    memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: names that are taken for the newest without a look."""
+    monkeypatch.setattr(catalog.Seen, "newest", lambda self: True)
+    with pytest.raises(AssertionError):
+        assert looked_up_wrongly(memory_path / "s") == []
