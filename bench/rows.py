@@ -17,15 +17,17 @@ from store.ledger import Options
 BATCH = 500
 
 
+def items(rows: np.ndarray, first: int) -> list[Item]:
+    """Return rows as the store takes them, with a field of twenty values."""
+    return [Item(f"{i}", row, None, {"n": i % 20}) for i, row in enumerate(rows, first)]
+
+
 def ingest(store: FileStore, data: np.ndarray, result: dict[str, Any]) -> None:
     """Fill the collection."""
     began = time.perf_counter()
     for start in range(0, len(data), BATCH):
         part = data[start : start + BATCH]
-        store.upsert(
-            "docs",
-            [Item(f"{start + i}", v, None, {"n": (start + i) % 20}) for i, v in enumerate(part)],
-        )
+        store.upsert("docs", items(part, start))
         if sys.stderr.isatty():
             print(f"\r  writing {start + len(part)} of {len(data)}", end="", file=sys.stderr)
     rate = len(data) / (time.perf_counter() - began)

@@ -73,12 +73,16 @@ SERVERS = {
 
 def prepare(server: Server) -> Path:
     """Return the server's Python; make its virtual environment first if there is none."""
-    if server.venv is None:
-        return PYTHON
-    folder = OUT / server.venv
+    return PYTHON if server.venv is None else environment(server.venv)
+
+
+def environment(name: str) -> Path:
+    """Return the Python of a virtual environment of what `bench/rivals/<name>.txt` lists."""
+    folder = OUT / name
     python = folder / "bin" / "python"
-    listed, done = RIVALS / f"{server.venv}.txt", folder / "installed.txt"
+    listed, done = RIVALS / f"{name}.txt", folder / "installed.txt"
     if not done.exists() or done.read_text() != listed.read_text():
+        OUT.mkdir(exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "-q", "-r", listed], check=True)
         shutil.copy(listed, done)

@@ -1,20 +1,18 @@
 """Measure the file store against what the machine can do, and against others.
 
-    python -m bench.store                 200,000 x 384; a few minutes
-    python -m bench.store --rows 1000000  needs 12 GB of memory and 8 GB of disk
-    python -m bench.store --install       the others, into bench/out/vectors (650 MB)
-    python -m bench.store --ann           an approximate index too
+    python -m bench.store                    every part, 200,000 x 384
+    python -m bench.store searches http      some of them: searches rivals http writers ann
+    python -m bench.store searches --rows 1000000   (12 GB of memory, 8 GB of disk)
 
 Each figure stands beside what bounds it in the same run: a search beside one read of the matrix,
-a commit beside the disk's own fdatasync. Who is compared runs in a process of its own, and by
-turns. Others that are not installed are named as not measured. The last line is one JSON object.
+a commit beside the disk's own fdatasync, a request beside the same call of the bare store. Who is
+compared runs in a process of its own, and by turns; the others' virtual environment is made on its
+first use in bench/out/vectors (650 MB). The last line is one JSON object.
 """
 
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,12 +22,14 @@ import numpy as np
 
 from bench import vectors
 from bench.rows import ingest, reopen, single_rows
-from bench.vector_rivals import OTHERS, VENV, Rival, start_all
+from bench.store_http import over_http
+from bench.vector_rivals import NAMES, Rival, start_all
 from bench.vectors import by_turns, show
 from store.file import FileStore
 from store.ledger import Options
 
 OUT = Path(__file__).parent / "out"
+PARTS = ("searches", "rivals", "http", "writers", "ann")
 Result = dict[str, Any]
 
 
@@ -42,12 +42,12 @@ class Run:
         self.right = vectors.right_answers(data, self.queries)
         _, entry = store._find("docs")
         self.matrix = store._collection(entry).snapshot().matrix
-        self.read_ms = 0.0
+        self.read_ms = float("nan")
         self._turn = 0
 
-    def query(self, **asked: Any) -> object:
-        """Search for the next query."""
-        self._turn = (self._turn + 1) % len(self.queries)
+    def query(self, turn: int | None = None, **asked: Any) -> object:
+        """Search for the next query, or for a certain one."""
+        self._turn = (self._turn + 1) % len(self.queries) if turn is None else turn
         asked = {"include": [], "exact": True, **asked}
         return self.store.search("docs", self.queries[self._turn], 10, **asked)
 
@@ -58,7 +58,8 @@ class Run:
     def keep(self, name: str, key: str, took: float) -> None:
         """Note a time beside a read."""
         self.result[f"{key}_ms"] = round(took, 3)
-        show(name, f"{took:.2f} ms", f"{took / self.read_ms:.2f} of a read")
+        beside = f"{took / self.read_ms:.2f} of a read" if self.read_ms == self.read_ms else ""
+        show(name, f"{took:.2f} ms", beside)
 
     def ratio(self, name: str, key: str, value: float, most: float) -> None:
         """Note a ratio beside the most that it should be."""
@@ -144,54 +145,60 @@ def compare(run: Run, rivals: list[Rival], rounds: int) -> None:
     show("ours, one query, in these turns", f"{ours:.2f} ms")
 
 
-def install() -> None:
-    """Make an environment with the others in it."""
-    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "-q"]
-    subprocess.run([*pip, f"numpy=={np.__version__}", *OTHERS], check=True)
-
-
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--rows", type=int, default=200_000, help="rows to search (default 200000)")
     parser.add_argument("--dim", type=int, default=384, help="dimensions (default 384)")
-    parser.add_argument("--ann", action="store_true", help="measure an approximate index too")
-    parser.add_argument("--install", action="store_true", help=f"install {', '.join(OTHERS)}")
-    parser.add_argument("--venv", type=Path, default=VENV, help="where the others are installed")
-    parser.add_argument("--fill-s", type=float, default=240, help="give up one not filled by then")
+    parser.add_argument("--rivals", nargs="+", choices=NAMES, default=NAMES, help="with whom")
+    parser.add_argument("--fill-s", type=float, default=600, help="give up one not filled by then")
     parser.add_argument("--folder", type=Path, help="where to write (default: bench/out)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    args.parts = args.parts or PARTS
+    return args
+
+
+def collection_parts(args: argparse.Namespace, folder: Path, result: Result) -> None:
+    """Measure what needs a filled collection."""
+    data = vectors.clustered(args.rows, args.dim)
+    with FileStore(folder / "store") as store:
+        store.create("docs", args.dim)
+        ingest(store, data, result)
+        run = Run(store, data, result)
+        if "searches" in args.parts:
+            searches(run)
+            batches(run)
+        if "rivals" in args.parts:
+            with start_all(data, run.queries, folder, args.rivals, args.fill_s, result) as rivals:
+                compare(run, rivals, 15 if args.rows < 500_000 else 7)
+        if "http" in args.parts:
+            over_http(run, folder, result)
+    if "searches" in args.parts:
+        reopen(folder / "store", result)
+    if "ann" in args.parts:
+        with FileStore(folder / "store", options=Options(ann_above=1)) as store:
+            run.store = store
+            approximate(run)
 
 
 def main() -> None:
     """Run what the command line asks for."""
     args = arguments()
-    if args.install:
-        return install()
     OUT.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=args.folder or OUT))
     result: Result = {"machine": vectors.machine(), "rows": args.rows, "dim": args.dim}
     result |= {"date": time.strftime("%Y-%m-%d"), "numpy": np.__version__, "rivals": {}}
     print(f"{result['machine']}, numpy {np.__version__}, {args.rows:,} x {args.dim}")
     try:
-        data = vectors.clustered(args.rows, args.dim)
-        with FileStore(folder / "store") as store:
-            store.create("docs", args.dim)
-            ingest(store, data, result)
-            run = Run(store, data, result)
-            searches(run)
-            batches(run)
-            with start_all(data, run.queries, folder, args.venv, args.fill_s, result) as rivals:
-                compare(run, rivals, 15 if args.rows < 500_000 else 7)
-        reopen(folder / "store", result)
-        if args.ann:
-            with FileStore(folder / "store", options=Options(ann_above=1)) as store:
-                run.store = store
-                approximate(run)
-        single_rows(folder, args.dim, result)
+        if set(args.parts) - {"writers"}:
+            collection_parts(args, folder, result)
+        if "writers" in args.parts:
+            single_rows(folder, args.dim, result)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(result))

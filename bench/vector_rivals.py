@@ -3,19 +3,18 @@
 import json
 import select
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.servers import environment
 from bench.vectors import show
 
 PROGRAM = Path(__file__).parent / "rivals" / "vector_store.py"
-VENV = Path(__file__).parent / "out" / "vectors"
 NAMES = ("faiss", "usearch", "qdrant", "chroma")
-OTHERS = ("faiss-cpu==1.15.1", "usearch==2.26.6", "qdrant-client==1.20.0", "chromadb==1.5.9")
 
 
 class Rival:
@@ -53,20 +52,20 @@ def start_all(
     data: np.ndarray,
     queries: np.ndarray,
     folder: Path,
-    venv: Path,
+    names: Sequence[str],
     fill_s: float,
     result: dict[str, Any],
 ) -> Iterator[list[Rival]]:
-    """Fill those that are installed, one after the other; say which are not measured and why."""
+    """Fill the named ones, one after the other; say which are not measured and why."""
+    python = environment("vectors")
     np.save(folder / "data.npy", data)
     np.save(folder / "queries.npy", queries)
     rivals, processes = [], []
     try:
-        for name in NAMES:
-            process, facts = _start(name, folder, venv, fill_s)
-            if process is not None:
-                processes.append(process)
-            if process is None or "version" not in facts:
+        for name in names:
+            process, facts = _start(name, folder, python, fill_s)
+            processes.append(process)
+            if "version" not in facts:
                 result["rivals"][name] = facts
                 show(name, "not measured", facts["not_measured"])
             else:
@@ -79,11 +78,8 @@ def start_all(
 
 
 def _start(
-    name: str, folder: Path, venv: Path, fill_s: float
-) -> "tuple[subprocess.Popen[str] | None, dict[str, Any]]":
-    python = venv / "bin" / "python"
-    if not python.exists():
-        return None, {"not_measured": "not installed; run with --install"}
+    name: str, folder: Path, python: Path, fill_s: float
+) -> "tuple[subprocess.Popen[str], dict[str, Any]]":
     process = subprocess.Popen(
         [python, PROGRAM, name, folder / "data.npy", folder / "queries.npy", folder / name],
         stdin=subprocess.PIPE,
@@ -96,8 +92,6 @@ def _start(
         return process, {"not_measured": f"not filled within {fill_s:g} s"}
     line = process.stdout.readline()
     facts: dict[str, Any] = json.loads(line) if line else {"failed": process.wait()}
-    if "missing" in facts:
-        return process, {"not_measured": f"{facts['missing']} is not installed; --install"}
     if "failed" in facts:
         return process, {"not_measured": f"it ended with {facts['failed']}"}
     return process, facts

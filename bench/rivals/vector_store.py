@@ -99,10 +99,7 @@ def tell(**what: Any) -> None:
 def main(name: str, data: str, queries: str, folder: str) -> None:
     """Fill, say so, and answer."""
     fill, package = PACKAGES[name]
-    try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return tell(missing=package)
+    version = importlib.metadata.version(package)
     began = time.perf_counter()
     search = fill(np.load(data, mmap_mode="r"), folder)
     tell(version=version, fill_s=round(time.perf_counter() - began, 1))
