@@ -22,6 +22,7 @@ MIN_NORM = 1e-15
 PLAIN_SQUARES = (1e-24, 1e29)
 MAX_INT = 2**63 - 1
 MAX_JSON_DEPTH = 32
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Place:
@@ -83,7 +84,7 @@ def check_meta(metadata: object, where: Place, most: int) -> dict[str, Any]:
             f"{where}: metadata is a JSON object, not {brief(metadata)}", param="metadata"
         )
     copied: dict[str, Any] = _copy_json(metadata, f"{where}: metadata", 1)
-    size = len(json.dumps(copied, ensure_ascii=False, separators=(",", ":")).encode())
+    size = len(_COMPACT.encode(copied).encode())
     if size > most:
         raise TooLarge(f"{where}: metadata of {size} bytes; at most {most}", param="metadata")
     return copied

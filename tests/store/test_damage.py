@@ -391,12 +391,13 @@ def check_full(store: FileStore) -> None:
 
 
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
-    """On a real small file system where one can be mounted; by the process's limit otherwise."""
+    """On a real small file system. The test below does the like where none can be mounted."""
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("a small file system can only be mounted as root")
+    done = subprocess.run(mount, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
     try:
         with opened(small / "s") as store:
             store.create("docs", 8)
@@ -404,7 +405,6 @@ def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
         with opened(small / "s") as again:
             assert again.verify("docs").ok
             ids = [record.id for record in again.scroll("docs", limit=1000).records]
-            (small / "s" / "c").glob("*/mat.*")
             subprocess.run([*mount[:3], "-o", "remount,size=8m", "tmpfs", str(small)], check=True)
             assert again.delete("docs", ids) == len(ids)
             assert again.compact("docs").ok
