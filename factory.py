@@ -74,7 +74,7 @@ def create_app(
     cache = open_cache(config)
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
-    store = metered(open_or_wait(lambda: _open_store(config)))
+    store = _store(config)
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),
@@ -108,6 +108,13 @@ def create_app(
     return app
 
 
+def _store(config: Config) -> VectorStore:
+    """Open the vector store that is configured; every call on it is counted."""
+    url, folder = secret(config.store_url), config.store_dir
+    shards, above = config.store_shards, config.store_ann_above
+    return metered(open_or_wait(lambda: open_store(url, folder, shards=shards, ann_above=above)))
+
+
 def version() -> str:
     """Return the version: the top heading of the change log."""
     changes = (Path(__file__).parent / "CHANGELOG.md").read_text(encoding="utf-8")
@@ -118,15 +125,6 @@ def version() -> str:
 def secret(value: SecretStr | None) -> str | None:
     """Return what a secret setting holds."""
     return value.get_secret_value() if value else None
-
-
-def _open_store(config: Config) -> VectorStore:
-    return open_store(
-        secret(config.store_url),
-        config.store_dir,
-        shards=config.store_shards,
-        ann_above=config.store_ann_above,
-    )
 
 
 def _begin() -> None:

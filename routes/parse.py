@@ -68,16 +68,20 @@ def parse_query(model: type[Model]) -> Model:
         raise _explained(exc, b"") from None
 
 
-def _explained(exc: ValidationError, body: bytes) -> BadRequest | Invalid:
+def _explained(exc: ValidationError, body: bytes) -> BadRequest | Invalid | TooLarge:
     """Say in one sentence what is wrong, never with the input itself."""
-    errors = exc.errors(include_input=False, include_url=False, include_context=False)
+    errors = exc.errors(include_input=False, include_url=False)
     first = errors[0]
     if first["type"] == "json_invalid":
         if lone := _surrogate_at(body):
             return Invalid(f"{lone} has half a surrogate pair, which is no Unicode text")
         return BadRequest(f"the body is not valid JSON: {_position(first['msg'])}")
     where = _path(first["loc"])
-    more = f" (and {len(errors) - 1} more problems)" if len(errors) > 1 else ""
+    if first["type"] == "too_long" and first["ctx"]["field_type"] == "List":
+        count, most = first["ctx"]["actual_length"], first["ctx"]["max_length"]
+        return TooLarge(f"{where}: {count} items; at most {most} in one call", param=where)
+    others = len(errors) - 1
+    more = f" (and {others} more problem{'s' * (others > 1)})" if others else ""
     message = first["msg"].replace("Input should", "it should")
     if first["type"] == "extra_forbidden":
         message = "there is no such field"

@@ -16,15 +16,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, core_schema
 
 from schemas.embed import Options
-from store import CollectionInfo, Found, Item, Record
+from store import CollectionInfo, Found, Item, Limits, Record
 
 Float = Annotated[float, Field(strict=True)]
 Metadata = dict[str, Any]
@@ -38,13 +39,27 @@ def _decoded(value: list[float] | str) -> Any:
     try:
         return np.frombuffer(base64.b64decode(value, validate=True), "<f4")
     except (binascii.Error, ValueError):
-        raise PydanticCustomError(
-            "vector", "it should be a list of numbers, or base64 of little-endian float32"
-        ) from None
+        raise ValueError("no base64 of little-endian float32") from None
+
+
+class _Plain:
+    """Says what a vector is, once, instead of why it is neither of the two forms."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.custom_error_schema(
+            handler(source),
+            custom_error_type="vector",
+            custom_error_message="it should be a list of finite numbers, or base64 of "
+            "little-endian float32",
+        )
 
 
 # What every collection route that takes a vector takes: numbers, or base64 as `/v1` writes it.
-Vector = Annotated[list[Float] | StrictStr, AfterValidator(_decoded)]
+Vector = Annotated[list[Float] | StrictStr, AfterValidator(_decoded), _Plain()]
+# The lists of vectors are refused before a vector is read: a million of them take seconds.
+LIMITS = Limits()
 
 
 class Body(BaseModel):
@@ -93,7 +108,7 @@ class AddBody(Options):
 
     model_config = ConfigDict(protected_namespaces=())
 
-    vectors: Annotated[list[ItemBody], Field(min_length=1)] | None = Field(
+    vectors: Annotated[list[ItemBody], Field(min_length=1, max_length=LIMITS.items)] | None = Field(
         None, validation_alias=AliasChoices("vectors", "items")
     )
     id: StrictStr | None = None
@@ -186,7 +201,7 @@ class SearchBody(Options):
     model_config = ConfigDict(protected_namespaces=())
 
     vector: Vector | None = None
-    vectors: Annotated[list[Vector], Field(min_length=1)] | None = None
+    vectors: Annotated[list[Vector], Field(min_length=1, max_length=LIMITS.queries)] | None = None
     text: StrictStr | None = Field(None, validation_alias=AliasChoices("text", "query"))
     texts: Annotated[list[StrictStr], Field(min_length=1)] | None = None
     id: StrictStr | None = Field(None, description="More like this one, which is left out.")

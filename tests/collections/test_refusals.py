@@ -1,0 +1,94 @@
+"""What cannot be stored or asked is refused over HTTP, by name, and the store is as it was."""
+
+import json
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.collections.conftest import unit
+
+VECTORS, SEARCH = "/collections/points/vectors", "/collections/points/search"
+GOOD = {"id": "good", "vector": unit(1)}
+
+
+def among(bad: object) -> dict:
+    """Good items with a bad one as the third."""
+    return {"vectors": [{**GOOD, "id": "g0"}, {**GOOD, "id": "g1"}, bad]}
+
+
+def raw(vector: str) -> bytes:
+    """The same with a vector that no JSON library writes."""
+    return json.dumps(among({"id": "bad", "vector": "HERE"})).replace('"HERE"', vector).encode()
+
+
+BAD = {
+    "wrong dimension": (VECTORS, among({"id": "bad", "vector": [1, 2]}), 400, "item 2 (id 'bad')"),
+    "NaN": (VECTORS, raw("[1, 2, NaN, 4]"), 422, "vectors.2.vector: it should be a list"),
+    "Inf": (VECTORS, raw("[1, 2, Infinity, 4]"), 422, "vectors.2.vector: it should be a list"),
+    "beyond float32": (VECTORS, raw("[1, 2, 1e39, 4]"), 422, "item 2 (id 'bad')"),
+    "NaN in base64": (
+        VECTORS, among({"id": "bad", "vector": "AADAfwAAgD8AAIA/AACAPw=="}), 422,
+        "item 2 (id 'bad')",
+    ),
+    "zero vector": (VECTORS, among({"id": "bad", "vector": unit()}), 422, "item 2 (id 'bad')"),
+    "id twice": (VECTORS, among({**GOOD, "id": "g0"}), 422, "item 2: id 'g0' comes twice"),
+    "600-character id": (VECTORS, among({**GOOD, "id": "i" * 600}), 422, "item 2: the id has 600"),
+    "65 KiB of metadata": (
+        VECTORS, among({**GOOD, "id": "bad", "metadata": {"m": "x" * 65 * 1024}}), 413,
+        "item 2 (id 'bad'): metadata",
+    ),
+    "collection ../x": ("/collections", {"name": "../x", "dimension": 4}, 422, "'../x'"),
+    "collection ..%2Fx": (
+        "/embed-and-store", {"collection": "../x", "texts": ["a"]}, 422, "'../x'",
+    ),
+    "unknown operator": (
+        SEARCH, {"vector": unit(1), "filter": {"n": {"$near": 1}}}, 400, "$near",
+    ),
+    "deletion by an unknown operator": (
+        f"{VECTORS}/delete", {"filter": {"n": {"$near": 1}}}, 400, "$near",
+    ),
+    "k = 0": (SEARCH, {"vector": unit(1), "k": 0}, 422, "k must be from 1 to 1000, not 0"),
+    "k = 10^9": (SEARCH, {"vector": unit(1), "k": 10**9}, 422, "k must be from 1 to 1000"),
+    "query of zeros": (SEARCH, {"vector": unit()}, 422, "the query"),
+    "wrong dimension of a query": (
+        SEARCH, {"vectors": [unit(1), [1, 2, 3]]}, 400, "query 1",
+    ),
+    "10^6 ids": (f"{VECTORS}/get", {"ids": ["a"] * 10**6}, 413, "1000000 ids"),
+}  # fmt: skip
+
+
+def held(client: FlaskClient) -> tuple[Any, ...]:
+    """All there is: collections, and each record of the points."""
+    page = client.post(f"{VECTORS}/scroll", json={"limit": 1000}).json
+    return client.get("/collections").json, page
+
+
+@pytest.mark.parametrize(("path", "body", "status", "said"), BAD.values(), ids=BAD)
+def test_it_is_refused_by_name_and_the_store_is_as_it_was(
+    points: FlaskClient, app, path: str, body: object, status: int, said: str
+) -> None:
+    before = held(points)
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    reply = points.post(path, data=data, content_type="application/json")
+    assert reply.status_code == status, reply.text
+    assert said in reply.json["error"], reply.text
+    assert held(points) == before
+    report = app.extensions["services"].library.store.verify("points")
+    assert report.ok and report.rows == 4
+
+
+def test_a_million_items_are_refused_and_the_store_is_as_it_was(points: FlaskClient, app) -> None:
+    before = held(points)
+    data = b'{"vectors":[' + b",".join([b'{"vector":[1,2,3,4]}'] * 10**6) + b"]}"
+    reply = points.post(VECTORS, data=data, content_type="application/json")
+    assert reply.status_code == 413, reply.text
+    assert "vectors: 1000000 items; at most 1000" in reply.json["error"]
+    assert held(points) == before
+    assert app.extensions["services"].library.store.verify("points").ok
+
+
+def test_the_same_items_without_the_bad_one_are_stored(points: FlaskClient) -> None:
+    """The control: it was the third item that was refused."""
+    assert points.post(VECTORS, json=among({**GOOD, "id": "ok"})).status_code == 201
+    assert points.get("/collections/points").json["count"] == 7
