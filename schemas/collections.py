@@ -3,61 +3,30 @@
 Only shapes are checked here; what a name, an id, a vector or a filter may be is the store's rule.
 """
 
-import base64
-import binascii
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
 from pydantic import (
-    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError
 
 from schemas.embed import Options
+from schemas.vectors import Float, Vector
 from store import CollectionInfo, Found, Item, Limits, Record
 
-Float = Annotated[float, Field(strict=True)]
 Metadata = dict[str, Any]
 Part = Literal["vector", "text", "metadata"]
 
 
-def _decoded(value: list[float] | str) -> Any:
-    """Read a vector given as base64 of little-endian float32."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return np.frombuffer(base64.b64decode(value, validate=True), "<f4")
-    except (binascii.Error, ValueError):
-        raise ValueError("no base64 of little-endian float32") from None
-
-
-class _Plain:
-    """Says what a vector is, once, instead of why it is neither of the two forms."""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        return core_schema.custom_error_schema(
-            handler(source),
-            custom_error_type="vector",
-            custom_error_message="it should be a list of finite numbers, or base64 of "
-            "little-endian float32",
-        )
-
-
-# What every collection route that takes a vector takes: numbers, or base64 as `/v1` writes it.
-Vector = Annotated[list[Float] | StrictStr, AfterValidator(_decoded), _Plain()]
 # The lists of vectors are refused before a vector is read: a million of them take seconds.
 LIMITS = Limits()
 
