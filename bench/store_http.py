@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,27 @@ from store.file import FileStore
 
 # Rows that the store and the service take by turns.
 TURN = 20_000
+
+
+@dataclass(frozen=True)
+class Load:
+    """How rows are sent: their form, by how many clients, and what share of all."""
+
+    form: str
+    clients: int
+    share: float
+    workers: int = 1
+
+    @property
+    def name(self) -> str:
+        """What it is called in the result."""
+        return f"{self.form}_{self.clients}_clients_{self.workers}_workers"
+
+
+LOADS = {
+    1: [Load("base64", 1, 1.0), Load("numbers", 2, 0.2)],
+    2: [Load("base64", 2, 1.0, 2), Load("base64", 4, 0.4, 2), Load("numbers", 4, 0.2, 2)],
+}
 
 
 class Client:
@@ -57,11 +78,15 @@ def over_http(run: Any, folder: Path, result: dict[str, Any]) -> None:
     env = {"STORE_DIR": str(folder / "store"), "EMBEDDING_DB_URL": f"sqlite:///{folder}/service.db",
            "DATA_DIR": str(folder / "data")}  # fmt: skip
     ours = SERVERS["ours"]
-    with started(replace(ours, env={**ours.env, **env})) as server:
-        searches(run, Client(server.port), result)
-        for form, clients, rows in (("base64", 1, 1.0), ("base64", 2, 0.4), ("numbers", 2, 0.2)):
-            part = run.data[: int(len(run.data) * rows)]
-            ingest(part, form, clients, server.port, folder, result)
+    for workers, loads in LOADS.items():
+        env["MAX_WORKERS"] = str(workers)
+        with started(replace(ours, env={**ours.env, **env})) as server:
+            if workers == 1:
+                searches(run, Client(server.port), result)
+            for load in loads:
+                ingest(
+                    run.data[: int(len(run.data) * load.share)], load, server.port, folder, result
+                )
 
 
 def searches(run: Any, client: Client, result: dict[str, Any]) -> None:
@@ -91,11 +116,9 @@ def searches(run: Any, client: Client, result: dict[str, Any]) -> None:
              f"bare {least['bare']:.2f} ms: {more:.2f} ms more; aim: at most 2")  # fmt: skip
 
 
-def ingest(
-    data: np.ndarray, form: str, clients: int, port: int, folder: Path, result: dict[str, Any]
-) -> None:
+def ingest(data: np.ndarray, load: Load, port: int, folder: Path, result: dict[str, Any]) -> None:
     """Write the same rows to a bare store and over HTTP, by turns."""
-    name = f"in-{form}-{clients}"
+    name = f"in-{load.name}"
     first = Client(port)
     first.post("/collections", json.dumps({"name": name, "dimension": data.shape[1]}).encode())
     took = {"bare": 0.0, "http": 0.0}
@@ -108,16 +131,16 @@ def ingest(
             for at, rows in batches:
                 store.upsert("docs", items(rows, at))
             took["bare"] += time.perf_counter() - began
-            bodies = [_body(rows, at, form) for at, rows in batches]
-            took["http"] += _post_all(bodies, f"/collections/{name}/vectors", clients, port)
+            bodies = [_body(rows, at, load.form) for at, rows in batches]
+            took["http"] += _post_all(bodies, f"/collections/{name}/vectors", load.clients, port)
     count = first.post(f"/collections/{name}/vectors/count", b"{}")["count"]
     assert count == len(data), f"{count} of {len(data)} rows are there"
     rate = {way: len(data) / seconds for way, seconds in took.items()}
     share = rate["http"] / rate["bare"]
-    key = f"http_ingest_{form}_{clients}"
+    key = f"http_ingest_{load.name}"
     result |= {f"{key}_per_s": round(rate["http"]), f"{key}_of_bare": round(share, 3)}
     result[f"{key}_bare_per_s"] = round(rate["bare"])
-    show(f"ingest over HTTP, {form}, {clients} client{'s' * (clients > 1)}",
+    show(f"ingest over HTTP, {load.name.replace('_', ' ')}",
          f"{rate['http']:,.0f} rows/s",
          f"bare {rate['bare']:,.0f}: {share:.0%}; aim: at least 60 %")  # fmt: skip
 
