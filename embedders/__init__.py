@@ -12,6 +12,7 @@ from embedders.local import local
 from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
 from embedders.remote import RemoteEmbedder
+from embedders.twin import TwinEmbedder
 from errors import BadRequest, ModelUnavailable
 
 Builder = Callable[[ModelSpec, ModelSettings], Embedder]
@@ -43,15 +44,28 @@ def build(spec: ModelSpec, settings: ModelSettings, providers: Providers | None 
     """Build (for a local model: load) the embedder of `spec`. Raises ModelUnavailable."""
     remote = REMOTE.get(spec.type)
     if remote is not None:
-        if providers is None:
-            providers = Providers(settings if isinstance(settings, Config) else Config())
-        return remote(spec, providers)
-    if spec.base_url:  # another server's copy of a local model: its vectors, its tokenizer
-        raise ModelUnavailable(f'type {spec.type!r} has no base_url; use type "openai"')
+        if spec.devices:
+            raise ModelUnavailable(f'type {spec.type!r} runs at its provider and has no "devices"')
+        return remote(spec, providers or _providers(settings))
+    if spec.base_url or (spec.base_urls and not spec.devices):
+        return _twin(spec, providers or _providers(settings))
     builder = EMBEDDERS.get(spec.type)
     if builder is None:
         raise ModelUnavailable(f"type {spec.type!r} is not built into this version")
     return builder(spec, settings)
+
+
+def _providers(settings: ModelSettings) -> Providers:
+    return Providers(settings if isinstance(settings, Config) else Config())
+
+
+def _twin(spec: ModelSpec, providers: Providers) -> Embedder:
+    if spec.devices and spec.base_url in spec.base_urls:
+        return TwinEmbedder(spec, providers)
+    raise ModelUnavailable(
+        f'type {spec.type!r} has "base_urls" only beside "devices", as further copies of the same '
+        'model; a model that only another server has is of type "openai"'
+    )
 
 
 def try_provider(providers: Providers, name: str) -> dict[str, object]:

@@ -97,6 +97,8 @@ class Embedder:
     pads: bool = True
     # Tokens of one pass that suit it best, padding included; None leaves it to the device's kind.
     pass_tokens: int | None = None
+    # Whether a prompt's tokens are read but left out of the pooled vector (`Item.skip`).
+    skips_prompts: bool = False
     facts: Facts
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:

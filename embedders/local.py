@@ -59,7 +59,7 @@ class LocalEmbedder(Embedder):
         self._device = loaded.device
         dtype = choose_dtype(loaded.spec.dtype or loaded.settings.dtype, loaded.device)
         self._network, *self._heads = list(loaded.modules)
-        self._skips_prompts = loaded.pooling is not None and not loaded.pooling.include_prompt
+        self.skips_prompts = loaded.pooling is not None and not loaded.pooling.include_prompt
         tokenizer = self._network.tokenizer
         self._pad_id = tokenizer.pad_token_id or 0
         limit = _limit(self._network, loaded.wanted_tokens)
@@ -94,7 +94,7 @@ class LocalEmbedder(Embedder):
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Tokenize in the caller's thread. See `TextTokenizer.prepare`."""
         items = self._tokenizer.prepare(inputs, prompt, truncate)
-        if prompt.text and self._skips_prompts:
+        if prompt.text and self.skips_prompts:
             skip = self._tokenizer.prompt_tokens(prompt)
             return [Item(i.payload, i.tokens, i.truncated, skip) for i in items]
         return items

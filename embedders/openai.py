@@ -1,6 +1,7 @@
 """OpenAI's embeddings API: at OpenAI, at Azure, or at any server that speaks it (this one too)."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,16 +32,24 @@ class OpenAIEmbedder(RemoteEmbedder):
             url += f"?api-version={self.spec.api_version}"
             if "Authorization" in headers:
                 headers = {"api-key": headers["Authorization"].removeprefix("Bearer ")}
-        body: dict[str, Any] = {"model": self.spec.model_name, "input": inputs}
-        body["encoding_format"] = "base64"
-        if self.spec.dimensions:
-            body["dimensions"] = self.spec.dimensions
-        reply, _ = send(url, headers, body)
+        reply, told = send(url, headers, self.body(inputs))
+        self.prove(told)
         data = sorted(reply["data"], key=lambda row: row["index"])
         if [row["index"] for row in data] != list(range(len(inputs))):
             raise ValueError("not one row an input")
         usage = reply.get("usage") or {}
         return Part([_row(row["embedding"]) for row in data], usage.get("prompt_tokens"))
+
+    def body(self, inputs: list[Payload]) -> dict[str, Any]:
+        """Return what is sent."""
+        body: dict[str, Any] = {"model": self.spec.model_name, "input": inputs}
+        body["encoding_format"] = "base64"
+        if self.spec.dimensions:
+            body["dimensions"] = self.spec.dimensions
+        return body
+
+    def prove(self, headers: Mapping[str, str]) -> None:
+        """Raise ProviderError if a reply's headers tell of another space; most tell none."""
 
 
 def _row(value: Any) -> Vectors:

@@ -22,7 +22,7 @@ def embeddings(body: OpenAIBody) -> Reply:
     """Embed text or token ids, as OpenAI's API does."""
     inputs = list(body.inputs)
     _check_token_ids(inputs)
-    result = run(inputs, body.model, body, True)
+    result = run(inputs, body.model, body, body.normalize)
     reply = dump_openai(result.vectors, body.encoding_format, body.model, result.tokens)
     return Reply(reply, headers=facts_headers(result))
 

@@ -156,6 +156,7 @@ class OpenAIBody(Options):
     encoding_format: Literal["float", "base64"] | None = Field(
         None, description="`float` (default) or `base64`: little-endian float32."
     )
+    normalize: StrictBool = Field(True, description="Scale vectors to length 1, as OpenAI does.")
     user: StrictStr | None = Field(None, description="Accepted and ignored.")
 
     @property
