@@ -4,6 +4,7 @@ gunicorn's own `timeout` is a heartbeat of the worker, not of a request: clients
 byte now and then hold a thread each for as long as they like. Here every connection in a thread has
 a deadline: to send its request, then to take its reply. Work in between is not timed. The check
 rides on `notify`, which the worker's main thread calls about once a second, also while it stops.
+A stop has a deadline too: shortly before it the application is told to answer what it cannot do.
 How a worker takes over from an older one is in `server/relay.py`. Loaded by name from
 `gunicorn.conf.py`; knows nothing of the application.
 """
@@ -24,6 +25,10 @@ from server import relay
 FIRST_BYTE_S = 0.05
 # How often a worker that waits for its model looks whether it is there.
 LOOK_S = 0.05
+# `near_the_end` is called so long before a stopping worker's time is up, or in the middle of it.
+LAST_S = 5.0
+
+near_the_end: list[Callable[[], object]] = []  # what to call then; the application adds to it
 
 
 class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
@@ -34,6 +39,7 @@ class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
     relieves = False  # whether another worker serves until this one is ready
     told_to_stop = False
     wsgi: Callable[..., Iterable[bytes]]
+    last_call = float("inf")  # when a stopping worker has to come to an end, in time.monotonic()
 
     def init_process(self) -> None:
         """Begin with no connection in a thread."""
@@ -66,18 +72,28 @@ class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: object) -> None:
         """Stop, once a newer worker can serve if there is one."""
         self.told_to_stop = True
-        if not relay.is_needed():
-            super().handle_exit(sig, frame)
+        self._stop_if_relieved()
 
     def notify(self) -> None:
-        """Show a sign of life, stop if that has become possible, and cut off who is late."""
+        """Show a sign of life, come to an end if it is time, and cut off who is late."""
         super().notify()
-        if self.told_to_stop and not relay.is_needed():
-            super().handle_exit(signal.SIGTERM, None)
+        self._stop_if_relieved()
         now = time.monotonic()
+        if self.last_call < now:
+            self.last_call = float("inf")
+            for tell in near_the_end:
+                tell()
         for sock, deadline in list(self.deadlines.items()):
             if deadline < now and self.deadlines.pop(sock, None) is not None:
                 self._cut(sock)
+
+    def _stop_if_relieved(self) -> None:
+        if not self.told_to_stop or relay.is_needed():
+            return
+        if self.alive:
+            time_left_s = float(self.cfg.graceful_timeout)
+            self.last_call = time.monotonic() + time_left_s - min(LAST_S, time_left_s / 2)
+        super().handle_exit(signal.SIGTERM, None)
 
     def _cut(self, sock: socket.socket) -> None:
         self.log.info("a client was too slow and is cut off")

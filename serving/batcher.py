@@ -55,6 +55,7 @@ class Batcher:
         self._lock = threading.Lock()
         self._jobs: list[Job] = []  # oldest first; only those with inputs left to take
         self._led = False  # whether a thread is encoding or about to
+        self._stopping = False
         self._waiting_tokens = 0
         self._tokens_per_s = 0.0
         self._passes = itertools.count(1)
@@ -101,6 +102,13 @@ class Batcher:
         """Change the limits; the next pass and the next request go by them."""
         self._max_items, self._max_queue_tokens = max_items, max_queue_tokens
 
+    def stop(self) -> None:
+        """Refuse what waits and what comes: the process ends. A pass under way is delivered."""
+        with self._lock:
+            self._stopping = True
+            for job in [job for job in self._jobs if not job.leads]:
+                self._fail(job, _stopping())
+
     def load(self) -> Load:
         """Return how much is waiting and how fast it is being done."""
         with self._lock:
@@ -117,6 +125,8 @@ class Batcher:
         with self._lock:
             if self._model.broken:
                 raise Unavailable(self._model.broken, retry_after_s=5)
+            if self._stopping:
+                raise _stopping()
             waiting = self._waiting_tokens
             if waiting and waiting + job.tokens > self._max_queue_tokens:
                 raise QueueFull(
@@ -218,7 +228,9 @@ class Batcher:
         """Drop requests whose deadline has passed or whose client is gone: they cost no pass."""
         now = time.monotonic()
         for job in list(self._jobs):
-            if job.deadline is not None and job.deadline < now:
+            if self._stopping:
+                self._fail(job, _stopping())
+            elif job.deadline is not None and job.deadline < now:
                 self._fail(job, DeadlineExceeded("the request's deadline passed while it waited"))
             elif job.gone is not None and job.gone():
                 self._fail(job, ClientGone("the client closed the connection"))
@@ -257,6 +269,10 @@ class ClientGone(ServiceError):
 
     status = 499
     code = "client_closed_request"
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the service is stopping; send this again", retry_after_s=2)
 
 
 def _remaining(deadline: float | None) -> float | None:

@@ -2,7 +2,8 @@
 
 `ailment` is what `/health` says; `watch` is the thread that looks for what cannot heal inside the
 process: a device error that sticks (every later call on the GPU fails too) and a pass that hangs in
-the driver. Both end the process, and gunicorn starts another. Knows the registry; no HTTP.
+the driver. Both end the process, and gunicorn starts another. `wind_up` is for an end that somebody
+asked for. Knows the registry; no HTTP.
 """
 
 import logging
@@ -89,6 +90,14 @@ def watch(
 
     threading.Thread(target=look, name="watchdog", daemon=True).start()
     return stop
+
+
+def wind_up(registry: Registry) -> None:
+    """Answer what still waits with 503, as the end of the process is near."""
+    for model in registry.models.values():
+        for lane in model.held.lanes if model.held else ():
+            if isinstance(lane, Batcher):
+                lane.stop()
 
 
 def _hopeless(registry: Registry) -> str | None:

@@ -3,7 +3,6 @@
 What CUDA does is simulated here, at the embedder's edge: there is no GPU in these tests.
 """
 
-import logging
 import os
 import signal
 import threading
@@ -15,11 +14,21 @@ import numpy as np
 
 from config import Config, ModelSettings, ModelSpec, load_config
 from context import KEY
-from embedders.base import DeviceBroken, Embedder, Encoded, Item, OutOfMemory
+from embedders.base import (
+    DeviceBroken,
+    Embedder,
+    Encoded,
+    Input,
+    Item,
+    OutOfMemory,
+    Prompt,
+    Truncate,
+)
 from embedders.fake import FakeEmbedder
 from factory import create_app
-from server import arbiter, relay
-from serving.watchdog import watch
+from logs import configure
+from server import arbiter, deadlines, relay
+from serving.watchdog import watch, wind_up
 
 # A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`.
 WHILE_LOADING = os.environ.get("WHILE_LOADING")
@@ -27,13 +36,18 @@ FITS = 4  # inputs that fit the simulated device when one of them says "big"
 
 
 class Hurting(FakeEmbedder):
-    """Obeys the words `slow hang nan never big sticky bad` of the texts it encodes."""
+    """Obeys the words `slow hang nan never big sticky bad bug` of the texts it encodes."""
 
     def __init__(self) -> None:
         super().__init__(max_tokens=64)
         self.sizes: list[int] = []
         self.exact = 0
         self.down = False  # every pass fails until this is cleared
+
+    def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
+        if any("bug" in str(given).split() for given in inputs):
+            raise KeyError("an inner secret")
+        return super().prepare(inputs, prompt, truncate)
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         texts = [str(item.payload) for item in items]
@@ -80,7 +94,9 @@ def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
 def service(config: Config):
     """What app.py does, on the hurting embedder."""
     app = create_app(config, build=build, pause_s=arbiter.pause_s())
-    watch(app.extensions[KEY].engine.registry, settled=arbiter.settle, ready=relay.take_over)
+    registry = app.extensions[KEY].engine.registry
+    watch(registry, settled=arbiter.settle, ready=relay.take_over)
+    deadlines.near_the_end.append(lambda: wind_up(registry))
     return app
 
 
@@ -88,6 +104,7 @@ def __getattr__(name: str):
     """Build `app` when gunicorn asks for it, so that tests may import the rest."""
     if name != "app":
         raise AttributeError(name)
-    logging.basicConfig(level="INFO")
-    globals()["app"] = service(load_config())
+    config = load_config()
+    configure(config.log_level, config.log_format)
+    globals()["app"] = service(config)
     return globals()["app"]

@@ -1,5 +1,6 @@
 """What becomes of the process: signals, dead workers, taken ports, full and read-only disks."""
 
+import json
 import os
 import signal
 import subprocess
@@ -57,6 +58,28 @@ def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
     for thread in threads:
         thread.join()
     assert statuses == [200] * 4
+    assert service.process.wait(20) == 0
+
+
+def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start) -> None:
+    """Ten seconds of work, a graceful time of four: whoever cannot be served is told so."""
+    service = start(GRACEFUL_TIMEOUT="4", EMBEDDING_MAX_BATCH_SIZE="1")
+    answers: list[tuple[int, dict, bytes]] = []
+    threads = [
+        threading.Thread(
+            target=lambda: answers.append(service.ask("/embed", {"texts": ["slow"]}))
+        )
+        for _ in range(10)
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    until(lambda: b'embedding_queue_texts{model="fake"} 9.0' in service.ask("/metrics")[2])
+    service.signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    statuses = [status for status, _, _ in answers]
+    assert len(statuses) == 10 and set(statuses) == {200, 503}
+    assert all(h["Retry-After"] and b"stopping" in b for s, h, b in answers if s == 503)
     assert service.process.wait(20) == 0
 
 
@@ -231,4 +254,19 @@ def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
     service = start("-w", "1")
     for worker in service.workers():
         subprocess.run(["prlimit", f"--pid={worker}", "--fsize=0:0"], check=True)
+    assert service.embed("a") == 200
+
+
+def test_a_bug_is_one_plain_500_which_the_log_explains(start) -> None:
+    service = start()
+    status, headers, body = service.ask("/embed", {"texts": ["a bug"]})
+    told = json.loads(body)
+    assert status == 500 and set(told) == {"error", "error_type", "request_id"}
+    assert b"secret" not in body and b"Traceback" not in body
+    until(lambda: any("KeyError: 'an inner secret'" in line for line in service.lines))
+    log = "".join(service.lines)
+    assert "Traceback" in log
+    assert headers["X-Request-ID"] == told["request_id"] and told["request_id"] in log
+    counted = f'embedding_errors_total{{code="{told["error_type"]}"}} 1.0'
+    assert counted.encode() in service.ask("/metrics")[2]
     assert service.embed("a") == 200
