@@ -6,7 +6,7 @@ URL, which holds a password.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,14 +127,23 @@ def _away(exc: SQLAlchemyError) -> Unavailable:
     reason = str(exc.orig) if isinstance(exc, DBAPIError) else ""
     if "locked" in reason or "Lock wait timeout" in reason or "lock timeout" in reason:
         return Busy("another process holds the database's lock; send this again", retry_after_s=2)
+    if "disk is full" in reason:
+        return Unavailable("the database's disk is full; nothing was changed", retry_after_s=30)
+    if "readonly" in reason or "unable to open" in reason:
+        return Unavailable("the database's file cannot be opened for writing", retry_after_s=30)
     return Unavailable("the database cannot be reached; send this again later", retry_after_s=5)
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
     """Open a file in WAL mode; a write transaction takes the lock at its start, not half way."""
-    if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(url, connect_args={"timeout": SQLITE_TIMEOUT_S})
+
+    @event.listens_for(engine, "do_connect")
+    def make_room(*_: object) -> None:
+        """Make the file's folder; where that is not allowed, SQLite says that it cannot open it."""
+        if url.database and url.database != ":memory:":
+            with suppress(OSError):
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, record: object) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.error
@@ -99,5 +100,31 @@ def start(models_file: Path) -> Iterator[Callable[..., Service]]:
             }  # fmt: skip
             process = stack.enter_context(running(command, port, env, ready=ready))
             return Service(port, process)
+
+        yield begin
+
+
+# A user without rights gets them in a namespace of users of its own, where the kernel allows that.
+NAMESPACE = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-U", "-r", "-m"]
+
+
+@pytest.fixture
+def mounted(models_file: Path) -> Iterator[Callable[..., Service]]:
+    """Start the service with mounts of its own, which nothing else on the machine sees."""
+    done = subprocess.run([*NAMESPACE, "true"], capture_output=True, text=True)
+    if done.returncode:
+        reason = f"mounts of one's own are not allowed here: {done.stderr.strip()}"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    with ExitStack() as stack:
+
+        def begin(mounts: str, *flags: str, log: str = "/dev/stderr", **env: str) -> Service:
+            port = free_port()
+            serve = [sys.executable, "-m", "gunicorn", *flags, "tests.faults.hurting:app"]
+            command = [*NAMESPACE, "sh", "-ec", f"{mounts}; exec {' '.join(serve)} 2>>{log}"]
+            env = {
+                "HOST": "127.0.0.1", "PORT": str(port), "MODEL_CONFIG": str(models_file),
+                "SUPPORTED_MODELS_FILE": "/nonexistent", "THREADS": "16", **env,
+            }  # fmt: skip
+            return Service(port, stack.enter_context(running(command, port, env)))
 
         yield begin

@@ -1,23 +1,17 @@
-"""What is wrong with the machine: no GPU, no memory, no room, no hub.
-
-The full disk is real: a mount in a namespace of the service's own.
-"""
+"""What is wrong with the machine: no GPU, no memory, no hub, another time of day."""
 
 import json
-import os
+import shutil
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, running
-from tests.faults.conftest import Service, until
+from embedders.weights import find
+from tests.faults.conftest import until
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -73,56 +67,6 @@ def test_workers_killed_while_they_load_come_back_more_and_more_slowly(start, tm
     assert time.monotonic() - began < 8
 
 
-# ---- 51: no room for the metrics
-
-
-@pytest.fixture
-def mounted(models_file: Path) -> Iterator[Callable[..., Service]]:
-    """Start the service with mounts of its own, which nothing else on the machine sees."""
-    need_namespaces()
-    with ExitStack() as stack:
-
-        def begin(mounts: str, **env: str) -> Service:
-            port = free_port()
-            serve = f"exec {sys.executable} -m gunicorn --workers {env.pop('WORKERS', '1')}"
-            command = [*NAMESPACE, "sh", "-ec", f"{mounts}; {serve} tests.faults.hurting:app"]
-            env = {
-                "HOST": "127.0.0.1", "PORT": str(port), "MODEL_CONFIG": str(models_file),
-                "SUPPORTED_MODELS_FILE": "/nonexistent", "THREADS": "16", **env,
-            }  # fmt: skip
-            return Service(port, stack.enter_context(running(command, port, env)))
-
-        yield begin
-
-
-NAMESPACE = ["unshare", "-m"] if os.getuid() == 0 else ["unshare", "-U", "-r", "-m"]
-
-
-def need_namespaces() -> None:
-    done = subprocess.run([*NAMESPACE, "true"], capture_output=True, text=True)
-    if done.returncode:
-        reason = f"mounts of one's own are not allowed here: {done.stderr.strip()}"
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-
-
-def test_a_full_metrics_directory_is_not_used(mounted, tmp_path) -> None:
-    """Its files are mapped: a worker that wrote to one on a full disk would be killed (SIGBUS)."""
-    disk = tmp_path / "numbers"
-    disk.mkdir()
-    service = mounted(
-        f"mount -t tmpfs -o size=100k none {disk}", METRICS_DIR=str(disk), WORKERS="2"
-    )
-    before = service.workers()
-    for _ in range(20):
-        assert service.embed("a") == 200
-    assert (
-        b'embedding_requests_total{method="POST",route="/embed",status="200"} 20.0'
-        in (service.ask("/metrics")[2])
-    )
-    assert service.workers() == before and len(before) == 2
-    assert any("METRICS_DIR" in line and "another place" in line for line in service.lines)
-
-
 # ---- 53: no hub
 
 
@@ -154,3 +98,19 @@ def test_a_hub_that_hangs_leaves_the_port_open(start, silent_hub, tmp_path) -> N
     )  # fmt: skip
     until(lambda: taken)
     assert service.ask("/health")[0] == 503 and service.embed("a") == 503
+
+
+def test_a_hub_that_hangs_does_not_delay_a_model_that_is_cached(
+    start, silent_hub, tmp_path
+) -> None:
+    url, taken = silent_hub
+    revision = "0" * 40
+    cached = tmp_path / "models--some-org--some-model"  # as the hub's library keeps it
+    shutil.copytree(find(MODEL), cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    service = start(
+        app="app:app", HF_ENDPOINT=url, EMBEDDING_MODEL_CACHE_DIR=str(tmp_path), DEVICE="cpu",
+        EMBEDDING_MODEL="some-org/some-model", SUPPORTED_MODELS="some-org/some-model",
+    )  # fmt: skip
+    assert service.embed("a") == 200 and not taken
