@@ -18,6 +18,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Lines that wait for the log: some 3 MB, ten seconds of the busiest service.
 ROOM = 20_000
 FLUSH_S = 1.0
+LONGEST = 200  # characters of one fact of a request, such as its path
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,11 +30,19 @@ class JsonFormatter(logging.Formatter):
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
             "level": record.levelname,
             "logger": record.name,
-            **getattr(record, "facts", {"message": record.getMessage()}),
+            **_facts(record),
         }
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
         return json.dumps(facts, default=str)
+
+
+def _facts(record: logging.LogRecord) -> Mapping[str, object]:
+    """Return what a record says; what a client may choose the length of is cut."""
+    facts: Mapping[str, object] | None = getattr(record, "facts", None)
+    if facts is None:
+        return {"message": record.getMessage()}
+    return {k: v[:LONGEST] if isinstance(v, str) else v for k, v in facts.items()}
 
 
 class Aside(logging.Handler):
@@ -109,5 +118,5 @@ def line(facts: Mapping[str, object]) -> str:
 
 
 def _safe(value: object) -> str:
-    text = str(value)[:200]
+    text = str(value)[:LONGEST]
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

@@ -12,6 +12,7 @@ from tests.faults.conftest import Service, until
 
 THREADS = 4
 FLAGS = ("--threads", str(THREADS))
+BROKEN_OFF = 10_000
 HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 
 
@@ -124,12 +125,13 @@ def test_connections_that_are_opened_and_broken_off_leave_nothing_behind(service
         return int(float(text.split("\nembedding_process_open_files ")[1].split()[0]))
 
     before = files()
-    for i in range(500):
+    for i in range(BROKEN_OFF):
         sock = service.connect()
         if i % 2:
             sock.sendall(HEAD[: i % len(HEAD)])
         sock.close()
     until(lambda: files() <= before + 3)
+    assert service.embed("a") == 200
 
 
 SMUGGLED = [
@@ -165,3 +167,34 @@ def test_paths_and_methods_that_are_not_there_make_no_series(service) -> None:
     lines = [line for line in text.splitlines() if line.startswith("embedding_requests_total")]
     assert [line for line in lines if 'route="none"' in line]
     assert not [line for line in lines if "/nothing" in line]
+
+
+@pytest.mark.parametrize("form", ["line", "json"])
+def test_what_a_client_calls_itself_stays_on_one_line_of_the_log(start, form) -> None:
+    service = start(LOG_FORMAT=form)
+    known = len(service.lines)
+    for evil in (b"a\nroot: 1", b"\x1b[31m", b"a\rb"):  # no header can hold these: gunicorn says so
+        with service.connect() as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: " + evil + b"\r\n\r\n")
+            assert sock.recv(100).split()[1] == b"400"
+    head = {"X-Request-ID": "x" * 8_000, "User-Agent": "\xff" * 8_000}
+    for model in ("\x1b[31m\x9b2J\r\nroot: 1", "x" * 10_000):
+        status, headers, body = service.ask("/embed", {"texts": ["a"], "model": model}, **head)
+        assert status == 400 and len(headers["X-Request-ID"]) == 32 and len(body) < 1000
+    until(lambda: len([line for line in service.lines[known:] if "/embed" in line]) == 2)
+    for line in service.lines[known:]:
+        assert len(line) < 1000 and not set(line) & {"\x1b", "\x9b", "\r"}
+        assert json.loads(line)["time"] if form == "json" else line.startswith("20")
+
+
+def test_a_page_of_another_origin_is_given_no_leave(start) -> None:
+    service = start(CORS_ORIGINS="https://ours.example")
+    asked = {"Access-Control-Request-Method": "POST"}
+    for origin, allowed in (("https://evil.example", None), ("https://ours.example",) * 2):
+        request = urllib.request.Request(
+            service.url + "/embed", headers={"Origin": origin, **asked}, method="OPTIONS"
+        )
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            assert reply.headers["Access-Control-Allow-Origin"] == allowed
+            given = [name for name in reply.headers if name.startswith("Access-Control-Allow")]
+            assert bool(given) == bool(allowed)
