@@ -9,6 +9,7 @@ declare -A package=(   # command -> Debian package; each suite that starts a ser
   [promtool]=prometheus
   [node]=nodejs
   [openssl]=openssl
+  [cc]=gcc
   [systemd-analyze]=systemd
 )
 PATH=$PATH:/usr/sbin:/sbin   # where Debian keeps servers, and not every shell looks
