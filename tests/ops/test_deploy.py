@@ -1,9 +1,12 @@
 """The files under deploy/ and the compose files, checked as far as a machine without Docker can."""
 
 import json
+import re
+import socket
 import ssl
 import subprocess
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,8 +78,13 @@ def certificate(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nginx_serves_the_service_over_tls(serve, certificate: Path) -> None:
-    url = serve(EMBEDDING_MODEL="", MODEL_CONFIG=str(fake_models(certificate)))
+@pytest.fixture
+def behind_nginx(serve, certificate: Path) -> Iterator[tuple[Nginx, ssl.SSLContext, str]]:
+    """The service with two threads behind the shipped nginx.conf, and its own address."""
+    url = serve(
+        EMBEDDING_MODEL="", MODEL_CONFIG=str(fake_models(certificate)), THREADS="2",
+        SUPPORTED_MODELS_FILE="/nonexistent",
+    )  # fmt: skip
     config = (DEPLOY / "nginx.conf").read_text()
     config = config.replace("127.0.0.1:8001", url.removeprefix("http://"))
     config = config.replace("listen 443", "listen 127.0.0.1:{port}")
@@ -84,13 +92,40 @@ def test_nginx_serves_the_service_over_tls(serve, certificate: Path) -> None:
     config = config.replace("/etc/ssl/private/embeddings.example.com.key", f"{certificate}/key.pem")
     context = ssl.create_default_context(cafile=str(certificate / "cert.pem"))
     with Nginx(config) as nginx:
-        request = urllib.request.Request(
-            f"https://127.0.0.1:{nginx.port}/embed",
-            json.dumps({"texts": ["a"] * 500}).encode(),
-            {"Content-Type": "application/json"},
+        yield nginx, context, url
+
+
+def test_nginx_serves_the_service_over_tls(behind_nginx) -> None:
+    nginx, context, _ = behind_nginx
+    request = urllib.request.Request(
+        f"https://127.0.0.1:{nginx.port}/embed",
+        json.dumps({"texts": ["a"] * 2000}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, context=context) as reply:
+        assert len(json.loads(reply.read())["embeddings"]) == 2000
+
+
+def test_clients_that_send_slowly_hold_nginx_and_not_the_service(behind_nginx) -> None:
+    nginx, context, url = behind_nginx
+    held = []
+    for _ in range(4):
+        sock = context.wrap_socket(
+            socket.create_connection(("127.0.0.1", nginx.port)), server_hostname="127.0.0.1"
         )
-        with urllib.request.urlopen(request, context=context) as reply:
-            assert len(json.loads(reply.read())["embeddings"]) == 500
+        sock.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n{")
+        held.append(sock)
+    for _ in range(20):  # each of two threads would have been taken
+        with urllib.request.urlopen(f"{url}/metrics", timeout=5) as reply:
+            assert b"embedding_requests_in_flight 1.0" in reply.read()
+    for sock in held:
+        sock.close()
+
+
+def test_every_nginx_takes_bodies_as_large_as_the_service_does() -> None:
+    for file in DEPLOY.glob("nginx*.conf"):
+        found = re.findall(r"client_max_body_size (\d+)m;", file.read_text())
+        assert [int(size) << 20 for size in found] == [Config().max_request_bytes], file.name
 
 
 def fake_models(folder: Path) -> Path:
