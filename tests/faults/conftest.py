@@ -32,12 +32,17 @@ class Service:
         return self.process.log.read_text().splitlines(keepends=True)
 
     def ask(
-        self, path: str, body: object = None, timeout: float = 30, **headers: str
+        self,
+        path: str,
+        body: object = None,
+        timeout: float = 30,
+        method: str | None = None,
+        **headers: str,
     ) -> tuple[int, dict, bytes]:
         """Send one request; return status, headers and body."""
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **headers}
-        request = urllib.request.Request(self.url + path, data, headers)
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as reply:
                 return reply.status, dict(reply.headers), reply.read()
