@@ -3,6 +3,7 @@
 What CUDA does is simulated here, at the embedder's edge: there is no GPU in these tests.
 """
 
+import logging
 import os
 import signal
 import threading

@@ -84,8 +84,9 @@ class Busy:
             service.ask("/embed", {"texts": ["a"]}, **{"X-Forwarded-For": "10.9.9.9"})
 
     def _hurt(self, service: Service) -> None:
-        """Ask for what the model cannot encode, and for what takes a second."""
+        """Ask for what the model cannot encode, has no memory for, and takes a second over."""
         service.embed("bad")
+        service.embed(*["big"] * 5)
         service.embed("slow")
 
     def _wait(self, service: Service) -> None:
