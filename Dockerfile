@@ -9,7 +9,8 @@ FROM ${BASE}
 # CUDA along. PyTorch's CPU index makes the CPU image some gigabytes smaller.
 ARG TORCH_INDEX_URL=
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    EMBEDDING_MODEL_CACHE_DIR=/models
+    EMBEDDING_MODEL_CACHE_DIR=/models STORE_DIR=/data/store DATA_DIR=/data \
+    EMBEDDING_DB_URL=sqlite:////data/service.db
 WORKDIR /app
 
 COPY requirements.txt .
@@ -18,7 +19,8 @@ RUN grep '^torch==' requirements.txt > torch.txt \
          || pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r torch.txt; } \
     && pip install -r requirements.txt
 
-RUN useradd --create-home --uid 10001 service && mkdir -p /models && chown service /models
+# All that is written is in two folders, which a new volume takes over with their owner.
+RUN useradd --create-home --uid 10001 service && mkdir -p /models /data && chown service /models /data
 COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
 COPY accounts/ accounts/
 COPY bulk/ bulk/
@@ -38,7 +40,7 @@ COPY static/ static/
 COPY templates/ templates/
 
 USER 10001
-VOLUME /models
+VOLUME /models /data
 EXPOSE 8001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD \
     ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8001/health', timeout=4)"]

@@ -139,3 +139,35 @@ def test_systemd_gives_a_stop_more_time_than_the_service_takes() -> None:
     unit = (DEPLOY / "embedding-service.service").read_text()
     assert f"TimeoutStopSec={Config().graceful_timeout_s + 10}" in unit
     assert "Type=notify" in unit  # gunicorn tells systemd when it is up
+
+
+WRITES = ("STORE_DIR", "DATA_DIR", "EMBEDDING_DB_URL", "EMBEDDING_MODEL_CACHE_DIR")
+
+
+def places(text: str) -> dict[str, str]:
+    """Return the folders in which a file lets the service write, by setting."""
+    found = dict(re.findall(rf"\b({'|'.join(WRITES)})=(\S+)", text))
+    assert set(found) == set(WRITES)
+    return {name: value.removeprefix("sqlite:///") for name, value in found.items()}
+
+
+def test_the_unit_lets_the_service_write_where_it_does() -> None:
+    unit = (DEPLOY / "embedding-service.service").read_text()
+    assert "ProtectSystem=strict" in unit  # all else may not be written
+    allowed = [f"/var/lib/{re.findall('StateDirectory=(.+)', unit)[0]}",
+               f"/var/cache/{re.findall('CacheDirectory=(.+)', unit)[0]}"]  # fmt: skip
+    for place in places(unit).values():
+        assert any(Path(place).is_relative_to(folder) for folder in allowed), place
+    assert unit.index("Environment=") < unit.index("EnvironmentFile=")  # which has the last word
+
+
+def test_the_image_writes_only_into_its_users_volumes() -> None:
+    image = (ROOT / "Dockerfile").read_text()
+    (volumes,) = re.findall(r"^VOLUME (.+)", image, re.MULTILINE)
+    (owned,) = re.findall(r"chown service (.+)", image)
+    assert volumes == owned
+    for place in places(image).values():
+        assert any(Path(place).is_relative_to(folder) for folder in owned.split()), place
+    mounts = {mount["mountPath"] for mount in CONTAINER["volumeMounts"]}
+    binds = {v.split(":")[1] for v in COMPOSE["services"]["embedding-service"]["volumes"]}
+    assert set(owned.split()) == binds and binds <= mounts
