@@ -26,6 +26,8 @@ from tests.servers.redis import Redis
 from tests.soak.load import MODEL, Load, until
 
 ALLOWED = 0.02  # growth
+# Descriptors and threads come and go with the clients that are connected at the moment of a sample.
+FEW = {"files": 4.0, "threads": 2.0}
 SAMPLE_S = 1.0
 ENV = {
     "HOST": "127.0.0.1", "EMBEDDING_MODEL": MODEL, "SUPPORTED_MODELS": MODEL, "DEVICE": "cpu",
@@ -224,7 +226,11 @@ def main() -> None:
             soak = Soak(port, server.pid, redis)
             samples, problems = run(soak, seconds)
     rows = growth(samples)
-    problems += [f"{name} grew by {by:.1%}" for name, _, _, by in rows if by > ALLOWED]
+    problems += [
+        f"{name} grew by {by:.1%}"
+        for name, first, last, by in rows
+        if by > ALLOWED and last - first > FEW.get(name, 0)
+    ]
     print("\n| what | first third | last third | growth |\n|---|---|---|---|")
     for name, first, last, by in rows:
         print(f"| {name} | {first:.1f} | {last:.1f} | {by:+.2%} |")
