@@ -43,7 +43,7 @@ def get_model(name: str) -> dict[str, Any]:
 
 def _check_token_ids(inputs: list[Input]) -> None:
     """Refuse token ids where they are not wanted: another vocabulary's cannot always be told."""
-    refused = services().settings.current.token_ids == "refuse"
+    refused = services().settings.current.token_ids == "refuse"  # nosec B105
     if refused and not all(isinstance(given, str) for given in inputs):
         raise BadRequest(
             "this service takes no token ids (TOKEN_IDS=refuse): send texts (in LangChain: "
