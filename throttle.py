@@ -9,12 +9,13 @@ probe, or for saying no. A refusal says when to come back.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from flask import Flask, Response, current_app, g, request
-from flask_limiter import Limiter
+from flask_limiter import Limiter, RequestLimit
 from flask_limiter.errors import RateLimitExceeded
+from redis.exceptions import RedisError
 
 import metrics
 from accounts import Caller
@@ -119,17 +120,29 @@ class Throttle:
 
     def _counted(self, count: Callable[[], None]) -> None:
         try:
-            count()
+            _persistently(count)
         except RateLimitExceeded:
             metrics.RATE_LIMITED.labels(g.caller.role).inc()
             limit = self._limiter.current_limit
             assert limit is not None
             g.limits = [limit]
-            wait = max(1.0, limit.reset_at - time.time())
+            left = _left(limit)
+            wait = max(1.0, left[1] - time.time()) if left else 60.0
             raise RateLimited(
                 f"your limit of {limit.limit.amount} a minute is used up; wait {wait:.0f} s",
                 retry_after_s=wait,
             ) from None
+
+
+def _persistently(count: Callable[[], None]) -> None:
+    """Count, again where Redis has just gone.
+
+    Flask-Limiter counts in memory then, but raises in a thread that was second to find it gone.
+    """
+    for _ in range(2):
+        with suppress(RedisError):
+            return count()
+    return count()
 
 
 def throttle() -> Throttle:
@@ -149,15 +162,29 @@ def _key() -> str:
     return f"{caller.role}:{caller.name}"
 
 
+def _left(limit: RequestLimit) -> tuple[int, float] | None:
+    """Return what is left of a limit and when it is whole again, as `time.time()` tells it.
+
+    The storage is asked anew for it: None if Redis went away since the request was counted.
+    """
+    try:
+        return max(0, limit.remaining), float(limit.reset_at)
+    except RedisError:
+        return None
+
+
 def add_headers(response: Response) -> None:
     """Tell the caller how much of the limit is left, by the names that clients know."""
     for limit in g.get("limits", ())[:1]:
-        amount, left = limit.limit.amount, max(0, limit.remaining)
-        reset = max(0, int(limit.reset_at - time.time()))
+        found = _left(limit)
+        if found is None:
+            continue
+        amount, (left, reset_at) = limit.limit.amount, found
+        reset = max(0, int(reset_at - time.time()))
         headers = response.headers
         headers["X-RateLimit-Limit"] = str(amount)
         headers["X-RateLimit-Remaining"] = str(left)
-        headers["X-RateLimit-Reset"] = str(int(limit.reset_at))
+        headers["X-RateLimit-Reset"] = str(int(reset_at))
         # draft-ietf-httpapi-ratelimit-headers
         headers["RateLimit-Policy"] = f'"requests";q={amount};w=60'
         headers["RateLimit"] = f'"requests";r={left};t={reset}'

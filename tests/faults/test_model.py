@@ -93,7 +93,7 @@ class Names:
     """As much of a registry as the watchdog looks at."""
 
     def __init__(self, model: Model) -> None:
-        self.models = {"fake": model}
+        self.models, self.default = {"fake": model}, model
         self.tried = threading.Event()
 
 

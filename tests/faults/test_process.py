@@ -129,6 +129,7 @@ def test_a_second_interrupt_ends_it_at_once(start, which) -> None:
     service = start()
     threading.Thread(target=lambda: swallow(lambda: service.embed("slow")), daemon=True).start()
     service.signal(which)
+    until(lambda: any("Handling signal" in line for line in service.lines))  # or both are one
     service.signal(which)
     assert service.process.wait(10) == 0
 

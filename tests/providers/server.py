@@ -69,12 +69,15 @@ class Handler(BaseHTTPRequestHandler):
         if path.endswith("/embed"):
             return self.cohere(body, path)
         texts = body["inputs"]
-        return [vector(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        width = self.server.width(path)
+        given = [texts] if isinstance(texts, str) else texts
+        return [vector(text, dimension=width) for text in given]
 
     def openai(self, body: dict) -> dict:
         given = body["input"]
         inputs = [given] if isinstance(given, str) else given
-        rows = [vector(t, self.server.salt, body.get("dimensions", DIMENSION)) for t in inputs]
+        width = body.get("dimensions", self.server.width(body["model"]))
+        rows = [vector(t, self.server.salt, width) for t in inputs]
         if body.get("encoding_format") == "base64":
             rows = [base64.b64encode(np.array(r, "<f4").tobytes()).decode() for r in rows]
         data = [{"object": "embedding", "index": i, "embedding": r} for i, r in enumerate(rows)]
@@ -84,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def cohere(self, body: dict, path: str) -> dict:
         salt = body.get("input_type", "")
-        rows = [vector(text, salt) for text in body["texts"]]
+        width = self.server.width(body["model"])
+        rows = [vector(text, salt, width) for text in body["texts"]]
         version = "2" if "/v2/" in path else "1"
         units = {"input_tokens": sum(len(t.split()) for t in body["texts"])}
         return {
@@ -103,9 +107,14 @@ class FakeProvider(ThreadingHTTPServer):
         self.script: deque = deque()
         self.always: object = "good"
         self.salt = ""
+        self.widths: dict[str, int] = {}  # of models that have another dimension, by name
         self.seen: list[tuple[str, dict, dict]] = []
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def width(self, place: str) -> int:
+        """Return the dimension of the model that a body or a path names."""
+        return next((w for name, w in self.widths.items() if name in place), DIMENSION)
 
     def handle_error(self, *_: object) -> None:
         pass

@@ -18,6 +18,7 @@ from embedders.base import Prompt
 from embedders.providers import Providers
 from errors import ProviderError
 from factory import create_app
+from tests.conftest import ROOT
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider
 
@@ -166,3 +167,55 @@ def test_https_goes_through_the_proxy_of_the_environment(private_ca, monkeypatch
         assert one_call("https://localhost:1/v1").shape == (1, 8)
         assert proxy.asked == [b"CONNECT localhost:1 HTTP/1.0\r\n"]
         proxy.shutdown()
+
+
+HOMES = ("api.openai.com", "api.cohere.com", "router.huggingface.co")
+WIDTHS = {"text-embedding-3-small": 1536, "embed-english-v3.0": 1024, "all-mpnet-base-v2": 768}
+
+
+@pytest.fixture
+def homes(tmp_path, monkeypatch):
+    """Every provider under its own name and certificate, reached through a proxy on loopback."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    server = FakeProvider()
+    server.widths = WIDTHS
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*HOMES).configure_cert(context)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        proxy.daemon_threads, proxy.asked, proxy.target = True, [], server.server_port
+        threading.Thread(target=proxy.serve_forever, args=(0.05,), daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_address[1]}")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        yield proxy
+        proxy.shutdown()
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_model_file_that_comes_with_the_service_serves_every_provider_once_it_has_keys(
+    config_of, homes
+):
+    """As users of such a file know it: one entry local, three remote, and one that has to come from
+    the hub, which is out of reach here and harms no other."""
+    keys = dict.fromkeys(("openai_api_key", "cohere_api_key", "hf_token"), KEY)
+    config = config_of(**keys, device="cpu").model_copy(
+        update={"model_config_file": ROOT / "model_config.json"}
+    )
+    app = create_app(config, wait=True)
+    client = app.test_client()
+    dimensions = {"minilm": 384, "openai-small": 1536, "cohere-english": 1024, "huggingface": 768}
+    for model, dimension in dimensions.items():
+        reply = client.post("/embed", json={"texts": ["a", "b"], "model": model})
+        assert reply.status_code == 200, reply.json
+        vectors = np.array(reply.json["embeddings"])
+        assert vectors.shape == (2, dimension)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3)
+    asked = {line.split()[1].split(b":")[0].decode() for line in homes.asked}
+    assert asked >= set(HOMES)
+    missing = client.post("/embed", json={"text": "a", "model": "bge-small"})
+    assert missing.status_code == 503 and "BAAI/bge-small-en" in missing.json["error"]
+    assert client.get("/models").status_code == 200
+    app.extensions["services"].providers.close()
