@@ -106,7 +106,7 @@ class _Field:
 
     def mask(self, condition: Condition, n: int) -> Mask:
         """Return which of the first `n` rows pass."""
-        return self._table(condition)[self.codes[:n]]
+        return self._table(condition).take(self.codes[:n])  # half the time of an index
 
     def _table(self, condition: Condition) -> Mask:
         """Return which codes pass, kept and extended when new values have come."""
