@@ -152,6 +152,9 @@ def _run(store: FileStore, args: argparse.Namespace, bar: Bar) -> int:
             count = export_jsonl(store, args.collection, out, bar)
         bar.close()
         print(f"{count:,} rows exported", file=sys.stderr)
+        if problem := store.unread(args.collection):
+            print(f"error: that is not all: {problem}", file=sys.stderr)
+            return 1
     elif command == "import":
         with _opened(args.file, "rb") as source:
             info = import_jsonl(store, source, args.name, bar)

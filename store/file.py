@@ -175,6 +175,11 @@ class FileStore(FileNames):
         rows, problems = repair.verify(self._collection(entry), progress)
         return Report(not problems, rows, tuple(problems))
 
+    def unread(self, name: str) -> str | None:
+        """Return why not all of a collection can be read, if so; a glance, not a check."""
+        _, entry = self._find(name)
+        return repair.problem(self._collection(entry))
+
     def repair(self, name: str) -> Report:
         """Save what is undamaged, into a new journal; keep the old one beside it."""
         _, entry = self._find(name)

@@ -82,6 +82,27 @@ def find_frames(read: Reader, start: int, end: int, least_seq: int) -> Iterator[
         here = skip
 
 
+def whole_records(read: Reader, start: int, end: int) -> list[tuple[int, int]]:
+    """Return (offset, length) of the undamaged records in a damaged frame at `start`.
+
+    Nothing where the frame's own head is damaged, and nothing behind a record's damaged lengths.
+    """
+    head = read(FRAME.size, start)
+    if len(head) < FRAME.size or not head.startswith(MAGIC):
+        return []
+    found, here = [], start + FRAME.size
+    while here + RECORD.size <= end:
+        n_pickle, n_raw, crc_pickle, crc_raw = RECORD.unpack(read(RECORD.size, here))
+        size = RECORD.size + n_pickle + n_raw
+        if not n_pickle or here + size > end:
+            break
+        body = read(n_pickle + n_raw, here + RECORD.size)
+        if (zlib.crc32(body[:n_pickle]), zlib.crc32(body[n_pickle:])) == (crc_pickle, crc_raw):
+            found.append((here, size))
+        here += size
+    return found
+
+
 def records(frame: Frame) -> Iterator[tuple[int, bytes, memoryview]]:
     """Yield each record of a frame: its offset in the file, its pickle, its raw part."""
     view, here = memoryview(frame.payload), 0

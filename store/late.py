@@ -19,7 +19,7 @@ class LateStore:
         self._opener = opener
         self._lock = threading.Lock()
         self._store: VectorStore | None = None
-        self.problem: str | None = reason
+        self.cannot_open: str | None = reason
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._opened(), name)
@@ -35,9 +35,9 @@ class LateStore:
                 try:
                     self._store = self._opener()
                 except ServiceError as exc:
-                    self.problem = exc.message
+                    self.cannot_open = exc.message
                     raise
-                self.problem = None
+                self.cannot_open = None
             return self._store
 
 
@@ -53,4 +53,4 @@ def open_or_wait(opener: Callable[[], VectorStore]) -> VectorStore:
 
 def problem_of(store: VectorStore) -> str | None:
     """Return why a store cannot be opened, if it cannot."""
-    return cast("str | None", getattr(store, "problem", None))
+    return cast("str | None", getattr(store, "cannot_open", None))

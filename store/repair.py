@@ -8,7 +8,7 @@ from typing import Any
 from errors import Corrupt, NotFound, ServiceError, Unavailable
 from store.base import Progress
 from store.collection import Collection
-from store.frames import HEADER, Frame, find_frames, read_frame
+from store.frames import FRAME, HEADER, Reader, find_frames, whole_records
 from store.fs import Handle, failures, read
 from store.journal import Journal, write_generation
 from store.ledger import Ledger
@@ -21,8 +21,7 @@ def verify(collection: Collection, progress: Progress | None) -> tuple[int, list
     try:
         with fresh.exclusive(writable=False) as journal:
             if journal.end != journal.size() or journal.end < journal.manifest["base"]:
-                unfinished = f"{journal.path} ends with an unfinished write; the next write cuts it"
-                problems.append(journal.damage() or unfinished)
+                problems.append(journal.damage() or _unfinished(journal))
             if journal.poison:
                 problems.append(journal.poison)
             view = fresh.matrix.view(len(fresh.table))
@@ -40,6 +39,21 @@ def verify(collection: Collection, progress: Progress | None) -> tuple[int, list
         fresh.close()
 
 
+def problem(collection: Collection) -> str | None:
+    """Return what of a collection's journal cannot be read, if anything; reads little."""
+    with collection.current() as journal:
+        if journal.end == journal.size() and journal.end >= journal.manifest["base"]:
+            return None
+        return journal.damage() or _unfinished(journal)
+
+
+def _unfinished(journal: Journal) -> str:
+    return (
+        f"{journal.path} ends with {journal.size() - journal.end} bytes of an unfinished write, "
+        f"from byte {journal.end} on; the next write cuts them off and keeps them as torn.*"
+    )
+
+
 def salvage(ledger: Ledger, manifest: dict[str, Any]) -> list[str]:
     """Make a journal folder whole again from every undamaged frame; return what was done.
 
@@ -47,7 +61,7 @@ def salvage(ledger: Ledger, manifest: dict[str, Any]) -> list[str]:
     """
     with ledger.locked():
         ledger.journal = None
-        done, frames = [], []
+        done, pieces = [], []  # the pieces are those of each new frame's payload
         try:
             journal: Journal | None = Journal(ledger.fs, ledger.folder)
             assert journal is not None
@@ -61,33 +75,30 @@ def salvage(ledger: Ledger, manifest: dict[str, Any]) -> list[str]:
         with failures(f"read {path}"):
             handle = Handle(ledger.fs.open(path))
             size, end = os.fstat(handle.fd).st_size, len(HEADER)
-        found = find_frames(lambda n, at: read(handle.fd, n, at), end, size, 0)
+        get: Reader = lambda n, at: read(handle.fd, n, at)  # noqa: E731
         gaps: list[tuple[int, int]] = []
-        for frame in found:
-            if frame.start != end:
-                gaps.append((end, frame.start))
-            frames.append((frame.start, frame.end))
-            end = frame.end
-        if end != size:
-            gaps.append((end, size))
+        known = manifest.get("base", 0)  # what lies below had been acknowledged
+        found = [(f.start, f.end, f.synced) for f in find_frames(get, end, size, 0)]
+        known = max([known, *(synced for _, _, synced in found)])
+        for start, after, _ in [*found, (size, size, 0)]:
+            if start != end:
+                gaps.append((end, start))
+                pieces.append(whole_records(get, end, start) if end < known else [])
+            if start != after:
+                pieces.append([(start + FRAME.size, after - start - FRAME.size)])
+            end = after
         if not gaps and not done and size >= manifest.get("base", 0):
             return []
+        saved = sum(len(each) for each in pieces) - len(found)
         done += [f"bytes {a} to {b} of {path.name} were damaged and are lost" for a, b in gaps]
+        if saved:
+            done[-1] += f", but for {saved} whole records in them"
         with failures("write the repaired journal"):
             ledger.fs.link(path, ledger.folder / f"damaged.{generation}.{size}")
-            payloads = (
-                _payload(read_frame(lambda n, at: read(handle.fd, n, at), at, None))
-                for at, _ in frames
-            )
+            payloads = (b"".join(get(n, at) for at, n in each) for each in pieces if each)
             write_generation(ledger.fs, ledger.folder, manifest | {"gen": generation + 1}, payloads)
             ledger.fs.unlink(path)
         return [*done, f"the damaged journal is kept as damaged.{generation}.{size}"]
-
-
-def _payload(frame: Frame | None) -> bytes:
-    if frame is None:
-        raise Corrupt("the journal changes while it is read: the disk is failing")
-    return frame.payload
 
 
 def _last_generation(folder: Path) -> int:

@@ -71,6 +71,36 @@ def test_damage_is_told_and_repaired(folder: Path, capsys: pytest.CaptureFixture
     assert main(["--dir", str(folder), "verify"]) == 0
 
 
+def test_an_export_of_what_is_damaged_says_that_it_is_not_all(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (journal,) = (folder / "c").glob("*/journal.*")
+    data = bytearray(journal.read_bytes())
+    data[60] ^= 1
+    journal.write_bytes(data)
+    assert main(["--dir", str(folder), "export", "docs", str(tmp_path / "out")]) == 1
+    assert "that is not all" in (said := capsys.readouterr().err) and "byte 8" in said
+
+
+def test_a_repair_of_one_flipped_byte_loses_one_record_of_a_compacted_journal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(tmp_path / "s") as store:
+        store.create("docs", 8)
+        put(store, [f"k{i:03}" for i in range(500)], 1)
+        store.compact("docs")  # all rows are in one frame
+    (journal,) = (tmp_path / "s" / "c").glob("*/journal.*")
+    data = bytearray(journal.read_bytes())
+    data[len(data) // 2] ^= 1
+    journal.write_bytes(data)
+    assert main(["--dir", str(tmp_path / "s"), "verify"]) == 1
+    assert main(["--dir", str(tmp_path / "s"), "repair", "docs"]) == 0
+    assert "but for 15 whole records" in capsys.readouterr().out
+    with opened(tmp_path / "s") as store:
+        assert len(contents(store)) >= 500 - 32 and store.verify("docs").ok
+        put(store, ["again"], 2)
+
+
 @pytest.mark.parametrize("harm", ["damaged", "removed"])
 def test_a_catalogue_without_its_manifest_is_repaired(folder: Path, harm: str) -> None:
     manifest = folder / "catalog" / "MANIFEST"
