@@ -37,7 +37,9 @@ from recall import Recall
 from routes import ROUTES
 from routes.parse import parse_body, parse_query
 from routes.table import Reply, Route, guarded
+from server import arbiter, deadlines, relay
 from serving.registry import Build, Registry
+from serving.watchdog import watch, wind_up
 from settings import open_settings
 from store import VectorStore, open_store
 from store.late import open_or_wait
@@ -105,6 +107,15 @@ def create_app(
     app.extensions[KEY].reembedder.resume()
     settings.follow()
     app.extensions[KEY].accounts.start()
+    return app
+
+
+def create_worker(config: Config, *, build: Build | None = None) -> Flask:
+    """Build the service as a worker of gunicorn runs it: watched, relieved, told of its stop."""
+    app = create_app(config, build=build, pause_s=arbiter.pause_s())
+    registry = app.extensions[KEY].engine.registry
+    watch(registry, settled=arbiter.settle, ready=relay.take_over)
+    deadlines.near_the_end.append(lambda: wind_up(registry))
     return app
 
 

@@ -61,13 +61,13 @@ def home() -> Reply:
 @route("GET", "/docs", access="public", tag="web", success=(200, 304))
 def docs() -> Reply:
     """Show the API's description, to read and to try (Swagger UI)."""
-    return _page(_read("templates/docs.html"), DOCS_POLICY)
+    return _page(_described("docs"), DOCS_POLICY)
 
 
 @route("GET", "/redoc", access="public", tag="web", success=(200, 304))
 def redoc() -> Reply:
     """Show the API's description, to read (Redoc)."""
-    return _page(_read("templates/redoc.html"), REDOC_POLICY)
+    return _page(_described("redoc"), REDOC_POLICY)
 
 
 @route("GET", "/static/<path:name>", access="public", errors=(404,), tag="web",
@@ -97,6 +97,13 @@ def _page(content: bytes, policy: str, kind: str = HTML) -> Reply:
 @cache
 def _read(name: str) -> bytes:
     return (ROOT / name).read_bytes()
+
+
+@cache
+def _described(name: str) -> bytes:
+    """Return a page of the API's description, with the form that it shows where one signs in."""
+    page = _read(f"templates/{name}.html")
+    return page.replace(b"{{sign-in}}", _read("templates/sign-in.html"))
 
 
 @cache

@@ -136,16 +136,17 @@ def _wait_for(url: str, process: subprocess.Popen[str], log: str, limit_s: float
     raise AssertionError(f"{url} did not answer in {limit_s} s")
 
 
+@contextmanager
+def served(*flags: str, **env: str) -> Iterator[str]:
+    """Run gunicorn as `make run` does, on a free port of loopback; give its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", *flags, "app:app"]
+    with running(command, port, {"HOST": "127.0.0.1", "PORT": str(port), **env}):
+        yield f"http://127.0.0.1:{port}"
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Start gunicorn on a free port as often as asked; each call returns a base URL."""
     with ExitStack() as stack:
-
-        def start(*flags: str, **env: str) -> str:
-            port = free_port()
-            command = [sys.executable, "-m", "gunicorn", *flags, "app:app"]
-            env = {"HOST": "127.0.0.1", "PORT": str(port), **env}
-            stack.enter_context(running(command, port, env))
-            return f"http://127.0.0.1:{port}"
-
-        yield start
+        yield lambda *flags, **env: stack.enter_context(served(*flags, **env))

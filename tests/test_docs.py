@@ -17,7 +17,7 @@ from embedders.base import Prompt
 from embedders.providers import Providers
 from settings.__main__ import page
 from settings.keys import KEYS
-from tests.conftest import ROOT, free_port, running
+from tests.conftest import ROOT, served
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider, vector
 from tests.test_layout import modules, owner
@@ -37,10 +37,8 @@ SHOWN_ELSEWHERE = {
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """A service as `make run` starts it."""
-    port = free_port()
-    env = {"HOST": "127.0.0.1", "PORT": str(port)}
-    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
-        yield f"http://127.0.0.1:{port}"
+    with served() as base:
+        yield base
 
 
 def like(got: object, shown: object, path: str = "") -> None:

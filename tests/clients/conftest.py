@@ -1,25 +1,23 @@
 """Services that the clients of this folder talk to."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, running, write_models
+from tests.conftest import served, write_models
 
 
 @contextmanager
 def fake_service(folder: Path, **settings: str) -> Iterator[str]:
     """A real gunicorn on a fake model."""
     models = {"fake": {"type": "fake", "model_name": "tests/fake", "max_seq_length": 64}}
-    port = free_port()
     env = {"MODEL_CONFIG": str(write_models(folder / "models.json", models)),
-           "SUPPORTED_MODELS_FILE": str(folder / "none"), "HOST": "127.0.0.1",
-           "PORT": str(port), "STORE_DIR": str(folder / "store"), **settings}  # fmt: skip
-    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
-        yield f"http://127.0.0.1:{port}"
+           "SUPPORTED_MODELS_FILE": str(folder / "none"),
+           "STORE_DIR": str(folder / "store"), **settings}  # fmt: skip
+    with served(**env) as base:
+        yield base
 
 
 @pytest.fixture(scope="package")
@@ -39,7 +37,5 @@ def serve_fake(tmp_path: Path) -> Iterator[Callable[..., str]]:
 @pytest.fixture(scope="package")
 def real_url() -> Iterator[str]:
     """A service as `make run` starts it."""
-    port = free_port()
-    env = {"HOST": "127.0.0.1", "PORT": str(port)}
-    with running([sys.executable, "-m", "gunicorn", "app:app"], port, env):
-        yield f"http://127.0.0.1:{port}"
+    with served() as base:
+        yield base

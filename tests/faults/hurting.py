@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import Config, ModelSettings, ModelSpec, load_config
-from context import KEY
+from config import ModelSettings, ModelSpec, load_config
 from embedders.base import (
     DeviceBroken,
     Embedder,
@@ -26,10 +25,8 @@ from embedders.base import (
     Truncate,
 )
 from embedders.fake import FakeEmbedder
-from factory import create_app
+from factory import create_worker
 from logs import configure
-from server import arbiter, deadlines, relay
-from serving.watchdog import watch, wind_up
 
 # A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`.
 WHILE_LOADING = os.environ.get("WHILE_LOADING")
@@ -92,20 +89,11 @@ def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
     return Hurting()
 
 
-def service(config: Config):
-    """What app.py does, on the hurting embedder."""
-    app = create_app(config, build=build, pause_s=arbiter.pause_s())
-    registry = app.extensions[KEY].engine.registry
-    watch(registry, settled=arbiter.settle, ready=relay.take_over)
-    deadlines.near_the_end.append(lambda: wind_up(registry))
-    return app
-
-
 def __getattr__(name: str):
     """Build `app` when gunicorn asks for it, so that tests may import the rest."""
     if name != "app":
         raise AttributeError(name)
     config = load_config()
     configure(config.log_level, config.log_format)
-    globals()["app"] = service(config)
+    globals()["app"] = create_worker(config, build=build)
     return globals()["app"]

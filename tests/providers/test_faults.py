@@ -1,4 +1,4 @@
-"""Rows 66 to 71 of research/reliability.md: what each fault of a provider leads to."""
+"""What each fault of a provider leads to: rows 66 to 71 of docs/reliability.md."""
 
 import logging
 import re

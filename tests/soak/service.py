@@ -9,12 +9,9 @@ from collections.abc import Callable
 
 import embedders
 from config import load_config
-from context import KEY
 from embedders.base import Embedder, OutOfMemory, Prompt
-from factory import create_app
+from factory import create_worker
 from logs import configure
-from server import arbiter, relay
-from serving.watchdog import watch
 
 POISON = "a text that the simulated device cannot bear"
 FULL_EVERY = 50  # passes
@@ -47,7 +44,5 @@ def __getattr__(name: str):
         raise AttributeError(name)
     config = load_config()
     configure(config.log_level, config.log_format)
-    app = create_app(config, build=build)
-    watch(app.extensions[KEY].engine.registry, settled=arbiter.settle, ready=relay.take_over)
-    globals()["app"] = app
-    return app
+    globals()["app"] = create_worker(config, build=build)
+    return globals()["app"]
