@@ -101,6 +101,9 @@ class Embedder:
     skips_prompts: bool = False
     facts: Facts
 
+    def stand_in_for(self, own: "Embedder") -> None:
+        """Become a further copy of `own`, the first replica. Most need nothing for that."""
+
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Make each input ready to encode, in order.
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import metrics
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder
-from embedders.twin import TwinEmbedder
 from errors import Conflict, Invalid, ServiceError, UnknownModel
 from serving.batcher import Batcher
 from serving.lineup import Lane, LineUp, Loaded, Model
@@ -114,9 +113,8 @@ class Registry:
         """Build an embedder and the lane its requests take. Raises ModelUnavailable."""
         started = time.monotonic()
         embedders = [(name, self._build(each, settings)) for name, each in replicas_of(spec)]
-        for _, embedder in embedders:
-            if isinstance(embedder, TwinEmbedder):
-                embedder.stand_in_for(embedders[0][1])
+        for _, replica in embedders[1:]:
+            replica.stand_in_for(embedders[0][1])
         lanes = [_lane(spec, settings, embedder) for _, embedder in embedders]
         lane = lanes[0]
         if len(lanes) > 1:

@@ -6,10 +6,12 @@ While the load runs (`load.py`), connections are broken off, clients send slowly
 the model's device fails; a worker is killed at the start and at the end. After a warm-up, a third
 of the time, in which everything happens at least once, memory, file descriptors, threads and metric
 series must stay as they are: the median of the last third of the samples is held against that of
-the first.
+the first. Connections are not among the descriptors, since they come and go with the load; those of
+clients must all be gone when it rests.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import socket
@@ -26,8 +28,6 @@ from tests.servers.redis import Redis
 from tests.soak.load import MODEL, Load, until
 
 ALLOWED = 0.02  # growth
-# They come and go with the clients of the moment: a leak is what the quietest samples have more of.
-TRANSIENT = ("files", "threads")
 SAMPLE_S = 1.0
 ENV = {
     "HOST": "127.0.0.1", "EMBEDDING_MODEL": MODEL, "SUPPORTED_MODELS": MODEL, "DEVICE": "cpu",
@@ -76,10 +76,39 @@ class Soak:
         )
         return Sample(
             int(fields["VmRSS"].split()[0]) / 1024,
-            len(os.listdir(place / "fd")),
+            len(self._held() - self._connections()),
             int(fields["Threads"]),
             self._series(),
         )
+
+    def _held(self) -> set[str]:
+        """Return what the worker's descriptors stand for; a connection as `socket:[inode]`."""
+        held = set()
+        for number in Path(f"/proc/{self.worker()}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                target = os.readlink(number)
+                held.add(target if target.startswith("socket:") else str(number))
+        return held
+
+    def _connections(self, *, to_redis: bool = True) -> set[str]:
+        """Return the connections of clients, and those to Redis: they come and go with the load.
+
+        proc(5), net/tcp: local and remote address, state (0A listens), and the inode at the tenth.
+        """
+        found = set()
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, state, *rest = line.split()
+            of_client = int(local.split(":")[1], 16) == self.load.port and state != "0A"
+            if of_client or (to_redis and int(remote.split(":")[1], 16) == self.redis.port):
+                found.add(f"socket:[{rest[5]}]")
+        return found
+
+    def rest(self) -> bool:
+        """Let nobody ask for a while; say whether the worker then lets go of every client."""
+        self.load.paused.set()
+        gone = until(lambda: not self._held() & self._connections(to_redis=False), 30)
+        self.load.paused.clear()
+        return gone
 
     def _series(self) -> int:
         with socket.create_connection(("127.0.0.1", self.load.port), timeout=20) as sock:
@@ -128,6 +157,8 @@ class Soak:
     def _break_things(self) -> None:
         while not self._stop.wait(1):
             for fault in (self._abort, self._drip, self._freeze_redis):
+                if self.load.paused.is_set():
+                    break
                 fault()
                 if self._stop.wait(1):
                     break
@@ -185,6 +216,8 @@ def run(soak: Soak, seconds: float) -> tuple[list[Sample], list[str]]:
                 shown = time.monotonic()
                 print(progress(shown - began, samples[-1], soak.load), flush=True)
             time.sleep(SAMPLE_S)
+        if not soak.rest():
+            problems.append("connections of clients that are gone are left")
         if not soak.kill_worker():
             problems.append("no worker came back after the last kill")
     finally:
@@ -207,7 +240,8 @@ def growth(samples: list[Sample]) -> list[tuple[str, float, float, float]]:
     third = max(1, len(samples) // 3)
     rows = []
     for name in Sample.__dataclass_fields__:
-        typical = min if name in TRANSIENT else statistics.median
+        # A thread that probes Redis or measures the store comes and goes: the least is all others.
+        typical = min if name == "threads" else statistics.median
         first = typical(getattr(s, name) for s in samples[:third])
         last = typical(getattr(s, name) for s in samples[-third:])
         rows.append((name, first, last, last / first - 1))

@@ -50,6 +50,7 @@ class Load:
         self.broken = 0
         self.wrong: list[str] = []
         self.shaky = threading.Event()  # a worker is being killed
+        self.paused = threading.Event()  # while it is set nobody asks
         self._stop = threading.Event()
         words = (ROOT / "docs" / "api.md").read_text().split()
         rng = random.Random(7)
@@ -97,6 +98,8 @@ class Load:
             self._settings, self._refusal, self._poison,
         ]  # fmt: skip
         while not self._stop.wait(PAUSE_S):
+            if self.paused.is_set():
+                continue
             kind = rng.choice(kinds)
             shaky = self.shaky.is_set()
             try:
