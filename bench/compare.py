@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.corpus import Corpus, load
-from bench.http import measure
-from bench.peak import busy_cores, rates, share
+from bench.http import least_cosine, measure
+from bench.peak import busy_cores, gemm_peak, rates, share
 from bench.servers import QUIET, ROOT, SERVERS, started
 
 RIVAL_LOADS = ("single:1", "single:32", "batch32:1", "batch32:4")
@@ -45,16 +45,17 @@ def _own(*command: str) -> dict[str, float]:
 def one_round(names: list[str], seconds: float, corpus: Corpus) -> dict[str, Any]:
     """Measure every server once."""
     found: dict[str, Any] = {"others_cores": busy_cores(), "peak": rates()}
+    found["encode"] = _own("bench.rivals.encode", str(seconds))
     for name in names:
         server = SERVERS[name]
         try:
             with started(server) as running:
                 wanted = LOADS if name == "ours" else RIVAL_LOADS
                 loads = {what: measure(server, running, what, seconds, corpus) for what in wanted}
-                found[name] = {"start_s": running.start_s, **loads}
+                cosine = least_cosine(server, running, corpus)
+                found[name] = {"start_s": running.start_s, "least_cosine": cosine, **loads}
         except (RuntimeError, subprocess.CalledProcessError) as exc:
             print(f"{name} could not be measured: {exc}", file=sys.stderr)
-    found["encode"] = _own("bench.rivals.encode", str(seconds))
     found["engine"] = _own("bench.engine", "--seconds", str(seconds))
     return found
 
@@ -77,9 +78,7 @@ def ratios(found: dict[str, Any], corpus: Corpus) -> dict[str, float]:
     told["batch32:4 texts/s / encode"] = texts / found["encode"]["texts_s"]
     told["batch32:4 floats / engine"] = texts / found["engine"]["texts_s"]
     told["batch32:4 base64 / engine"] = coded / found["engine"]["texts_s"]
-    told["batch32:4 share of bfloat16 GEMM"] = share(
-        corpus, texts, found["peak"]["bfloat16_gflops"]
-    )
+    told["batch32:4 share of the GEMM peak"] = share(corpus, texts, gemm_peak(found["peak"]))
     told["mixed p99 of single / p99 alone"] = figure(ours, "mixed:8", "single", "p99_ms") / figure(
         ours, "single:8", "single", "p99_ms"
     )
@@ -129,12 +128,18 @@ def main() -> None:
             f"\nOther programs kept {busy:.1f} cores busy: NOT to be trusted, run it again alone."
         )
     each = [ratios(found, corpus) for found in rounds]
-    medians = {key: statistics.median(r[key] for r in each if key in r) for key in sorted(each[0])}
+    keys = sorted({key for found in each for key in found})
+    medians = {key: statistics.median(r[key] for r in each if key in r) for key in keys}
     print("\n| ratio (median of rounds) | value | lowest | highest |\n|---|---|---|---|")
     for key, value in medians.items():
         seen = [r[key] for r in each if key in r]
         print(f"| {key} | {value:.2f} | {min(seen):.2f} | {max(seen):.2f} |")
-    print()
+    for name in given.servers:
+        cosines = [found[name]["least_cosine"] for found in rounds if name in found]
+        print(
+            f"\nleast cosine of {name} to float32 `encode`: {min(cosines, default=0):.6f}", end=""
+        )
+    print("\n")
     print(
         json.dumps(
             {"machine": machine(), "others_cores": busy, "ratios": medians, "rounds": rounds}

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 OUT = Path(__file__).parent / "out"
 PATH = OUT / "corpus.json"
+REFERENCE = OUT / "reference.npy"  # (32, d) float32: `encode`'s vectors of the first docs
 SEED = 20261120
 QUERIES, DOCS, WORDS, MAX_TOKENS = 8192, 8192, 8, 256
 PACKAGES = ("numpy", "torch", "transformers", "sentence_transformers", "flask", "pydantic")

@@ -9,7 +9,7 @@ import threading
 import time
 
 from bench.corpus import load
-from bench.peak import rates, share
+from bench.peak import gemm_peak, rates, share
 from bench.servers import MODEL
 from config import Config
 from embedders import build
@@ -64,8 +64,8 @@ def main() -> None:
     engine = make_engine(given.dtype, given.backend)
     result = measure(engine, given.clients, given.texts, given.seconds)
     peak = rates()
-    reached = share(load(), result["texts_s"], peak["bfloat16_gflops"])
-    print(json.dumps({**result, **peak, "share_of_bfloat16": round(reached, 3)}))
+    reached = share(load(), result["texts_s"], gemm_peak(peak))
+    print(json.dumps({**result, **peak, "share_of_peak": round(reached, 3)}))
 
 
 if __name__ == "__main__":

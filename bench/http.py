@@ -2,17 +2,24 @@
 
 python -m bench.http ours                  every load
 python -m bench.http infinity single:32 batch32:4 --seconds 10
+python -m bench.http --command "my-server --port {port} {model}" --model minilm single:32
+
+A command of one's own must answer OpenAI's API on `{port}`; `{model}` is the bundled model's folder.
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
-from bench.corpus import Corpus, load
+import numpy as np
+
+from bench.corpus import REFERENCE, Corpus, load
 from bench.servers import ROOT, SERVERS, Running, Server, started
 
 ALL = ("single:1", "single:8", "single:32", "single:64", "batch32:1", "batch32:4",
@@ -65,6 +72,20 @@ def measure(
     }
 
 
+def least_cosine(server: Server, running: Running, corpus: Corpus) -> float:
+    """Return how like float32 `encode` the server's vectors are; `bench.rivals.encode` left those."""
+    true = np.load(REFERENCE)
+    body = json.dumps({"model": server.model, "input": corpus.docs[: len(true)]}).encode()
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{running.port}{server.path}", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=60) as reply:  # on loopback  # nosec B310
+        rows = json.load(reply)["data"]
+    got = np.array([row["embedding"] for row in sorted(rows, key=lambda row: int(row["index"]))])
+    got /= np.linalg.norm(got, axis=1, keepdims=True)
+    return float((got * true).sum(axis=1).min())
+
+
 def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
     """Write the results as a Markdown table, a line a group of clients."""
     lines = [f"| load | {' | '.join(SHOWN)} | server CPU s | peak MB |"]
@@ -81,14 +102,24 @@ def table(rows: Sequence[tuple[str, dict[str, Any]]]) -> str:
 def main() -> None:
     """Measure one server under the loads given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("server", choices=SERVERS)
-    parser.add_argument("loads", nargs="*", default=ALL)
+    parser.add_argument("what", nargs="*", help=f"a server ({', '.join(SERVERS)}), then loads")
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--command", help="start this in place of a known server")
+    parser.add_argument("--model", default="minilm", help="what the command calls the model")
+    parser.add_argument("--path", default="/v1/embeddings")
+    parser.add_argument("--ready", default="/health", help="answers once the command can encode")
     given = parser.parse_args()
-    corpus, server = load(), SERVERS[given.server]
+    if given.command:
+        words = tuple(shlex.split(given.command))
+        server = Server("command", words, given.model, given.path, given.ready)
+    elif given.what and given.what[0] in SERVERS:
+        server = SERVERS[given.what.pop(0)]
+    else:
+        parser.error(f"name a server ({', '.join(SERVERS)}) or give a --command")
+    corpus = load()
     rows = []
     with started(server) as running:
-        for what in given.loads:
+        for what in given.what or ALL:
             rows.append((what, measure(server, running, what, given.seconds, corpus)))
             time.sleep(0.2)
     print(f"{server.name}: ready in {running.start_s:.1f} s\n\n{table(rows)}\n")

@@ -53,6 +53,11 @@ def rates() -> dict[str, float]:
         }
 
 
+def gemm_peak(peak: dict[str, float]) -> float:
+    """Return the faster of the two matrix rates: bfloat16's where the CPU computes in it."""
+    return max(peak["bfloat16_gflops"], peak["float32_gflops"])
+
+
 def busy_cores(seconds: float = 2) -> float:
     """Return how many cores other programs keep busy: over 0.1, trust no figure."""
 

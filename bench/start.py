@@ -14,12 +14,12 @@ import time
 from bench.corpus import model_folder
 from bench.servers import QUIET, ROOT, SERVERS, started
 
-# What a script would do that serves the same model: nothing else is taken for granted.
+# What any script does that serves the same folder: import what the service imports of others, load.
 BARE = """
-import sys, flask, numpy, orjson, prometheus_client, pydantic, sqlalchemy, tokenizers, torch
-from transformers import AutoModel, AutoTokenizer
-AutoTokenizer.from_pretrained(sys.argv[1])
-AutoModel.from_pretrained(sys.argv[1]).eval()
+import sys, alembic, argon2, cryptography, flask, flask_limiter, jwt, numpy, orjson
+import prometheus_client, pydantic, redis, requests, sqlalchemy, tokenizers, torch
+from sentence_transformers import SentenceTransformer
+SentenceTransformer(sys.argv[1], device="cpu").eval()
 """
 
 

@@ -19,10 +19,12 @@ import tracing
 from embedders.base import Embedder, Encoded, Item, Vectors
 from errors import DeadlineExceeded, QueueFull, ServiceError, Unavailable
 from serving.passes import Passes, Pulse
-from serving.picking import SMALL_ONES_S, Job, take_alike, take_any
+from serving.picking import Job, take_alike, take_any
 
-# At the latest every so many passes the oldest large request gets one, whatever else waits.
-BULK_EVERY = 4
+# Every so many passes the oldest large request gets one, whatever else waits. By turns, a bulk
+# client beside 8 of single texts keeps 0.77 of its rate, and their p99 is 2.9 times what it was
+# alone; every fourth and halved, 0.37 and 2.1 (2 cores, AVX2, float32, 2026-11-26).
+BULK_EVERY = 2
 
 
 @dataclass
@@ -59,7 +61,6 @@ class Batcher:
         self._waiting_tokens = 0
         self._tokens_per_s = 0.0
         self._passes = itertools.count(1)
-        self._small_came = 0.0  # when, in time.monotonic()
         self._numbers = numbers or metrics.Lane()
         self._model = Passes(embedder, hung_after_s, self._numbers)
 
@@ -137,8 +138,6 @@ class Batcher:
             self._waiting_tokens += job.tokens
             self._numbers.waiting(len(job.order), job.tokens)
             self._jobs.append(job)
-            if job.small:
-                self._small_came = time.monotonic()
             if not self._led:
                 self._led = job.leads = True
 
@@ -202,11 +201,8 @@ class Batcher:
         first = self._turn()
         givers = [first, *(job for job in self._jobs if job is not first)]
         room = int(self._max_tokens * self._model.budget)
-        if self._embedder.pads:
-            batch = take_alike(givers, room, self._max_items)
-        else:
-            expected = time.monotonic() - self._small_came < SMALL_ONES_S
-            batch = take_any(givers, room, self._max_items, small_expected=expected)
+        take = take_alike if self._embedder.pads else take_any
+        batch = take(givers, room, self._max_items)
         self._jobs = [job for job in self._jobs if job.order]
         now = time.monotonic()
         for job, _ in batch:
@@ -217,12 +213,9 @@ class Batcher:
         return batch
 
     def _turn(self) -> Job:
-        """Return the request whose turn it is: small ones first, every so often the oldest."""
-        if next(self._passes) % BULK_EVERY:
-            for job in self._jobs:
-                if job.small:
-                    return job
-        return self._jobs[0]
+        """Return the request whose turn it is: the oldest of a kind, small and large by turns."""
+        small = next(self._passes) % BULK_EVERY != 0
+        return next((job for job in self._jobs if job.small == small), self._jobs[0])
 
     def _drop_hopeless(self) -> None:
         """Drop requests whose deadline has passed or whose client is gone: they cost no pass."""

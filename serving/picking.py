@@ -16,8 +16,6 @@ from embedders.base import Item, Vectors
 PADDING_SLACK = 32
 # A request of at most this many inputs is interactive: it goes before slices of larger ones.
 INTERACTIVE_ITEMS = 16
-# So long after a small request the next is expected: passes of large ones are halved meanwhile.
-SMALL_ONES_S = 0.2
 
 
 @dataclass(eq=False)
@@ -72,19 +70,13 @@ def take_alike(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, i
     return batch
 
 
-def take_any(
-    givers: Sequence[Job], room: int, most: int, *, small_expected: bool
-) -> list[tuple[Job, int]]:
+def take_any(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, int]]:
     """Take inputs of any length in turn, for an embedder that does not pad.
 
-    Small requests ride along with a large one; a large one would only make a small one's pass
-    longer, so it waits for its own. While small ones are expected, passes of large ones are halved.
+    Only of requests of the first one's kind: small ones would wait for a large one's inputs, and a
+    large one would have less of its turn for small ones that have theirs next.
     """
-    if givers[0].small:
-        givers = [job for job in givers if job.small]
-    elif small_expected:
-        givers = sorted(givers, key=lambda job: not job.small)  # the oldest of each kind first
-        room //= 2
+    givers = [job for job in givers if job.small == givers[0].small]
     batch: list[tuple[Job, int]] = []
     while givers and room > 0 and len(batch) < most:
         for job in givers[: most - len(batch)]:
