@@ -4,7 +4,7 @@ python -m bench.http ours                  every load
 python -m bench.http infinity single:32 batch32:4 --seconds 10
 python -m bench.http --command "my-server --port {port} {model}" --model minilm single:32
 
-A command of one's own must answer OpenAI's API on `{port}`; `{model}` is the bundled model's folder.
+A command of one's own must speak OpenAI's API on `{port}`; `{model}` is the bundled model's folder.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def measure(
 
 
 def least_cosine(server: Server, running: Running, corpus: Corpus) -> float:
-    """Return how like float32 `encode` the server's vectors are; `bench.rivals.encode` left those."""
+    """Return the least cosine of the vectors to those that `bench.rivals.encode` left."""
     true = np.load(REFERENCE)
     body = json.dumps({"model": server.model, "input": corpus.docs[: len(true)]}).encode()
     asked = urllib.request.Request(

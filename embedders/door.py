@@ -206,6 +206,10 @@ class Door:
                 auth=_as_it_is,
             ) as response:
                 return Answer(response.status_code, response.headers, self._read(response))
+        except requests.ConnectTimeout:
+            if time.monotonic() >= deadline:
+                raise ProviderTimeout(f"{host} did not answer in time") from None
+            raise ProviderError(f"{host} took no connection in {CONNECT_S:.0f} s") from None
         except (TimeoutError, requests.Timeout, urllib3.exceptions.TimeoutError):
             raise ProviderTimeout(f"{host} did not answer in time") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:

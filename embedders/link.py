@@ -45,6 +45,8 @@ class Link:
         """
         self.budget.earn()
         for attempt in range(retries + 1):
+            if time.monotonic() >= end:  # nothing was sent: no fault of the host's
+                raise ProviderTimeout(f"the deadline passed before {self._provider} was asked")
             self.breaker.enter()  # what it refuses is not waited for
             try:
                 return self._once(work)

@@ -69,7 +69,7 @@ class RemoteEmbedder(Embedder):
         self.link, self._pool = providers.enrol(name, host)
         alternatives = len(spec.base_urls) + len(spec.devices)
         self._retries = 0 if alternatives > 1 else RETRIES  # a replica is better than a retry
-        space = urlsplit(spec.base_urls[0]).netloc if spec.base_urls else host
+        space = spec.base_urls[0] if spec.base_urls else self.base
         known = None if own else self.known_dimensions.get(spec.model_name)
         self._learning = threading.Lock()
         self.facts = Facts(
@@ -243,10 +243,16 @@ class RemoteEmbedder(Embedder):
         return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def fingerprint(spec: ModelSpec, host: str) -> str:
-    """Name the embedding space: vectors of equal fingerprints can be compared."""
-    parts = (spec.type, spec.model_name, host, str(spec.dimensions))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+def fingerprint(spec: ModelSpec, url: str) -> str:
+    """Name the embedding space: vectors of equal fingerprints can be compared.
+
+    The whole address counts, as one host may serve many models under one name: a gateway's teams,
+    an Azure resource's deployments.
+    """
+    parts = urlsplit(url)
+    place = parts.netloc + parts.path.rstrip("/")
+    identity = (spec.type, spec.model_name, place, spec.api_version or "", str(spec.dimensions))
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
 
 
 def spread(total: int, weights: Sequence[int]) -> list[int]:

@@ -182,6 +182,34 @@ def huge(handler: Handler, body: dict) -> None:
         handler.wfile.write(block)
 
 
+def endless(handler: Handler, body: dict) -> None:
+    """Chunks without an end, and without a length to be warned by."""
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"100000\r\n" + b"1" * 0x100000 + b"\r\n")
+
+
+def other_rows(change):
+    """Change the rows in whatever form the provider gives them."""
+
+    def act(handler: Handler, body: dict) -> None:
+        reply = handler.good(body)
+        rows = reply["embeddings"]["float"] if isinstance(reply, dict) else reply
+        change(rows)
+        handler.reply(json.dumps(reply).encode())
+
+    return act
+
+
+def nan_in_base64(handler: Handler, body: dict) -> None:
+    reply = handler.openai({**body, "encoding_format": "float"})
+    for row in reply["data"]:
+        row["embedding"] = base64.b64encode(np.full(DIMENSION, np.nan, "<f4").tobytes()).decode()
+    handler.reply(json.dumps(reply).encode())
+
+
 def changed(change):
     def act(handler: Handler, body: dict) -> None:
         reply = handler.openai({**body, "encoding_format": "float"})

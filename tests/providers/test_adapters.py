@@ -148,9 +148,15 @@ def test_the_official_clients_understand_the_fake_provider(provider):
 
 def test_a_fingerprint_names_the_space(remote, provider):
     one, same = remote().facts.fingerprint, remote().facts.fingerprint
-    others = [remote(model_name="n"), remote(dimensions=4), remote("cohere")]
+    others = [
+        remote(model_name="n"),
+        remote(dimensions=4),
+        remote("cohere"),
+        remote(base_url=f"{provider.url}/team-b/v1"),  # a gateway's other team, the same name
+        remote(api_version="2024-10-21"),
+    ]
     assert one == same
-    assert len({one, *(other.facts.fingerprint for other in others)}) == 4
+    assert len({one, *(other.facts.fingerprint for other in others)}) == 6
 
 
 def test_the_dimension_is_learned_from_the_first_reply(remote):

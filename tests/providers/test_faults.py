@@ -3,9 +3,11 @@
 import logging
 import re
 import socket
+import threading
 import time
 
 import pytest
+import requests
 
 import metrics
 from config import ModelSpec
@@ -165,6 +167,51 @@ def test_the_breaker_opens_lets_one_through_and_closes(remote, provider, monkeyp
     assert embedder.link.breaker.state == "closed"
 
 
+def test_of_many_calls_at_once_a_half_open_breaker_lets_one_through(monkeypatch):
+    monkeypatch.setattr(breakers, "PAUSE_S", (0.0,))
+    breaker = breakers.Breaker("host", failures=1)
+    breaker.failure()
+    assert breaker.state == "half-open"
+    gate, outcomes = threading.Barrier(10), []
+
+    def call():
+        gate.wait()
+        try:
+            breaker.enter()
+            outcomes.append("through")
+        except ProviderBusy:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=call) for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count("through") == 1
+
+
+def test_a_deadline_that_passed_before_anything_was_sent_is_not_the_hosts_fault(remote, provider):
+    embedder = remote()
+    for _ in range(2 * breakers.FAILURES):
+        failure(embedder, ProviderTimeout, deadline_s=-1)
+    assert provider.seen == []
+    assert embedder.link.breaker.state == "closed"
+
+
+def test_a_connection_that_is_not_taken_in_time_is_tried_again(remote, provider, monkeypatch):
+    tries = []
+
+    def post(*args, **kwargs):
+        tries.append(args)
+        raise requests.ConnectTimeout
+
+    embedder = remote()
+    monkeypatch.setattr(embedder._providers.door._session, "post", post)
+    error = failure(embedder, ProviderError)
+    assert "took no connection" in error.message
+    assert len(tries) == 3
+
+
 # -- 67: it never ends -------------------------------------------------------------------------
 
 
@@ -186,8 +233,9 @@ def test_the_deadline_holds_against_a_host_that_says_nothing_in_tls(remote, prov
         assert time.monotonic() - started < 1.0
 
 
-def test_a_huge_reply_is_not_read(remote, provider):
-    provider.always = wrong.huge
+@pytest.mark.parametrize("fault", [wrong.huge, wrong.endless])
+def test_a_huge_reply_is_not_read(remote, provider, fault):
+    provider.always = fault
     started = time.monotonic()
     embedder = remote(settings={"provider_max_reply_bytes": 4 * 1024 * 1024})
     assert "larger than" in failure(embedder, ProviderError).message
@@ -222,6 +270,7 @@ def test_a_longer_one_is_passed_on_and_not_slept(remote, provider, asked, told):
     [
         wrong.fewer, wrong.more, wrong.same_index, wrong.narrower, wrong.not_a_number,
         wrong.words, wrong.nothing, wrong.html, wrong.half_json, wrong.other_width,
+        wrong.nan_in_base64,
         lambda h, b: h.reply(b"null"), lambda h, b: h.reply(b'{"data": {"x": 1}}'),
         lambda h, b: h.reply(b"[" * 100_000),
         lambda h, b: h.reply(b"{}", headers={"Content-Encoding": "gzip"}),
@@ -234,6 +283,29 @@ def test_nonsense_is_a_502_and_not_repeated(remote, provider, fault):
     assert error.status == 502
     assert error.permanent
     assert len(provider.seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["cohere", "huggingface"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        wrong.html, wrong.half_json,
+        wrong.other_rows(lambda rows: rows.pop()),
+        wrong.other_rows(lambda rows: rows.append(rows[0])),
+        wrong.other_rows(lambda rows: rows[-1].pop()),
+        wrong.other_rows(lambda rows: [row.append(1.0) for row in rows]),
+        wrong.other_rows(lambda rows: rows[0].__setitem__(0, 1e39)),
+        wrong.other_rows(lambda rows: rows[0].__setitem__(0, "x")),
+        lambda h, b: h.reply(b"null"), lambda h, b: h.reply(b'{"embeddings": 7}'),
+    ],
+)  # fmt: skip
+def test_nonsense_of_the_others_is_a_502_too(remote, provider, kind, fault):
+    embedder = remote(kind)
+    run(embedder)  # their models' width is known by the first reply
+    provider.always = fault
+    error = failure(embedder, ProviderError)
+    assert error.status == 502
+    assert error.permanent
 
 
 def test_rows_out_of_order_are_put_in_order(remote, provider):

@@ -19,6 +19,7 @@ from embedders.providers import Providers
 from errors import ProviderError
 from factory import create_app
 from tests.conftest import ROOT
+from tests.providers import server as wrong
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider
 
@@ -219,3 +220,14 @@ def test_the_model_file_that_comes_with_the_service_serves_every_provider_once_i
     assert missing.status_code == 503 and "BAAI/bge-small-en" in missing.json["error"]
     assert client.get("/models").status_code == 200
     app.extensions["services"].providers.close()
+
+
+def test_what_was_nonsense_is_not_in_the_cache(config_of, provider, entry):
+    app = create_app(config_of({"m": entry}, openai_api_key=KEY, **NETWORK), wait=True)
+    client = app.test_client()
+    assert client.post("/embed", json={"texts": "one"}).headers["X-Cache"] == "hits=0, misses=1"
+    provider.always = wrong.other_width
+    assert client.post("/embed", json={"texts": "two"}).status_code == 502
+    provider.always = "good"
+    again = client.post("/embed", json={"texts": ["one", "two"]})
+    assert again.headers["X-Cache"] == "hits=1, misses=1"
