@@ -1,11 +1,14 @@
 """A real Redis: what is kept, how it is asked for, and that no value is believed unproved."""
 
 import time
+from pathlib import Path
 
 import pytest
+import trustme
 
 from cache.redis import TIMEOUT_S, RedisCache, connect
 from tests.cache.conftest import ask, engine_of, fake_of
+from tests.conftest import free_port
 from tests.servers.redis import Redis
 
 
@@ -29,6 +32,35 @@ def test_a_request_costs_one_mget_and_writes_in_one_go(redis_cache: RedisCache) 
     calls = {name: row["calls"] for name, row in client.info("commandstats").items()}
     assert calls.pop("cmdstat_mget") == 1
     assert "cmdstat_set" not in calls and "cmdstat_get" not in calls
+
+
+def test_tls_is_spoken_and_a_server_that_cannot_prove_itself_is_not_believed(
+    tmp_path: Path,
+) -> None:
+    authority, port = trustme.CA(), free_port()
+    served = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    served.private_key_pem.write_to_path(tmp_path / "key.pem")
+    served.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    with Redis(
+        *("--tls-port", str(port), "--tls-auth-clients", "no", "--requirepass", "secret"),
+        *(
+            "--tls-cert-file",
+            str(tmp_path / "cert.pem"),
+            "--tls-key-file",
+            str(tmp_path / "key.pem"),
+        ),
+        password="secret",
+    ):
+        address = f"rediss://:secret@127.0.0.1:{port}/0"
+        stranger = RedisCache(address, 60)  # knows nothing of this authority
+        ask(engine_of(stranger), hits=0)
+        ask(engine_of(stranger), hits=0)
+        stranger.close()
+        known = RedisCache(f"{address}?ssl_ca_certs={tmp_path / 'ca.pem'}", 60)
+        ask(engine_of(known), hits=0)
+        ask(engine_of(known), hits=3)
+        known.close()
 
 
 def test_values_end_with_their_time(redis_server: Redis) -> None:

@@ -1,4 +1,4 @@
-"""Real workers and a real Redis that dies while clients send: no reply is another for it."""
+"""Real workers and a real Redis that dies or hangs while clients send: no reply is another."""
 
 import threading
 from collections.abc import Callable
@@ -14,6 +14,11 @@ CLIENTS = 8
 TEXTS = [f"text number {i} of those that everybody asks for" for i in range(16)]
 
 
+def answers(url: str) -> bool:
+    """Whether the worker that a fresh connection meets can encode."""
+    return requests.get(f"{url}/health/ready", timeout=30).status_code == 200
+
+
 def test_killing_redis_under_load_changes_no_status_and_no_vector(
     serve: Callable[..., str],
 ) -> None:
@@ -23,6 +28,7 @@ def test_killing_redis_under_load_changes_no_status_and_no_vector(
             "-w", "2", CACHE="redis", REDIS_ENABLED="true", REDIS_URL=redis.url(), DEVICE="cpu",
             SUPPORTED_MODELS=MODEL, LOG_LEVEL="WARNING", REQUESTS_PER_MINUTE_ADMIN="100000",
         )  # fmt: skip
+        until(lambda: all(answers(url) for _ in range(40)))  # each worker loads for itself
         right = requests.post(f"{url}/embed", json={"texts": TEXTS}, timeout=30).json()
         truth = np.array(right["embeddings"])
         statuses: list[int] = []
@@ -57,6 +63,10 @@ def test_killing_redis_under_load_changes_no_status_and_no_vector(
                 redis.kill()
                 go_on()
                 redis.start()
+            go_on()
+            redis.pause()
+            go_on()
+            redis.resume()
             go_on()
         finally:
             stopped.set()

@@ -12,9 +12,9 @@ class Redis(Server):
     program: ClassVar[str] = "redis-server"
     install: ClassVar[str] = "apt-get install redis-server"
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, password: str | None = None) -> None:
         super().__init__()
-        self.options = options
+        self.options, self._password = options, password
 
     def command(self) -> list[str]:
         return [
@@ -35,5 +35,8 @@ class Redis(Server):
 
     def _ask(self, line: str) -> bytes:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as link:
+            if self._password:
+                link.sendall(f"AUTH {self._password}\r\n".encode())
+                assert link.recv(1024).startswith(b"+OK")
             link.sendall(line.encode() + b"\r\n")
             return link.recv(1024)
