@@ -27,7 +27,7 @@ from embedders.base import (
     Truncate,
     Vectors,
 )
-from embedders.loading import LoadedModel, choose_dtype, load
+from embedders.loading import LoadedModel, apart, choose_dtype, load
 from embedders.packed import Group, Packed, pack
 from embedders.tokens import TextTokenizer
 from embedders.whole import WholeEmbedder
@@ -48,7 +48,7 @@ def local(spec: ModelSpec, settings: ModelSettings) -> Embedder:
     first = loaded.modules[0]
     fast = hasattr(getattr(first, "tokenizer", None), "backend_tokenizer")
     if hasattr(first, "auto_model") and fast:
-        return LocalEmbedder(loaded)
+        return apart(lambda: LocalEmbedder(loaded))
     return WholeEmbedder(loaded)
 
 
@@ -70,7 +70,6 @@ class LocalEmbedder(Embedder):
         self._network.auto_model.to(dtype)
         backend = loaded.spec.backend or loaded.settings.backend
         self._packed = self._pack(dtype) if backend != "torch" else None
-        self._helpers = ThreadPoolExecutor(cores(), "encode") if self._packed else None
         self.pads = self._packed is None
         self.pass_tokens = CORE_TOKENS * cores() if self._packed else None
         name = "packed" if self._packed else "torch"
@@ -145,12 +144,10 @@ class LocalEmbedder(Embedder):
             torch.cuda.empty_cache()
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
-        if self._packed is None or self._helpers is None:
+        if self._packed is None:
             return self._forward_padded(items)
         shares = _shares(items, cores())
-        # Always in the same few threads: torch and oneDNN keep kernels and memory for each thread
-        # that ever computed (1.2 GB after 800 requests from 64 threads).
-        running = [self._helpers.submit(self._forward_share, items, rows) for rows in shares]
+        running = [_helpers().submit(self._forward_share, items, rows) for rows in shares]
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
         for rows, share in zip(shares, running, strict=True):
             vectors[rows] = share.result()
@@ -213,8 +210,6 @@ class LocalEmbedder(Embedder):
         """Free the model's memory."""
         import torch
 
-        if self._helpers:
-            self._helpers.shutdown()
         del self._network, self._heads, self._packed
         gc.collect()
         if self._device.type == "cuda":
@@ -227,6 +222,16 @@ def cores() -> int:
     import torch
 
     return int(torch.get_num_threads())
+
+
+@functools.cache
+def _helpers() -> ThreadPoolExecutor:
+    """Return the threads that compute packed passes, those of every model there is or will be.
+
+    Always the same few: torch and oneDNN keep kernels and memory for each thread that ever computed
+    (1.2 GB after 800 requests from 64 threads), and a model that is exchanged brings no new ones.
+    """
+    return ThreadPoolExecutor(cores(), "encode")
 
 
 def _use_cores(count: int) -> None:

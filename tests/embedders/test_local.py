@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from config import Config, ModelSpec
 from embedders import weights
 from embedders.base import Embedder, Prompt
 from embedders.loading import choose_device
-from embedders.local import LocalEmbedder
+from embedders.local import LocalEmbedder, cores
 from embedders.local import local as load
 from embedders.whole import WholeEmbedder
 from errors import BadRequest, ModelUnavailable
@@ -204,6 +205,18 @@ def test_the_fingerprint_tells_spaces_apart(minilm: LocalEmbedder, small: Path) 
     }
     assert len(prints) == 6
     assert local(NAME).facts.fingerprint == minilm.facts.fingerprint
+
+
+def test_models_that_come_and_go_bring_no_threads_of_their_own(small: Path) -> None:
+    """torch keeps memory for each thread that ever computed, also after it has ended."""
+    seen: set[tuple[str, int | None]] = set()
+    for _ in range(3):
+        embedder = local(str(small))
+        embedder.encode(embedder.prepare(["a text of some length"] * 40, Prompt(), "right"))
+        embedder.close()
+        seen |= {(t.name, t.ident) for t in threading.enumerate() if t.name == "load"}
+        seen |= {(t.name, t.ident) for t in threading.enumerate() if t.name.startswith("encode")}
+    assert 2 <= len(seen) <= 1 + cores()
 
 
 def test_damaged_bundled_weights_are_refused(tmp_path: Path, monkeypatch) -> None:
