@@ -1,14 +1,14 @@
 """What the service writes to its log: one line a request, and never a text, a key or a body.
 
-Lines are written by a thread of their own, so that a log which nobody reads, or whose disk hangs,
-never holds a request; what finds no room meanwhile is counted and told later.
+Lines are written by a thread of their own, so that a log which nobody reads, or whose disk hangs or
+is full, never holds a request; lines wait for it, and those that find no room are counted and told.
 """
 
 import json
 import logging
 import logging.config
+import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Lines that wait for the log: some 3 MB, ten seconds of the busiest service.
 ROOM = 20_000
 FLUSH_S = 1.0
+RETRY_S = 0.5  # between two attempts to write what cannot be written, as on a full disk
+STDERR = 2  # the descriptor itself: a stream's buffer keeps or drops what it failed to write
 LONGEST = 200  # characters of one fact of a request, such as its path
 
 
@@ -46,12 +48,13 @@ def _facts(record: logging.LogRecord) -> Mapping[str, object]:
 
 
 class Aside(logging.Handler):
-    """Writes to standard error from a thread of its own."""
+    """Writes to a descriptor from a thread of its own; what cannot be written is tried again."""
 
-    def __init__(self, room: int = ROOM) -> None:
+    def __init__(self, room: int = ROOM, descriptor: int = STDERR) -> None:
         super().__init__()
+        self._descriptor = descriptor
         self._lines: queue.Queue[str] = queue.Queue(room)
-        self._lost = 0
+        self._lost = 0  # since the start; changed by `emit` alone, under the handler's lock
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -68,17 +71,28 @@ class Aside(logging.Handler):
             time.sleep(0.005)
 
     def _write(self) -> None:
+        told = 0
         while True:
-            text = self._lines.get()
-            try:
-                sys.stderr.write(text + "\n")
-                sys.stderr.flush()
-            except (OSError, ValueError):  # a full disk, a closed pipe: the next may do better
-                self._lost += 1
+            self._put(self._lines.get())
+            lost = self._lost - told
+            if lost and self._lines.empty():
+                self._put(self.format(_loss(lost)))  # not through the queue, which may be full
+                told += lost
             self._lines.task_done()
-            if self._lost and self._lines.empty():
-                lost, self._lost = self._lost, 0
-                logging.getLogger("log").warning("%d lines could not be written in time", lost)
+
+    def _put(self, text: str) -> None:
+        """Write a line, however long it takes: a full disk is emptied, a pipe may be read again."""
+        data = (text + "\n").encode(errors="backslashreplace")
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except OSError:
+                time.sleep(RETRY_S)
+
+
+def _loss(lines: int) -> logging.LogRecord:
+    message = "%d lines could not be written in time"
+    return logging.LogRecord("log", logging.WARNING, __file__, 0, message, (lines,), None)
 
 
 def configure(level: str, form: str = "line") -> None:

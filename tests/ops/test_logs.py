@@ -1,14 +1,14 @@
 """The log: one form from the first line to the last, and no request waits for it."""
 
 import fcntl
-import io
 import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,46 +65,73 @@ def test_a_log_that_nobody_reads_holds_no_request(environment) -> None:
         assert process.wait(30) == 0
 
 
-class Stuck(io.StringIO):
-    """A log that takes nothing until it may go on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go_on = threading.Event()
-
-    def write(self, text: str) -> int:
-        self.go_on.wait(30)
-        return super().write(text)
-
-
 def record(text: str) -> logging.LogRecord:
     return logging.LogRecord("test", logging.INFO, "", 0, text, (), None)
 
 
-def test_what_finds_no_room_is_counted_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = Stuck()
-    monkeypatch.setattr(sys, "stderr", stuck)
-    handler = logs.Aside(room=3)
-    logging.getLogger("log").addHandler(handler)
-    try:
-        for i in range(10):
-            handler.emit(record(f"line {i}"))
-        stuck.go_on.set()
-        until(lambda: "could not be written in time" in stuck.getvalue())
-        handler.flush()
-    finally:
-        logging.getLogger("log").removeHandler(handler)
-    written = stuck.getvalue().splitlines()
-    assert written[0] == "line 0"
-    lost = int(written[-1].split()[0])
-    assert lost in (6, 7) and len(written) == 10 - lost + 1  # one may be in the thread's hand
+class Attempts:
+    """Stands in for `os.write` and notes how often it was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self._write = 0, os.write
+        monkeypatch.setattr(os, "write", self)
+
+    def __call__(self, descriptor: int, data: bytes) -> int:
+        self.count += 1
+        return self._write(descriptor, data)
 
 
-def test_a_log_that_cannot_be_written_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = io.StringIO()
-    closed.close()
-    monkeypatch.setattr(sys, "stderr", closed)
-    handler = logs.Aside()
-    handler.emit(record("a"))
+@pytest.fixture
+def descriptor() -> Iterator[int]:
+    """A log on a full disk. It stays open: the handler's thread has no end."""
+    yield os.open("/dev/full", os.O_WRONLY)
+
+
+def heal(descriptor: int, file: Path) -> None:
+    """Make room: what is written from now on goes to a file."""
+    with file.open("wb") as healthy:
+        os.dup2(healthy.fileno(), descriptor)
+
+
+def test_what_finds_no_room_is_counted_and_told(descriptor, tmp_path) -> None:
+    handler = logs.Aside(3, descriptor)
+    handler.emit(record("line 0"))
+    until(handler._lines.empty)  # it is in the thread's hand
+    for i in range(1, 10):
+        handler.handle(record(f"line {i}"))
+    heal(descriptor, tmp_path / "log")
+    until(lambda: not handler._lines.unfinished_tasks)
+    told = "6 lines could not be written in time"
+    expected = ["line 0", "line 1", "line 2", "line 3", told]
+    assert (tmp_path / "log").read_text().splitlines() == expected
+
+
+def test_a_full_disk_costs_few_attempts_and_no_line_that_has_room(
+    descriptor, tmp_path, monkeypatch
+) -> None:
+    attempts = Attempts(monkeypatch)
+    handler = logs.Aside(descriptor=descriptor)
+    expected = [f"line {i}" for i in range(100)]
+    began = time.monotonic()
+    for text in expected:
+        handler.handle(record(text))
+    handler.flush()  # comes to an end, though nothing was written
+    took_s = time.monotonic() - began
+    assert 1 <= attempts.count <= 2 + took_s / logs.RETRY_S
+    assert handler._lines.unfinished_tasks == 100
+    heal(descriptor, tmp_path / "log")
+    until(lambda: not handler._lines.unfinished_tasks)
+    assert (tmp_path / "log").read_text().splitlines() == expected
+
+
+def test_a_line_that_is_written_in_parts_is_written_once(tmp_path, monkeypatch) -> None:
+    read, write = os.pipe()  # stays open, like the handler's thread
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(write, False)
+    monkeypatch.setattr(logs, "RETRY_S", 0.01)
+    handler = logs.Aside(descriptor=write)
+    text = "".join(map(str, range(5_000)))
+    handler.handle(record(text + "\ud800"))
+    with os.fdopen(read) as log:
+        assert log.readline() == text + "\\ud800\n"
     handler.flush()
-    assert not handler._lines.unfinished_tasks
