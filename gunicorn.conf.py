@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import logs  # noqa: E402
 from config import load_config  # noqa: E402
-from server import arbiter, relay  # noqa: E402
+from server import arbiter, relay, scrapes  # noqa: E402
 from settings import open_settings  # noqa: E402
 
 _settings = open_settings(load_config())
@@ -44,7 +44,7 @@ def on_starting(server):  # type: ignore[no-untyped-def]
     """Open the metrics' port and make the directory of the workers' numbers."""
     arbiter.share_numbers(_config.metrics_dir)
     if _config.enable_metrics:
-        arbiter.listen_for_metrics(_config.host, _config.metrics_port)
+        scrapes.listen(_config.host, _config.metrics_port)
 
 
 def when_ready(server):  # type: ignore[no-untyped-def]
@@ -94,7 +94,7 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """Answer for the metrics' port from this worker too."""
     import metrics  # here: it reads the directory that `on_starting` chose
 
-    arbiter.serve_metrics(metrics.exposition, metrics.CONTENT_TYPE)
+    scrapes.serve(metrics.exposition, metrics.CONTENT_TYPE)
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]

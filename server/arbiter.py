@@ -1,6 +1,6 @@
 """What gunicorn's master keeps between its workers.
 
-The metrics, which GPU is whose, and how many workers in a row died while they loaded.
+The numbers, which GPU is whose, and how many workers in a row died while they loaded.
 
 The configuration file is executed anew on every SIGHUP, an imported module is not: so what must
 outlive a reload is here. Called by `gunicorn.conf.py` alone; knows nothing of the application.
@@ -11,21 +11,17 @@ import logging
 import mmap
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 log = logging.getLogger("gunicorn.error")
 
-_metrics_socket: socket.socket | None = None
 _gpus: list[str] | None = None
 _settled = mmap.mmap(-1, 1)  # shared with the worker forked next; it writes a 1 once it has loaded
 _lost = 0  # workers in a row that died before
@@ -33,15 +29,6 @@ LONGEST_PAUSE_S = 60
 
 # A worker's numbers take 0.4 MB, twice that during a reload.
 NUMBERS_ROOM = 16 << 20
-
-
-def listen_for_metrics(host: str, port: int) -> None:
-    """Open the metrics' port in the master. A taken port is an error line, not the end."""
-    global _metrics_socket
-    try:
-        _metrics_socket = socket.create_server((host, port))
-    except OSError as exc:
-        log.error("METRICS_PORT %d cannot be had (%s); /metrics still answers", port, exc.strerror)
 
 
 def share_numbers(folder: Path | None) -> None:
@@ -106,24 +93,6 @@ def _has_room(folder: Path) -> bool:
         return False
 
 
-def serve_metrics(exposition: Callable[[], bytes], content_type: str) -> None:
-    """Answer on the inherited socket from a thread of this worker, whichever accepts first."""
-    if _metrics_socket is None:
-        return
-
-    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        start_response("200 OK", [("Content-Type", content_type)])
-        return [exposition()]
-
-    server = WSGIServer(("", 0), _Quiet, bind_and_activate=False)
-    server.socket.close()
-    server.socket = _metrics_socket
-    server.server_name, server.server_port = "metrics", _metrics_socket.getsockname()[1]
-    server.setup_environ()
-    server.set_app(application)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-
-
 def prepare_worker(worker: Any) -> None:
     """Give the worker that is forked next a place to say that it has loaded."""
     global _settled, _lost
@@ -150,15 +119,6 @@ def pause_s() -> float:
     A model too large for the machine gets its workers killed by the kernel one after the other.
     """
     return min(2.0**_lost, LONGEST_PAUSE_S) if _lost else 0.0
-
-
-class _Quiet(WSGIRequestHandler):
-    """Logs nothing, and gives up on a client that sends nothing."""
-
-    timeout = 5
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: a scrape every few seconds is no news."""
 
 
 def gpus() -> list[str]:
