@@ -20,7 +20,7 @@ from settings import open_settings  # noqa: E402
 _settings = open_settings(load_config())
 _config = _settings.current  # host and port may be kept in SQL
 _settings.stop()
-_config.catalogue()  # a mistake in the model files stops the start here, with its message
+_models, _ = _config.catalogue()  # a mistake in the model files stops the start here, with its message
 
 bind = [f"{_config.host}:{_config.port}"]
 worker_class = "server.deadlines.DeadlineWorker"  # gthread, but it waits for no slow client
@@ -58,7 +58,7 @@ def pre_fork(server, worker):  # type: ignore[no-untyped-def]
     relay.announce(worker, server.WORKERS.values())
     worker.slot = arbiter.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
     worker.gpu = None
-    if server.cfg.workers > 1 and _config.device != "cpu":
+    if server.cfg.workers > 1 and arbiter.is_pinned(_config.device, _models):
         living = [getattr(w, "gpu", None) for w in server.WORKERS.values()]
         worker.gpu = arbiter.choose_gpu(living)
 

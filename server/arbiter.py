@@ -139,6 +139,18 @@ def _counted() -> list[str]:
     return [str(index) for index in range(len(lines))]
 
 
+def is_pinned(device: str, models: Iterable[Any]) -> bool:
+    """Tell whether a worker shall see one GPU only.
+
+    Not where a device is named by its number or models have several: they would not be there.
+    `models` are the entries of the catalogue.
+    """
+    models = list(models)
+    named = {device, *(model.device or device for model in models)}
+    several = any(model.devices for model in models)
+    return named <= {"auto", "cuda", "cpu"} and named != {"cpu"} and not several
+
+
 def choose_gpu(taken: Iterable[str | None]) -> str | None:
     """Return the GPU that the fewest living workers have; None where there are none."""
     used = list(taken)

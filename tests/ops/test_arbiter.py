@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from config import ModelSpec
 from server import arbiter
 
 
@@ -63,3 +64,21 @@ def test_without_any_directory_each_worker_counts_for_itself(
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
     arbiter.count_as(0)
     arbiter.end_slot(0)
+
+
+@pytest.mark.parametrize(
+    ("device", "models", "pinned"),
+    [
+        ("auto", [{}], True),
+        ("cuda", [{}, {"device": "cpu"}], True),
+        ("cpu", [{}], False),
+        ("cpu", [{"device": "cuda"}], True),
+        ("cuda:1", [{}], False),
+        ("auto", [{"device": "cuda:1"}, {}], False),
+        ("auto", [{"devices": ("cuda:0", "cuda:1")}], False),
+        ("mps", [{}], False),
+    ],
+)
+def test_a_worker_sees_one_gpu_only_where_no_other_is_named(device, models, pinned) -> None:
+    specs = [ModelSpec(id="m", model_name="m", **model) for model in models]
+    assert arbiter.is_pinned(device, specs) is pinned
