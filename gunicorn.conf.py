@@ -48,8 +48,8 @@ def on_starting(server):  # type: ignore[no-untyped-def]
 
 
 def when_ready(server):  # type: ignore[no-untyped-def]
-    """Let a stop be known to workers that wait for a newer one."""
-    relay.note_stop()
+    """Let a stop be known to workers that wait for a newer one, and a second interrupt to all."""
+    relay.note_stop(server.WORKERS)
 
 
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]

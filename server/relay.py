@@ -4,45 +4,63 @@ On a reload gunicorn starts new workers and stops the old ones at once, long bef
 loaded their models. Here a new worker takes no connection until its model is ready, if another one
 does meanwhile; and an old one that is told to stop serves on until a newer one is ready. If none
 ever is, because the new settings name a model that cannot be loaded, the old one stays. Workers are
-known by gunicorn's `age`: a count that grows with each one started.
+known by gunicorn's `age`: a count that grows with each one started. What stops the whole service
+stops them all, and a second interrupt does so at once.
 """
 
+import contextlib
 import mmap
 import os
 import signal
-import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
-# What the master and all workers share: the age of the newest worker started, that of the newest
-# ready, and whether the whole service stops.
-_STATE = struct.Struct("qq?")
-_shared = mmap.mmap(-1, _STATE.size)
+# What the master and all workers share. Each field has one writer, so that none takes another's
+# change back: the master notes the newest worker started and that the whole service stops, its
+# signal handler that it shall do so at once, and every worker its own age once it is ready.
+STARTED, STOPS, AT_ONCE, READY = range(4)
+AGES = 1024  # more workers than there are at a time: two that share a field never live together
+_shared = memoryview(mmap.mmap(-1, 8 * (READY + AGES))).cast("q")
 _age = 0  # in a worker: its own
 
 
 def announce(worker: Any, living: Iterable[Any]) -> None:
     """Note, in the master, that a worker starts, and whether another takes requests meanwhile."""
-    _, ready, stopping = _STATE.unpack_from(_shared)
-    _STATE.pack_into(_shared, 0, worker.age, ready, stopping)
+    _shared[STARTED] = worker.age
+    ready = _newest_ready()
     worker.relieves = any(not other.relieves or other.age <= ready for other in living)
 
 
-def note_stop() -> None:
-    """Let a signal that stops the master tell all workers at once: it may be busy with a reload."""
+def note_stop(workers: Collection[int]) -> None:
+    """Let a signal that stops the master tell all workers at once: it may be busy with a reload.
+
+    A second SIGINT or SIGQUIT, which gunicorn's master does not look at, ends `workers`, the pids
+    of those that live when it comes.
+    """
     master = os.getpid()
+    interrupts = 0
 
     def noting(previous: Any) -> Any:
         def note(number: int, frame: object) -> None:
+            nonlocal interrupts
             if os.getpid() == master:  # not a worker that has no handler of its own yet
-                started, ready, _ = _STATE.unpack_from(_shared)
-                _STATE.pack_into(_shared, 0, started, ready, True)
+                _shared[STOPS] = True
+                interrupts += number != signal.SIGTERM
+                if interrupts > 1:
+                    _end_at_once(workers)
             previous(number, frame)
 
         return note
 
     for which in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(which, noting(signal.getsignal(which)))
+
+
+def _end_at_once(workers: Collection[int]) -> None:
+    _shared[AT_ONCE] = True
+    for pid in list(workers):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGQUIT)
 
 
 def begin(age: int) -> None:
@@ -53,17 +71,23 @@ def begin(age: int) -> None:
 
 def take_over() -> None:
     """Say, in a worker, that it can serve: older ones that were told to stop may do so now."""
-    started, ready, stopping = _STATE.unpack_from(_shared)
-    _STATE.pack_into(_shared, 0, started, max(ready, _age), stopping)
+    _shared[READY + _age % AGES] = _age
 
 
 def is_ready() -> bool:
     """Tell, in a worker, whether it or a newer one can serve."""
-    _, ready, _ = _STATE.unpack_from(_shared)
-    return bool(ready >= _age)
+    return _newest_ready() >= _age
 
 
 def is_needed() -> bool:
     """Tell, in a worker that was told to stop, whether those to follow it are still loading."""
-    started, ready, stopping = _STATE.unpack_from(_shared)
-    return bool(ready <= _age < started) and not stopping
+    return _newest_ready() <= _age < _shared[STARTED] and not _shared[STOPS]
+
+
+def ends_at_once() -> bool:
+    """Tell, in a worker, whether the service was interrupted twice."""
+    return bool(_shared[AT_ONCE])
+
+
+def _newest_ready() -> int:
+    return max(_shared[READY:])

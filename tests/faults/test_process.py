@@ -1,4 +1,4 @@
-"""What becomes of the process: signals, dead workers, taken ports, full and read-only disks."""
+"""What becomes of the process: dead workers, lost devices, taken ports, missing descriptors."""
 
 import json
 import os
@@ -7,138 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from http.client import HTTPException
 
 import pytest
 
 from tests.conftest import ROOT, free_port
-from tests.faults.conftest import Service, until
-
-
-class Crowd:
-    """Clients that embed one after the other until told to stop."""
-
-    def __init__(self, service: Service, clients: int = 4) -> None:
-        self.service, self.stopped = service, threading.Event()
-        self.statuses: list[int] = []
-        self.lost: list[Exception] = []
-        self.threads = [threading.Thread(target=self._run) for _ in range(clients)]
-
-    def _run(self) -> None:
-        while not self.stopped.is_set():
-            try:
-                self.statuses.append(self.service.embed("a b c"))
-            except (OSError, HTTPException) as exc:
-                self.lost.append(exc)
-                self.stopped.wait(0.02)
-
-    def __enter__(self) -> "Crowd":
-        for thread in self.threads:
-            thread.start()
-        until(lambda: len(self.statuses) > 20)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopped.set()
-        for thread in self.threads:
-            thread.join()
-
-
-def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
-    service = start()
-    statuses: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: statuses.append(service.embed("slow"))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    until(lambda: b"embedding_requests_in_flight 5.0" in service.ask("/metrics")[2])
-    service.signal(signal.SIGTERM)
-    for thread in threads:
-        thread.join()
-    assert statuses == [200] * 4
-    assert service.process.wait(20) == 0
-
-
-def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start) -> None:
-    """Ten seconds of work, a graceful time of four: whoever cannot be served is told so."""
-    service = start(GRACEFUL_TIMEOUT="4", EMBEDDING_MAX_BATCH_SIZE="1")
-    answers: list[tuple[int, dict, bytes]] = []
-    threads = [
-        threading.Thread(
-            target=lambda: answers.append(service.ask("/embed", {"texts": ["slow"]}))
-        )
-        for _ in range(10)
-    ]  # fmt: skip
-    for thread in threads:
-        thread.start()
-    until(lambda: b'embedding_queue_texts{model="fake"} 9.0' in service.ask("/metrics")[2])
-    service.signal(signal.SIGTERM)
-    for thread in threads:
-        thread.join()
-    statuses = [status for status, _, _ in answers]
-    assert len(statuses) == 10 and set(statuses) == {200, 503}
-    assert all(h["Retry-After"] and b"stopping" in b for s, h, b in answers if s == 503)
-    assert service.process.wait(20) == 0
-
-
-def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start, tmp_path) -> None:
-    loading = tmp_path / "loading"
-    service = start("-w", "2", WHILE_LOADING=str(loading))
-    with Crowd(service) as crowd:
-        old = set(service.workers())
-        loading.write_text("wait")
-        service.signal(signal.SIGHUP)
-        until(lambda: len(set(service.workers()) - old) == 2)
-        count = len(crowd.statuses)
-        until(lambda: len(crowd.statuses) > count + 100)  # gunicorn has told the old ones to stop
-        assert old <= set(service.workers())
-        loading.unlink()
-        until(lambda: not old & set(service.workers()))
-        count = len(crowd.statuses)
-        until(lambda: len(crowd.statuses) > count + 100)
-    assert set(crowd.statuses) == {200} and not crowd.lost
-
-
-def test_a_reload_to_a_model_that_cannot_be_loaded_leaves_the_old_worker_serving(
-    start, tmp_path
-) -> None:
-    loading = tmp_path / "loading"
-    service = start(WHILE_LOADING=str(loading))
-    (old,) = service.workers()
-    loading.write_text("fail")
-    service.signal(signal.SIGHUP)
-    until(lambda: any("cannot be loaded" in line for line in service.lines))
-    assert [service.embed("a") for _ in range(20)] == [200] * 20
-    assert old in service.workers()
-
-
-def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
-    loading = tmp_path / "loading"
-    service = start(WHILE_LOADING=str(loading))
-    loading.write_text("wait")
-    service.signal(signal.SIGHUP)
-    until(lambda: any("takes its time" in line for line in service.lines))
-    service.signal(signal.SIGTERM)
-    assert service.process.wait(20) == 0
-
-
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGQUIT])
-def test_a_second_interrupt_ends_it_at_once(start, which) -> None:
-    service = start()
-    threading.Thread(target=lambda: swallow(lambda: service.embed("slow")), daemon=True).start()
-    service.signal(which)
-    until(lambda: any("Handling signal" in line for line in service.lines))  # or both are one
-    service.signal(which)
-    assert service.process.wait(10) == 0
-
-
-def swallow(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except OSError:
-        return
+from tests.faults.conftest import until
+from tests.faults.crowd import Crowd
 
 
 def test_a_killed_worker_is_replaced(start) -> None:

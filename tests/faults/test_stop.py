@@ -1,0 +1,112 @@
+"""Stops, interrupts and reloads, while requests are under way."""
+
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.faults.conftest import until
+from tests.faults.crowd import Crowd
+
+
+def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
+    service = start()
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(service.embed("slow"))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    until(lambda: b"embedding_requests_in_flight 5.0" in service.ask("/metrics")[2])
+    service.signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 4
+    assert service.process.wait(20) == 0
+
+
+def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start) -> None:
+    """Ten seconds of work, a graceful time of four: whoever cannot be served is told so."""
+    service = start(GRACEFUL_TIMEOUT="4", EMBEDDING_MAX_BATCH_SIZE="1")
+    answers: list[tuple[int, dict, bytes]] = []
+    threads = [
+        threading.Thread(
+            target=lambda: answers.append(service.ask("/embed", {"texts": ["slow"]}))
+        )
+        for _ in range(10)
+    ]  # fmt: skip
+    for thread in threads:
+        thread.start()
+    until(lambda: b'embedding_queue_texts{model="fake"} 9.0' in service.ask("/metrics")[2])
+    service.signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    statuses = [status for status, _, _ in answers]
+    assert len(statuses) == 10 and set(statuses) == {200, 503}
+    assert all(h["Retry-After"] and b"stopping" in b for s, h, b in answers if s == 503)
+    assert service.process.wait(20) == 0
+
+
+def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start, tmp_path) -> None:
+    loading = tmp_path / "loading"
+    service = start("-w", "2", WHILE_LOADING=str(loading))
+    with Crowd(service) as crowd:
+        old = set(service.workers())
+        loading.write_text("wait")
+        service.signal(signal.SIGHUP)
+        until(lambda: len(set(service.workers()) - old) == 2)
+        count = len(crowd.statuses)
+        until(lambda: len(crowd.statuses) > count + 100)  # gunicorn has told the old ones to stop
+        assert old <= set(service.workers())
+        loading.unlink()
+        until(lambda: not old & set(service.workers()))
+        count = len(crowd.statuses)
+        until(lambda: len(crowd.statuses) > count + 100)
+    assert set(crowd.statuses) == {200} and not crowd.lost
+
+
+def test_a_reload_to_a_model_that_cannot_be_loaded_leaves_the_old_worker_serving(
+    start, tmp_path
+) -> None:
+    loading = tmp_path / "loading"
+    service = start(WHILE_LOADING=str(loading))
+    (old,) = service.workers()
+    loading.write_text("fail")
+    service.signal(signal.SIGHUP)
+    until(lambda: any("cannot be loaded" in line for line in service.lines))
+    assert [service.embed("a") for _ in range(20)] == [200] * 20
+    assert old in service.workers()
+
+
+def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
+    loading = tmp_path / "loading"
+    service = start(WHILE_LOADING=str(loading))
+    loading.write_text("wait")
+    service.signal(signal.SIGHUP)
+    until(lambda: any("takes its time" in line for line in service.lines))
+    service.signal(signal.SIGTERM)
+    assert service.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGQUIT])
+def test_a_second_interrupt_ends_it_at_once(start, which) -> None:
+    """One alone waits for the pass, which hangs; GRACEFUL_TIMEOUT is a minute."""
+    service = start()
+    hanging = threading.Thread(target=lambda: swallow(lambda: service.embed("hang")))
+    hanging.start()
+    until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
+    service.signal(which)
+    with pytest.raises(subprocess.TimeoutExpired):
+        service.process.wait(1.5)
+    service.signal(which)
+    assert service.process.wait(20) == 0
+    hanging.join()
+
+
+def swallow(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except OSError:
+        return

@@ -1,0 +1,75 @@
+"""What workers and their master tell each other, without any process."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+
+from server import relay
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 8 * (relay.READY + relay.AGES)
+    monkeypatch.setattr(relay, "_shared", memoryview(bytearray(size)).cast("q"))
+    monkeypatch.setattr(relay, "_age", 0)
+
+
+def announce(age: int) -> None:
+    relay.announce(SimpleNamespace(age=age), [])
+
+
+def test_two_workers_that_are_ready_in_the_other_order_both_serve() -> None:
+    for age in (4, 5):
+        announce(age)
+    for age in (5, 4):
+        relay.begin(age)
+        relay.take_over()
+    for age in (4, 5):
+        relay.begin(age)
+        assert relay.is_ready()
+
+
+def test_an_old_worker_is_needed_until_a_newer_one_is_ready() -> None:
+    for age in (1, 2):
+        announce(age)
+    relay.begin(1)
+    assert relay.is_needed() and not relay.is_ready()
+    relay.begin(2)
+    relay.take_over()
+    relay.begin(1)
+    assert not relay.is_needed() and relay.is_ready()
+
+
+def test_a_stop_that_comes_while_a_worker_is_announced_is_not_lost() -> None:
+    kept = {which: signal.getsignal(which) for which in (signal.SIGTERM, 2, 3)}
+    try:
+        for which in kept:
+            signal.signal(which, lambda *_: None)
+        relay.note_stop([])
+
+        class Worker:
+            @property
+            def age(self) -> int:
+                signal.raise_signal(signal.SIGTERM)
+                return 2
+
+        relay.announce(Worker(), [])
+        relay.begin(1)
+        assert not relay.is_needed() and not relay.ends_at_once()
+        signal.raise_signal(signal.SIGINT)
+        assert not relay.ends_at_once()
+        signal.raise_signal(signal.SIGQUIT)
+        assert relay.ends_at_once()
+    finally:
+        for which, handler in kept.items():
+            signal.signal(which, handler)
+
+
+def test_numbers_of_workers_long_gone_do_not_matter() -> None:
+    for age in range(1, 2 * relay.AGES + 2):
+        relay.begin(age)
+        relay.take_over()
+        assert relay.is_ready()
+    relay.begin(age + 1)
+    assert not relay.is_ready()
