@@ -14,13 +14,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import logs  # noqa: E402
 from config import load_config  # noqa: E402
-from server import arbiter, relay, scrapes  # noqa: E402
+from server import arbiter, relay, scarcity, scrapes  # noqa: E402
 from settings import open_settings  # noqa: E402
 
 _settings = open_settings(load_config())
 _config = _settings.current  # host and port may be kept in SQL
 _settings.stop()
-_models, _ = _config.catalogue()  # a mistake in the model files stops the start here, with its message
+_models, _ = _config.catalogue()  # a mistake in the model files stops the start here
 
 bind = [f"{_config.host}:{_config.port}"]
 worker_class = "server.deadlines.DeadlineWorker"  # gthread, but it waits for no slow client
@@ -29,7 +29,7 @@ threads = _config.threads
 timeout = _config.timeout_s
 graceful_timeout = _config.graceful_timeout_s
 keepalive = 75  # longer than the usual 60 s of a balancer, so that it closes first
-worker_connections = 1000
+worker_connections = scarcity.room_for_connections(1000)
 backlog = 2048
 preload_app = False
 

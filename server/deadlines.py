@@ -21,6 +21,7 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
 from server import relay
+from server.scarcity import ThriftyWorker, has_data
 
 # How long a thread waits for the first byte of a new connection. Beyond it the connection waits in
 # the poller, where it holds no thread: balancers and health checks connect without sending.
@@ -33,7 +34,7 @@ LAST_S = 5.0
 near_the_end: list[Callable[[], object]] = []  # what to call then; the application adds to it
 
 
-class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
+class DeadlineWorker(ThriftyWorker):
     """gthread with a deadline for reading a request and one for writing its reply."""
 
     read_timeout_s = 30.0
@@ -55,8 +56,10 @@ class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Any) -> Any:
         """Handle one request of a connection, which must come within the read deadline."""
-        if not conn.initialized and not conn.data_ready and not conn.wait_for_data(FIRST_BYTE_S):
-            return gthread._DEFER
+        if not conn.initialized and not conn.data_ready:
+            if not has_data(conn.sock, FIRST_BYTE_S):
+                return gthread._DEFER
+            conn.data_ready = True
         sock = conn.sock
         self.deadlines[sock] = time.monotonic() + self.read_timeout_s
         try:

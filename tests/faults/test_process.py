@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -105,20 +104,25 @@ def test_a_model_that_cannot_be_loaded_leaves_the_port_open_and_says_why(start) 
     assert service.embed("a") == 503
 
 
-def test_descriptors_that_run_out_come_back(start) -> None:
-    service = start()
+def test_descriptors_that_run_out_end_no_worker_and_no_request(start) -> None:
+    service = start(EMBEDDING_MAX_BATCH_SIZE="1")
     (worker,) = service.workers()
-    subprocess.run(["prlimit", f"--pid={worker}", "--nofile=64:64"], check=True)
-    held = []
-    for _ in range(100):
-        sock = service.connect()
-        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        held.append(sock)
-    time.sleep(0.5)
+    assert service.embed("a") == 200  # what is imported late is there
+    statuses: list[int] = []
+    under_way = threading.Thread(target=lambda: statuses.append(service.embed(*["slow"] * 6)))
+    under_way.start()
+    until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
+    limit = len(os.listdir(f"/proc/{worker}/fd")) + 10
+    subprocess.run(["prlimit", f"--pid={worker}", f"--nofile={limit}:{limit}"], check=True)
+    held = [service.connect() for _ in range(40)]
+    until(lambda: any("Too many open files" in line for line in service.lines))
+    assert not statuses
+    assert service.embed("a") == 200  # in the place of one that has been idle
+    under_way.join()
+    assert statuses == [200] and service.workers() == [worker]
     for sock in held:
         sock.close()
-    until(service.healthy)
-    assert service.embed("a") == 200
+    assert service.healthy()
 
 
 def test_it_starts_with_an_unwritable_home(start) -> None:
