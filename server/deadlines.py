@@ -42,6 +42,7 @@ class DeadlineWorker(ThriftyWorker):
     relieves = False  # whether another worker serves until this one is ready
     told_to_stop = told_to_quit = False
     wsgi: Callable[..., Iterable[bytes]]
+    sockets: list[Any]
     last_call = float("inf")  # when a stopping worker has to come to an end, in time.monotonic()
 
     def init_process(self) -> None:
@@ -73,6 +74,23 @@ class DeadlineWorker(ThriftyWorker):
             self.notify()
             time.sleep(LOOK_S)
         super().run()
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections or not; on a stop take those that wait and let go of the listeners.
+
+        Clients would wait there until the last request is answered, to be reset then.
+        """
+        super().set_accept_enabled(enabled)
+        if self.alive:
+            return
+        self.no_descriptor = ""
+        for listener in self.sockets:
+            while self.nr_conns < self.worker_connections and has_data(listener):
+                self.accept(listener)
+                if self.no_descriptor:
+                    break
+            listener.close()
+        self.sockets = []
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Stop, once a newer worker can serve if there is one."""

@@ -1,9 +1,11 @@
 """Many clients at once, while the service is stopped, reloaded or hurt."""
 
 import threading
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 
 from tests.faults.conftest import Service, until
+
+JSON = {"Content-Type": "application/json"}
 
 
 class Crowd:
@@ -33,3 +35,31 @@ class Crowd:
         self.stopped.set()
         for thread in self.threads:
             thread.join()
+
+
+class Arrivals(Crowd):
+    """Clients that keep their connections; half of them open a new one for each request.
+
+    Whoever cannot connect any more ends. `lost` are errors on connections that had been answered.
+    """
+
+    def _run(self) -> None:
+        keeps, client = threading.current_thread() in self.threads[::2], None
+        while not self.stopped.is_set():
+            fresh = client is None or client.sock is None
+            client = client or HTTPConnection("127.0.0.1", self.service.port, timeout=30)
+            try:
+                client.request("POST", "/embed", b'{"texts": "a b c"}', JSON)
+                with client.getresponse() as reply:
+                    reply.read()
+                self.statuses.append(reply.status)
+            except (OSError, HTTPException) as exc:
+                client.close()
+                if not fresh:
+                    self.lost.append(exc)
+                elif isinstance(exc, ConnectionRefusedError):
+                    return
+            if not keeps:
+                client.close()
+        if client:
+            client.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.faults.conftest import until
-from tests.faults.crowd import Crowd
+from tests.faults.crowd import Arrivals, Crowd
 
 
 def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
@@ -25,6 +25,14 @@ def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
         thread.join()
     assert statuses == [200] * 4
     assert service.process.wait(20) == 0
+
+
+def test_a_stop_amid_arrivals_on_kept_connections_loses_none_of_them(start) -> None:
+    service = start()
+    with Arrivals(service, 8) as crowd:
+        service.signal(signal.SIGTERM)
+        assert service.process.wait(30) == 0
+    assert set(crowd.statuses) == {200} and not crowd.lost
 
 
 def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start) -> None:

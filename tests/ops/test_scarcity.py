@@ -141,6 +141,25 @@ def test_without_a_descriptor_and_without_idle_connections_it_tries_once_a_secon
     waiting.close()
 
 
+def test_a_stop_takes_the_connections_that_wait_and_refuses_further_ones(running) -> None:
+    first, statuses = in_a_thread(running, "/slow")
+    assert running.app.slow.acquire(timeout=30)
+    running.listener.short = 1000
+    waiting, later = in_a_thread(running, "/")
+    until(lambda: running.listener.refusals)  # and it does not accept for a second
+    running.listener.short = 0
+    address = running.listener.getsockname()
+    running.worker.handle_exit(signal.SIGTERM, None)
+    until(lambda: later == [200])
+    with pytest.raises(ConnectionRefusedError):
+        until(lambda: socket.create_connection(address).close())
+    assert not statuses
+    running.app.go_on.set()
+    for thread in (first, waiting):
+        thread.join()
+    assert statuses == [200]
+
+
 def test_another_error_of_the_listener_ends_it_as_before(running) -> None:
     with pytest.raises(OSError, match="accept"):
         running.worker.accept(Broken())
