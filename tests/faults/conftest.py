@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -89,9 +89,8 @@ def models_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_models(folder / "m.json", {"fake": {"type": "fake", "model_name": "tests/fake"}})
 
 
-@pytest.fixture
-def start(models_file: Path) -> Iterator[Callable[..., Service]]:
-    """Start gunicorn on the hurting embedder, as often as asked."""
+@contextmanager
+def starting(models_file: Path) -> Iterator[Callable[..., Service]]:
     with ExitStack() as stack:
 
         def begin(
@@ -106,6 +105,20 @@ def start(models_file: Path) -> Iterator[Callable[..., Service]]:
             process = stack.enter_context(running(command, port, env, ready=ready))
             return Service(port, process)
 
+        yield begin
+
+
+@pytest.fixture
+def start(models_file: Path) -> Iterator[Callable[..., Service]]:
+    """Start gunicorn on the hurting embedder, as often as asked."""
+    with starting(models_file) as begin:
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def start_for_all(models_file: Path) -> Iterator[Callable[..., Service]]:
+    """Start it for all tests of a file, which tell their own doings from the others'."""
+    with starting(models_file) as begin:
         yield begin
 
 

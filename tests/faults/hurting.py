@@ -30,6 +30,7 @@ from logs import configure
 
 # A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`.
 WHILE_LOADING = os.environ.get("WHILE_LOADING")
+DIMENSION = int(os.environ.get("DIMENSION", "8"))  # of its vectors: large ones make long replies
 FITS = 4  # inputs that fit the simulated device when one of them says "big"
 
 
@@ -37,7 +38,7 @@ class Hurting(FakeEmbedder):
     """Obeys the words `slow hang nan never big sticky bad bug` of the texts it encodes."""
 
     def __init__(self) -> None:
-        super().__init__(max_tokens=64)
+        super().__init__(dimension=DIMENSION, max_tokens=64)
         self.sizes: list[int] = []
         self.exact = 0
         self.down = False  # every pass fails until this is cleared
