@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -10,12 +11,17 @@ import threading
 import pytest
 
 from tests.conftest import ROOT, free_port
-from tests.faults.conftest import until
+from tests.faults.conftest import Service, until
 from tests.faults.crowd import Crowd
 
 
-def test_a_killed_worker_is_replaced(start) -> None:
-    service = start()
+@pytest.fixture(scope="module")
+def service(start_for_all) -> Service:
+    """One for the tests after which it is as it was."""
+    return start_for_all()
+
+
+def test_a_killed_worker_is_replaced(service) -> None:
     (worker,) = service.workers()
     os.kill(worker, signal.SIGKILL)
     until(lambda: service.healthy() and service.workers() != [worker])
@@ -32,8 +38,7 @@ def test_a_killed_worker_leaves_the_others_serving(start) -> None:
     assert len(crowd.lost) <= len(crowd.threads)  # those that were under way in it
 
 
-def test_a_lost_device_gets_the_worker_replaced(start) -> None:
-    service = start()
+def test_a_lost_device_gets_the_worker_replaced(service) -> None:
     (worker,) = service.workers()
     assert service.embed("sticky") == 503
     until(lambda: service.healthy() and service.workers() != [worker])
@@ -74,21 +79,20 @@ def test_a_request_whose_deadline_passes_is_told_504(start) -> None:
     assert start(REQUEST_DEADLINE="0.3").embed("slow") == 504
 
 
-def test_a_second_instance_on_the_port_ends_with_a_clear_error(start) -> None:
-    first = start()
-    env = {**os.environ, "HOST": "127.0.0.1", "PORT": str(first.port)}
+def test_a_second_instance_on_the_port_ends_with_a_clear_error(service) -> None:
+    env = {**os.environ, "HOST": "127.0.0.1", "PORT": str(service.port)}
     done = subprocess.run(
         [sys.executable, "-m", "gunicorn", "app:app"], env=env, cwd=ROOT,
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode != 0 and "in use" in done.stderr
-    assert first.embed("a") == 200
+    assert service.embed("a") == 200
 
 
 def test_a_taken_metrics_port_is_a_line_in_the_log_and_no_more(start) -> None:
-    first = start()
-    service = start(ENABLE_METRICS="true", METRICS_PORT=str(first.port))
-    assert service.embed("a") == 200 and service.ask("/metrics")[0] == 200
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        service = start(ENABLE_METRICS="true", METRICS_PORT=str(taken.getsockname()[1]))
+        assert service.embed("a") == 200 and service.ask("/metrics")[0] == 200
     until(lambda: any("METRICS_PORT" in line for line in service.lines))
 
 
@@ -130,14 +134,17 @@ def test_it_starts_with_an_unwritable_home(start) -> None:
 
 
 def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
-    service = start("-w", "1")
-    for worker in service.workers():
-        subprocess.run(["prlimit", f"--pid={worker}", "--fsize=0:0"], check=True)
-    assert service.embed("a") == 200
-
-
-def test_a_bug_is_one_plain_500_which_the_log_explains(start) -> None:
     service = start()
+    (worker,) = service.workers()
+    subprocess.run(["prlimit", f"--pid={worker}", "--fsize=0:unlimited"], check=True)
+    written = service.lines
+    assert [service.embed("a") for _ in range(20)] == [200] * 20
+    assert service.lines == written
+    subprocess.run(["prlimit", f"--pid={worker}", "--fsize=unlimited"], check=True)
+    until(lambda: sum(" path=/embed " in line for line in service.lines) == 20)
+
+
+def test_a_bug_is_one_plain_500_which_the_log_explains(service) -> None:
     status, headers, body = service.ask("/embed", {"texts": ["a bug"]})
     told = json.loads(body)
     assert status == 500 and set(told) == {"error", "error_type", "request_id"}
