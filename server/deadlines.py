@@ -70,27 +70,34 @@ class DeadlineWorker(ThriftyWorker):
 
     def run(self) -> None:
         """Serve; where another worker does so, only once the model is there."""
-        while self.alive and self.relieves and not relay.is_ready() and self.is_parent_alive():
+        while self.alive and not self._can_serve() and self.is_parent_alive():
             self.notify()
             time.sleep(LOOK_S)
         super().run()
+
+    def _can_serve(self) -> bool:
+        return not self.relieves or relay.is_ready()
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept connections or not; on a stop take those that wait and let go of the listeners.
 
         Clients would wait there until the last request is answered, to be reset then.
         """
-        super().set_accept_enabled(enabled)
+        super().set_accept_enabled(enabled and self.alive)
         if self.alive:
             return
-        self.no_descriptor = ""
         for listener in self.sockets:
-            while self.nr_conns < self.worker_connections and has_data(listener):
-                self.accept(listener)
-                if self.no_descriptor:
-                    break
+            if self._can_serve():
+                self._take_all(listener)
             listener.close()
         self.sockets = []
+
+    def _take_all(self, listener: Any) -> None:
+        self.no_descriptor = ""
+        while self.nr_conns < self.worker_connections and has_data(listener):
+            self.accept(listener)
+            if self.no_descriptor:
+                return
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Stop, once a newer worker can serve if there is one."""
