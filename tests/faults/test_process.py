@@ -113,7 +113,7 @@ def test_descriptors_that_run_out_end_no_worker_and_no_request(start) -> None:
     (worker,) = service.workers()
     assert service.embed("a") == 200  # what is imported late is there
     statuses: list[int] = []
-    under_way = threading.Thread(target=lambda: statuses.append(service.embed(*["slow"] * 6)))
+    under_way = threading.Thread(target=lambda: statuses.append(service.embed(*["slow"] * 4)))
     under_way.start()
     until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
     limit = len(os.listdir(f"/proc/{worker}/fd")) + 10
