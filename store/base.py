@@ -6,19 +6,20 @@ them in files of this machine, `SqlStore` in PostgreSQL; both pass the contract 
 
 Errors, all from `errors.py`: NotFound (no such collection, alias, or id to update), Conflict (it is
 there already, or holds another model's vectors), DimensionMismatch, Invalid (a value is not
-allowed; the message names the item), BadRequest (a filter that cannot be read), TooLarge, Full (no
-space left), Busy (a lock was not had in time), Corrupt (stored data is damaged), Unavailable.
+allowed; the message names the item), BadRequest (a filter that cannot be read), TooLarge, Full,
+Busy (a lock was not had in time), Corrupt (stored data is damaged), Unavailable.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from store.notes import Notes
 
 Vectors = npt.NDArray[np.float32]  # (n, d), or (d,) for one
 Metric = Literal["cosine", "dot"]
@@ -31,6 +32,12 @@ METRICS: tuple[Metric, ...] = ("cosine", "dot")
 MODES: tuple[Mode, ...] = ("upsert", "insert", "update")
 PARTS: tuple[Part, ...] = ("vector", "text", "metadata")
 DEFAULT_PARTS: tuple[Part, ...] = ("text", "metadata")
+SUCCESSOR = "reembed."  # begins the names of collections that are to replace others
+
+
+def successor(uuid: str) -> str:
+    """Return the name under which what will replace a collection is built."""
+    return SUCCESSOR + uuid
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ class Page:
 
 
 @dataclass(frozen=True)
-class CollectionInfo:
-    """What is known of a collection. `uuid` stays the same through renames."""
+class Identity:
+    """Which collection it is and whose vectors it holds. `uuid` stays the same through renames."""
 
     name: str
     uuid: str
@@ -94,6 +101,12 @@ class CollectionInfo:
     metric: Metric
     model: str | None
     fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class CollectionInfo(Identity):
+    """What is known of a collection."""
+
     count: int
     created: float  # seconds since the epoch
     aliases: tuple[str, ...] = ()
@@ -105,13 +118,13 @@ class Report:
 
     ok: bool
     rows: int  # live rows
-    problems: tuple[str, ...] = ()  # what is wrong, or was mended; empty when all is well
+    problems: tuple[str, ...] = ()  # what is wrong, or was mended
     freed_bytes: int = 0
 
 
 @dataclass(frozen=True)
 class BackupInfo:
-    """A backup that was made: where it lies and what it holds."""
+    """A backup that was made."""
 
     path: Path
     name: str
@@ -124,20 +137,17 @@ class VectorStore(ABC):
 
     `name` is a collection or an alias everywhere but in `create`, `rename`, `swap` and `drop`.
     A call is atomic: it is done wholly or not at all, and what it answered for is durable.
+    While a collection named `successor(uuid)` is there, writes to that uuid raise Conflict.
     """
 
+    notes: Notes
     # -- collections -----------------------------------------------------------------------------
 
     @abstractmethod
     def create(
-        self,
-        name: str,
-        dim: int,
-        metric: Metric = "cosine",
-        model: str | None = None,
-        fingerprint: str | None = None,
-        if_exists: IfExists = "error",
-    ) -> tuple[CollectionInfo, bool]:
+        self, name: str, dim: int, metric: Metric = "cosine", model: str | None = None,
+        fingerprint: str | None = None, if_exists: IfExists = "error",
+    ) -> tuple[CollectionInfo, bool]:  # fmt: skip
         """Make an empty collection; also say whether it is new.
 
         With `if_exists="ok"` one of equal dim and metric (and model and fingerprint, where both
@@ -149,8 +159,16 @@ class VectorStore(ABC):
         """Return every collection, by name."""
 
     @abstractmethod
+    def names(self) -> list[str]:
+        """Return every collection's name, in order; looks at no collection."""
+
+    @abstractmethod
+    def identity(self, name: str) -> Identity:
+        """Return which collection a name or alias means; never counts rows."""
+
+    @abstractmethod
     def info(self, name: str) -> CollectionInfo:
-        """Return what is known of one collection."""
+        """Return what is known of one collection, its rows counted."""
 
     @abstractmethod
     def drop(self, name: str) -> None:
@@ -161,8 +179,11 @@ class VectorStore(ABC):
         """Give a collection another name; aliases of the old name follow it."""
 
     @abstractmethod
-    def swap(self, name: str, other: str) -> None:
-        """Exchange the names of two collections in one step. Aliases keep pointing at the names."""
+    def swap(self, name: str, other: str, uuid: str | None = None) -> None:
+        """Exchange the names of two collections in one step. Aliases keep pointing at the names.
+
+        Raises Conflict unless `name` means the collection `uuid`, where that is given.
+        """
 
     @abstractmethod
     def alias(self, alias: str, name: str) -> None:
@@ -186,16 +207,23 @@ class VectorStore(ABC):
     # -- writing ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def upsert(self, name: str, items: Sequence[Item], mode: Mode = "upsert") -> Written:
+    def upsert(
+        self, name: str, items: Sequence[Item], mode: Mode = "upsert", uuid: str | None = None
+    ) -> Written:
         """Write items, all or none.
 
         `insert` raises Conflict if an id is there already, `update` raises NotFound if one is not;
-        an id twice in one call is Invalid.
+        an id twice in one call is Invalid. Raises Conflict unless the name means the collection
+        `uuid`, where that is given.
         """
 
     @abstractmethod
     def delete(self, name: str, ids: Sequence[str] | None = None, filter: object = None) -> int:
         """Delete by ids or by filter (exactly one of them); return how many were there."""
+
+    @abstractmethod
+    def wait_for_writers(self, name: str) -> None:
+        """Return once every write that began before has ended. Raises Busy after a while."""
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -268,10 +296,5 @@ class VectorStore(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

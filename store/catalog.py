@@ -99,6 +99,17 @@ class Catalog(Ledger):
 
         Takes no lock while nothing has changed: every call on the store comes through here.
         """
+        seen = self._newest()
+        own = seen.aliases.get(name, name)
+        if own not in seen.entries:
+            raise NotFound(f"there is no collection {name!r}")
+        return own, seen.entries[own]
+
+    def has(self, name: str) -> bool:
+        """Tell whether a collection of that very name is on the disk."""
+        return name in self._newest().entries
+
+    def _newest(self) -> Seen:
         seen = self._seen
         with failures("read"):
             newest = seen is not None and seen.newest()
@@ -106,10 +117,7 @@ class Catalog(Ledger):
             with self.current():
                 seen = self._seen
         assert seen is not None
-        own = seen.aliases.get(name, name)
-        if own not in seen.entries:
-            raise NotFound(f"there is no collection {name!r}")
-        return own, seen.entries[own]
+        return seen
 
     def close(self) -> None:
         """Let go of the files."""

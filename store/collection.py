@@ -7,7 +7,7 @@ seen always has its rows. Reads take a `Snapshot` under a short lock and work on
 import itertools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ class Collection(Ledger):
         super().__init__(fs, folder, options, step)
         self.dim = 0
         self.metric: Metric = "cosine"
+        # Asked under the lock before each commit; raises what refuses the write.
+        self.may_write: Callable[[], None] = lambda: None
 
     @staticmethod
     def make(fs: FS, folder: Path, dim: int, metric: Metric) -> None:
@@ -225,6 +227,7 @@ class Collection(Ledger):
     def _commit(self, group: list[Write]) -> None:
         """Write a group as one frame. Each write gets its result or its error."""
         with self.exclusive() as journal:
+            self.may_write()
             with self.state:
                 plan = self._plan(group)
                 first_row = len(self.table)

@@ -45,9 +45,12 @@ class FileStore(FileNames):
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def upsert(self, name: str, items: Sequence[Item], mode: Mode = "upsert") -> Written:
+    def upsert(
+        self, name: str, items: Sequence[Item], mode: Mode = "upsert", uuid: str | None = None
+    ) -> Written:
         """Write items, all or none."""
         _, entry = self._find(name)
+        validation.check_uuid(entry.uuid, uuid, name)
         mode = validation.check_mode(mode)
         rows = validation.check_items(items, entry.dim, entry.metric, self.limits)
         write = put(rows, directions(rows.vectors, entry.metric), mode)
@@ -67,6 +70,12 @@ class FileStore(FileNames):
         result = self._write(entry, write)
         assert isinstance(result, int)
         return result
+
+    def wait_for_writers(self, name: str) -> None:
+        """Return once every write that began before has ended."""
+        _, entry = self._find(name)
+        with self._collection(entry).locked():
+            pass
 
     def _write(self, entry: Entry, write: Write) -> Written | int:
         if self.options.fsync == "interval":

@@ -3,10 +3,12 @@
     STORE_DIR/catalog/   which collections there are (store/catalog.py)
     STORE_DIR/c/<uuid>/  one collection (store/collection.py)
     STORE_DIR/trash/     dropped collections on their way out
+    STORE_DIR/jobs/      notes (store/notes.py)
 
 `FileStore` builds on it and adds what is done with the rows.
 """
 
+import functools
 import shutil
 import time
 import uuid
@@ -15,14 +17,22 @@ from pathlib import Path
 
 from errors import Conflict, NotFound
 from store import validation
-from store.base import CollectionInfo, IfExists, Metric, VectorStore
+from store.base import (
+    CollectionInfo,
+    Identity,
+    IfExists,
+    Metric,
+    VectorStore,
+    successor,
+)
 from store.catalog import Catalog, Entry, agree, stamped
 from store.collection import Collection
 from store.fs import FS, failures, make_folders
 from store.journal import Step, no_step
 from store.ledger import Options, Syncer
 from store.locks import check_folder
-from store.validation import Limits
+from store.notes import FileNotes
+from store.validation import Limits, being_replaced, check_uuid
 
 
 class FileNames(VectorStore):
@@ -46,6 +56,7 @@ class FileNames(VectorStore):
             self._catalog.make()
             for name in ("c", "trash"):
                 make_folders(self._fs, self.directory / name)
+        self.notes = FileNotes(self.directory / "jobs")
         self._open: dict[str, Collection] = {}
         self._syncer = Syncer(self._open, self.options.sync_interval_s)
 
@@ -95,6 +106,11 @@ class FileNames(VectorStore):
         with self._catalog.current():
             return sorted(self._catalog.entries)
 
+    def identity(self, name: str) -> Identity:
+        """Return which collection a name or alias means."""
+        own, entry = self._find(name)
+        return Identity(own, entry.uuid, entry.dim, entry.metric, entry.model, entry.fingerprint)
+
     def info(self, name: str) -> CollectionInfo:
         """Return what is known of one collection."""
         return self._info(*self._find(name))
@@ -125,10 +141,11 @@ class FileNames(VectorStore):
             moved: dict[str, str | None] = dict.fromkeys(self._catalog.aliases_of(name), new_name)
             self._catalog.change(journal, {name: None, new_name: entry}, moved)
 
-    def swap(self, name: str, other: str) -> None:
+    def swap(self, name: str, other: str, uuid: str | None = None) -> None:
         """Exchange the names of two collections in one step."""
         with self._catalog.exclusive() as journal:
             one = self._catalog.own(validation.check_name(name))
+            check_uuid(one.uuid, uuid, name)
             two = self._catalog.own(validation.check_name(other))
             self._catalog.change(journal, {name: two, other: one})
 
@@ -175,8 +192,14 @@ class FileNames(VectorStore):
         if collection is None:
             folder = self._folder(entry.uuid)
             made = Collection(self._fs, folder, self.options, self._step)
+            made.may_write = functools.partial(self._refuse_replaced, entry.uuid)
             collection = self._open.setdefault(entry.uuid, made)
         return collection
+
+    def _refuse_replaced(self, uuid_: str) -> None:
+        """Raise Conflict if what will replace a collection is being built."""
+        if self._catalog.has(successor(uuid_)):
+            raise being_replaced()
 
     def _info(self, name: str, entry: Entry) -> CollectionInfo:
         count = self._collection(entry).snapshot().count

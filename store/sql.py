@@ -6,9 +6,9 @@ are in `sql_names`, rows in `sql_rows`, tables in `sql_schema`, the server's moo
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy.typing as npt
 import sqlalchemy as sa
@@ -21,29 +21,24 @@ from store.base import (
     BackupInfo,
     CollectionInfo,
     Found,
-    IfExists,
     Item,
-    Metric,
     Mode,
     Page,
     Part,
     Progress,
     Record,
     Report,
-    VectorStore,
     Written,
 )
 from store.filters import parse
-from store.sql_engine import Again, Database
+from store.sql_catalogue import SqlNames
 from store.sql_filter import Where
 from store.sql_index import Indexer
-from store.sql_schema import Collection, lock_catalogue, prepare
+from store.sql_schema import Collection
 from store.validation import Limits
 
-T = TypeVar("T")
 
-
-class SqlStore(VectorStore):
+class SqlStore(SqlNames):
     """Collections in PostgreSQL. `shards` from 2 on spreads new ones over Citus workers."""
 
     def __init__(
@@ -55,88 +50,20 @@ class SqlStore(VectorStore):
         index_from_rows: int = 10_000,
         **pool: Any,
     ) -> None:
-        self.limits = limits or Limits()
-        self.shards = shards
-        self.db = Database(url, prepare, **pool)
+        super().__init__(url, limits=limits, shards=shards, **pool)
         self.indexer = Indexer(self.db, index_from_rows)
-
-    # -- collections -----------------------------------------------------------------------------
-
-    def create(
-        self,
-        name: str,
-        dim: int,
-        metric: Metric = "cosine",
-        model: str | None = None,
-        fingerprint: str | None = None,
-        if_exists: IfExists = "error",
-    ) -> tuple[CollectionInfo, bool]:
-        """Make an empty collection with a table of its own."""
-        wanted = sql_names.new(
-            validation.check_name(name),
-            validation.check_dim(dim),
-            validation.check_metric(metric),
-            model,
-            fingerprint,
-        )
-
-        def work(connection: sa.Connection) -> tuple[CollectionInfo, bool]:
-            made, is_new = sql_names.create(connection, wanted, if_exists, self.shards)
-            return sql_names.describe(connection, made), is_new
-
-        return self._change(work, lambda c: sql_names.meant(c, name) == wanted.uuid)
-
-    def collections(self) -> list[CollectionInfo]:
-        """Return every collection, by name."""
-        return self._read(lambda c: [sql_names.describe(c, x) for x in sql_names.everything(c)])
-
-    def info(self, name: str) -> CollectionInfo:
-        """Return what is known of one collection."""
-        return self._read(lambda c: sql_names.describe(c, sql_names.resolve(c, name)))
-
-    def drop(self, name: str) -> None:
-        """Delete a collection, its table and its aliases."""
-        self._change(lambda c: sql_names.drop(c, name), lambda c: not sql_names.meant(c, name))
-
-    def rename(self, name: str, new_name: str) -> None:
-        """Give a collection another name."""
-        validation.check_name(new_name)
-        self._change(
-            lambda c: sql_names.rename(c, name, new_name),
-            lambda c: not sql_names.meant(c, name),
-        )
-
-    def swap(self, name: str, other: str) -> None:
-        """Exchange the names of two collections."""
-        before = self._read(lambda c: sql_names.meant(c, name))
-        self._change(
-            lambda c: sql_names.swap(c, name, other),
-            lambda c: sql_names.meant(c, name) != before,
-        )
-
-    def alias(self, alias: str, name: str) -> None:
-        """Point an alias at a collection."""
-        validation.check_name(alias, "alias")
-        self._change(lambda c: sql_names.alias(c, alias, name))
-
-    def unalias(self, alias: str) -> None:
-        """Remove an alias."""
-        self._change(lambda c: sql_names.unalias(c, alias), lambda c: not sql_names.meant(c, alias))
-
-    def stamp(self, name: str, model: str, fingerprint: str | None) -> CollectionInfo:
-        """Record whose vectors a collection holds."""
-        return self._change(
-            lambda c: sql_names.describe(c, sql_names.stamp(c, name, model, fingerprint))
-        )
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def upsert(self, name: str, items: Sequence[Item], mode: Mode = "upsert") -> Written:
+    def upsert(
+        self, name: str, items: Sequence[Item], mode: Mode = "upsert", uuid: str | None = None
+    ) -> Written:
         """Write items, all or none."""
         mode = validation.check_mode(mode)
         op = random.getrandbits(63)  # marks these rows, to find them if the commit's answer is lost
 
         def work(connection: sa.Connection, collection: Collection) -> tuple[Collection, Written]:
+            validation.check_uuid(collection.uuid, uuid, name)
             rows = validation.check_items(items, collection.dim, collection.metric, self.limits)
             return collection, sql_rows.write(connection, collection, rows, mode, op)
 
@@ -160,6 +87,10 @@ class SqlStore(VectorStore):
             lambda c, collection: sql_rows.delete(c, collection, where),
             lambda c, collection: not sql_rows.count(c, collection, where),
         )
+
+    def wait_for_writers(self, name: str) -> None:
+        """Return once every write that began before has ended."""
+        self._look(name, sql_names.wait_for_writers)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -254,47 +185,3 @@ class SqlStore(VectorStore):
         """Wait for an index that is being built, then close the connections."""
         self.indexer.close()
         self.db.close()
-
-    # -- transactions ----------------------------------------------------------------------------
-
-    def _read(self, work: Callable[[sa.Connection], T]) -> T:
-        return self.db.read(work)
-
-    def _look(self, name: str, work: Callable[[sa.Connection, Collection], T]) -> T:
-        """Read from the collection that a name means."""
-        return self._read(lambda c: work(c, sql_names.resolve(c, name)))
-
-    def _change(
-        self,
-        work: Callable[[sa.Connection], T],
-        landed: Callable[[sa.Connection], bool] = lambda _: False,
-    ) -> T:
-        """Change names. Without `landed` the change may be made twice to the same effect."""
-
-        def settled(connection: sa.Connection) -> bool:
-            lock_catalogue(connection)  # the change itself may still be under way
-            return landed(connection)
-
-        return self.db.write(work, settled)
-
-    def _write(
-        self,
-        name: str,
-        work: Callable[[sa.Connection, Collection], T],
-        landed: Callable[[sa.Connection, Collection], bool],
-    ) -> T:
-        """Write to the collection that a name means, still means when all is written."""
-
-        def attempt(connection: sa.Connection) -> T:
-            collection = sql_names.resolve(connection, name, writing=True)
-            done = work(connection, collection)
-            if sql_names.meant(connection, name) != collection.uuid:
-                raise Again
-            return done
-
-        def settled(connection: sa.Connection) -> bool:
-            collection = sql_names.resolve(connection, name)
-            sql_names.wait_for_writers(connection, collection)  # ours may still be under way
-            return landed(connection, collection)
-
-        return self.db.write(attempt, settled)

@@ -14,9 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from errors import Conflict, NotFound
-from store.base import CollectionInfo, IfExists, Metric
+from store.base import SUCCESSOR, CollectionInfo, IfExists, Metric
 from store.sql_schema import Collection, create_rows, lock_catalogue
-from store.validation import check_name
+from store.validation import check_name, check_uuid
 
 LOCK_TIMEOUT_S = 10  # a change of names gives up behind a longer write
 
@@ -30,6 +30,10 @@ _MEANT = (
     " WHERE c.name = COALESCE((SELECT target FROM emb_aliases WHERE name = :name), :name)"
 )
 _RESOLVE = sa.text(f"SELECT {_COLUMNS}, {_READY} {_MEANT}")
+_MEANING = sa.text(
+    "SELECT c.uuid, EXISTS (SELECT 1 FROM emb_collections next"
+    f" WHERE next.name = '{SUCCESSOR}' || c.uuid) {_MEANT}"
+)
 _WRITERS = 0x656D6277  # "embw", with the collection's hash: shared by writers, else exclusive
 _RESOLVE_TO_WRITE = sa.text(
     f"SELECT {_COLUMNS}, {_READY},"
@@ -55,6 +59,12 @@ def meant(connection: sa.Connection, name: str) -> str | None:
     query = sa.text(f"SELECT c.uuid {_MEANT}")
     found = connection.scalar(query, {"name": check_name(name)})
     return None if found is None else str(found)
+
+
+def meaning(connection: sa.Connection, name: str) -> tuple[str | None, bool]:
+    """Return what a name means now, and whether what will replace that is being built."""
+    row = connection.execute(_MEANING, {"name": check_name(name)}).first()
+    return (None, False) if row is None else (str(row[0]), bool(row[1]))
 
 
 def wait_for_writers(connection: sa.Connection, *collections: Collection) -> None:
@@ -128,9 +138,10 @@ def rename(connection: sa.Connection, name: str, new_name: str) -> None:
     connection.execute(sa.text("UPDATE emb_aliases SET target = :new WHERE target = :n"), both)
 
 
-def swap(connection: sa.Connection, name: str, other: str) -> None:
-    """Exchange two names in one step."""
+def swap(connection: sa.Connection, name: str, other: str, uuid: str | None = None) -> None:
+    """Exchange two names in one step. Raises Conflict if `name` is not `uuid`, where given."""
     one, two = _own(connection, name, "swap"), _own(connection, other, "swap")
+    check_uuid(one.uuid, uuid, name)
     wait_for_writers(connection, one, two)
     rename_to = sa.text("UPDATE emb_collections SET name = :name WHERE uuid = :uuid")
     for target, collection in ((f"~{one.uuid}", one), (name, two), (other, one)):

@@ -30,6 +30,10 @@ CREATE TABLE IF NOT EXISTS emb_aliases (
     name text COLLATE "C" PRIMARY KEY,
     target text COLLATE "C" NOT NULL
 );
+CREATE TABLE IF NOT EXISTS emb_notes (
+    key text COLLATE "C" PRIMARY KEY,
+    body text NOT NULL
+);
 """
 
 _SCAN_EVERYTHING = {"enable_indexscan": "off", "enable_seqscan": "on", "enable_bitmapscan": "on"}
@@ -76,7 +80,8 @@ class Collection:
 
 def prepare(connection: sa.Connection) -> None:
     """Make the catalogue if it is not there. Workers that start together take turns."""
-    if connection.scalar(sa.text("SELECT to_regclass('emb_collections')")) is None:
+    newest = "SELECT to_regclass('emb_notes')"  # a catalogue of an older version lacks it
+    if connection.scalar(sa.text(newest)) is None:
         lock_catalogue(connection)
         connection.exec_driver_sql(_CATALOGUE)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from errors import Invalid, TooLarge
+from errors import Conflict, Invalid, TooLarge
 from store.base import METRICS, MODES, PARTS, Item, Metric, Mode, Part, Vectors
 from store.values import (
     Place,
@@ -64,6 +64,24 @@ def check_name(name: object, what: str = "collection") -> str:
     return name
 
 
+def check_uuid(is_: str, expected: str | None, name: str) -> None:
+    """Raise Conflict if a name means another collection than was expected, where one was."""
+    if expected is not None and is_ != expected:
+        raise Conflict(
+            f"collection {name!r} was replaced meanwhile; nothing was written, send it again",
+            retry_after_s=1,
+        )
+
+
+def being_replaced() -> Conflict:
+    """Return the refusal of a write to a collection whose successor is being built."""
+    return Conflict(
+        "the collection is being re-embedded: searches go on, writes must wait; "
+        "GET /jobs shows how far it is",
+        retry_after_s=5,
+    )
+
+
 def check_dim(dim: object) -> int:
     """Return a collection's dimension if it can be one."""
     if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= MAX_DIM:
@@ -109,6 +127,17 @@ def check_parts(include: Sequence[str]) -> frozenset[Part]:
 
 def check_items(items: Sequence[Item], dim: int, metric: Metric, limits: Limits) -> Rows:
     """Return the items as columns. The first that is not allowed is named by number and id."""
+    ids, texts, metadata, places = check_columns(items, limits)
+    rows = [one_vector(item.vector, place, dim) for item, place in zip(items, places, strict=True)]
+    vectors = np.concatenate(rows).reshape(-1, dim)  # a copy, even of one
+    check_values(vectors, metric, places)
+    return Rows(ids, vectors, texts, metadata)
+
+
+def check_columns(
+    items: Sequence[Item], limits: Limits
+) -> tuple[list[str], list[str | None], list[dict[str, Any]], list[Place]]:
+    """Return ids, texts, metadata and what names each item, checked; vectors are not looked at."""
     if not items:
         raise Invalid("no items given", param="items")
     if len(items) > limits.items:
@@ -118,10 +147,7 @@ def check_items(items: Sequence[Item], dim: int, metric: Metric, limits: Limits)
     placed = list(zip(items, places, strict=True))
     texts = [check_text(item.text, place, limits.text_bytes) for item, place in placed]
     metadata = [check_meta(item.metadata, place, limits.metadata_bytes) for item, place in placed]
-    rows = [one_vector(item.vector, place, dim) for item, place in placed]
-    vectors = np.concatenate(rows).reshape(-1, dim)  # a copy, even of one
-    check_values(vectors, metric, places)
-    return Rows(ids, vectors, texts, metadata)
+    return ids, texts, metadata, places
 
 
 def check_queries(vectors: npt.ArrayLike, dim: int, metric: Metric, limits: Limits) -> Vectors:

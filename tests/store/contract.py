@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from errors import BadRequest, Conflict, DimensionMismatch, Invalid, NotFound, TooLarge
 from store import Item, Record, VectorStore
+from store.base import successor
 from store.filters import matches, parse
 from store.transfer import export_jsonl, import_jsonl
 
@@ -294,6 +296,84 @@ class Contract:
                 store.stamp("docs", model, fingerprint)
         info = store.info("docs")
         assert (info.model, info.fingerprint) == ("minilm", "f1")
+
+    def test_a_name_tells_which_collection_it_means(self, store: VectorStore) -> None:
+        made, _ = store.create("docs", DIM, "dot", "minilm", "f1")
+        store.create("another", 3)
+        store.alias("live", "docs")
+        assert store.names() == ["another", "docs"]
+        found = store.identity("live")
+        assert (found.name, found.uuid, found.dim) == ("docs", made.uuid, DIM)
+        assert (found.metric, found.model, found.fingerprint) == ("dot", "minilm", "f1")
+        with pytest.raises(NotFound):
+            store.identity("none")
+
+    def test_what_is_meant_for_one_collection_changes_no_other(self, store: VectorStore) -> None:
+        first, _ = store.create("docs", DIM)
+        second, _ = store.create("next", DIM)
+        store.swap("docs", "next", first.uuid)
+        with pytest.raises(Conflict, match="replaced"):
+            store.swap("docs", "next", first.uuid)
+        with pytest.raises(Conflict, match="replaced"):
+            store.upsert("docs", items(1), uuid=first.uuid)
+        assert store.identity("docs").uuid == second.uuid and store.count("docs") == 0
+        assert store.upsert("docs", items(1), uuid=second.uuid).inserted == 1
+
+    def test_a_collection_with_a_successor_takes_no_writes(self, store: VectorStore) -> None:
+        made, _ = store.create("docs", DIM)
+        store.upsert("docs", items(2))
+        store.create(successor(made.uuid), DIM)
+        for write in (
+            lambda: store.upsert("docs", items(3)),
+            lambda: store.delete("docs", ["id0000"]),
+            lambda: store.delete("docs", filter={"n": 1}),
+        ):
+            with pytest.raises(Conflict, match="re-embedded") as refused:
+                write()
+            assert refused.value.retry_after_s
+        assert store.count("docs") == 2
+        assert store.upsert(successor(made.uuid), items(1)).inserted == 1
+        store.drop(successor(made.uuid))
+        assert store.upsert("docs", items(3)).inserted == 1
+
+    def test_nothing_is_written_behind_a_wait_for_writers(self, store: VectorStore) -> None:
+        made, _ = store.create("docs", DIM)
+        written: list[str] = []
+
+        def write(number: int) -> None:
+            with contextlib.suppress(Conflict):
+                for i in range(10_000):
+                    rows = [Item(f"{number}-{i}", vectors(1)[0])]
+                    written.extend([rows[0].id] * store.upsert("docs", rows).inserted)
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        while len(written) < 20:
+            time.sleep(0.001)
+        store.create(successor(made.uuid), DIM)
+        store.wait_for_writers("docs")
+        there = store.count("docs")
+        for thread in threads:
+            thread.join()
+        assert there == store.count("docs") == len(written)
+
+    def test_notes_are_kept_and_claimed_by_one(self, store: VectorStore) -> None:
+        notes = store.notes
+        assert notes.get("one") is None and notes.all() == []
+        notes.put("one", "first")
+        notes.put("two", "ü")
+        notes.put("one", "second")
+        assert notes.get("one") == "second" and sorted(notes.all()) == ["second", "ü"]
+        with notes.claimed("one") as mine, notes.claimed("one") as again:
+            assert mine and not again
+        with notes.claimed("one") as mine, notes.claimed("two") as other:
+            assert mine and other
+        for key in ("one", "two", "none"):
+            notes.remove(key)
+        assert notes.all() == []
+        with pytest.raises(Invalid):
+            notes.put("../one", "")
 
     # -- writing ---------------------------------------------------------------------------------
 
