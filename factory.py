@@ -86,7 +86,7 @@ def create_app(
         providers=providers,
         vault=vault,
         library=Library(engine, store),
-        reembedder=Reembedder(engine, store, config.store_dir / "jobs"),
+        reembedder=Reembedder(engine, store),
         version=version(),
     )
     Throttle(app, config)

@@ -5,8 +5,9 @@ model's are refused with what to do. Knows no HTTP; the background re-embedding 
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any, cast
 
 import numpy as np
@@ -16,11 +17,12 @@ from engine import Embedded, EmbedRequest, Engine
 from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
 from serving.registry import Loaded
 from store import CollectionInfo, Found, Item, Limits, VectorStore, Written
-from store.base import IfExists, Metric, Mode
+from store.base import SUCCESSOR, Identity, IfExists, Metric, Mode, successor
+from store.validation import being_replaced, check_columns, check_items, check_name
 
-# Vectors (or hits of a deleted collection) may move under a search when a re-embedding is switched
-# in; a collection's uuid tells, and the search is made again on what is there now.
-SEARCH_ATTEMPTS = 3
+# Another collection may come under the name while one is searched or texts are embedded for it, by
+# a re-embedding; the uuid tells, and all is done again with what is there now.
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Stored:
 
     ids: list[str]
     written: Written
-    collection: CollectionInfo
+    collection: Identity
     created: bool = False
     embedded: Embedded | None = None
 
@@ -79,6 +81,7 @@ class Library:
                 )
             dimension, model = facts.dimension, found.spec.model_name
             fingerprint = facts.fingerprint
+        check_own_name(name)
         if dimension is None:
             raise Invalid("give a dimension, or a model whose it is", param="dimension")
         return self.store.create(
@@ -87,73 +90,89 @@ class Library:
 
     def add(self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest) -> Stored:
         """Store drafts in an existing collection, embedding those texts that have no vector."""
-        self._refuse_while_reembedding(name)
-        info = self.store.info(name)
-        return self._write(info, name, drafts, mode, embed, created=False)
+        self._check_count(drafts)
+        for _ in range(ATTEMPTS - 1):
+            mine = self.store.identity(name)
+            try:
+                return self._add(mine, name, drafts, mode, embed)
+            except (NotFound, Conflict):  # right, unless another was switched in meanwhile
+                if self.store.identity(name).uuid == mine.uuid:
+                    raise
+        return self._add(self.store.identity(name), name, drafts, mode, embed)
 
     def store_texts(
         self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest, create: bool
     ) -> Stored:
-        """Embed texts and store them; the collection is made for the model if it is not there."""
+        """Embed texts and store them; the collection is made for the model if it is not there.
+
+        What is refused leaves no collection behind: it is made once all that it will hold is known.
+        """
         try:
             return self.add(name, drafts, mode, embed)
         except NotFound:
-            if not create or self._exists(name):
+            if not create or mode == "update" or self._exists(name):
                 raise
-        self._check_count(drafts)
+        check_own_name(name)
+        check_columns(_items(drafts, None), self.limits)
         model = self._engine.registry.get(embed.model)
-        dimension = embed.dimensions or model.loaded.facts.dimension
+        mark = fingerprint_of(model.loaded, embed)
+        new = Identity(name, "", 0, "cosine", model.spec.model_name, mark)
+        embedded = self._embed(new, name, replace(embed, inputs=_texts(drafts)), "document")
+        items, dimension = _items(drafts, embedded), embedded.vectors.shape[1]
+        check_items(items, dimension, new.metric, self.limits)
         info, created = self.store.create(
-            name, dimension, model=model.spec.model_name,
-            fingerprint=fingerprint_of(model.loaded, embed), if_exists="ok",
-        )  # fmt: skip
-        return self._write(info, name, drafts, mode, embed, created=created)
+            name, dimension, new.metric, new.model, new.fingerprint, if_exists="ok"
+        )
+        with tracing.stage("store"):
+            written = self.store.upsert(name, items, mode, info.uuid)
+        return Stored([item.id for item in items], written, info, created, embedded)
 
     def search(self, name: str, query: Query, embed: EmbedRequest) -> tuple[Found, Embedded | None]:
         """Find the nearest records to each query, all of them in one state of the collection."""
-        for _ in range(SEARCH_ATTEMPTS - 1):
-            info = self.store.info(name)
+        for _ in range(ATTEMPTS - 1):
+            mine = self.store.identity(name)
             try:
-                found = self._search(info, name, query, embed)
-            except ServiceError:  # right, unless the collection was switched in between
-                if self.store.info(name).uuid == info.uuid:
+                found = self._search(mine, name, query, embed)
+            except ServiceError:  # right, unless another was switched in meanwhile
+                if self.store.identity(name).uuid == mine.uuid:
                     raise
                 continue
-            if self.store.info(name).uuid == info.uuid:
+            if self.store.identity(name).uuid == mine.uuid:
                 return found
-        return self._search(self.store.info(name), name, query, embed)
+        return self._search(self.store.identity(name), name, query, embed)
+
+    def delete(self, name: str, ids: Sequence[str] | None, filter: object) -> int:
+        """Delete by ids or filter; return how many were there."""
+        return self.store.delete(name, ids, filter)
+
+    def alias(self, alias: str, name: str) -> CollectionInfo:
+        """Give a collection another name; return what is known of it."""
+        check_own_name(alias)
+        self.store.alias(alias, name)
+        return self.store.info(name)
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _write(
-        self, info: CollectionInfo, name: str, drafts: Sequence[Draft], mode: Mode,
-        embed: EmbedRequest, created: bool,
-    ) -> Stored:  # fmt: skip
-        self._check_count(drafts)
-        texts = [draft.text for draft in drafts if draft.vector is None and draft.text is not None]
+    def _add(
+        self, mine: Identity, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest
+    ) -> Stored:
+        """Embed for the collection `mine` and write into it, and into no other of its name."""
         embedded = None
-        vectors = iter(())
-        if texts:
-            embedded = self._embed(info, name, replace(embed, inputs=texts), "document")
-            self.store.stamp(
-                name, embedded.model.spec.model_name, fingerprint_of(embedded.loaded, embed)
-            )
-            vectors = iter(embedded.vectors)
-        items = [
-            Item(
-                draft.id if draft.id is not None else uuid.uuid4().hex,
-                next(vectors) if draft.vector is None else draft.vector,
-                draft.text,
-                draft.metadata,
-            )
-            for draft in drafts
-        ]
+        if texts := _texts(drafts):
+            check_columns(_items(drafts, None), self.limits)
+            if self._exists(successor(mine.uuid)):  # the store refuses too, after the embedding
+                raise being_replaced()
+            embedded = self._embed(mine, name, replace(embed, inputs=texts), "document")
+            if mine.model is None or mine.fingerprint is None:
+                mark = fingerprint_of(embedded.loaded, embed)
+                self.store.stamp(name, embedded.model.spec.model_name, mark)
+        items = _items(drafts, embedded)
         with tracing.stage("store"):
-            written = self.store.upsert(name, items, mode)
-        return Stored([item.id for item in items], written, info, created, embedded)
+            written = self.store.upsert(name, items, mode, mine.uuid)
+        return Stored([item.id for item in items], written, mine, False, embedded)
 
     def _search(
-        self, info: CollectionInfo, name: str, query: Query, embed: EmbedRequest
+        self, mine: Identity, name: str, query: Query, embed: EmbedRequest
     ) -> tuple[Found, Embedded | None]:
         embedded = None
         options = dict(query.options)
@@ -165,7 +184,7 @@ class Library:
                 raise TooLarge(
                     f"{len(query.texts)} queries; at most {self.limits.queries} in one call"
                 )
-            embedded = self._embed(info, name, replace(embed, inputs=list(query.texts)), "query")
+            embedded = self._embed(mine, name, replace(embed, inputs=list(query.texts)), "query")
             vectors = embedded.vectors
         with tracing.stage("store"):
             found = self.store.search(name, vectors, query.k, offset=query.offset, **options)
@@ -182,15 +201,15 @@ class Library:
         others = [hit for hit in found.hits[0] if hit.id != wanted]
         return Found([others[query.offset : query.offset + query.k]], found.exact)
 
-    def _embed(self, info: CollectionInfo, name: str, request: EmbedRequest, role: str) -> Embedded:
+    def _embed(self, mine: Identity, name: str, request: EmbedRequest, role: str) -> Embedded:
         """Embed with the collection's own model. Raises Conflict for any other."""
-        asked = request.model if request.model is not None else info.model
+        asked = request.model if request.model is not None else mine.model
         model = self._engine.registry.get(asked)
-        mine = fingerprint_of(model.loaded, request)
-        if info.fingerprint is not None and info.fingerprint != mine:
+        mark = fingerprint_of(model.loaded, request)
+        if mine.fingerprint is not None and mine.fingerprint != mark:
             raise Conflict(
-                f"collection {name!r} holds vectors of {info.model} (fingerprint "
-                f"{info.fingerprint}), not of {model.spec.model_name} ({mine}): ask for the model "
+                f"collection {name!r} holds vectors of {mine.model} (fingerprint "
+                f"{mine.fingerprint}), not of {model.spec.model_name} ({mark}): ask for the model "
                 f"it holds, use another collection, or POST /collections/{name}/reembed"
             )
         if request.prompt is None and request.prompt_name is None:
@@ -204,24 +223,39 @@ class Library:
 
     def _exists(self, name: str) -> bool:
         try:
-            self.store.info(name)
+            self.store.identity(name)
         except NotFound:
             return False
         return True
 
-    def _refuse_while_reembedding(self, name: str) -> None:
-        info = self.store.info(name)
-        if self._exists(reembedding_name(info)):
-            raise Conflict(
-                f"collection {name!r} is being re-embedded: searches go on, writes must wait; "
-                "GET /jobs shows how far it is",
-                retry_after_s=5,
-            )
 
-    def delete(self, name: str, ids: Sequence[str] | None, filter: object) -> int:
-        """Delete by ids or filter; return how many were there."""
-        self._refuse_while_reembedding(name)
-        return self.store.delete(name, ids, filter)
+def check_own_name(name: str) -> None:
+    """Refuse a name that cannot be given, or that only a re-embedding gives."""
+    if check_name(name).startswith(SUCCESSOR):
+        raise Invalid(
+            f"names that begin with {SUCCESSOR!r} are for vectors that are being made: "
+            "choose another",
+            param="name",
+        )
+
+
+def _texts(drafts: Sequence[Draft]) -> list[str]:
+    """Return the texts that are to be embedded."""
+    return [draft.text for draft in drafts if draft.vector is None and draft.text is not None]
+
+
+def _items(drafts: Sequence[Draft], embedded: Embedded | None) -> list[Item]:
+    """Return drafts as items, with an id and, where they were embedded, a vector."""
+    made: Iterator[Any] = iter(embedded.vectors) if embedded else repeat(None)
+    return [
+        Item(
+            draft.id if draft.id is not None else uuid.uuid4().hex,
+            next(made) if draft.vector is None else draft.vector,
+            draft.text,
+            draft.metadata,
+        )
+        for draft in drafts
+    ]
 
 
 def fingerprint_of(loaded: Loaded, request: EmbedRequest) -> str:
@@ -229,8 +263,3 @@ def fingerprint_of(loaded: Loaded, request: EmbedRequest) -> str:
     full = loaded.facts.fingerprint
     cut = request.dimensions
     return full if cut is None or cut == loaded.facts.dimension else f"{full}/{cut}"
-
-
-def reembedding_name(info: CollectionInfo) -> str:
-    """Return the name under which a collection's next vectors are built, beside it."""
-    return f"reembed.{info.uuid}"

@@ -1,105 +1,118 @@
 """Gives a collection another model's vectors, in the background and without a gap.
 
 The new vectors are built in a collection beside the old one, checked, and switched in by one
-exchange of names while searches go on; writes wait. A job is a small file, so that it survives a
-kill: whichever worker finds one that nobody runs goes on where it stopped.
+exchange of names while searches go on; writes wait. A job is written down before anything is made
+for it and until all that was made is gone, so it survives a kill at any step: whichever worker
+finds one that nobody runs goes on where it stopped. A store that is away is waited for.
 """
 
 import contextlib
-import fcntl
-import json
 import logging
-import os
-import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
 from engine import EmbedRequest, Engine
-from errors import Conflict, Invalid, NotFound, ServiceError, TooMany, Unavailable
-from library import reembedding_name
-from store import CollectionInfo, Item, Record, VectorStore
+from errors import (
+    Busy,
+    Conflict,
+    Corrupt,
+    Full,
+    Invalid,
+    ModelUnavailable,
+    NotFound,
+    ProviderError,
+    ServiceError,
+    TooMany,
+    Unavailable,
+)
+from library.jobs import Job, Jobs
+from store import Item, Record, VectorStore
+from store.base import SUCCESSOR, successor
 
 log = logging.getLogger("reembed")
 
 # Texts per step: what a kill can cost, and what one step holds in memory.
 STEP = 256
-JOB_ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A re-embedding: what it is about and how far it is."""
-
-    id: str
-    collection: str
-    source: str  # the uuid of the collection whose vectors are replaced
-    model: str
-    state: Literal["running", "done", "failed"] = "running"
-    done: int = 0
-    total: int = 0
-    cursor: str | None = None
-    error: str | None = None
-    created: float = 0.0
-    updated: float = 0.0
+# So long may the first look at the jobs hold up a start.
+FIRST_LOOK_S = 0.5
+RETRY_S = 1.0
+STARTING = "starting"  # claimed by who writes a new job down, or takes away what no job made
 
 
 class Reembedder:
     """Runs re-embedding jobs, one thread a job, one job a collection."""
 
-    def __init__(self, engine: Engine, store: VectorStore, folder: Path) -> None:
+    def __init__(self, engine: Engine, store: VectorStore) -> None:
         self._engine = engine
         self._store = store
-        self._folder = folder
+        self._jobs = Jobs(store)
         self._stop = threading.Event()
 
     def start(self, name: str, model: str) -> Job:
         """Begin to re-embed a collection. Raises Conflict if that is under way already."""
         info = self._store.info(name)
-        loaded = self._engine.registry.get(model).loaded
-        if info.fingerprint == loaded.facts.fingerprint:
+        found = self._engine.registry.get(model)
+        if info.fingerprint == found.loaded.facts.fingerprint:
             raise Invalid(f"collection {name!r} holds vectors of {model!r} already", param="model")
-        spec = self._engine.registry.get(model).spec
-        _, new = self._store.create(
-            reembedding_name(info), loaded.facts.dimension, info.metric,
-            spec.model_name, loaded.facts.fingerprint, if_exists="ok",
-        )  # fmt: skip
-        if not new:
-            raise Conflict(f"collection {name!r} is being re-embedded already; see GET /jobs")
-        now = time.time()
-        job = Job(uuid.uuid4().hex, info.name, info.uuid, spec.id, total=info.count, created=now)
-        self._save(job)
+        id_, now = uuid.uuid4().hex, time.time()
+        job = Job(id_, info.name, info.uuid, found.spec.id, total=info.count, created=now,
+                  updated=now)  # fmt: skip
+        with self._jobs.claimed(STARTING) as mine:
+            if not mine:
+                raise Busy("another job is being started; send it again", retry_after_s=1)
+            if self._jobs.running(info.uuid):
+                raise Conflict(f"collection {name!r} is being re-embedded already; see GET /jobs")
+            self._jobs.save(job)
         self._run_aside(job.id)
         return job
 
     def jobs(self) -> list[Job]:
-        """Return every job, the newest first."""
-        found = [self._load(path) for path in self._folder.glob("*.json")]
-        return sorted(found, key=lambda job: -job.created)
+        """Return every job that is remembered, the newest first."""
+        return self._jobs.all()
 
     def get(self, id_: str) -> Job:
         """Return one job; one that nobody runs is taken up again."""
-        path = self._folder / f"{id_}.json"
-        if not JOB_ID.fullmatch(id_) or not path.is_file():
-            raise NotFound(f"no job {id_[:64]!r}")
-        job = self._load(path)
+        job = self._jobs.load(id_)
         if job.state == "running":
             self._run_aside(id_)
         return job
 
     def resume(self) -> None:
         """Take up what was running when a process ended. Called at start."""
-        for job in self.jobs() if self._folder.is_dir() else []:
-            if job.state == "running":
-                self._run_aside(job.id)
+        first = threading.Thread(target=self._resume, name="reembed-resume", daemon=True)
+        first.start()
+        first.join(FIRST_LOOK_S)  # a store that hangs is waited for aside
 
     def stop(self) -> None:
         """Let running jobs end after their step; they go on at the next start."""
         self._stop.set()
+
+    def _resume(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._sweep()
+                for job in self._jobs.running():
+                    self._run_aside(job.id)
+                return
+            except ServiceError as exc:
+                if not _passes(exc):
+                    log.warning("jobs were not taken up: %s", exc.message)
+                    return
+                self._stop.wait(exc.retry_after_s or RETRY_S)
+
+    def _sweep(self) -> None:
+        """Take away what was being built and no job builds any more: it would refuse writes."""
+        if not any(name.startswith(SUCCESSOR) for name in self._store.names()):
+            return
+        with self._jobs.claimed(STARTING) as mine:  # so that no job begins between the two looks
+            if not mine:  # another process starts and looks, too
+                return
+            built = {name for name in self._store.names() if name.startswith(SUCCESSOR)}
+            for name in built - {successor(job.source) for job in self._jobs.running()}:
+                log.warning("%s belongs to no job and is dropped", name)
+                self._drop(name)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -109,49 +122,87 @@ class Reembedder:
             threading.Thread(target=self._run, args=(id_,), name=name, daemon=True).start()
 
     def _run(self, id_: str) -> None:
-        with self._claimed(id_) as mine:
-            if not mine:
-                return
-            job = self._load(self._folder / f"{id_}.json")
-            try:
-                if job.state == "running":
-                    self._save(self._work(job))
-            except ServiceError as exc:
-                self._fail(job, exc.message)
-            except Exception as exc:
-                log.exception("job %s failed", id_)
-                self._fail(job, f"an unexpected {type(exc).__name__}; the log has it")
-
-    def _work(self, job: Job) -> Job:
-        """Build, check, switch, tidy. Each step may have been done by an earlier run."""
-        target = f"reembed.{job.source}"
-        info = self._store.info(job.collection)
-        if info.uuid == job.source:
-            self._wait_for_model(job.model)
-            job = self._build(job, info, target)
-            if job.done < job.total or self._stop.is_set():
-                return job
-            self._check(info, target)
-            self._store.swap(info.name, target)
-        with contextlib.suppress(NotFound):
-            self._store.drop(target)  # the old vectors, which have that name now
-        log.info("collection %s holds vectors of %s now", job.collection, job.model)
-        return replace(job, state="done", updated=time.time())
-
-    def _build(self, job: Job, info: CollectionInfo, target: str) -> Job:
+        """Work on a job until it has ended, the service stops, or another process has it."""
         while not self._stop.is_set():
-            page = self._store.scroll(info.name, job.cursor, STEP, None, ("text", "metadata"))
+            try:
+                with self._jobs.claimed(id_) as mine:
+                    job = self._jobs.load(id_)
+                    if mine and job.state == "running":
+                        self._attempt(job)
+                    return
+            except ServiceError as exc:
+                if not _passes(exc):
+                    log.error("job %s cannot go on: %s", id_, exc.message)
+                    return
+                log.warning("job %s waits: %s", id_, exc.message)
+                self._stop.wait(exc.retry_after_s or RETRY_S)
+
+    def _attempt(self, job: Job) -> None:
+        """Work on a job to its end; raises only what passes by itself."""
+        try:
+            self._work(job)
+        except ServiceError as exc:
+            if _passes(exc):
+                with contextlib.suppress(ServiceError):  # most likely what was raised again
+                    self._jobs.save(replace(self._jobs.load(job.id), error=exc.message))
+                raise
+            self._fail(job, exc.message)
+        except Exception as exc:
+            log.exception("job %s failed", job.id)
+            self._fail(job, f"an unexpected {type(exc).__name__}; the log has it")
+
+    def _work(self, job: Job) -> None:
+        """Make, build, check, switch, tidy. Each step may have been done by an earlier run."""
+        target = successor(job.source)
+        now = self._store.identity(job.collection).uuid
+        if now == job.source:
+            self._wait_for_model(job.model)
+            job = self._make(job, target)
+            self._store.wait_for_writers(job.collection)  # from here on they are refused
+            job, whole = self._build(job, target)
+            if not whole:
+                return
+            self._check(job.collection, target)
+            self._store.swap(job.collection, target, job.source)
+        elif now != job.target:
+            raise NotFound(
+                f"collection {job.collection!r} was dropped or replaced; nothing was re-embedded"
+            )
+        self._drop(target)  # the old vectors, which have that name now
+        log.info("collection %s holds vectors of %s now", job.collection, job.model)
+        self._jobs.save(replace(job, state="done", error=None, updated=time.time()))
+
+    def _make(self, job: Job, target: str) -> Job:
+        """Return the job with a collection for its vectors; one that it did not note is no use."""
+        model = self._engine.registry.get(job.model)
+        facts = model.loaded.facts
+        with contextlib.suppress(NotFound):
+            there = self._store.identity(target)
+            if (there.uuid, there.fingerprint) == (job.target, facts.fingerprint):
+                return job
+        self._drop(target)
+        info = self._store.info(job.collection)
+        made, _ = self._store.create(
+            target, facts.dimension, info.metric, model.spec.model_name, facts.fingerprint
+        )
+        job = replace(job, target=made.uuid, done=0, cursor=None, total=info.count)
+        self._jobs.save(job)
+        return job
+
+    def _build(self, job: Job, target: str) -> tuple[Job, bool]:
+        """Embed what is not embedded yet; return the job, and whether that was all."""
+        while not self._stop.is_set():
+            page = self._store.scroll(job.collection, job.cursor, STEP, None, ("text", "metadata"))
             if page.records:
                 self._step(job.model, page.records, target)
             done = job.done + len(page.records)
             last = page.records[-1].id if page.records else job.cursor
-            job = replace(job, done=done, cursor=last, updated=time.time())
+            total = done if page.next_cursor is None else job.total
+            job = replace(job, done=done, cursor=last, total=total, error=None, updated=time.time())
+            self._jobs.save(job)
             if page.next_cursor is None:
-                job = replace(job, total=done)
-                self._save(job)
-                return job
-            self._save(job)
-        return job
+                return job, True
+        return job, False
 
     def _step(self, model: str, records: list[Record], target: str) -> None:
         textless = [record.id for record in records if record.text is None]
@@ -165,23 +216,18 @@ class Reembedder:
         prompts = self._engine.registry.get(model).loaded.facts.prompts
         if "document" in prompts:
             request = replace(request, prompt_name="document")
-        while True:
-            try:
-                vectors = self._engine.embed(request).vectors
-                break
-            except TooMany as exc:  # callers come first
-                self._stop.wait(exc.retry_after_s or 1)
+        vectors = self._engine.embed(request).vectors
         rows = zip(records, vectors, strict=True)
         self._store.upsert(target, [Item(r.id, v, r.text, r.metadata or {}) for r, v in rows])
 
-    def _check(self, info: CollectionInfo, target: str) -> None:
-        """Compare the ids of both, page by page. Raises Unavailable when they differ."""
+    def _check(self, name: str, target: str) -> None:
+        """Compare all but the vectors, page by page. Raises Conflict when something differs."""
         cursor: str | None = None
         while True:
-            old = self._store.scroll(info.name, cursor, 1000, None, ())
-            new = self._store.scroll(target, cursor, 1000, None, ())
-            if [r.id for r in old.records] != [r.id for r in new.records]:
-                raise Unavailable("the new vectors do not match the old ids; nothing was switched")
+            old = self._store.scroll(name, cursor, 1000, None, ("text", "metadata"))
+            new = self._store.scroll(target, cursor, 1000, None, ("text", "metadata"))
+            if old.records != new.records:
+                raise Conflict("the new records do not match the old ones; nothing was switched")
             if old.next_cursor is None:
                 return
             cursor = old.next_cursor
@@ -193,35 +239,20 @@ class Reembedder:
         _ = self._engine.registry.get(model).loaded
 
     def _fail(self, job: Job, reason: str) -> None:
-        """End a job that cannot be done, and let writes go on."""
-        latest = self._load(self._folder / f"{job.id}.json")
-        self._save(replace(latest, state="failed", error=reason, updated=time.time()))
-        with contextlib.suppress(ServiceError):
-            self._store.drop(f"reembed.{job.source}")
+        """End a job that cannot be done; first let writes go on, or it would be forgotten."""
+        self._drop(successor(job.source))
+        latest = self._jobs.load(job.id)
+        self._jobs.save(replace(latest, state="failed", error=reason, updated=time.time()))
         log.warning("job %s failed: %s", job.id, reason)
 
-    # -- the files -------------------------------------------------------------------------------
+    def _drop(self, name: str) -> None:
+        with contextlib.suppress(NotFound):
+            self._store.drop(name)
 
-    def _save(self, job: Job) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{job.id}.json"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("w") as file:
-            json.dump(asdict(job), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
-    def _load(self, path: Path) -> Job:
-        return Job(**json.loads(path.read_text()))
-
-    @contextlib.contextmanager
-    def _claimed(self, id_: str) -> Iterator[bool]:
-        """Hold the job against other processes; the kernel lets go when this one ends."""
-        with (self._folder / f"{id_}.lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+def _passes(exc: ServiceError) -> bool:
+    """Tell whether what was raised passes by itself: a store or a provider away, a full disk."""
+    if isinstance(exc, ProviderError):
+        return not exc.permanent
+    lasting = isinstance(exc, Corrupt | ModelUnavailable)
+    return isinstance(exc, TooMany | Unavailable | Full) and not lasting

@@ -10,6 +10,7 @@ from context import services
 from engine import EmbedRequest
 from errors import NotFound
 from library import Draft, Query
+from library.jobs import Job, no_job
 from routes.embed import facts_headers
 from routes.parse import client_gone
 from routes.table import Reply, route
@@ -45,6 +46,7 @@ from schemas.replies import (
     StoredReply,
     WrittenReply,
 )
+from store.base import SUCCESSOR
 from throttle import throttle
 
 TAG = "collections"
@@ -77,9 +79,7 @@ def collections() -> dict[str, Any]:
     rows = services().library.store.collections()
     return {
         "collections": [
-            dump_collection(i)
-            for i in rows
-            if visible(i.name) and not i.name.startswith("reembed.")
+            dump_collection(i) for i in rows if visible(i.name) and not i.name.startswith(SUCCESSOR)
         ]
     }
 
@@ -110,8 +110,7 @@ def drop(name: str) -> dict[str, Any]:
 def alias(name: str, body: AliasBody) -> Reply:
     """Give a collection another name, at once if the name pointed elsewhere."""
     allow_collection(body.alias)
-    services().library.store.alias(body.alias, name)
-    return Reply(dump_collection(services().library.store.info(name)), 201)
+    return Reply(dump_collection(services().library.alias(body.alias, name)), 201)
 
 
 @route("DELETE", "/collections/<name>/aliases/<alias_name>", access="write", reply=DeletedReply,
@@ -232,23 +231,32 @@ def count(name: str, body: CountBody) -> dict[str, Any]:
 def reembed(name: str, body: ReembedBody) -> Reply:
     """Give a collection another model's vectors, in the background."""
     job = services().reembedder.start(name, body.model)
-    return Reply(asdict(job), 202, {"Location": f"/jobs/{job.id}"})
+    return Reply(_job(job), 202, {"Location": f"/jobs/{job.id}"})
 
 
 @route("GET", "/jobs", access="read", reply=JobsReply, tag=TAG)
 def jobs() -> dict[str, Any]:
     """List background jobs, the newest first."""
-    return {"jobs": [asdict(job) for job in services().reembedder.jobs()]}
+    found = services().reembedder.jobs()
+    return {"jobs": [_job(job) for job in found if visible(job.collection)]}
 
 
 @route("GET", "/jobs/<id_>", access="read", reply=JobReply, errors=(404,), tag=TAG)
 def job(id_: str) -> dict[str, Any]:
     """Tell how far a background job is."""
-    return asdict(services().reembedder.get(id_))
+    found = services().reembedder.get(id_)
+    if not visible(found.collection):  # as if there were none: that there is says something
+        raise no_job(id_)
+    return _job(found)
 
 
 def _draft(item: ItemBody) -> Draft:
     return Draft(item.id, cast(Any, item.vector), item.text, item.metadata)
+
+
+def _job(job: Job) -> dict[str, Any]:
+    """Write a job, but for what only its next run needs to know."""
+    return {key: value for key, value in asdict(job).items() if key != "target"}
 
 
 def _request(options: Options, model: str | None = None) -> EmbedRequest:

@@ -42,6 +42,31 @@ BAD = {
     "collection ..%2Fx": (
         "/embed-and-store", {"collection": "../x", "texts": ["a"]}, 422, "'../x'",
     ),
+    "a new collection's id twice": (
+        "/embed-and-store", {"collection": "new", "texts": ["a", "b"], "ids": ["i", "i"]}, 422,
+        "item 1: id 'i' comes twice",
+    ),
+    "a new collection's long id": (
+        "/embed-and-store", {"collection": "new", "text": "a", "id": "i" * 600}, 422,
+        "item 0: the id has 600",
+    ),
+    "a new collection's metadata": (
+        "/embed-and-store",
+        {"collection": "new", "text": "a", "id": "i", "metadata": {"m": "x" * 65 * 1024}}, 413,
+        "item 0 (id 'i'): metadata",
+    ),
+    "a new collection's half surrogate": (
+        "/embed-and-store", b'{"collection": "new", "text": "\\ud800"}', 422, "surrogate",
+    ),
+    "a new collection's 1001 texts": (
+        "/embed-and-store", {"collection": "new", "texts": ["a"] * 1001}, 413, "1001 items",
+    ),
+    "a new collection's update": (
+        "/embed-and-store", {"collection": "new", "text": "a", "mode": "update"}, 404, "new",
+    ),
+    "a new collection's dimensions": (
+        "/embed-and-store", {"collection": "new", "text": "a", "dimensions": 9}, 400, "9",
+    ),
     "unknown operator": (
         SEARCH, {"vector": unit(1), "filter": {"n": {"$near": 1}}}, 400, "$near",
     ),

@@ -1,0 +1,78 @@
+"""Jobs of re-embedding as they are kept: notes of the store, so that every copy of it has them."""
+
+import json
+import re
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from errors import NotFound
+from store import VectorStore
+
+JOB_ID = re.compile(r"[0-9a-f]{32}")
+# So many that have ended are remembered; the oldest are forgotten first.
+KEPT = 100
+
+
+@dataclass(frozen=True)
+class Job:
+    """A re-embedding: what it is about and how far it is."""
+
+    id: str
+    collection: str
+    source: str  # the uuid of the collection whose vectors are replaced
+    model: str
+    state: Literal["running", "done", "failed"] = "running"
+    done: int = 0
+    total: int = 0
+    cursor: str | None = None
+    error: str | None = None  # why it failed, or what a running one waits for
+    created: float = 0.0
+    updated: float = 0.0
+    target: str | None = None  # the uuid of the collection that holds the new vectors
+
+
+class Jobs:
+    """Every job of a store. Any call raises what the store raises when it is away."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self._store = store
+
+    def save(self, job: Job) -> None:
+        """Write a job down, durably; forget the oldest that ended if there are too many."""
+        self._store.notes.put(job.id, json.dumps(asdict(job)))
+        if job.state != "running":
+            self._prune()
+
+    def load(self, id_: str) -> Job:
+        """Return one job. Raises NotFound."""
+        text = self._store.notes.get(id_) if JOB_ID.fullmatch(id_) else None
+        if text is None:
+            raise no_job(id_)
+        return Job(**json.loads(text))
+
+    def all(self) -> list[Job]:
+        """Return every job, the newest first."""
+        found = [Job(**json.loads(text)) for text in self._store.notes.all()]
+        return sorted(found, key=lambda job: -job.created)
+
+    def running(self, source: str | None = None) -> list[Job]:
+        """Return the jobs that have not ended, of one collection's uuid or all."""
+        return [
+            job for job in self.all()
+            if job.state == "running" and source in (None, job.source)
+        ]  # fmt: skip
+
+    def claimed(self, key: str) -> AbstractContextManager[bool]:
+        """Hold a job, or another word, against every other process."""
+        return self._store.notes.claimed(key)
+
+    def _prune(self) -> None:
+        ended = [job for job in self.all() if job.state != "running"]
+        for job in ended[KEPT:]:
+            self._store.notes.remove(job.id)
+
+
+def no_job(id_: str) -> NotFound:
+    """Return the refusal of an id that is no job's."""
+    return NotFound(f"no job {id_[:64]!r}: GET /jobs lists those that are remembered")
