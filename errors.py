@@ -37,6 +37,7 @@ class ServiceError(Exception):
 
     status = 500
     code = "internal_error"
+    wait_s: float | None = None  # when to try again, where the one who raises it cannot tell
 
     def __init__(
         self, message: str, *, param: str | None = None, retry_after_s: float | None = None
@@ -44,7 +45,7 @@ class ServiceError(Exception):
         super().__init__(message)
         self.message = message
         self.param = param
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = self.wait_s if retry_after_s is None else retry_after_s
 
 
 class BadRequest(ServiceError):
@@ -179,30 +180,35 @@ class Unavailable(ServiceError):
 
     status = 503
     code = "unavailable"
+    wait_s: float | None = 5.0
 
 
 class ModelUnavailable(Unavailable):
     """The model could not be loaded."""
 
     code = "model_unavailable"
+    wait_s = None  # it takes a change
 
 
 class ModelLoading(Unavailable):
     """The model is still being loaded."""
 
     code = "model_loading"
+    wait_s = 2.0
 
 
 class Busy(Unavailable):
     """A lock or a pooled connection was not had in time."""
 
     code = "busy"
+    wait_s = 1.0
 
 
 class Corrupt(Unavailable):
     """Stored data is damaged."""
 
     code = "store_corrupt"
+    wait_s = None  # it takes a repair
 
 
 class DeadlineExceeded(ServiceError):
@@ -217,3 +223,4 @@ class Full(ServiceError):
 
     status = 507
     code = "insufficient_storage"
+    wait_s = 30.0

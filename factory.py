@@ -122,8 +122,13 @@ def create_worker(config: Config, *, build: Build | None = None) -> Flask:
 def _store(config: Config) -> VectorStore:
     """Open the vector store that is configured; every call on it is counted."""
     url, folder = secret(config.store_url), config.store_dir
-    shards, above = config.store_shards, config.store_ann_above
-    return metered(open_or_wait(lambda: open_store(url, folder, shards=shards, ann_above=above)))
+    options: dict[str, Any] = {
+        "shards": config.store_shards,
+        "ann_above": config.store_ann_above,
+        "fsync": config.store_fsync,
+        "lock_timeout_s": config.store_lock_timeout_s,
+    }
+    return metered(open_or_wait(lambda: open_store(url, folder, **options)))
 
 
 def version() -> str:

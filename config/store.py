@@ -1,6 +1,7 @@
 """Settings of the vector store."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, SecretStr
 
@@ -18,6 +19,19 @@ class StoreSettings(BaseModel):
     )
     store_dir: Path = setting(
         Path("data/store"), "STORE_DIR", help="The folder of the file store and of its jobs."
+    )
+    store_fsync: Literal["always", "interval", "never"] = setting(
+        "always",
+        "STORE_FSYNC",
+        help="File store: when a write is on the disk: before its answer, within a second of it, "
+        "or when the system likes. Only a power cut can tell them apart.",
+    )
+    store_lock_timeout_s: float = setting(
+        10.0,
+        "STORE_LOCK_TIMEOUT",
+        gt=0,
+        le=600,
+        help="File store: seconds that a write waits for others before it is answered 503.",
     )
     store_shards: int = setting(
         0,

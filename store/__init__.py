@@ -23,6 +23,7 @@ from store.base import (
     Written,
 )
 from store.file import FileStore
+from store.journal import Fsync
 from store.ledger import Options
 from store.sql import SqlStore
 from store.validation import Limits
@@ -50,12 +51,14 @@ def open_store(
     limits: Limits | None = None,
     shards: int = 0,
     ann_above: int = 0,
+    fsync: Fsync = "always",
+    lock_timeout_s: float = 10.0,
     **options: Any,
 ) -> VectorStore:
     """Open the store that `url` names: none or `file:///folder` for files, `postgresql://...`.
 
-    `directory` is used when there is no URL. `shards` is for PostgreSQL with Citus, `ann_above` for
-    files; `options` are the backend's own.
+    `directory` is used when there is no URL. `shards` is for PostgreSQL with Citus; `ann_above`,
+    `fsync` and `lock_timeout_s` are for files; `options` are the backend's own.
     """
     limits = limits or Limits()
     parts = urlsplit(url or "")
@@ -63,9 +66,8 @@ def open_store(
         if ann_above:
             check_installed()
         folder = unquote(parts.path) if parts.path else str(directory)
-        return FileStore(
-            Path(folder), limits=limits, options=Options(ann_above=ann_above, **options)
-        )
+        how = Options(fsync, lock_timeout_s=lock_timeout_s, ann_above=ann_above, **options)
+        return FileStore(Path(folder), limits=limits, options=how)
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
         return SqlStore(str(url), limits=limits, shards=shards, **options)
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")

@@ -201,8 +201,13 @@ class FileStore(FileNames):
         return Report(True, self.count(name), tuple(done))
 
     def repair_catalog(self) -> list[str]:
-        """Save what is undamaged of the catalogue; return what was done."""
-        return repair.salvage(self._catalog, {"v": 1, "boot": ""})
+        """Save what is undamaged of the catalogue; return what was done, and what lies idle."""
+        done = repair.salvage(self._catalog, {"v": 1, "boot": ""})
+        return done + [
+            f"{folder} ({size_of(folder):,} bytes) belongs to no collection: a create, drop or "
+            "restore was killed there; remove it, unless a restore is under way"
+            for folder in self.orphans()
+        ]
 
     def compact(self, name: str, progress: Progress | None = None) -> Report:
         """Give back the space of what was deleted or replaced."""

@@ -12,10 +12,11 @@ import functools
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from errors import Conflict, NotFound
+from errors import Busy, Conflict, NotFound
 from store import validation
 from store.base import (
     CollectionInfo,
@@ -56,6 +57,7 @@ class FileNames(VectorStore):
             self._catalog.make()
             for name in ("c", "trash"):
                 make_folders(self._fs, self.directory / name)
+            self._empty_trash()
         self.notes = FileNotes(self.directory / "jobs")
         self._open: dict[str, Collection] = {}
         self._syncer = Syncer(self._open, self.options.sync_interval_s)
@@ -178,6 +180,21 @@ class FileNames(VectorStore):
                 if now != entry:
                     self._catalog.change(journal, {own: now})
         return self.info(name)
+
+    def orphans(self) -> list[Path]:
+        """Return the folders that belong to no collection: what a kill left, or a restore fills."""
+        with self._catalog.exclusive(writable=False):
+            known = {entry.uuid for entry in self._catalog.entries.values()}
+            return sorted(p for p in (self.directory / "c").iterdir() if p.name not in known)
+
+    def _empty_trash(self) -> None:
+        """Remove what a drop that was killed left in the trash."""
+        trash = self.directory / "trash"
+        if not any(trash.iterdir()):
+            return
+        with suppress(Busy), self._catalog.locked():  # nothing is being moved there now
+            for folder in trash.iterdir():
+                shutil.rmtree(folder, ignore_errors=True)
 
     # -- finding ---------------------------------------------------------------------------------
 

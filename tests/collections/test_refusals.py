@@ -1,11 +1,14 @@
 """What cannot be stored or asked is refused over HTTP, by name, and the store is as it was."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
+from errors import Busy, Corrupt, Full, Unavailable
+from factory import create_app
 from tests.collections.conftest import unit
 
 VECTORS, SEARCH = "/collections/points/vectors", "/collections/points/search"
@@ -117,3 +120,26 @@ def test_the_same_items_without_the_bad_one_are_stored(points: FlaskClient) -> N
     """The control: it was the third item that was refused."""
     assert points.post(VECTORS, json=among({**GOOD, "id": "ok"})).status_code == 201
     assert points.get("/collections/points").json["count"] == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "wait"),
+    [(Full, 507, "30"), (Unavailable, 503, "5"), (Busy, 503, "1"), (Corrupt, 503, None)],
+)
+def test_what_passes_by_itself_is_answered_with_when_to_try_again(
+    points: FlaskClient, app, monkeypatch: pytest.MonkeyPatch, error: type, status: int, wait: str
+) -> None:
+    def upsert(*_: object, **__: object) -> None:
+        raise error("not now")
+
+    monkeypatch.setattr(app.extensions["services"].library.store, "upsert", upsert)
+    reply = points.post(VECTORS, json=GOOD)
+    assert (reply.status_code, reply.headers.get("Retry-After")) == (status, wait)
+
+
+def test_the_file_store_is_opened_as_the_settings_say(config_of) -> None:
+    app = create_app(config_of(store_fsync="never", store_lock_timeout_s=3.5), wait=True)
+    store = app.extensions["services"].library.store
+    with contextlib.closing(store):
+        assert (store.options.fsync, store.options.lock_timeout_s) == ("never", 3.5)
+        assert store.stats()["fsync"] == "never"

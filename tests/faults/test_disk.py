@@ -44,8 +44,8 @@ def test_a_full_disk_stops_no_embedding_and_heals(on_a_small_disk) -> None:
     with filled(disk):
         written = (disk / "log").stat().st_size
         assert [service.embed("b", "c") for _ in range(50)] == [200] * 50
-        status, _, body = service.ask("/embed-and-store", large)
-        assert status == 507 and b"space" in body
+        status, headers, body = service.ask("/embed-and-store", large)
+        assert status == 507 and b"space" in body and int(headers["Retry-After"]) > 0
         status, _, body = service.ask("/settings", {"key": "max_texts", "value": 6})
         assert status == 503 and b"full" in body
         assert json.loads(service.ask("/settings/max_texts")[2])["value"] == 5

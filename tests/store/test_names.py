@@ -1,5 +1,6 @@
 """A name is looked up without a lock, and yet never as it was before a change that was answered."""
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -70,3 +71,45 @@ def test_it_is_where_nobody_looks_at_the_disk(
     monkeypatch.setattr(catalog.Seen, "newest", lambda self: True)
     with pytest.raises(AssertionError):
         assert looked_up_wrongly(memory_path / "s") == []
+
+
+class Dies(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_what_a_killed_drop_left_in_the_trash_is_gone_at_the_next_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise Dies
+
+    with FileStore(tmp_path) as store:
+        store.create("docs", 3)
+        store.create("kept", 3)
+        with monkeypatch.context() as patched:
+            patched.setattr("store.names.shutil.rmtree", die)
+            with pytest.raises(Dies):
+                store.drop("docs")
+        assert len(list((tmp_path / "trash").iterdir())) == 1
+    with FileStore(tmp_path) as store:
+        assert list((tmp_path / "trash").iterdir()) == []
+        assert store.names() == ["kept"]
+
+
+def test_repair_lists_folders_that_belong_to_no_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise Dies
+
+    with FileStore(tmp_path) as store:
+        store.create("kept", 3)
+        with monkeypatch.context() as patched:
+            patched.setattr(store._catalog, "change", die)
+            with pytest.raises(Dies):
+                store.create("docs", 3)
+        [left] = store.orphans()
+        [line] = store.repair_catalog()
+        assert str(left) in line and "belongs to no collection" in line
+        shutil.rmtree(left)
+        assert store.repair_catalog() == []
