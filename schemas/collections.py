@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from schemas.embed import Options
-from schemas.vectors import Float, Vector
+from schemas.vectors import BASE64, Float, Vector
 from store import CollectionInfo, Found, Item, Limits, Record
 
 Metadata = dict[str, Any]
@@ -35,7 +35,7 @@ class Body(BaseModel):
     """A body that refuses unknown fields and numbers that are none."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), **BASE64
     )
 
 
@@ -75,7 +75,7 @@ class ItemBody(Body):
 class AddBody(Options):
     """Body of `POST /collections/{name}/vectors`: one item, or many in `vectors`."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), **BASE64)
 
     vectors: Annotated[list[ItemBody], Field(min_length=1, max_length=LIMITS.items)] | None = Field(
         None, validation_alias=AliasChoices("vectors", "items")
@@ -167,7 +167,7 @@ class StoreTextsBody(Options):
 class SearchBody(Options):
     """Body of `POST /collections/{name}/search`: one query, or many in `vectors` or `texts`."""
 
-    model_config = ConfigDict(protected_namespaces=())
+    model_config = ConfigDict(protected_namespaces=(), **BASE64)
 
     vector: Vector | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=LIMITS.queries)] | None = None

@@ -4,13 +4,13 @@
 Called by `validation`, which knows the limits and the items.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from errors import DimensionMismatch, Invalid, TooLarge
 from store.base import Metric, Vectors
@@ -22,7 +22,6 @@ MIN_NORM = 1e-15
 PLAIN_SQUARES = (1e-24, 1e29)
 MAX_INT = 2**63 - 1
 MAX_JSON_DEPTH = 32
-_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 class Place:
@@ -43,8 +42,22 @@ def brief(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def check_id(id_: object, where: str, most: int) -> None:
+class _Metadata:
+    """Names an item's metadata in a message, when there is one to write."""
+
+    __slots__ = ("_place",)
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def __str__(self) -> str:
+        return f"{self._place}: metadata"
+
+
+def check_id(id_: object, where: object, most: int) -> None:
     """Refuse what is no id, or has more than `most` characters."""
+    if isinstance(id_, str) and 0 < len(id_) <= most and is_plain(id_):
+        return
     if not isinstance(id_, str) or not id_:
         raise Invalid(f"{where}: an id is a string that is not empty, not {brief(id_)}", param="id")
     if len(id_) > most:
@@ -52,7 +65,12 @@ def check_id(id_: object, where: str, most: int) -> None:
     check_unicode(id_, f"{where}: the id", "id")
 
 
-def check_unicode(text: str, where: str, param: str) -> None:
+def is_plain(text: str) -> bool:
+    """Tell of most texts at a glance that any column can hold them."""
+    return text.isascii() and "\0" not in text
+
+
+def check_unicode(text: str, where: object, param: str) -> None:
     """Refuse what no text column can hold."""
     if "\0" in text:
         raise Invalid(f"{where} holds a NUL character", param=param)
@@ -69,7 +87,8 @@ def check_text(text: object, where: Place, most: int) -> str | None:
         return None
     if not isinstance(text, str):
         raise Invalid(f"{where}: text is a string, not {brief(text)}", param="text")
-    check_unicode(text, f"{where}: the text", "text")
+    if not is_plain(text):
+        check_unicode(text, f"{where}: the text", "text")
     if len(text) * 4 > most and len(text.encode()) > most:
         raise TooLarge(f"{where}: the text is longer than {most} bytes", param="text")
     return text
@@ -83,14 +102,14 @@ def check_meta(metadata: object, where: Place, most: int) -> dict[str, Any]:
         raise Invalid(
             f"{where}: metadata is a JSON object, not {brief(metadata)}", param="metadata"
         )
-    copied: dict[str, Any] = _copy_json(metadata, f"{where}: metadata", 1)
-    size = len(_COMPACT.encode(copied).encode())
+    copied: dict[str, Any] = _copy_json(metadata, _Metadata(where), 1)
+    size = len(orjson.dumps(copied))
     if size > most:
         raise TooLarge(f"{where}: metadata of {size} bytes; at most {most}", param="metadata")
     return copied
 
 
-def _copy_json(value: Any, where: str, depth: int) -> Any:
+def _copy_json(value: Any, where: object, depth: int) -> Any:
     """Return a deep copy of a JSON value that shares nothing with the caller's."""
     if value is None or isinstance(value, bool):
         return value
@@ -113,7 +132,8 @@ def _copy_json(value: Any, where: str, depth: int) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise Invalid(f"{where}: the key {brief(key)} is no string", param="metadata")
-            check_unicode(key, f"{where}: a key", "metadata")
+            if not is_plain(key):
+                check_unicode(key, f"{where}: a key", "metadata")
         return {str(key): _copy_json(each, where, depth + 1) for key, each in value.items()}
     raise Invalid(f"{where}: {type(value).__name__} is no JSON value", param="metadata")
 
