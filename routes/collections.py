@@ -234,14 +234,14 @@ def reembed(name: str, body: ReembedBody) -> Reply:
     return Reply(_job(job), 202, {"Location": f"/jobs/{job.id}"})
 
 
-@route("GET", "/jobs", access="read", reply=JobsReply, tag=TAG)
+@route("GET", "/jobs", access="read", reply=JobsReply, errors=(503,), tag=TAG)
 def jobs() -> dict[str, Any]:
     """List background jobs, the newest first."""
     found = services().reembedder.jobs()
     return {"jobs": [_job(job) for job in found if visible(job.collection)]}
 
 
-@route("GET", "/jobs/<id_>", access="read", reply=JobReply, errors=(404,), tag=TAG)
+@route("GET", "/jobs/<id_>", access="read", reply=JobReply, errors=(404, 503), tag=TAG)
 def job(id_: str) -> dict[str, Any]:
     """Tell how far a background job is."""
     found = services().reembedder.get(id_)
