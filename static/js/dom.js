@@ -40,7 +40,7 @@ export function copyButton(text, label = "Copy") {
   const button = el("button", { type: "button", class: "quiet small" }, label);
   button.addEventListener("click", async () => {
     try {
-      await navigator.clipboard.writeText(text());
+      await copy(text());
       button.textContent = "Copied";
     } catch {
       button.textContent = "Select and copy by hand";
@@ -48,6 +48,21 @@ export function copyButton(text, label = "Copy") {
     setTimeout(() => { button.textContent = label; }, 2000);
   });
   return button;
+}
+
+/** Put a text into the clipboard. Throws where the browser does not let the page. */
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  // Over plain HTTP from another machine there is only the old way: select it and copy.
+  const before = document.activeElement;
+  const holder = el("textarea", { class: "unseen", readonly: true, "aria-hidden": "true" });
+  holder.value = text;
+  document.body.append(holder);
+  holder.select();
+  const copied = document.execCommand("copy");
+  holder.remove();
+  before.focus();
+  if (!copied) throw new Error("The browser did not copy.");
 }
 
 let answer = () => {};

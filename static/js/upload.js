@@ -6,6 +6,9 @@ import { rowsOf } from "./rows.js";
 
 const BATCH = 32;
 
+// crypto.randomUUID() is not there where the page came over plain HTTP from another machine.
+const randomId = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
 /** The card a file is chosen or dropped in. `done()` is called after texts were stored. */
 export function uploadCard(collection, done) {
   const input = el("input", { type: "file", id: "file", accept: ".csv,.jsonl,.ndjson,.txt" });
@@ -59,9 +62,8 @@ async function send(collection, rows, tell, signal) {
   for (let at = 0; at < rows.length; at += BATCH) {
     const part = rows.slice(at, at + BATCH);
     // Ids make a repeat harmless: what was stored is stored over, not twice.
-    const body = { collection, texts: part.map((row) => row.text), metadata: part.map((row) => row.metadata), create: false };
-    if (part.every((row) => row.id !== undefined)) body.ids = part.map((row) => row.id);
-    else body.ids = part.map((row) => row.id ?? crypto.randomUUID());
+    const [texts, metadata] = ["text", "metadata"].map((key) => part.map((row) => row[key]));
+    const body = { collection, texts, metadata, ids: part.map((row) => row.id ?? randomId()), create: false };
     await patiently([429, 503], () => call("POST", "/embed-and-store", body, { signal }), (error) => tell(at, rows.length, 0, error), signal);
     tell(at + part.length, rows.length, (at + part.length) / ((performance.now() - started) / 1000));
   }

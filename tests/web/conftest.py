@@ -22,7 +22,8 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
     "--disable-component-update", "--no-first-run",
 ]  # fmt: skip
-ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+LAN = "box.lan"  # this machine by another name: to a browser no secure context over plain HTTP
+ALONE = f"--host-resolver-rules=MAP {LAN} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 MODELS = {
     "first": {"type": "fake", "model_name": "tests/first"},
     "second": {"type": "fake", "model_name": "tests/second", "dimensions": 24},
