@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from bulk.client import Client
-from bulk.rows import Row, Stop, read_rows
+from bulk.rows import Row, Stop, blank_lines, read_rows
 from bulk.spool import Counter, Spool, write_output
 
 
@@ -34,15 +34,29 @@ def survey(rows: Iterator[Row]) -> tuple[int, str]:
     """Return how many rows there are, and a digest of them: what a resumed run is held to."""
     count, digest = 0, hashlib.blake2b(digest_size=16)
     for row in rows:
-        digest.update(f"{row.id!r} {row.text}\n".encode(errors="surrogatepass"))
+        more = f" {row.metadata!r}" if row.metadata else ""
+        digest.update(f"{row.id!r} {row.text}{more}\n".encode(errors="surrogatepass"))
         count += 1
     return count, digest.hexdigest()
+
+
+def rows_of(args: argparse.Namespace) -> Iterator[Row]:
+    """Stream the input's rows; with what else it says of them where that is stored."""
+    return read_rows(Path(args.input), args.field, args.id_field, metadata=bool(args.store))
+
+
+def prefix_of(source: Path) -> str:
+    """Return the start of the ids of rows without one: the same for this file, and no other's."""
+    place = hashlib.blake2b(str(source.resolve()).encode(errors="surrogatepass"), digest_size=4)
+    return f"{source.stem}-{place.hexdigest()}"
 
 
 def run(args: argparse.Namespace) -> None:
     """Do the whole job, or go on with one that was begun. Raises Stop."""
     source = Path(args.input)
-    total, digest = survey(read_rows(source, args.field, args.id_field))
+    total, digest = survey(rows_of(args))
+    if blank := blank_lines(source):
+        print(f"{blank} blank line{'s' * (blank > 1)} left out", file=sys.stderr)
     key = os.environ.get("EMBEDDING_API_KEY")
     with tqdm(total=total, unit="text", disable=args.quiet, miniters=1) as bar:
         client = Client(args.url, args.model, key, args.parallel, bar.set_postfix_str)
@@ -58,8 +72,7 @@ def run(args: argparse.Namespace) -> None:
         with closing(progress):
             embed(args, client, progress, bar)
             if isinstance(progress, Spool):
-                rows = read_rows(source, args.field, args.id_field)
-                write_output(Path(args.output), rows, progress)
+                write_output(Path(args.output), rows_of(args), progress)
             progress.remove()
 
 
@@ -68,8 +81,7 @@ def embed(
 ) -> None:
     """Send what is not done yet, and note each batch that is, in input order. Raises Stop."""
     bar.initial = bar.n = progress.done
-    rows = read_rows(Path(args.input), args.field, args.id_field)
-    work = batches(itertools.islice(rows, progress.done, bar.total), args.batch)
+    work = batches(itertools.islice(rows_of(args), progress.done, bar.total), args.batch)
     with (
         ThreadPoolExecutor(args.parallel) as pool,
         closing(client),  # before the pool waits for its threads: none of them waits any longer
@@ -92,7 +104,8 @@ def in_order(
 
     def send(batch: list[Row]) -> Future[Any]:
         if args.store:
-            return pool.submit(client.store, args.store, Path(args.input).stem, batch)
+            prefix = args.prefix or prefix_of(Path(args.input))
+            return pool.submit(client.store, args.store, prefix, batch)
         return pool.submit(client.embed, batch)
 
     try:
@@ -119,11 +132,18 @@ def main(argv: list[str] | None = None) -> int:
         "input", help="the file of texts: .jsonl, .csv, .txt (a line each), .parquet"
     )
     parser.add_argument("output", nargs="?", help="where vectors go: .npy, .jsonl or .parquet")
-    parser.add_argument("--store", metavar="COLLECTION", help="store texts there instead of a file")
+    parser.add_argument(
+        "--store",
+        metavar="COLLECTION",
+        help="store texts there instead of a file, their other fields as metadata",
+    )
     parser.add_argument("--url", default="http://localhost:8001", help="(default: %(default)s)")
     parser.add_argument("--model", help="the model (default: the service's)")
     parser.add_argument("--field", default="text", help="field of the text (default: %(default)s)")
     parser.add_argument("--id-field", default="id", help="field of the id (default: %(default)s)")
+    parser.add_argument(
+        "--prefix", help="start of stored ids where rows have none (default: of the file's path)"
+    )
     parser.add_argument("--batch", type=int, default=64, help="texts a request (default: 64)")
     parser.add_argument("--parallel", type=int, default=4, help="requests at once (default: 4)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -49,8 +49,14 @@ class Client:
     def store(self, collection: str, prefix: str, rows: list[Row]) -> None:
         """Store rows under ids that a repetition writes again, so none is there twice."""
         ids = [row.id if row.id is not None else f"{prefix}-{row.index}" for row in rows]
-        body = {"collection": collection, "ids": ids, "texts": [row.text for row in rows]}
-        self._ask("POST", "/embed-and-store", {**body, "model": self.model})
+        body = {
+            "collection": collection,
+            "model": self.model,
+            "ids": ids,
+            "texts": [row.text for row in rows],
+            "metadata": [row.metadata for row in rows],
+        }
+        self._ask("POST", "/embed-and-store", body)
 
     def stored(self, collection: str) -> int:
         """Return how many records a collection holds; none if it is not there."""

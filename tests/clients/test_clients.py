@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 
+from embed_file import prefix_of
 from tests.conftest import ROOT, free_port, running
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
@@ -179,7 +180,8 @@ def test_a_collection_has_each_text_once_whatever_stops_the_run(
         kept = f"{fake_url}/collections/bulk"
         assert requests.get(kept, timeout=60).json()["count"] == 1500
         for i in (*range(0, 1500, 100), 1499):
-            record = requests.get(f"{kept}/vectors/texts-{i}", timeout=60).json()
+            id_ = f"{prefix_of(source)}-{i}"
+            record = requests.get(f"{kept}/vectors/{id_}", timeout=60).json()
             assert record["text"] == given[i]
         assert not part.exists()
     finally:
