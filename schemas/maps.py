@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from store.plane import Chart
 
@@ -13,6 +13,15 @@ class MapQuery(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit: int = Field(1000, ge=1, le=2000, description="Most records to place, by id.")
+
+
+class PlaceBody(BaseModel):
+    """Body of `POST /collections/{name}/map`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ids: list[StrictStr] = Field(min_length=1, max_length=100)
+    limit: StrictInt = Field(1000, ge=1, le=2000, description="The `limit` of the map they go on.")
 
 
 class PointReply(BaseModel):

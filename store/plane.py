@@ -34,6 +34,24 @@ class Chart:
 
 def chart(store: VectorStore, name: str, limit: int) -> Chart:
     """Place the first `limit` records of a collection, by id, on a plane. Raises NotFound."""
+    records = _first(store, name, limit)
+    info = store.info(name)
+    return Chart(records, project(_vectors(records, info.dim)), info.count)
+
+
+def chart_of(store: VectorStore, name: str, limit: int, ids: Sequence[str]) -> Chart:
+    """Place those of `ids` that exist where `chart` with the same `limit` has or would have them.
+
+    Raises NotFound.
+    """
+    base = _first(store, name, limit)
+    info = store.info(name)
+    records = store.get(name, ids, include=["vector", "text"])
+    axes = _vectors(base, info.dim)
+    return Chart(records, project(axes, _vectors(records, info.dim)), info.count)
+
+
+def _first(store: VectorStore, name: str, limit: int) -> list[Record]:
     records: list[Record] = []
     cursor: str | None = None
     while len(records) < limit:
@@ -44,32 +62,53 @@ def chart(store: VectorStore, name: str, limit: int) -> Chart:
         cursor = page.next_cursor
         if cursor is None:
             break
-    dim = store.info(name).dim
-    vectors = np.array([record.vector for record in records], np.float32).reshape(-1, dim)
-    return Chart(records, project(vectors), store.info(name).count)
+    return records
 
 
-def project(vectors: Points) -> Plane:
+def _vectors(records: Sequence[Record], dim: int) -> Points:
+    return np.array([record.vector for record in records], np.float32).reshape(-1, dim)
+
+
+def project(vectors: Points, asked: Points | None = None) -> Plane:
     """Project (n, d) vectors on their first two principal components; each axis fits -1 to 1.
+
+    With `asked` (m, d) the points are those, on the axes of `vectors`; what is further out than
+    all of `vectors` lies on the edge.
 
     Solved on the smaller of the (d, d) and (n, n) products, in float64. A component's sign is free;
     here its largest entry is positive, so that the same vectors always give the same picture.
     """
-    centred = vectors.astype(np.float64)
-    centred -= centred.mean(axis=0) if len(centred) else 0.0
+    centre = vectors.mean(axis=0, dtype=np.float64) if len(vectors) else 0.0
+    centred = vectors.astype(np.float64) - centre
+    axes, shares = _axes(centred)
+    points = centred @ axes
+    reach = np.abs(points).max(initial=0.0) or 1.0
+    if asked is not None:
+        points = (asked.astype(np.float64) - centre) @ axes
+    return Plane((points / reach).clip(-1, 1).astype(np.float32), shares)
+
+
+def _axes(centred: NDArray[np.float64]) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Return the two axes (d, 2) along which centred (n, d) rows differ most, and their shares.
+
+    An axis along which nothing differs is zero.
+    """
     n, d = centred.shape
-    points = np.zeros((n, 2))
-    wide = d > n
-    values, axes = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-    total = float(values.clip(0).sum())
+    axes = np.zeros((d, 2))
     shares = [0.0, 0.0]
+    wide = d > n
+    values, found = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    total = float(values.clip(0).sum())
     if total <= 1e-9 * max(n, 1):  # all the same vector, or none: there is nothing to spread
-        return Plane(points.astype(np.float32), (0.0, 0.0))
+        return axes, (0.0, 0.0)
     for column in range(min(2, len(values))):
-        value = max(float(values[-1 - column]), 0.0)
-        axis = axes[:, -1 - column]
-        place = axis * np.sqrt(value) if wide else centred @ axis
-        points[:, column] = place * (np.sign(place[np.abs(place).argmax()]) or 1.0)
+        value = float(values[-1 - column])
+        if value <= 1e-12 * total:
+            continue
+        axis = found[:, -1 - column]
+        if wide:
+            axis = centred.T @ axis / np.sqrt(value)
+        place = centred @ axis
+        axes[:, column] = axis * (np.sign(place[np.abs(place).argmax()]) or 1.0)
         shares[column] = value / total
-    reach = np.abs(points).max()
-    return Plane((points / reach).astype(np.float32), (shares[0], shares[1]))
+    return axes, (shares[0], shares[1])

@@ -65,6 +65,7 @@ STEPS: list[Step] = [
      {"name": "notes", "alias_name": "papers"}, {}, None),
     ("POST", "/collections/<name>/search", {"name": "notes"}, {}, UMBRELLA),
     ("GET", "/collections/<name>/map", {"name": "notes"}, {"limit": "100"}, None),
+    ("POST", "/collections/<name>/map", {"name": "notes"}, {}, {"ids": ["rain"]}),
     ("GET", "/collections/<name>/vectors/<path:id_>", {"name": "drafts", "id_": "a"}, {}, None),
     ("POST", "/collections/<name>/vectors/get", {"name": "drafts"}, {}, {"ids": ["a"]}),
     ("POST", "/collections/<name>/vectors/scroll", {"name": "notes"}, {}, {"limit": 1}),
