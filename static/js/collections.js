@@ -7,10 +7,11 @@ import { refreshModels } from "./pick.js";
 import { SAMPLES } from "./samples.js";
 import { uploadCard } from "./upload.js";
 
-const HITS = 10;
+const HITS = [5, 10, 20, 50];
 const pathOf = (name) => `/collections/${encodeURIComponent(name)}`;
+const uploads = new Map(); // collection: its upload card, which goes on while others are looked at
 let chosen = null;
-let light = () => {};
+let drawn = null; // the map that is shown
 
 /** Make the tab work; called once. */
 export function setUp() {
@@ -32,6 +33,7 @@ export async function show() {
   await refreshModels($("new-model"));
   const { collections } = (await call("GET", "/collections")).data;
   if (!collections.some((one) => one.name === chosen)) chosen = collections[0]?.name ?? null;
+  for (const name of uploads.keys()) if (!collections.some((one) => one.name === name)) uploads.delete(name);
   drawList(collections);
   $("collection-new").hidden = !may("write");
   $("collection-new").querySelector("details").open = !collections.length;
@@ -67,9 +69,16 @@ function drawList(collections) {
   }, el("span", {}, one.name), el("span", { class: "count" }, whole(one.count)))));
 }
 
-/** Show a collection; `upload` is the card of an upload that is under way or just done. */
-async function open(info, upload = uploadCard(info.name, () => refresh(info.name))) {
-  const results = el("div", { class: "results", "aria-live": "polite" });
+/** The card that adds files to a collection; the same one whenever it is shown. */
+function uploadOf(name) {
+  if (!uploads.has(name)) uploads.set(name, uploadCard(name, () => refresh(name)));
+  return uploads.get(name);
+}
+
+/** Show a collection. */
+async function open(info) {
+  const results = el("div", { class: "results" });
+  drawn = null;
   const mapPlace = el("div", { class: "card map-card" });
   $("collection-detail").replaceChildren(
     el("div", { class: "heading" }, el("h2", { class: "name" }, info.name),
@@ -77,7 +86,7 @@ async function open(info, upload = uploadCard(info.name, () => refresh(info.name
     facts({ Texts: whole(info.count), Dimensions: whole(info.dimension), Metric: info.metric, Model: info.model ?? "any" }),
     info.count ? searchForm(info, results) : el("p", { class: "empty" }, may("write") ? "It is empty. Add a file, and its texts can be searched." : "It is empty."),
     el("div", { class: "found" }, results, info.count ? mapPlace : null),
-    ...(may("write") ? [upload] : []));
+    ...(may("write") ? [uploadOf(info.name)] : []));
   if (info.count) await loadMap(info, mapPlace);
 }
 
@@ -86,9 +95,9 @@ async function refresh(name) {
     const { collections } = (await call("GET", "/collections")).data;
     drawList(collections);
     const info = collections.find((one) => one.name === name);
-    if (!info || chosen !== name) return;
-    await open(info, document.querySelector("#collection-detail .drop")); // its progress stays in sight
+    if (!info) return;
     toast(`${name} holds ${plural(info.count, "text")}`);
+    if (chosen === name) await open(info);
   } catch (error) {
     toast(error.message);
   }
@@ -96,8 +105,8 @@ async function refresh(name) {
 
 async function loadMap(info, place) {
   const map = (await call("GET", `${pathOf(info.name)}/map`)).data;
-  const drawn = drawMap(map);
-  light = drawn.light;
+  if (!place.isConnected) return; // another collection was opened meanwhile
+  drawn = drawMap(map);
   const share = Math.round(100 * (map.explained[0] + map.explained[1]));
   const part = map.points.length < map.count ? `the first ${whole(map.points.length)} of ${plural(map.count, "text")}` : plural(map.count, "text");
   place.replaceChildren(
@@ -105,33 +114,47 @@ async function loadMap(info, place) {
     drawn.element);
 }
 
+/** Light the hits up on the map; those it does not show are placed on it first. */
+async function lightUp(info, ids) {
+  const map = drawn;
+  if (!map) return; // it is still to come
+  const missing = map.missing(ids);
+  if (missing.length) map.add((await call("POST", `${pathOf(info.name)}/map`, { ids: missing })).data.points);
+  map.light(ids);
+}
+
 function searchForm(info, results) {
   const input = el("input", { id: "search-text", type: "search", required: true, autocomplete: "off",
     placeholder: "What are you looking for?", "aria-label": "Search by meaning" });
-  const form = el("form", { class: "search" }, input, el("button", { type: "submit" }, "Search"),
-    el("p", { class: "error", role: "alert", hidden: true }));
+  const most = el("select", { id: "search-most", "aria-label": "Most results" }, HITS.map((count) => el("option", { value: String(count) }, `${count} results`)));
+  const said = el("p", { class: "hint", role: "status" });
+  const form = el("form", { class: "search" }, input, most, el("button", { type: "submit" }, "Search"),
+    el("p", { class: "error", role: "alert", hidden: true }), said);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     during(form, async (tell) => {
-      const query = { text: input.value, k: HITS };
+      const query = { text: input.value, k: Number(most.value) };
       const { data, ms } = await patiently([503], () => call("POST", `${pathOf(info.name)}/search`, query), tell);
-      results.replaceChildren(el("p", { class: "hint" }, `${plural(data.results.length, "result")} in ${ms.toFixed(0)} ms`),
-        el("ol", {}, data.results.map(hit)));
-      light(data.results.map((one) => one.id));
+      const best = Math.max(data.results[0]?.score ?? 0, 0);
+      said.textContent = `${plural(data.results.length, "result")} in ${ms.toFixed(0)} ms`;
+      results.replaceChildren(el("ol", {}, data.results.map((one) => hit(one, best))));
+      await lightUp(info, data.results.map((one) => one.id));
     });
   });
   input.addEventListener("input", () => {
     if (input.value) return;
     results.replaceChildren();
-    light([]);
+    said.textContent = "";
+    drawn?.light([]);
     complain(form.querySelector(".error"), null);
   });
   return form;
 }
 
-function hit(one) {
+/** One result. Its score is the deeper in colour the nearer it comes to the best one's. */
+function hit(one, best) {
   const score = el("span", { class: "score" }, one.score.toFixed(3));
-  score.style.setProperty("--share", Math.max(0, Math.min(1, one.score)).toFixed(3));
+  score.style.setProperty("--share", best ? Math.max(0, one.score / best).toFixed(3) : "0");
   const metadata = Object.entries(one.metadata ?? {});
   return el("li", {}, score,
     el("div", {}, el("p", { class: "text" }, one.text ?? one.id),

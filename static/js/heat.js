@@ -18,9 +18,10 @@ export function cosine(a, b) {
 /** Cosines of all pairs of vectors, n rows of n. */
 export const similarities = (vectors) => vectors.map((a) => vectors.map((b) => cosine(a, b)));
 
-/** A table of the similarities of texts; the more alike, the deeper the colour. */
-export function heatMap(texts, rows, caption) {
-  const shown = texts.slice(0, MOST);
+/** A table of how alike texts are, by their vectors; the more alike, the deeper the colour.
+    Only the first `MOST` are compared and shown. */
+export function heatMap(texts, vectors, caption) {
+  const shown = texts.slice(0, MOST), rows = similarities(vectors.slice(0, MOST));
   const off = rows.flatMap((row, i) => row.filter((_, j) => i !== j));
   const low = Math.min(0, ...off), high = Math.max(0.01, ...off);
   const head = el("tr", {}, el("td", {}), shown.map((text, i) => el("th", { scope: "col", title: text }, String(i + 1))));

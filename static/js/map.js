@@ -5,12 +5,10 @@ import { el, plural, svg } from "./dom.js";
 const SIZE = 500, EDGE = 24;
 const place = (value) => EDGE + ((value + 1) / 2) * (SIZE - 2 * EDGE);
 
-/** Draw a map's reply; returns the element and `light(ids)`, which lights up search hits. */
+/** Draw a map's reply; returns the element, `light(ids)`, which lights up search hits, and
+    `missing(ids)` and `add(points)` for hits that the map did not show. */
 export function drawMap(map) {
-  const dots = map.points.map((point) => ({
-    ...point, cx: place(point.x), cy: SIZE - place(point.y), node: svg("circle", { r: 5, "data-id": point.id }),
-  }));
-  for (const dot of dots) { dot.node.setAttribute("cx", dot.cx); dot.node.setAttribute("cy", dot.cy); }
+  const dots = map.points.map(dotOf);
   const tip = el("p", { class: "tip", hidden: true });
   const spoken = el("p", { class: "unseen", "aria-live": "polite" });
   const field = svg("svg", {
@@ -36,7 +34,21 @@ export function drawMap(map) {
   field.addEventListener("pointerleave", () => point(null));
   field.addEventListener("blur", () => point(null));
   field.addEventListener("keydown", (event) => step(event, dots, current, point));
-  return { element: frame, light: (ids) => light(dots, ids, field) };
+  return {
+    element: frame,
+    light: (ids) => light(dots, ids, field),
+    missing: (ids) => ids.filter((id) => !dots.some((dot) => dot.id === id)),
+    add: (points) => {
+      const more = points.map(dotOf);
+      dots.push(...more);
+      field.append(...more.map((dot) => dot.node));
+    },
+  };
+}
+
+function dotOf(point) {
+  const cx = place(point.x), cy = SIZE - place(point.y);
+  return { ...point, cx, cy, node: svg("circle", { r: 5, cx, cy, "data-id": point.id }) };
 }
 
 function nearest(field, dots, event) {

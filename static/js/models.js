@@ -3,9 +3,11 @@
 import { call, embed, has, may, patiently } from "./api.js";
 import { $, complain, during, el, facts, linesOf, toast, whole } from "./dom.js";
 import { cosine, heatMap, similarities } from "./heat.js";
-import { modelOf, refreshModels } from "./pick.js";
+import { defaultModel, modelOf, refreshModels } from "./pick.js";
 
-const AGAIN_MS = 1500;
+const AGAIN_MS = 1500, TICK_MS = 1000;
+const LOADING = "Loading and checking it beside the present model", LEAVING = "It serves; the old model finishes its requests";
+const since = new Map(); // id: when it was first seen loading
 let waiting = null;
 
 /** Make the tab work; called once. */
@@ -26,6 +28,7 @@ export async function show() {
   }
   $("load-form").hidden = !has("POST /settings") || !may("admin");
   $("model-cards").replaceChildren(...known.data.map((model) => card(model, model.id === known.default)));
+  for (const model of known.data) if (model.status !== "loading") since.delete(model.id);
   if (known.data.some((model) => model.status === "loading")) waiting = setTimeout(() => show().catch(() => {}), AGAIN_MS);
 }
 
@@ -39,7 +42,7 @@ function card(model, isDefault) {
     el("div", { class: "heading" }, el("h2", {}, model.id),
       el("span", { class: `state ${model.status}` }, model.status)),
     el("p", { class: "hint" }, model.model_name),
-    model.status === "loading" ? el("progress", { "aria-label": `${model.id} is loading` }) : null,
+    model.status === "loading" ? [el("progress", { "aria-label": `${model.id} is loading` }), el("p", { class: "hint" }, `Loading · ${loadingFor(model)} s`)] : null,
     model.reason ? el("p", { class: "note" }, model.reason) : null,
     facts({ Dimensions: number(model.dimension), "Most tokens": number(model.max_seq_length),
       "Texts a request": number(model.max_client_batch_size), Runs: [model.device, model.dtype].filter(Boolean).join(" · ") || "–" }),
@@ -47,44 +50,65 @@ function card(model, isDefault) {
     isDefault ? el("p", { class: "default" }, "Default model") : makeDefault(model));
 }
 
+/** For how many seconds this page has seen a model load. */
+function loadingFor(model) {
+  if (!since.has(model.id)) since.set(model.id, performance.now());
+  return secondsFrom(since.get(model.id));
+}
+
+const secondsFrom = (started) => Math.round((performance.now() - started) / 1000);
 const number = (value) => (value === null || value === undefined ? "–" : whole(value));
 
 function makeDefault(model) {
   if (!has("POST /settings") || !may("admin") || model.status !== "ready") return null;
-  const bar = el("progress", { hidden: true, "aria-label": `Loading ${model.id}` });
+  const place = el("div", {});
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const button = el("button", { type: "button", class: "quiet small" }, "Make default");
   button.addEventListener("click", async () => {
     button.disabled = true;
-    bar.hidden = false;
+    complain(error, null);
     try {
-      await swapTo(model.id);
+      await swapTo(model.id, place);
     } catch (problem) {
       complain(error, problem);
     } finally {
       button.disabled = false;
-      bar.hidden = true;
     }
   });
-  return el("div", { class: "actions" }, button, bar, error);
+  return el("div", { class: "actions" }, button, place, error);
 }
 
 async function load() {
-  const name = $("load-name").value.trim(), bar = $("load-form").querySelector("progress");
-  bar.hidden = false;
-  try {
-    await swapTo(name);
-    $("load-form").reset();
-  } finally {
-    bar.hidden = true;
-  }
+  await swapTo($("load-name").value.trim(), $("load-progress"));
+  $("load-form").reset();
 }
 
-/** Load a model and make it the default; requests go on with the old one until it is ready. */
-async function swapTo(name) {
-  await call("POST", "/settings", { key: "model_name", value: name });
+/** Load a model and make it the default; requests go on with the old one until it is ready.
+    Meanwhile `place` tells the stage and the seconds. */
+async function swapTo(name, place) {
+  const stop = tellStages(place);
+  try {
+    await call("POST", "/settings", { key: "model_name", value: name });
+  } finally {
+    stop();
+  }
   toast(`${name} is the default now`);
   await show();
+}
+
+/** Show in `place` what an exchange is at, until what is returned is called. */
+function tellStages(place) {
+  const started = performance.now(), before = defaultModel();
+  const stage = el("span", { role: "status" }, LOADING), seconds = el("span", { "aria-hidden": "true" });
+  place.replaceChildren(el("progress", { "aria-label": "Changing the model" }), el("p", { class: "hint" }, stage, seconds));
+  const tick = async () => {
+    seconds.textContent = ` · ${secondsFrom(started)} s`;
+    const now = await call("GET", "/models", undefined, { silent: true }).catch(() => null);
+    if (now && now.data.default !== before) stage.textContent = LEAVING;
+  };
+  tick();
+  const timer = setInterval(tick, TICK_MS);
+  return () => { clearInterval(timer); place.replaceChildren(); };
 }
 
 async function compare(tell) {
@@ -93,13 +117,14 @@ async function compare(tell) {
   if (texts.length < 2) throw new Error("Write at least two texts.");
   const results = [];
   for (const id of ids) results.push(await patiently([503], () => embed(texts, id), tell));
-  const rows = results.map((result) => similarities(result.vectors));
+  const agreed = agreement(...results.map((result) => similarities(result.vectors)));
+  $("compare-said").textContent = `${ids[0]} and ${ids[1]} compared; agreement: ${agreed}`;
   $("compare-result").replaceChildren(
-    facts({ Agreement: agreement(rows[0], rows[1]) }),
+    facts({ Agreement: agreed }),
     el("div", { class: "pair" }, results.map((result, i) => el("div", {},
       el("h3", {}, ids[i]),
       facts({ Dimensions: whole(result.vectors[0].length), Tokens: whole(result.tokens), Time: `${result.ms.toFixed(0)} ms` }),
-      heatMap(texts, rows[i], `How ${modelOf(ids[i])?.id ?? ids[i]} sees the pairs`)))));
+      heatMap(texts, result.vectors, `How ${modelOf(ids[i])?.id ?? ids[i]} sees the pairs`)))));
 }
 
 /** How alike two models order the pairs: the correlation of their similarities. */

@@ -18,3 +18,4 @@ export async function refreshModels(...selects) {
 }
 
 export const modelOf = (id) => known.data.find((model) => model.id === id);
+export const defaultModel = () => known.default;

@@ -1,8 +1,8 @@
 // The Try tab: texts in, vectors and their likeness out.
 
 import { embed, guarded, patiently } from "./api.js";
-import { $, copyButton, during, el, facts, linesOf, svg, whole } from "./dom.js";
-import { heatMap, similarities } from "./heat.js";
+import { $, copyButton, during, el, facts, linesOf, plural, svg, whole } from "./dom.js";
+import { heatMap } from "./heat.js";
 import { refreshModels } from "./pick.js";
 import { showSnippets, snippets } from "./snippets.js";
 
@@ -44,8 +44,9 @@ async function run(tell) {
     facts({ Texts: whole(texts.length), Dimensions: whole(vectors[0].length), Tokens: whole(tokens),
       Truncated: whole(truncated), Time: `${ms.toFixed(0)} ms` }),
     truncated ? el("p", { class: "note" }, "Some texts were longer than the model reads; only a part of them counts.") : null,
-    texts.length > 1 ? heatMap(texts, similarities(vectors), "How alike the texts are") : null,
+    texts.length > 1 ? heatMap(texts, vectors, "How alike the texts are") : null,
     el("div", { class: "vectors" }, el("h2", {}, "Vectors"), texts.slice(0, 50).map((text, i) => vectorRow(text, vectors[i])))));
+  $("try-said").textContent = `${plural(texts.length, "text")} embedded in ${ms.toFixed(0)} ms`;
   const place = $("try-result");
   if (place.getBoundingClientRect().top > innerHeight) place.scrollIntoView(); // below, on a phone
 }

@@ -31,4 +31,4 @@ def test_a_newcomer_embeds_uploads_searches_and_sees_a_map(browser: Browser) -> 
         page.get_by_label("Search by meaning").fill("food and cooking")
         page.keyboard.press("Enter")
         expect(page.locator(".results li").first).to_contain_text("topicfood")
-        expect(page.locator(".map circle.hit")).to_have_count(10)
+        expect(page.locator(".map circle.hit")).to_have_count(5)

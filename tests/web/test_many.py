@@ -1,0 +1,102 @@
+"""The console with more than fits: many lines, large collections, uploads that take a while."""
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.web.conftest import ask
+from tests.web.test_console import held
+
+LINES = "\n".join(f"line {i}" for i in range(500))
+
+
+def test_five_hundred_lines_are_embedded_and_the_first_are_drawn(page: Page) -> None:
+    page.get_by_label("Texts", exact=True).fill(LINES)
+    page.get_by_role("button", name="Embed").click()
+    expect(page.locator("#try-result .facts")).to_contain_text("Texts500", timeout=30_000)
+    expect(page.locator("#try-result caption")).to_contain_text("the first 30 of 500")
+    expect(page.locator("#try-result .heat tbody tr")).to_have_count(30)
+
+
+def test_five_hundred_lines_are_compared(page: Page) -> None:
+    page.get_by_role("tab", name="Models").click()
+    page.locator(".model").first.wait_for()
+    page.get_by_label("Texts, one a line").fill(LINES)
+    page.get_by_role("button", name="Compare").click()
+    heats = page.locator("#compare-result .heat")
+    expect(heats).to_have_count(2, timeout=30_000)
+    expect(heats.first.locator("tbody tr")).to_have_count(30)
+    expect(page.locator("#compare-result .facts").first).to_contain_text("Agreement")
+
+
+def test_hits_that_the_map_did_not_show_light_up_on_it(page: Page, url: str) -> None:
+    for start in (0, 600):
+        numbers = range(start, start + 600)
+        body = {"texts": [f"text {i}" for i in numbers], "ids": [f"{i:05}" for i in numbers]}
+        ask(url, "POST", "/embed-and-store", {"collection": "large", **body})
+    page.get_by_role("tab", name="Collections").click()
+    page.locator(".item[data-name=large]").click()
+    expect(page.locator(".map circle")).to_have_count(1000)
+    expect(page.locator(".map-card .hint")).to_contain_text("the first 1,000 of 1,200 texts")
+    body = {"text": "any of them", "k": 50}
+    found = ask(url, "POST", "/collections/large/search", body)["results"]
+    beyond = [hit["id"] for hit in found if hit["id"] >= "01000"]
+    assert beyond
+    page.get_by_label("Search by meaning").fill(body["text"])
+    page.get_by_label("Most results").select_option("50")
+    page.keyboard.press("Enter")
+    expect(page.locator(".map circle.hit")).to_have_count(50)
+    expect(page.locator(f"[data-id='{beyond[0]}']")).to_have_class("hit")
+    page.locator(f"[data-id='{beyond[0]}']").hover(force=True)
+    expect(page.locator(".tip")).to_be_visible()
+    ask(url, "DELETE", "/collections/large")
+
+
+def test_an_upload_stays_in_sight_while_others_are_looked_at(
+    page: Page, url: str, tmp_path: Path
+) -> None:
+    for name in ("filling", "other"):
+        ask(url, "POST", "/collections", {"name": name, "model": "first"})
+    (tmp_path / "rows.txt").write_text("".join(f"text {i}\n" for i in range(40)))
+    page.get_by_role("tab", name="Collections").click()
+    page.locator(".item[data-name=filling]").click()
+    with held(page, "**/embed-and-store") as release:
+        page.locator("#file").set_input_files(tmp_path / "rows.txt")
+        expect(page.locator(".progress")).to_contain_text("0 of 40 texts")
+        page.locator(".item[data-name=other]").click()
+        expect(page.locator("#collection-detail .name")).to_have_text("other")
+        expect(page.locator(".progress")).to_be_hidden()
+        page.get_by_role("tab", name="Live").click()
+        page.get_by_role("tab", name="Collections").click()
+        page.locator(".item[data-name=filling]").click()
+        expect(page.locator(".progress")).to_contain_text("0 of 40 texts")
+        expect(page.locator("#file")).to_be_disabled()
+        release()
+        expect(page.locator(".progress")).to_contain_text("40 of 40 texts")
+    expect(page.locator(".map circle")).to_have_count(40)
+    expect(page.locator("#file")).to_be_enabled()
+    for name in ("filling", "other"):
+        ask(url, "DELETE", f"/collections/{name}")
+
+
+def test_scores_are_coloured_by_the_best_one(page: Page, url: str) -> None:
+    """Scores of real texts are often small: their differences must be seen all the same."""
+    vectors = [[1, 0], [0.3, 1], [0.2, 1], [-1, 0]]
+    ask(url, "POST", "/collections", {"name": "scored", "dimension": 8, "model": "first"})
+    ask(url, "POST", "/collections/scored/vectors", {
+        "vectors": [{"id": str(i), "vector": [*v, *[0] * 6]} for i, v in enumerate(vectors)]
+    })  # fmt: skip
+    found = {"results": [
+        {"id": str(i), "score": score} for i, score in enumerate((0.322, 0.207, 0.1, -0.05))
+    ], "exact": True}  # fmt: skip
+    page.route("**/scored/search", lambda route: route.fulfill(json=found))
+    page.get_by_role("tab", name="Collections").click()
+    page.locator(".item[data-name=scored]").click()
+    page.locator(".map circle").first.wait_for()
+    page.get_by_label("Search by meaning").fill("any")
+    page.keyboard.press("Enter")
+    page.locator(".results li").first.wait_for()
+    shares = "all => all.map(one => Number(one.style.getPropertyValue('--share')))"
+    assert page.locator(".score").evaluate_all(shares) == [1, 0.643, 0.311, 0]
+    expect(page.locator(".search [role=status]")).to_contain_text("4 results in")
+    ask(url, "DELETE", "/collections/scored")
