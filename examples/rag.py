@@ -27,9 +27,10 @@ def ask(path: str, **body: Any) -> Any:
 
 
 for file in [*folder.glob("*.md"), *folder.glob("*.txt")]:  # 1. Store every paragraph.
-    parts = [p for p in re.split(r"\n\s*\n", file.read_text()) if not p.startswith("#")]
+    parts = [p for p in re.split(r"\n\s*\n", file.read_text()) if p.strip() and p[0] != "#"]
     ids = [f"{file.name}, paragraph {n}" for n in range(1, len(parts) + 1)]
-    ask("embed-and-store", collection="rag", texts=parts, ids=ids)
+    if parts:  # a file may hold headings only
+        ask("embed-and-store", collection="rag", texts=parts, ids=ids)
 
 found = ask("collections/rag/search", text=question, k=4)["results"]  # 2. Find what fits.
 prompt = (

@@ -93,6 +93,8 @@ def llm_url() -> Iterator[str]:
 @pytest.fixture
 def notes(tmp_path: Path) -> str:
     (tmp_path / "cats.md").write_text("# Cats\n\nCats sleep all day. Their milk must be warm.\n")
+    (tmp_path / "headings.md").write_text("# Dogs\n\n## Barking\n")  # and nothing to store
+    (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "rain.txt").write_text("It rains in spring.\n\nThe roof leaks when it rains.\n")
     return str(tmp_path)
 
