@@ -19,8 +19,17 @@ async function token({ username, password, key }) {
   return (await reply.json()).access_token;
 }
 
-// Calls show(description), at once or after a sign-in.
-async function withDescription(show) {
+// Calls show(description), at once or after a sign-in; where it cannot be had, the page says why.
+function withDescription(show) {
+  load(show).catch((error) => {
+    const note = document.createElement("p");
+    note.setAttribute("role", "alert");
+    note.textContent = `The description of the API could not be shown: ${error.message}. Reload the page to try again.`;
+    document.getElementById("docs").replaceChildren(note);
+  });
+}
+
+async function load(show) {
   const reply = await fetch("/openapi.json", { headers: authorized() });
   if (reply.ok) {
     form.remove();
@@ -33,7 +42,7 @@ async function withDescription(show) {
     event.preventDefault();
     try {
       credential = await token(Object.fromEntries(new FormData(form)));
-      await withDescription(show);
+      await load(show);
     } catch (error) {
       credential = null;
       form.querySelector("[role=alert]").textContent = error.message;

@@ -42,6 +42,18 @@ def test_the_examples_are_shown(page: Page, url: str, path: str) -> None:
     expect(page.get_by_text("This is an example sentence").first).to_be_visible()
 
 
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_a_description_that_cannot_be_had_is_told(
+    page: Page, url: str, seen: Seen, path: str
+) -> None:
+    seen.expected.add(429)
+    busy = {"error": "too many requests; try again in 7 s"}
+    page.route("**/openapi.json", lambda route: route.fulfill(status=429, json=busy))
+    page.goto(url + path)
+    expect(page.locator("#docs").get_by_role("alert")).to_contain_text(busy["error"])
+    page.unroute("**/openapi.json")
+
+
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A service whose description is for callers only."""
