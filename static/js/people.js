@@ -32,6 +32,7 @@ function newUser() {
       await call("POST", "/users", { username: name.value, password: password.value, role: role.value });
       toast(`${name.value} is added`);
       await show();
+      $("user-name").focus(); // all is drawn anew: the keyboard goes on here
     });
   });
   return form;
@@ -55,6 +56,7 @@ function person(user) {
     await call("DELETE", pathOf(user));
     toast(`${user.username} is deleted`);
     await show();
+    $("user-name").focus();
   };
   const role = isMe(user) ? el("span", { class: "hint" }, `${user.role}, that is you`) : roleOf(user, doing);
   return el("li", { "data-user": user.username },
@@ -73,6 +75,7 @@ function roleOf(user, doing) {
     await call("POST", pathOf(user, "/password"), { role: select.value });
     toast(`${user.username} is ${select.value} now`);
     await show();
+    document.querySelector(`[data-user="${CSS.escape(user.username)}"] select`)?.focus();
   }));
   return select;
 }

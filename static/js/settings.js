@@ -35,7 +35,7 @@ function setting(row) {
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const save = el("button", { type: "submit", class: "small", hidden: true }, "Save");
   const mine = row.source === "database" || row.source === "memory";
-  const revert = mine ? el("button", { type: "button", class: "quiet small", onclick: () => act(error, () => call("DELETE", `/settings/${row.key}`), `${row.key} is back to what it was`) }, "Revert") : null;
+  const revert = mine ? el("button", { type: "button", class: "quiet small", onclick: () => act(error, () => call("DELETE", `/settings/${row.key}`), `${row.key} is back to what it was`, `#${id}`) }, "Revert") : null;
   const form = el("form", { class: "setting", "data-key": row.key },
     el("div", {}, el("div", { class: "name" }, el("label", { for: id }, row.key), el("span", { class: `source ${mine ? "set" : ""}` }, row.source)),
       el("p", { class: "hint" }, row.description)),
@@ -43,7 +43,7 @@ function setting(row) {
   input.addEventListener("input", () => { save.hidden = false; });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    act(error, () => call("POST", "/settings", { key: row.key, value: boolean ? input.checked : read(input.value, row) }), `${row.key} is changed`);
+    act(error, () => call("POST", "/settings", { key: row.key, value: boolean ? input.checked : read(input.value, row) }), `${row.key} is changed`, `#${id}`);
   });
   return form;
 }
@@ -57,12 +57,14 @@ function read(text, row) {
   return clean === "" && row.default === null ? null : clean;
 }
 
-async function act(place, work, done) {
+/** Do `work`, say `done`, and draw all anew; the keyboard goes on at the first of `next`. */
+async function act(place, work, done, next) {
   try {
     complain(place, null);
     await work();
     toast(done);
     await show();
+    document.querySelector(next)?.focus();
   } catch (error) {
     complain(place, error);
   }
@@ -70,11 +72,12 @@ async function act(place, work, done) {
 
 function past(change, i, history) {
   const error = el("p", { class: "error", role: "alert", hidden: true });
-  const back = () => act(error, async () => {
-    if (await confirmed("Go back?", `Every setting returns to what it was before change ${change.version}.`, "Go back")) {
-      await call("POST", "/settings/rollback", { version: history[i + 1]?.version ?? 0 });
-    }
-  }, `Back to before change ${change.version}`);
+  const back = async () => {
+    const sure = await confirmed("Go back?", `Every setting returns to what it was before change ${change.version}.`, "Go back");
+    if (!sure) return;
+    await act(error, () => call("POST", "/settings/rollback", { version: history[i + 1]?.version ?? 0 }),
+      `Back to before change ${change.version}`, ".history button");
+  };
   return el("li", {},
     el("div", { class: "heading" },
       el("p", {}, el("b", {}, `${change.version}. ${change.action}`), ` by ${change.who}, `, el("time", { datetime: change.at }, new Date(change.at).toLocaleString())),

@@ -56,6 +56,29 @@ def test_every_tab_is_accessible(browser: Browser, url: str, scheme: str) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_goes_wrong_and_what_is_compared_is_accessible(
+    browser: Browser, url: str, scheme: str
+) -> None:
+    with watched(browser, Seen(url, expected={422}), color_scheme=scheme) as page:
+        page.get_by_label("Texts", exact=True).fill("")
+        page.get_by_role("button", name="Embed").click()
+        page.locator("#try-error").wait_for()
+        assert faults(page) == []
+        page.get_by_role("tab", name="Models").click()
+        page.locator(".model").first.wait_for()
+        page.get_by_role("button", name="Compare").click()
+        page.locator("#compare-result .heat").nth(1).wait_for()
+        page.get_by_label("Name on the model hub").fill("/no/such/folder")
+        page.get_by_role("button", name="Load and make default").click()
+        page.locator("#load-form .error").wait_for()
+        assert faults(page) == []
+        page.context.set_offline(True)
+        page.get_by_role("tab", name="Collections").click()
+        page.locator("#notice").get_by_role("button", name="Try again").wait_for()
+        assert faults(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_signing_in_and_what_follows_is_accessible(
     browser: Browser, guarded: Guarded, scheme: str
 ) -> None:
