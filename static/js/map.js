@@ -3,12 +3,22 @@
 import { el, plural, svg } from "./dom.js";
 
 const SIZE = 500, EDGE = 24;
-const place = (value) => EDGE + ((value + 1) / 2) * (SIZE - 2 * EDGE);
+
+/** How points of a map go onto the picture: as large as fits, both axes alike, what is outside on the edge. */
+function placing(points) {
+  const ends = (axis) => points.reduce(([low, high], point) => [Math.min(low, point[axis]), Math.max(high, point[axis])], [Infinity, -Infinity]);
+  const [left, right] = ends("x"), [bottom, top] = ends("y");
+  const reach = Math.max(right - left, top - bottom, 1e-6) / 2;
+  const place = (value, middle) => SIZE / 2 + Math.max(-1, Math.min(1, (value - middle) / reach)) * (SIZE / 2 - EDGE);
+  return (point) => dotOf(point, place(point.x, (left + right) / 2), SIZE - place(point.y, (bottom + top) / 2));
+}
+
+const dotOf = (point, cx, cy) => ({ ...point, cx, cy, node: svg("circle", { r: 5, cx, cy, "data-id": point.id }) });
 
 /** Draw a map's reply; returns the element, `light(ids)`, which lights up search hits, and
     `missing(ids)` and `add(points)` for hits that the map did not show. */
 export function drawMap(map) {
-  const dots = map.points.map(dotOf);
+  const placed = placing(map.points), dots = map.points.map(placed);
   const tip = el("p", { class: "tip", hidden: true });
   const spoken = el("p", { class: "unseen", "aria-live": "polite" });
   const field = svg("svg", {
@@ -39,16 +49,11 @@ export function drawMap(map) {
     light: (ids) => light(dots, ids, field),
     missing: (ids) => ids.filter((id) => !dots.some((dot) => dot.id === id)),
     add: (points) => {
-      const more = points.map(dotOf);
+      const more = points.map(placed);
       dots.push(...more);
       field.append(...more.map((dot) => dot.node));
     },
   };
-}
-
-function dotOf(point) {
-  const cx = place(point.x), cy = SIZE - place(point.y);
-  return { ...point, cx, cy, node: svg("circle", { r: 5, cx, cy, "data-id": point.id }) };
 }
 
 function nearest(field, dots, event) {

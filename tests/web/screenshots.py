@@ -1,11 +1,13 @@
 """Takes the pictures of docs/img: `python -m tests.web.screenshots`. Not a test.
 
-Runs the service on the bundled model, uses it as a person would and photographs each tab.
+Runs the service on the bundled model, uses it as a person would and photographs each tab. The
+pictures there are in Inter (`apt-get install fonts-inter`); without it they are in another font.
 """
 
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +21,12 @@ from tests.web.conftest import ALONE, FLAGS, PASSWORD, ask, sign_in
 FOLDER = ROOT / "docs" / "img"
 TEXTS = Path(__file__).parent / "articles.csv"
 DESK, PHONE = (1240, 780), (390, 780)
+HIGHEST = 2000  # pixels of a picture; what is longer is cut there
 MODELS = {
     "minilm": {"type": "sentence_transformer", "normalize": True,
                "model_name": "sentence-transformers/all-MiniLM-L6-v2"},
+    "first-words": {"type": "sentence_transformer", "normalize": True, "max_seq_length": 5,
+                    "model_name": "sentence-transformers/all-MiniLM-L6-v2"},
     "small": {"type": "openai", "model_name": "text-embedding-3-small"},
 }  # fmt: skip
 GUARDED = {
@@ -31,6 +36,7 @@ GUARDED = {
     "ENCRYPTION_KEY": Fernet.generate_key().decode(),
 }
 WATCHED_S = 45  # how long the charts run before their picture
+CROWDS = (2, 12, 5, 12)  # how many embed at once, for 7 seconds each
 BUSY = ("the cat", "sat on the mat", "and looked out of the window", "at a bird in the tree")
 
 
@@ -42,12 +48,17 @@ def main() -> None:
         )
         with serving() as url:
             take(browser, url, "attempt-light", attempt)
+            take(browser, url, "code-light", code, part="#try-code")
             take(browser, url, "collections-light", collections)
             take(browser, url, "collections-dark", collections)
             take(browser, url, "phone-light", collections, PHONE)
-            take(browser, url, "live-dark", lambda page: live(page, url))
+            take(browser, url, "models-light", models)
+            with load(url):
+                take(browser, url, "live-dark", live)
         with serving(**GUARDED) as url:
-            take(browser, url, "admin-light", admin)
+            take(browser, url, "admin-light", admin, part="#admin-people")
+            take(browser, url, "history-light", history, part="#admin-settings > .card:last-child")
+            take(browser, url, "settings-dark", history, part="#admin-settings > .card:first-child")
         browser.close()
 
 
@@ -64,25 +75,51 @@ def serving(**env: str) -> Iterator[str]:
 
 
 def take(
-    browser: Browser, url: str, name: str, use: Callable[[Page], None], size: tuple = DESK
+    browser: Browser,
+    url: str,
+    name: str,
+    use: Callable[[Page], None],
+    size: tuple[int, int] = DESK,
+    part: str = "body",
 ) -> None:
-    """Use the console and photograph what is seen without scrolling."""
+    """Use the console and photograph the whole page, or a part of it."""
     page = browser.new_page(
         viewport={"width": size[0], "height": size[1]},
         color_scheme="dark" if name.endswith("dark") else "light",
+        reduced_motion="reduce",
     )
     page.goto(url)
     use(page)
     expect(page.locator(".toast")).to_have_count(0, timeout=15_000)
     page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
-    page.screenshot(path=FOLDER / f"{name}.png")
+    box = page.locator(part).bounding_box()
+    assert box
+    clip = {**box, "height": min(box["height"], HIGHEST)}
+    page.screenshot(path=FOLDER / f"{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
     page.close()
 
 
 def attempt(page: Page) -> None:
-    """Embed the texts of the first tab."""
+    """Embed the texts of the first tab; the second time, so that all is warm."""
     page.get_by_role("button", name="Embed").click()
     page.locator(".heat").wait_for()
+    with page.expect_response("**/v1/embeddings"):
+        page.get_by_role("button", name="Embed").click()
+    page.wait_for_timeout(500)
+
+
+def code(page: Page) -> None:
+    """Show the same call for OpenAI's client."""
+    page.get_by_label("Texts", exact=True).fill("The cat sleeps.\nA kitten naps in the sun.")
+    page.get_by_role("button", name="openai", exact=True).click()
+
+
+def models(page: Page) -> None:
+    """Compare the two models that are there."""
+    page.get_by_role("tab", name="Models").click()
+    page.locator(".model").nth(1).wait_for()
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#compare-result .heat").nth(1).wait_for()
 
 
 def collections(page: Page) -> None:
@@ -94,31 +131,40 @@ def collections(page: Page) -> None:
         page.get_by_role("button", name="Create").click()
         page.locator("#file").set_input_files(TEXTS)
     page.locator(".map circle").first.wait_for()
-    page.locator("#search-text").fill("food and cooking")
+    page.locator("#search-text").fill("how to prepare a meal")
     page.locator("#search-text").press("Enter")
     page.locator(".map circle.hit").last.wait_for()
 
 
-def live(page: Page, url: str) -> None:
-    """Watch the charts while somebody embeds, now more and now less."""
+def live(page: Page) -> None:
+    """Watch the charts for a while."""
     page.get_by_role("tab", name="Live").click()
+    page.wait_for_timeout(1000 * WATCHED_S)
+
+
+@contextmanager
+def load(url: str) -> Iterator[None]:
+    """Embed with a few threads, and now and then with more than the service keeps up with."""
     done = threading.Event()
 
-    def load() -> None:
+    def embed(number: int) -> None:
         for turn in range(10**6):
-            size = 1 + 4 * (turn // 15 % 5)
-            texts = [f"{BUSY[i % 4]} {(turn * size + i) // 2}" for i in range(size)]
-            ask(url, "POST", "/v1/embeddings", {"model": "minilm", "input": texts})
-            if done.wait(0.05 + 0.05 * (turn // 40 % 3)):
+            if number < CROWDS[int(time.monotonic() / 7) % len(CROWDS)]:
+                texts = [f"{BUSY[i % 4]} {number} {turn} {i}" for i in range(8)]
+                texts += [f"{BUSY[i]} {turn % 9}" for i in range(4)]  # these come again
+                ask(url, "POST", "/v1/embeddings", {"model": "minilm", "input": texts})
+            if done.wait(0.1):
                 return
 
-    threads = [threading.Thread(target=load) for _ in range(3)]
+    threads = [threading.Thread(target=embed, args=[number]) for number in range(max(CROWDS))]
     for thread in threads:
         thread.start()
-    page.wait_for_timeout(1000 * WATCHED_S)
-    done.set()
-    for thread in threads:
-        thread.join()
+    try:
+        yield
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 def admin(page: Page) -> None:
@@ -135,6 +181,22 @@ def admin(page: Page) -> None:
     page.locator("#key-ana-label").fill("notebook")
     page.locator("[data-user=ana]").get_by_role("button", name="New key").click()
     page.locator(".secret").wait_for()
+
+
+def history(page: Page) -> None:
+    """Change some settings, the first time it is called."""
+    sign_in(page, "admin")
+    page.get_by_role("tab", name="Admin").click()
+    page.locator(".setting").first.wait_for()
+    if page.locator(".history li").count():
+        return
+    for key, value in (("max_texts", "512"), ("texts_per_minute_user", "6000")):
+        page.locator(f"[data-key={key}] input").fill(value)
+        page.locator(f"[data-key={key}] input").press("Enter")
+        page.locator(f"[data-key={key}]").get_by_role("button", name="Revert").wait_for()
+    page.get_by_role("button", name="Go back to before").first.click()
+    page.locator("#confirm").get_by_role("button", name="Go back").click()
+    page.locator(".history li").nth(2).wait_for()
 
 
 if __name__ == "__main__":
