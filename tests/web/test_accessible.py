@@ -59,7 +59,7 @@ def test_every_tab_is_accessible(browser: Browser, url: str, scheme: str) -> Non
 def test_what_goes_wrong_and_what_is_compared_is_accessible(
     browser: Browser, url: str, scheme: str
 ) -> None:
-    with watched(browser, Seen(url, expected={422}), color_scheme=scheme) as page:
+    with watched(browser, Seen(url, expected={422, 503}), color_scheme=scheme) as page:
         page.get_by_label("Texts", exact=True).fill("")
         page.get_by_role("button", name="Embed").click()
         page.locator("#try-error").wait_for()
@@ -72,7 +72,8 @@ def test_what_goes_wrong_and_what_is_compared_is_accessible(
         page.get_by_role("button", name="Load and make default").click()
         page.locator("#load-form .error").wait_for()
         assert faults(page) == []
-        page.context.set_offline(True)
+        busy = {"error": "the store is busy"}
+        page.route("**/collections", lambda route: route.fulfill(status=503, json=busy))
         page.get_by_role("tab", name="Collections").click()
         page.locator("#notice").get_by_role("button", name="Try again").wait_for()
         assert faults(page) == []

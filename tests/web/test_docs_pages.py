@@ -82,9 +82,9 @@ def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
     expect(page.get_by_role("alert")).to_have_text("the username or the password is wrong")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    expect(
-        page.get_by_text("Embed one text or many.").locator("visible=true").first
-    ).to_be_visible()
+    expect(page.get_by_text("Embed one text or many.").locator("visible=true").first).to_be_visible(
+        timeout=30_000
+    )
     if path == "/docs":
         expect(tried(page, "accounts-get_accounts_me")).to_contain_text('"role": "admin"')
     assert (
