@@ -35,6 +35,17 @@ def identify(access: Access) -> None:
                 "bearer token, or turn AUTH_ENABLED on"
             )
         raise Forbidden(f"the role {g.caller.role!r} may not do this")
+    if access == "admin":
+        require_unlimited()
+
+
+def require_unlimited() -> None:
+    """Raise Forbidden for a limited key: it could make itself one that is not."""
+    if caller().limited:
+        raise Forbidden(
+            "this key is limited (to a role, to collections or in time), and such a key manages no "
+            "users, keys, settings or providers: sign in with the password, or use an unlimited key"
+        )
 
 
 def allow_collection(name: str) -> None:

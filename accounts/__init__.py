@@ -33,16 +33,22 @@ CallerRole = Literal["admin", "user", "reader", "anonymous"]
 # Wrong passwords a minute: for a user from one address, and from one address for all users.
 TRIES_PER_USER = RateLimitItemPerMinute(5)
 TRIES_PER_ADDRESS = RateLimitItemPerMinute(20)
+# Who comes with API_KEY_SECRET. No user has this name: theirs hold no slash.
+FIXED_KEY = "key/API_KEY_SECRET"
 RANKS: dict[str, int] = {"reader": 0, "user": 1, "admin": 2}
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is calling. `collections` is what a scoped key is for; None is all."""
+    """Who is calling. `collections` is what a scoped key is for; None is all.
+
+    `limited` says that the key may do less than its owner, or for less long.
+    """
 
     name: str
     role: CallerRole
     collections: tuple[str, ...] | None = None
+    limited: bool = False
 
 
 class Accounts:
@@ -76,7 +82,7 @@ class Accounts:
         if credential is None:
             raise Unauthorized("sign in with POST /token, or send an API key as a bearer token")
         if _same(credential, self._config.api_key_secret):
-            return Caller("api-key-secret", "user")
+            return Caller(FIXED_KEY, "user", limited=True)
         caller = self._by_key(credential) or self._by_token(credential)
         if caller is None:
             raise Unauthorized("this key or token is unknown, expired or revoked")
@@ -92,7 +98,7 @@ class Accounts:
         role: Role = owner.role
         if key.role and RANKS[key.role] < RANKS[role]:
             role = key.role
-        return Caller(owner.username, role, key.collections)
+        return Caller(owner.username, role, key.collections, key.limited)
 
     def _by_token(self, text: str) -> Caller | None:
         ticket = self.tickets.verify(text)

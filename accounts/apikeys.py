@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from accounts.users import Role, Users, check_role
-from errors import NotFound, Unavailable
+from errors import Invalid, NotFound, Unavailable
 from memo import Memo
 
 USED_EVERY_S = 60.0  # how often a key's last use is written
@@ -54,6 +54,12 @@ class ApiKey:
     revoked: float | None
     last_used: float | None
 
+    @property
+    def limited(self) -> bool:
+        """Whether the key may do less than its owner, now or later, or for less long."""
+        weaker = self.role is not None and self.role != "admin"
+        return weaker or self.collections is not None or self.expires is not None
+
     def alive(self, now: float) -> bool:
         """Tell whether the key may still be used."""
         return self.revoked is None and (self.expires is None or now < self.expires)
@@ -74,7 +80,16 @@ class ApiKeys:
         collections: Sequence[str] | None = None,
         expires: float | None = None,
     ) -> tuple[ApiKey, str]:
-        """Make a key; return it with the full text, which is shown only now."""
+        """Make a key; return it with the full text, which is shown only now.
+
+        `collections` are those that it is for; None is all. Raises Invalid if it is for none.
+        """
+        if collections is not None and not collections:
+            raise Invalid(
+                "a key for no collection opens nothing: name those that it is for, or leave "
+                "'collections' out (or null) for a key to all of them",
+                param="collections",
+            )
         self._users.require(owner)
         id_ = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))
         secret = secrets.token_urlsafe(32).replace("_", "-")
@@ -82,7 +97,8 @@ class ApiKeys:
             id_, owner, label[:190], _hash(secret), role and check_role(role),
             None if collections is None else tuple(collections), time.time(), expires, None, None,
         )  # fmt: skip
-        row = {**vars(key), "collections": json.dumps(collections) if collections else None}
+        scope = None if collections is None else json.dumps(collections)
+        row = {**vars(key), "collections": scope}
         self._memo.write(lambda c: c.execute(KEYS.insert().values(**row)))
         return key, f"emb_{id_}_{secret}"
 

@@ -5,7 +5,7 @@ from typing import Any
 from flask import request
 
 from accounts import Accounts, seconds_from
-from auth import address, caller
+from auth import address, caller, require_unlimited
 from context import services
 from errors import Conflict, Forbidden
 from routes.parse import parse_body, parse_form
@@ -149,10 +149,14 @@ def _accounts() -> Accounts:
 
 
 def _oneself_or_admin(username: str) -> None:
-    """Let users at their own things and admins at all; a scoped key at nobody's."""
+    """Let users at their own things and admins at all; a limited key at nobody's.
+
+    A caller without an account is nobody's self, though a user be called like its address.
+    """
+    require_unlimited()
     if caller().role == "admin":
         return
-    if caller().name != username or caller().collections is not None:
+    if caller().role == "anonymous" or caller().name != username:
         raise Forbidden("this is for the user themself, or for an admin")
 
 

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from accounts import passwords
+from accounts import FIXED_KEY, passwords
 from accounts.tickets import ALGORITHM, ISSUER, Tickets
 from config import ConfigError, load_config
 from errors import Conflict
@@ -196,9 +196,81 @@ def test_a_scoped_key_sees_its_collections_only(client: FlaskClient, admin: dict
         ("POST", "/users/admin/api-key", {}),
     ]:
         reply = client.open(path, method=method, json=body, headers=key)
-        if path.startswith("/users"):
-            continue  # an admin's key may still administrate users
         assert reply.status_code == 403, path
+
+
+LIMITED = {
+    "capped": {"role": "reader"},
+    "capped at what its owner is, who may become more": {"role": "user"},
+    "scoped": {"collections": ["mine"]},
+    "expiring": {"expires_in_days": 1},
+}
+
+
+@pytest.mark.parametrize("kind", LIMITED)
+@pytest.mark.parametrize("owner", ["admin", "uma"])
+def test_a_limited_key_makes_nothing_stronger_than_itself(
+    client: FlaskClient, admin: dict, kind: str, owner: str
+) -> None:
+    uma = add_user(client, admin, "uma")
+    path = f"/users/{owner}"
+    made = client.post(f"{path}/api-key", json=LIMITED[kind], headers=admin).json
+    free = client.post(f"{path}/api-key", headers=admin).json
+    key = bearer(made["api_key"])
+    assert client.post("/embed", json={"text": "x"}, headers=key).status_code == 200
+    user = {"username": "eve", "password": "eve-password-1", "role": "admin"}
+    password = {"password": "uma-password-2", "current_password": "uma-password-1"}
+    for method, where, body in [
+        ("POST", f"{path}/api-key", None),
+        ("POST", f"{path}/api-key", {"expires_in_days": 9999}),
+        ("POST", f"{path}/api-keys/{made['id']}/rotate", {}),
+        ("POST", f"{path}/api-keys/{free['id']}/rotate", {}),
+        ("DELETE", f"{path}/api-keys/{free['id']}", None),
+        ("GET", f"{path}/api-keys", None),
+        ("POST", f"{path}/password", password),
+        ("POST", "/users", user),
+        ("POST", "/settings", {"key": "max_texts", "value": 9}),
+        ("POST", "/providers/openai/api-key", {"api_key": "sk-x"}),
+    ]:
+        reply = client.open(where, method=method, json=body, headers=key)
+        assert reply.status_code == 403, (method, where, reply.text)
+    refused = client.post(f"{path}/api-key", headers=key).json["error"]
+    assert "sign in with the password" in refused and "unlimited key" in refused
+    assert len(client.get(f"{path}/api-keys", headers=admin).json["api_keys"]) == 2
+    assert client.get("/models", headers=uma).status_code == 200, "the password is as it was"
+
+
+def test_an_unlimited_key_does_what_its_owner_does(client: FlaskClient, admin: dict) -> None:
+    """The control: it is the limits that are refused above."""
+    for body in ({}, {"role": "admin"}):
+        made = client.post("/users/admin/api-key", json=body, headers=admin).json
+        key = bearer(made["api_key"])
+        assert client.get("/settings", headers=key).status_code == 200
+        assert client.post("/users/admin/api-key", headers=key).status_code == 201
+        path = f"/users/admin/api-keys/{made['id']}/rotate"
+        assert client.post(path, headers=key).status_code == 201
+
+
+def test_a_key_for_no_collection_is_refused(client: FlaskClient, admin: dict) -> None:
+    reply = client.post("/users/admin/api-key", json={"collections": []}, headers=admin)
+    assert reply.status_code == 422 and reply.json["param"] == "collections"
+    assert "leave 'collections' out" in reply.json["error"]
+    assert client.get("/users/admin/api-keys", headers=admin).json["api_keys"] == []
+
+
+def test_a_user_called_like_an_address_is_not_whoever_calls_from_there(
+    make_app: Callable[..., Flask],
+) -> None:
+    app = make_app(auth_enabled=False)
+    accounts_of(app).users.add("203.0.113.7", "a-password-1", "admin")
+    far = {"REMOTE_ADDR": "203.0.113.7"}
+    reply = app.test_client().post("/users/203.0.113.7/api-key", environ_overrides=far)
+    assert reply.status_code == 403
+
+
+def test_nobody_can_be_called_like_the_fixed_key(client: FlaskClient, admin: dict) -> None:
+    body = {"username": FIXED_KEY, "password": "a-password-1"}
+    assert client.post("/users", json=body, headers=admin).status_code == 422
 
 
 def test_the_fixed_key_of_the_environment_is_a_user(make_app: Callable[..., Flask]) -> None:

@@ -19,6 +19,7 @@ from flask import Flask
 from pydantic import BaseModel
 
 import auth
+from accounts import FIXED_KEY
 from accounts.tickets import ALGORITHM, ISSUER
 from cache.entry import CRC, HEADER, Entry, pack, unpack
 from config import Config
@@ -107,7 +108,7 @@ def open_credentials(folder: Path) -> tuple[Target, list[bytes]]:
             except Unauthorized:
                 return
         assert (caller.name, caller.role) in (
-            ("uma", "user"), ("admin", "admin"), ("api-key-secret", "user")
+            ("uma", "user"), ("admin", "admin"), (FIXED_KEY, "user")
         )  # fmt: skip
         assert caller.name != "admin" or signed, "a stranger became admin"
 
