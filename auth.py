@@ -4,6 +4,8 @@ A route declares its access in the route table; here it is decided. Runs before 
 request's body is read, so that a stranger costs nothing.
 """
 
+import re
+
 from flask import g, request
 
 from accounts import Caller
@@ -11,7 +13,11 @@ from accounts.access import ALLOWED, Access
 from context import services
 from errors import Forbidden, Unauthorized
 
-FORWARDED = ("X-Forwarded-For", "Forwarded", "X-Real-IP")
+# A proxy on this machine calls from this machine, for whoever it calls.
+FORWARDED = (
+    "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP",
+)  # fmt: skip
+LOOPBACK = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 def caller() -> Caller:
@@ -31,8 +37,8 @@ def identify(access: Access) -> None:
     if access not in ALLOWED[g.caller.role]:
         if g.caller.role == "anonymous":
             raise Unauthorized(
-                "this route is for admins: call it from the machine itself, send ADMIN_TOKEN as a "
-                "bearer token, or turn AUTH_ENABLED on"
+                "this route is for admins: call it from the machine itself (as localhost, through "
+                "no proxy), send ADMIN_TOKEN as a bearer token, or turn AUTH_ENABLED on"
             )
         raise Forbidden(f"the role {g.caller.role!r} may not do this")
     if access == "admin":
@@ -76,7 +82,17 @@ def address() -> str:
 
 
 def is_local() -> bool:
-    """Tell whether the request comes from this very machine, and not through a proxy on it."""
-    if services().config.trusted_proxy_hops == 0 and any(h in request.headers for h in FORWARDED):
+    """Tell whether somebody on this very machine asks.
+
+    That is nobody behind a proxy, whatever it says of the address; no page of another origin that
+    is open in a browser here; and no page whose own name was made to lead here (DNS rebinding).
+    """
+    if any(name in request.headers for name in FORWARDED):
         return False
-    return address() in ("127.0.0.1", "::1") or address().startswith("127.")
+    host = request.headers.get("Host", "")
+    origin = request.headers.get("Origin")
+    if not LOOPBACK.fullmatch(host):
+        return False
+    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
+        return False
+    return address() == "::1" or address().startswith("127.")

@@ -23,7 +23,7 @@ import metrics
 import routes.errors
 import tracing
 from accounts import Accounts
-from auth import allow_collection, identify
+from auth import allow_collection, credential, identify
 from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
@@ -50,6 +50,8 @@ from vault import Vault
 access_log = logging.getLogger("access")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 WORK = ("embed", "read", "write")  # what is refused under overload; probes and admins are let in
+# What admins use: no page of another origin is let at it unless it sends a key or a token.
+ADMIN_PATHS = {r.path for r in ROUTES if r.access == "admin" or r.path.startswith("/users/<")}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -236,6 +238,8 @@ def _allow_origin(response: Response) -> None:
     allowed = services().settings.current.cors_origins
     if origin is None or not ("*" in allowed or origin in allowed):
         return
+    if _route() in ADMIN_PATHS and not _with_credential():
+        return
     response.headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin
     response.headers.add("Vary", "Origin")
     response.headers["Access-Control-Expose-Headers"] = "*"
@@ -243,3 +247,11 @@ def _allow_origin(response: Response) -> None:
         response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
         response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key"
         response.headers["Access-Control-Max-Age"] = "600"
+
+
+def _with_credential() -> bool:
+    """Tell whether the request carries a key or token, or asks leave to send one that does."""
+    if credential() is not None:
+        return True
+    wanted = request.headers.get("Access-Control-Request-Headers", "").lower().split(",")
+    return not {"authorization", "x-api-key"}.isdisjoint(name.strip() for name in wanted)

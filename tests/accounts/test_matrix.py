@@ -11,8 +11,13 @@ from flask.testing import FlaskClient
 
 from accounts.access import ALLOWED
 from accounts.tickets import ALGORITHM, ISSUER
+from config import Config
+from factory import create_app
 from routes import ROUTES
 from tests.accounts.conftest import SECRET, accounts_of, add_user, bearer
+from tests.conftest import write_models
+
+TOKEN = "let-me-administrate"
 
 NOBODY = ("nobody", "bad token", "expired", "revoked key", "key of a deleted user")
 
@@ -96,7 +101,7 @@ def test_probes_stay_open(client: FlaskClient) -> None:
 def test_without_accounts_only_this_machine_is_admin(
     make_app: Callable[..., Flask], place: dict
 ) -> None:
-    client = make_app(auth_enabled=False, admin_token="let-me-administrate").test_client()
+    client = make_app(auth_enabled=False, admin_token=TOKEN).test_client()
     local = place["REMOTE_ADDR"].startswith("127.")
 
     def status(path: str, **headers: str) -> int:
@@ -106,7 +111,7 @@ def test_without_accounts_only_this_machine_is_admin(
     assert status("/models") == 200
     assert status("/settings") == (200 if local else 401)
     assert status("/settings", X_Forwarded_For="127.0.0.1") == 401
-    assert status("/settings", Authorization="Bearer let-me-administrate") == 200
+    assert status("/settings", Authorization=f"Bearer {TOKEN}") == 200
     assert status("/settings", Authorization="Bearer wrong") == (200 if local else 401)
 
 
@@ -118,6 +123,79 @@ def test_a_forged_address_is_not_believed_unless_a_proxy_is_configured(
     plain = make_app(auth_enabled=False).test_client()
     assert plain.get("/settings", headers=forged, environ_overrides=far).status_code == 401
     behind = make_app(auth_enabled=False, trusted_proxy_hops=1).test_client()
-    both = {"X-Forwarded-For": "127.0.0.1, 198.51.100.9"}
-    assert behind.get("/settings", headers=both, environ_overrides=far).status_code == 401
-    assert behind.get("/settings", headers=forged, environ_overrides=far).status_code == 200
+    for chain in ("127.0.0.1, 198.51.100.9", "127.0.0.1", "::1"):
+        for place in (far, {"REMOTE_ADDR": "127.0.0.1"}):
+            headers = {"X-Forwarded-For": chain}
+            reply = behind.get("/settings", headers=headers, environ_overrides=place)
+            assert reply.status_code == 401, (chain, place)
+    assert behind.get("/settings").status_code == 200, "from the machine itself, past the proxy"
+
+
+@pytest.fixture(scope="module")
+def open_client(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    """A client of a service without accounts, with ADMIN_TOKEN."""
+    folder = tmp_path_factory.mktemp("open")
+    models = write_models(folder / "m.json", {"fake": {"type": "fake", "model_name": "tests/fake"}})
+    config = Config(
+        model_config_file=models, supported_models_file=folder / "none", store_dir=folder / "store",
+        data_dir=folder / "data", db_url=f"sqlite:///{folder}/db", admin_token=TOKEN,
+    )  # fmt: skip
+    return create_app(config, wait=True).test_client()
+
+
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("localhost:8001", "https://evil.example"),
+        ("127.0.0.1:8001", "http://localhost:3000"),
+        ("127.0.0.1:8001", "http://localhost:8001"),
+        ("127.0.0.1:8001", "null"),
+        ("evil.example", None),
+        ("evil.example:8001", "http://evil.example:8001"),
+        ("localhost.evil.example", None),
+        ("127.0.0.1.evil.example", None),
+        ("evil@localhost", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/settings", {"key": "max_texts", "value": 9}),
+        ("GET", "/settings", None),
+        ("POST", "/users", {"username": "eve", "password": "eve-password-1", "role": "admin"}),
+        ("POST", "/users/eve/api-key", None),
+    ],
+)
+def test_a_page_in_a_browser_on_this_machine_is_no_admin(
+    open_client: FlaskClient, host: str, origin: str | None, method: str, path: str, body: object
+) -> None:
+    """Neither from another origin, nor by a name that was made to lead here."""
+    headers = {"Host": host} | ({"Origin": origin} if origin else {})
+    reply = open_client.open(path, method=method, json=body, headers=headers)
+    assert reply.status_code in (401, 403), reply.text
+    assert "Access-Control-Allow-Origin" not in reply.headers
+    asked = {**headers, "Access-Control-Request-Method": method}
+    if origin:
+        preflight = open_client.options(path, headers=asked)
+        assert "Access-Control-Allow-Origin" not in preflight.headers
+
+
+@pytest.mark.parametrize("host", ["localhost:8001", "127.0.0.1:8001", "[::1]:8001", "localhost"])
+def test_the_console_on_this_machine_is_admin(open_client: FlaskClient, host: str) -> None:
+    """The control: a browser sends the page's own origin with what changes something."""
+    for headers in ({"Host": host}, {"Host": host, "Origin": f"http://{host}"}):
+        body = {"key": "max_texts", "value": 64}
+        assert open_client.post("/settings", json=body, headers=headers).status_code == 200
+        assert open_client.get("/settings", headers=headers).status_code == 200
+
+
+def test_a_page_of_another_origin_may_administrate_with_a_token(open_client: FlaskClient) -> None:
+    headers = {"Host": "embed.example", "Origin": "https://console.example"}
+    asked = {**headers, "Access-Control-Request-Method": "GET",
+             "Access-Control-Request-Headers": "authorization"}  # fmt: skip
+    preflight = open_client.options("/settings", headers=asked)
+    assert preflight.headers["Access-Control-Allow-Origin"] == "*"
+    reply = open_client.get("/settings", headers={**headers, **bearer(TOKEN)})
+    assert reply.status_code == 200
+    assert reply.headers["Access-Control-Allow-Origin"] == "*"
