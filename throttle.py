@@ -1,31 +1,31 @@
 """How often one may call, and how many at once.
 
-Requests and texts a minute by role are counted by Flask-Limiter: in Redis where it is enabled, so
-that all workers and machines count together, and in each worker's memory otherwise, or while Redis
-is away. At once there may be fewer requests than threads, so that there is always a thread for a
-probe, or for saying no. A refusal says when to come back.
+Requests and texts a minute are counted by Flask-Limiter, in `tally.py`: for each caller, whatever
+key it comes with, against what the role of that key may. At once there may be fewer requests than
+threads, so that there is always a thread for a probe, or for saying no. A refusal says when to come
+back.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
 
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter, RequestLimit
 from flask_limiter.errors import RateLimitExceeded
-from redis.exceptions import RedisError
 
 import metrics
 from accounts import Caller
 from config import Config
 from context import services
 from errors import QueueFull, RateLimited, TooLarge
+from tally import Tally
 
 KEY = "throttle"
-# Redis answers within this or counts as away: a request never waits longer for it.
-REDIS_TIMEOUT_S = 0.25
 # One thread in so many is kept free of work. At twice the capacity /health took 1.2 s without.
 SPARE = 8
 
@@ -60,29 +60,44 @@ class Permits:
                 self._took_s += 0.1 * (time.monotonic() - began - self._took_s)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How a caller stands with one limit; `reset_s` is in how many seconds there is more."""
+
+    what: str
+    most: int
+    left: int
+    reset_s: int
+
+
 class Throttle:
     """The two limits of every caller."""
 
     def __init__(self, app: Flask, config: Config) -> None:
-        options: dict[str, Any] = {}
-        if config.redis_enabled:
-            timeouts = ("socket_timeout", "socket_connect_timeout")
-            options = dict.fromkeys(timeouts, REDIS_TIMEOUT_S)
         self._limiter = Limiter(
             _key,
             app=app,
-            storage_uri=config.redis_address if config.redis_enabled else "memory://",
-            storage_options=options,
+            storage_uri="tally://",
+            storage_options={"address": config.redis_address if config.redis_enabled else ""},
             strategy="sliding-window-counter",  # constant cost whatever the number of texts
-            in_memory_fallback_enabled=config.redis_enabled,
             headers_enabled=False,  # ours are written below, and never on what they do not concern
             key_prefix="embedding-service",
             request_identifier=lambda: "any",  # limits hang on callers here, not on routes
         )
+        self._tally = cast(Tally, self._limiter.storage)
         self.permits = Permits(config.threads)
         self._requests = self._shared("requests", lambda: 1)
         self._texts = self._shared("texts", lambda: max(1, int(g.texts)))
         app.extensions[KEY] = self
+
+    @property
+    def problem(self) -> str | None:
+        """Why each worker counts for itself just now, if it should not."""
+        return self._tally.problem
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self._tally.close()
 
     def _shared(self, what: str, cost: Callable[[], int]) -> Callable[[], None]:
         limit = self._limiter.shared_limit(
@@ -102,8 +117,10 @@ class Throttle:
     def count_request(self) -> None:
         """Count the current request. Raises RateLimited."""
         if allowance("requests"):
-            self._counted(self._requests)
-            g.limits = self._limiter.current_limits
+            self._counted("requests", self._requests, 1)
+            limit = self._limiter.current_limit
+            assert limit is not None
+            g.standing = self._stand("requests", limit)
 
     def count_texts(self, texts: int) -> None:
         """Count texts. Raises RateLimited; TooLarge for more than a whole minute's worth."""
@@ -116,33 +133,31 @@ class Throttle:
                 param="input",
             )
         g.texts = texts
-        self._counted(self._texts)
+        self._counted("texts", self._texts, max(1, texts))
 
-    def _counted(self, count: Callable[[], None]) -> None:
+    def _counted(self, what: str, count: Callable[[], None], cost: int) -> None:
         try:
-            _persistently(count)
+            count()
         except RateLimitExceeded:
             metrics.RATE_LIMITED.labels(g.caller.role).inc()
             limit = self._limiter.current_limit
             assert limit is not None
-            g.limits = [limit]
-            left = _left(limit)
-            wait = max(1.0, left[1] - time.time()) if left else 60.0
+            g.standing = self._stand(what, limit, cost)
+            wait = max(1, g.standing.reset_s)
             raise RateLimited(
-                f"your limit of {limit.limit.amount} a minute is used up; wait {wait:.0f} s",
+                f"your limit of {limit.limit.amount} a minute for {what} is used up; wait {wait} s",
                 retry_after_s=wait,
             ) from None
 
+    def _stand(self, what: str, limit: RequestLimit, cost: int | None = None) -> Standing:
+        """Return how the caller stands, and when `cost` more is within the limit.
 
-def _persistently(count: Callable[[], None]) -> None:
-    """Count, again where Redis has just gone.
-
-    Flask-Limiter counts in memory then, but raises in a thread that was second to find it gone.
-    """
-    for _ in range(2):
-        with suppress(RedisError):
-            return count()
-    return count()
+        Without a cost: when one more is; while one is, when the limit is whole again.
+        """
+        window, most = self._tally.window(limit.key), limit.limit.amount
+        left = window.left(most)
+        cost = cost or (most if left else 1)
+        return Standing(what, most, left, math.ceil(window.wait_s(most, cost)))
 
 
 def throttle() -> Throttle:
@@ -159,36 +174,23 @@ def allowance(what: str) -> int:
 
 def _key() -> str:
     caller: Caller = g.caller
-    return f"{caller.role}:{caller.name}"
-
-
-def _left(limit: RequestLimit) -> tuple[int, float] | None:
-    """Return what is left of a limit and when it is whole again, as `time.time()` tells it.
-
-    The storage is asked anew for it: None if Redis went away since the request was counted.
-    """
-    try:
-        return max(0, limit.remaining), float(limit.reset_at)
-    except RedisError:
-        return None
+    return f"{'address' if caller.role == 'anonymous' else 'user'}:{caller.name}"
 
 
 def add_headers(response: Response) -> None:
-    """Tell the caller how much of the limit is left, by the names that clients know."""
-    for limit in g.get("limits", ())[:1]:
-        found = _left(limit)
-        if found is None:
-            continue
-        amount, (left, reset_at) = limit.limit.amount, found
-        reset = max(0, int(reset_at - time.time()))
-        headers = response.headers
-        headers["X-RateLimit-Limit"] = str(amount)
-        headers["X-RateLimit-Remaining"] = str(left)
-        headers["X-RateLimit-Reset"] = str(int(reset_at))
-        # draft-ietf-httpapi-ratelimit-headers
-        headers["RateLimit-Policy"] = f'"requests";q={amount};w=60'
-        headers["RateLimit"] = f'"requests";r={left};t={reset}'
-        if request.path.startswith("/v1/"):
-            headers["x-ratelimit-limit-requests"] = str(amount)
-            headers["x-ratelimit-remaining-requests"] = str(left)
-            headers["x-ratelimit-reset-requests"] = f"{reset}s"
+    """Tell the caller how much is left of the limit on requests, or of the one that refused it."""
+    found: Standing | None = g.get("standing")
+    if found is None:
+        return
+    headers, what = response.headers, found.what
+    if what == "requests":  # which is what these are taken for
+        headers["X-RateLimit-Limit"] = str(found.most)
+        headers["X-RateLimit-Remaining"] = str(found.left)
+        headers["X-RateLimit-Reset"] = str(math.ceil(time.time()) + found.reset_s)
+    # draft-ietf-httpapi-ratelimit-headers
+    headers["RateLimit-Policy"] = f'"{what}";q={found.most};w=60'
+    headers["RateLimit"] = f'"{what}";r={found.left};t={found.reset_s}'
+    if request.path.startswith("/v1/"):  # by OpenAI's names
+        headers[f"x-ratelimit-limit-{what}"] = str(found.most)
+        headers[f"x-ratelimit-remaining-{what}"] = str(found.left)
+        headers[f"x-ratelimit-reset-{what}"] = f"{found.reset_s}s"

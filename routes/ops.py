@@ -10,6 +10,7 @@ from routes.table import Reply, route
 from schemas.status import HealthReply, LiveReply, ReadyReply, SumsReply
 from serving.watchdog import ailment
 from store.late import problem_of
+from throttle import throttle
 
 SERVICE = "Embedding Service"
 RETRY = {"Retry-After": "2"}
@@ -82,6 +83,7 @@ def _degraded() -> str | None:
         services().settings.degraded,
         cache.problem if cache else None,
         problem_of(services().library.store),
+        throttle().problem,
     )
     return "; ".join(reason for reason in reasons if reason) or None
 

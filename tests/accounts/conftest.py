@@ -36,6 +36,7 @@ def make_app(config_of: Callable[..., Config]) -> Iterator[Callable[..., Flask]]
     yield make
     for app in made:
         accounts_of(app).close()
+        app.extensions["throttle"].close()
         app.extensions["services"].library.store.close()
 
 

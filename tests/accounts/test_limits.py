@@ -1,14 +1,33 @@
 """How often one may call: counted by caller and role, in memory or in Redis."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
 
+import guard
 import metrics
+from cache.redis import connect
+from tally import MARGIN_S, PERIOD_S, Tally
 from tests.accounts.conftest import ADMIN, add_user, bearer, token_of
 from tests.servers.redis import Redis
+
+
+class Clock:
+    """What `time.time()` says, from the start of a period on."""
+
+    now = float(PERIOD_S * 30_000_000)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock that stands still."""
+    made = Clock()
+    monkeypatch.setattr(time, "time", lambda: made.now)
+    return made
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -51,8 +70,9 @@ def test_a_refusal_says_when_to_come_back(limited: Callable[..., Flask]) -> None
     refused = client.get("/models", headers=uma)
     assert refused.status_code == 429
     assert 1 <= int(refused.headers["Retry-After"]) <= 120
+    assert refused.headers["RateLimit"].endswith(f"t={refused.headers['Retry-After']}")
     assert refused.headers["RateLimit-Policy"] == '"requests";q=1;w=60'
-    assert "limit of 1 a minute" in refused.json["error"]
+    assert "limit of 1 a minute for requests" in refused.json["error"]
     v1 = client.post("/v1/embeddings", json={"model": "fake", "input": "x"}, headers=uma)
     assert v1.json["error"]["code"] == "rate_limit_exceeded"
     assert v1.headers["x-ratelimit-limit-requests"] == "1"
@@ -94,6 +114,99 @@ def test_more_than_a_whole_minutes_worth_can_never_pass_and_says_so(
     assert client.post("/embed", json={"texts": ["x"] * 10}, headers=uma).status_code == 200
 
 
+def test_a_refusal_for_texts_says_so_and_tells_no_limit_of_requests(
+    limited: Callable[..., Flask],
+) -> None:
+    client, _, uma, _ = people(limited(texts_per_minute_user=10, requests_per_minute_user=50))
+    body = {"model": "fake", "input": ["x"] * 6}
+    fine = client.post("/v1/embeddings", json=body, headers=uma)
+    assert fine.headers["x-ratelimit-limit-requests"] == "50"
+    refused = client.post("/v1/embeddings", json=body, headers=uma)
+    assert refused.status_code == 429
+    assert "limit of 10 a minute for texts" in refused.json["error"]["message"]
+    assert refused.headers["RateLimit-Policy"] == '"texts";q=10;w=60'
+    assert refused.headers["x-ratelimit-limit-texts"] == "10"
+    assert refused.headers["x-ratelimit-remaining-texts"] == "4"
+    told = {name.lower() for name, _ in refused.headers}
+    assert not told & {"x-ratelimit-limit", "x-ratelimit-limit-requests", "x-ratelimit-reset"}
+
+
+def test_who_comes_back_when_told_is_served_and_not_before(
+    make_app: Callable[..., Flask], clock: Clock
+) -> None:
+    app = make_app(auth_enabled=False, texts_per_minute_anonymous=10)
+    client, far = app.test_client(), {"REMOTE_ADDR": "203.0.113.1"}
+
+    def embed(count: int) -> TestResponse:
+        return client.post("/embed", json={"texts": ["x"] * count}, environ_overrides=far)
+
+    for count in (7, 10, 1, 3):
+        reply = embed(count)
+        while reply.status_code == 429:
+            wait = int(reply.headers["Retry-After"])
+            clock.now += wait - 1.01
+            assert embed(count).status_code == 429, "told to wait too long"
+            clock.now += 1.01
+            reply = embed(count)
+            assert reply.status_code == 200, "told to come back too soon"
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5, 29.7, 59.99])
+@pytest.mark.parametrize("before", [0, 1, 6, 10])
+@pytest.mark.parametrize("cost", [1, 4, 10])
+def test_the_wait_is_the_least_after_which_there_is_room(
+    clock: Clock, offset: float, before: int, cost: int
+) -> None:
+    tally, key = Tally(), "who/what/10/1/minute"
+
+    def take(amount: int) -> bool:
+        return tally.acquire_sliding_window_entry(key, 10, PERIOD_S, amount)
+
+    assert before == 0 or take(before)
+    clock.now += PERIOD_S + offset
+    while take(1):
+        pass
+    wait = tally.window(key).wait_s(10, cost)
+    assert 0 < wait <= 2 * PERIOD_S
+    early = min(2 * MARGIN_S, wait)
+    clock.now += wait - early
+    assert not take(cost)
+    clock.now += early
+    assert take(cost)
+    assert tally.window(key).wait_s(10, 10) > 0
+
+
+def test_redis_has_room_when_it_was_told(redis_server: Redis) -> None:
+    redis_server.flush()
+    tally, key = Tally(address=redis_server.url()), "who/what/10/1/minute"
+    assert tally.window(key).wait_s(10, 10) == 0
+    assert tally.acquire_sliding_window_entry(key, 10, PERIOD_S, 10)
+    window = tally.window(key)
+    assert (window.last, window.this, window.left(10)) == (0, 10, 0)
+    # as it is in the next period: the last one's 10 weigh 1.3 for the 8 s that this one has left
+    client = connect(redis_server.url())
+    [current] = client.keys("*")
+    client.set(current + b"/-1", 10, px=8_000)
+    client.set(current, 9, px=68_000)
+    assert not tally.acquire_sliding_window_entry(key, 10, PERIOD_S, 1)
+    wait = tally.window(key).wait_s(10, 1)
+    assert wait < 2.1
+    time.sleep(wait)
+    assert tally.acquire_sliding_window_entry(key, 10, PERIOD_S, 1)
+    client.close()
+
+
+def test_a_users_keys_of_every_role_count_together(limited: Callable[..., Flask]) -> None:
+    client, admin, uma, _ = people(
+        limited(requests_per_minute_user=4, requests_per_minute_reader=3)
+    )
+    capped = client.post("/users/uma/api-key", json={"role": "reader"}, headers=admin).json
+    key = bearer(capped["api_key"])
+    statuses = [client.get("/models", headers=h).status_code for h in (uma, key, uma, key, uma)]
+    assert statuses == [200, 200, 200, 429, 200]
+    assert client.get("/models", headers=uma).status_code == 429
+
+
 def test_strangers_are_limited_by_address_while_nobody_signs_in(
     limited: Callable[..., Flask],
 ) -> None:
@@ -119,6 +232,41 @@ def test_a_frozen_redis_costs_no_request(make_app: Callable[..., Flask]) -> None
         app = make_app(redis_enabled=True, redis_url=server.url(), requests_per_minute_user=3)
         client, _, uma, _ = people(app)
         server.pause()
+        asked = count_calls(app.extensions["throttle"]._tally._shared)
         statuses = [client.get("/models", headers=uma).status_code for _ in range(5)]
+        degraded = client.get("/health").json["degraded"]
         server.resume()
     assert statuses == [200] * 3 + [429] * 2
+    assert "redis for the limits failed (TimeoutError)" in degraded
+    assert len(asked) == 1, "more than one request waited for it"
+
+
+def test_a_redis_that_is_back_counts_again(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard.Guard.__init__, "__defaults__", ((TimeoutError,), 0.05))
+    with Redis() as server:
+        app = make_app(redis_enabled=True, redis_url=server.url(), requests_per_minute_user=2)
+        client, _, uma, _ = people(app)
+        server.pause()
+        assert client.get("/models", headers=uma).status_code == 200
+        assert app.extensions["throttle"].problem
+        server.resume()
+        end = time.monotonic() + 30
+        while app.extensions["throttle"].problem:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        statuses = [client.get("/models", headers=uma).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429], "not counted in Redis, which has counted nothing yet"
+
+
+def count_calls(shared: object) -> list[str]:
+    """Note what Redis is asked from now on."""
+    asked: list[str] = []
+
+    def noted(name: str, ask: Callable) -> Callable:
+        return lambda *given: (asked.append(name), ask(*given))[1]
+
+    for name in ("acquire_sliding_window_entry", "get_sliding_window"):
+        setattr(shared, name, noted(name, getattr(shared, name)))
+    return asked
