@@ -49,7 +49,6 @@ from vault import Vault
 
 access_log = logging.getLogger("access")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-WORK = ("embed", "read", "write")  # what is refused under overload; probes and admins are let in
 # What admins use: no page of another origin is let at it unless it sends a key or a token.
 ADMIN_PATHS = {r.path for r in ROUTES if r.access == "admin" or r.path.startswith("/users/<")}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -159,7 +158,7 @@ def _view(row: Route) -> Callable[..., Response]:
 
     def view(**values: Any) -> Response:
         identify(row.access)
-        with throttle().permits.one() if row.access in WORK else nullcontext():
+        with throttle().permits.one() if row.works else nullcontext():
             answer = _handle(row, values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if isinstance(reply.body, bytes):  # written already, in a form of its own
@@ -174,7 +173,8 @@ def _view(row: Route) -> Callable[..., Response]:
 
 def _handle(row: Route, values: dict[str, Any]) -> Any:
     """Count it, parse what the handler declared, call it."""
-    throttle().count_request()
+    if row.counted:
+        throttle().count_request()
     if row.tag == "collections" and "name" in values:
         allow_collection(values["name"])
     if row.query is not None:

@@ -54,6 +54,23 @@ class Route:
         """The handler's one-line description."""
         return (self.handler.__doc__ or "").strip().splitlines()[0]
 
+    @property
+    def works(self) -> bool:
+        """Whether it embeds, stores or searches. Only that is refused under overload.
+
+        A scrape is let in: its numbers are wanted most just then.
+        """
+        embeds = self.tag in ("embed", "openai") and self.method == "POST"
+        return embeds or self.tag == "collections"
+
+    @property
+    def counted(self) -> bool:
+        """Whether it counts against the caller's requests a minute.
+
+        Probes and pages do not: whoever is refused a probe takes the service for dead, and ends it.
+        """
+        return self.access != "public" or self.path == "/token"
+
 
 ROUTES: list[Route] = []
 

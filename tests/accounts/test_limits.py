@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 from flask import Flask
@@ -14,6 +15,8 @@ from cache.redis import connect
 from tally import MARGIN_S, PERIOD_S, Tally
 from tests.accounts.conftest import ADMIN, add_user, bearer, token_of
 from tests.servers.redis import Redis
+
+PROBES = ("/", "/health", "/health/live", "/health/ready", "/docs", "/static/style.css")
 
 
 class Clock:
@@ -215,6 +218,32 @@ def test_strangers_are_limited_by_address_while_nobody_signs_in(
     statuses = [client.get("/models", environ_overrides=here).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
     assert client.get("/models", environ_overrides=there).status_code == 200
+
+
+def test_probes_and_pages_are_not_counted_and_signing_in_is(make_app: Callable[..., Flask]) -> None:
+    client = make_app(requests_per_minute_anonymous=2).test_client()
+    for path in PROBES * 2:
+        reply = client.get(path)
+        assert reply.status_code == 200 and "RateLimit" not in reply.headers, path
+    form = {"username": ADMIN[0], "password": ADMIN[1]}
+    statuses = [client.post("/token", data=form).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+
+
+def test_while_every_permit_is_taken_only_work_is_refused(make_app: Callable[..., Flask]) -> None:
+    app = make_app(auth_enabled=False)
+    client, permits = app.test_client(), app.extensions["throttle"].permits
+    with ExitStack() as held:
+        for _ in range(permits.most):
+            held.enter_context(permits.one())
+        for path in ("/metrics", "/models", "/models/fake", "/info", "/model/info", "/v1/models",
+                     "/users/me", *PROBES):  # fmt: skip
+            assert client.get(path).status_code == 200, path
+        for path in ("/embed", "/batch-embed", "/embed/single", "/v1/embeddings",
+                     "/embed-and-store", "/collections/x/search", "/collections"):  # fmt: skip
+            reply = client.post(path, json={})
+            assert reply.status_code == 429 and "Retry-After" in reply.headers, path
+    assert client.post("/embed", json={"text": "x"}).status_code == 200
 
 
 def test_a_dead_redis_costs_no_request(make_app: Callable[..., Flask]) -> None:
