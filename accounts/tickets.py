@@ -63,6 +63,7 @@ class Tickets:
                 token, key, algorithms=[ALGORITHM], issuer=ISSUER, audience=ISSUER,
                 leeway=LEEWAY_S, options={"require": CLAIMS},
             )  # fmt: skip
+            claims["sub"].encode()  # half a surrogate pair is no name, and no database takes it
         except (jwt.PyJWTError, KeyError, ValueError, TypeError, RecursionError):
             return None
         times_and_version = claims["exp"], claims["iat"], claims["ver"]

@@ -10,6 +10,7 @@ from config.fields import setting
 
 PLACEHOLDER = re.compile(r"(?i)^(your|change|changeme|replace|todo|xxx|example|secret$)")
 MAKE_ONE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+SHORTEST = 16  # characters of a fixed key: nobody counts wrong guesses at it
 LIMIT = "a minute; 0 is no limit."
 
 
@@ -39,10 +40,14 @@ class AccessSettings(BaseModel):
         3600, "TOKEN_LIFETIME", ge=60, le=86400 * 30, help="Seconds an access token is good for."
     )
     api_key_secret: SecretStr | None = setting(
-        None, "API_KEY_SECRET", help="One fixed bearer key that may do what a user may."
+        None,
+        "API_KEY_SECRET",
+        help="One fixed bearer key that may do what a user may; at least 16 characters.",
     )
     admin_token: SecretStr | None = setting(
-        None, "ADMIN_TOKEN", help="A bearer key for admin routes while AUTH_ENABLED is false."
+        None,
+        "ADMIN_TOKEN",
+        help="A bearer key for admin routes while AUTH_ENABLED is false; at least 16 characters.",
     )
     admin_username: str = setting(
         "admin", "ADMIN_USERNAME", help="The first admin, made when there is no user yet."
@@ -93,6 +98,7 @@ class AccessSettings(BaseModel):
     def _secrets_are_secret(self) -> Self:
         """Refuse secrets that everybody knows or that can be guessed, where they matter."""
         if not self.auth_enabled:
+            check_key("ADMIN_TOKEN", self.admin_token)
             return self
         keys = secrets_of(self.jwt_secret_key)
         missing = not keys and self.api_key_secret is None  # with one fixed key nobody signs in
@@ -101,8 +107,17 @@ class AccessSettings(BaseModel):
                 "JWT_SECRET_KEY must be set to secrets of at least 32 bytes that are no "
                 f"placeholders when AUTH_ENABLED is true; {MAKE_ONE}"
             )
-        for name in ("api_key_secret", "admin_password"):
-            value = getattr(self, name)
-            if value and PLACEHOLDER.match(value.get_secret_value()):
-                raise ValueError(f"{name.upper()} is a placeholder; {MAKE_ONE}")
+        check_key("API_KEY_SECRET", self.api_key_secret)
+        password = self.admin_password
+        if password and PLACEHOLDER.match(password.get_secret_value()):
+            raise ValueError(f"ADMIN_PASSWORD is a placeholder; {MAKE_ONE}")
         return self
+
+
+def check_key(name: str, value: SecretStr | None) -> None:
+    """Raise ValueError for a fixed key that can be guessed."""
+    key = value.get_secret_value() if value else ""
+    if key and (len(key) < SHORTEST or PLACEHOLDER.match(key)):
+        raise ValueError(
+            f"{name} must be at least {SHORTEST} characters and no placeholder; {MAKE_ONE}"
+        )

@@ -1,6 +1,7 @@
 """Users, keys and tokens on each database, and what attackers send."""
 
 import base64
+import hmac
 import json
 import stat
 import threading
@@ -14,7 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from accounts import FIXED_KEY, passwords
-from accounts.tickets import ALGORITHM, ISSUER, Tickets
+from accounts.tickets import ALGORITHM, ISSUER, LONGEST_TOKEN, Tickets
 from config import ConfigError, load_config
 from errors import Conflict
 from tests.accounts.conftest import ADMIN, SECRET, accounts_of, add_user, bearer, token_of
@@ -309,11 +310,24 @@ def forged(changes: dict, header: dict | None = None, key: str = SECRET, alg: st
     return jwt.encode(claims, key, alg, headers={"kid": kid, **(header or {})})
 
 
-def unsigned() -> str:
-    def part(value: dict) -> str:
-        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+def part(content: bytes) -> str:
+    """Write a part of a token."""
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
 
-    return f"{part({'alg': 'none', 'kid': 'x'})}.{part({'sub': 'admin', 'ver': 1})}."
+
+def unsigned() -> str:
+    header, claims = {"alg": "none", "kid": "x"}, {"sub": "admin", "ver": 1}
+    return f"{part(json.dumps(header).encode())}.{part(json.dumps(claims).encode())}."
+
+
+def signed(payload: bytes) -> str:
+    """Sign any bytes as a token's content, under our secret."""
+    header = json.dumps(jwt.get_unverified_header(forged({}))).encode()
+    message = f"{part(header)}.{part(payload)}"
+    return f"{message}.{part(hmac.digest(SECRET.encode(), message.encode(), 'sha256'))}"
+
+
+DEEP = b'{"a":' + b"[" * 2600
 
 
 HOSTILE = {
@@ -334,22 +348,44 @@ HOSTILE = {
     "a version that is no number": lambda: forged({"ver": "1"}),
     "an unknown user": lambda: forged({"sub": "nobody"}),
     "huge": lambda: "a" * 200_000,
-    "deep": lambda: "e" + base64.urlsafe_b64encode(b"[" * 2000).decode() + ".a.b",
-    "surrogate": lambda: "\udcff.\udcff.\udcff".encode("utf-8", "surrogateescape").decode("latin1"),
+    "a deep header": lambda: f"{part(DEEP)}.{part(b'{}')}.{part(b'x' * 32)}",
+    "deep content": lambda: signed(DEEP),
+    "content that is no UTF-8": lambda: signed(b'{"sub": "\xff"}'),
+    "content that is no object": lambda: signed(b"[1]"),
+    "half a surrogate pair for a subject": lambda: forged({"sub": "\udcff"}),
+    "half a surrogate pair for a kid": lambda: forged({}, {"kid": "\udcff"}),
     "dots": lambda: "...",
     "a strange key": lambda: "emb__",
     "a key of nobody": lambda: "emb_aaaaaaaa_secret",
     "non-ASCII": lambda: "ключ",
+    "a key that is not ASCII": lambda: "emb_ключ_ключ",
 }
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_credential_is_refused_like_any_other(client: FlaskClient, kind: str) -> None:
     value = HOSTILE[kind]().encode("utf-8").decode("latin1")
-    reply = client.get("/models", headers={"Authorization": f"Bearer {value}"})
-    assert reply.status_code == 401
-    assert reply.headers["WWW-Authenticate"] == "Bearer"
-    assert reply.json["error"] == "this key or token is unknown, expired or revoked"
+    for headers in ({"Authorization": f"Bearer {value}"}, {"X-API-Key": value}):
+        reply = client.get("/models", headers=headers)
+        assert reply.status_code == 401, headers
+        assert reply.headers["WWW-Authenticate"] == "Bearer"
+        assert reply.json["error"] == "this key or token is unknown, expired or revoked"
+
+
+def test_what_is_deep_is_read_as_json() -> None:
+    """The control: no check before that refuses it."""
+    assert len(HOSTILE["deep content"]()) < LONGEST_TOKEN
+    with pytest.raises(jwt.DecodeError, match="recursion"):
+        jwt.get_unverified_header(HOSTILE["a deep header"]())
+    with pytest.raises(RecursionError):
+        json.loads(DEEP)
+
+
+def test_what_is_signed_here_is_let_in(client: FlaskClient) -> None:
+    """The control: the signatures made here are good ones."""
+    content = jwt.decode(forged({}), options={"verify_signature": False})
+    token = signed(json.dumps(content).encode())
+    assert client.get("/models", headers=bearer(token)).status_code == 200
 
 
 def test_a_forged_token_of_the_right_shape_would_pass(client: FlaskClient) -> None:
@@ -377,6 +413,18 @@ def test_a_secret_that_is_none_stops_the_start(secret: str, said: str) -> None:
     assert "make one with" in str(refused.value)
     assert f"={secret}" not in str(refused.value)
     assert "{'" not in str(refused.value), "the settings were shown"
+
+
+@pytest.mark.parametrize("value", ["x", "fifteen-letters", "your-api-key-secret-here", "changeme"])
+@pytest.mark.parametrize("name", ["API_KEY_SECRET", "ADMIN_TOKEN"])
+def test_a_fixed_key_that_can_be_guessed_stops_the_start(name: str, value: str) -> None:
+    auth = {"AUTH_ENABLED": "true", "JWT_SECRET_KEY": SECRET} if name == "API_KEY_SECRET" else {}
+    with pytest.raises(ConfigError) as refused:
+        load_config({**auth, name: value}, Path("/nonexistent"))
+    assert f"{name} must be at least 16 characters" in str(refused.value)
+    assert "make one with" in str(refused.value)
+    assert value == "x" or value not in str(refused.value)
+    load_config({**auth, name: "sixteen-letters-"}, Path("/nonexistent"))
 
 
 # -- signing in ------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def application(folder: Path) -> Flask:
         "model_config_file": file, "supported_models_file": folder / "none",
         "store_dir": folder / "store", "data_dir": folder / "data", "auth_enabled": True,
         "db_url": f"sqlite:///{folder}/service.db", "jwt_secret_key": SECRET,
-        "admin_password": "admin-password-1", "api_key_secret": "one-fixed-key",
+        "admin_password": "admin-password-1", "api_key_secret": "one-fixed-key-here",
     }  # fmt: skip
     return create_app(Config.model_validate(given), wait=True)
 
@@ -112,7 +112,7 @@ def open_credentials(folder: Path) -> tuple[Target, list[bytes]]:
         )  # fmt: skip
         assert caller.name != "admin" or signed, "a stranger became admin"
 
-    seeds = [f"0Bearer {token}", f"0bearer {key}", "0Bearer one-fixed-key", "0Basic dTpw",
+    seeds = [f"0Bearer {token}", f"0bearer {key}", "0Bearer one-fixed-key-here", "0Basic dTpw",
              "1" + json.dumps(claims), "1" + json.dumps({**claims, "exp": "9" * 30}),
              "1" + json.dumps({**claims, "ver": 1e308, "iat": None})]  # fmt: skip
     return run, [seed.encode() for seed in seeds]
