@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 import migrations
 from config import ConfigError
-from errors import Busy, Unavailable
+from errors import Busy, Invalid, Unavailable
 
 T = TypeVar("T")
 
@@ -34,6 +34,11 @@ DRIVERS = {
 TIMEOUT_S = 2  # to connect and for each answer
 SQLITE_TIMEOUT_S = 5  # for another process's write to end
 LOCK = 0x656D6265  # "embe": the number of the lock under which tables are made
+LOCK_TRIES = 5  # of a second each
+
+
+class _Deadlock(Busy):
+    """The database undid a transaction so that another, which it crossed, could go on."""
 
 
 def driver_url(text: str) -> sa.URL:
@@ -75,14 +80,23 @@ class Database:
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in a transaction; run it again if the connection turned out to be dead."""
+        began = time.monotonic()
         try:
             return self._run(work, write=False)
         except Unavailable:
+            if time.monotonic() - began >= TIMEOUT_S:
+                raise  # the server hangs: it would do so again
             return self._run(work, write=False)
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run `work` in a transaction and commit it. Lets IntegrityError through."""
-        return self._run(work, write=True)
+        """Run `work` in a transaction and commit it; again if it was the victim of a deadlock.
+
+        Lets IntegrityError through.
+        """
+        try:
+            return self._run(work, write=True)
+        except _Deadlock:  # the other transaction was let through and is done
+            return self._run(work, write=True)
 
     def migrate(self) -> None:
         """Bring the tables to the newest step; any number of processes may do so at once."""
@@ -105,6 +119,8 @@ class Database:
                     return work(connection)
         except IntegrityError:
             raise
+        except DataError:
+            raise Invalid("a value holds what this database cannot keep, NUL perhaps") from None
         except PoolTimeout:
             raise Busy("the database's connections are all in use", retry_after_s=2) from None
         except SQLAlchemyError as exc:
@@ -116,7 +132,7 @@ class Database:
         if self._kind == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK)))
         if self._kind == "mysql":
-            connection.execute(sa.select(sa.func.get_lock(str(LOCK), TIMEOUT_S)))
+            _take_lock(connection)
         try:
             yield
         finally:
@@ -124,9 +140,19 @@ class Database:
                 connection.execute(sa.select(sa.func.release_lock(str(LOCK))))
 
 
+def _take_lock(connection: sa.Connection) -> None:
+    """Take MySQL's lock over the tables; asks by the second, within the limit of each answer."""
+    for _ in range(LOCK_TRIES):
+        if connection.scalar(sa.select(sa.func.get_lock(str(LOCK), 1))):
+            return
+    raise Busy("another process makes the tables; send this again", retry_after_s=2)
+
+
 def _away(exc: SQLAlchemyError) -> Unavailable:
     """Say what happened without the statement, its values or the address."""
     reason = str(exc.orig) if isinstance(exc, DBAPIError) else ""
+    if "Deadlock found" in reason or "deadlock detected" in reason:  # MySQL's and PostgreSQL's
+        return _Deadlock("two changes crossed each other; send this again", retry_after_s=1)
     if "locked" in reason or "Lock wait timeout" in reason or "lock timeout" in reason:
         return Busy("another process holds the database's lock; send this again", retry_after_s=2)
     if "disk is full" in reason:
@@ -141,11 +167,22 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     engine = sa.create_engine(url, connect_args={"timeout": SQLITE_TIMEOUT_S})
 
     @event.listens_for(engine, "do_connect")
-    def make_room(*_: object) -> None:
-        """Make the file's folder; where that is not allowed, SQLite says that it cannot open it."""
-        if url.database and url.database != ":memory:":
-            with suppress(OSError):
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    def connect(dialect: sa.Dialect, record: object, args: Any, params: Any) -> Any:
+        """Make the file and its folder for their owner only; those that are there stay as they are.
+
+        Where that is not allowed, SQLite says that it cannot open the file.
+        """
+        if not url.database or url.database == ":memory:":
+            return None  # the usual way
+        file = Path(url.database)
+        with suppress(OSError):
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made = not file.exists()
+        connection = dialect.connect(*args, **params)
+        with suppress(OSError):
+            if made:  # before anything is in it; the files that SQLite makes beside it are alike
+                file.chmod(0o600)
+        return connection
 
     @event.listens_for(engine, "connect")
     def set_up(connection: Any, record: object) -> None:
