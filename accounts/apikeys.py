@@ -3,7 +3,6 @@
 Belong to users, whose names are all that is known of them here.
 """
 
-import contextlib
 import hashlib
 import hmac
 import json
@@ -17,8 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from accounts.users import Role, Users, check_role
-from errors import Invalid, NotFound, Unavailable
-from memo import Memo
+from errors import Invalid, NotFound
+from memo import REMEMBER_MOST, Memo
 
 USED_EVERY_S = 60.0  # how often a key's last use is written
 
@@ -71,6 +70,7 @@ class ApiKeys:
     def __init__(self, memo: Memo, users: Users) -> None:
         self._memo = memo
         self._users = users
+        self._noted: dict[str, float] = {}  # when a key's last use was last written, by its id
 
     def add(
         self,
@@ -140,10 +140,14 @@ class ApiKeys:
         return key
 
     def _note_use(self, key: ApiKey, now: float) -> None:
-        if key.last_used is not None and now - key.last_used < USED_EVERY_S:
+        """Write the last use in the background: whatever becomes of it, the key is good."""
+        if now - max(key.last_used or 0.0, self._noted.get(key.id, 0.0)) < USED_EVERY_S:
             return
-        with contextlib.suppress(Unavailable):  # no reason to refuse the key
-            self._set(key.owner, key.id, {"last_used": now})
+        if len(self._noted) >= REMEMBER_MOST:
+            self._noted.clear()
+        self._noted[key.id] = now
+        update = KEYS.update().where(KEYS.c.id == key.id).values(last_used=now)
+        self._memo.write_later(("key", key.id), lambda c: c.execute(update))
 
     def _set(self, owner: str, id_: str, values: dict[str, Any]) -> None:
         where = sa.and_(KEYS.c.id == id_, KEYS.c.owner == owner)
