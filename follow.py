@@ -12,19 +12,9 @@ from config import ConfigError, ModelSpec
 from engine import Engine
 from errors import Invalid
 from settings import State
+from settings.keys import MODEL_KEYS
 
-# What, when it changes, may load models anew or change their limits, by settings' names.
-MODEL_KEYS = {
-    "model_name": "model",
-    "device": "device",
-    "dtype": "dtype",
-    "backend": "backend",
-    "normalize_embeddings": "normalize",
-    "max_batch_size": "max_batch_size",
-    "max_seq_length": "max_seq_length",
-    "max_queue_tokens": "max_queue_tokens",
-}
-# Of these, what a model may say for itself in its own entry.
+# Of the settings that load models, what a model may say for itself in its own entry.
 OWN_KEYS = {k: f for k, f in MODEL_KEYS.items() if f not in ("model", "max_queue_tokens")}
 
 

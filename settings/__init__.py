@@ -18,6 +18,7 @@ from db import Database
 from errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
 from settings.keepers import Change, Changes, Keeper, MemoryKeeper, SqlKeeper
 from settings.keys import KEYS, Key, parse
+from settings.refusal import Refusal, with_models_of
 
 log = logging.getLogger("settings")
 
@@ -52,6 +53,7 @@ class Settings:
         self._changing = threading.Lock()
         self._stop = threading.Event()
         self._degraded: str | None = None
+        self._refusal: Refusal | None = None
         self._state = State(0, {}, config)
         self._running = config  # what needs a restart keeps these values until then
         try:
@@ -126,6 +128,8 @@ class Settings:
             old = self._read()
             kept = make(old)
             new = State(old.version + 1, kept, self._config_of(kept))
+            if refused := self._refusal and self._refusal.concerns(kept):
+                new = self._but_for_models(new)  # as they are not what is being changed
             changes = _differences(old.kept, kept)
             if not changes:
                 return old
@@ -133,6 +137,8 @@ class Settings:
                 self._keeper.write(old.version, changes, who, action)
                 follow()
                 self._state = new
+            if not refused:
+                self._refusal = None
         log.info("settings version %d by %s: %s %s", new.version, who, action, ", ".join(changes))
         return new
 
@@ -167,8 +173,9 @@ class Settings:
     def _follow(self) -> None:
         pause = POLL_S
         while not self._stop.wait(pause):
-            reason = self._catch_up()
-            pause = POLL_S if reason is None else min(pause * 2, RETRY_MOST_S)
+            lost = self._catch_up()
+            pause = POLL_S if lost is None else min(pause * 2, RETRY_MOST_S)
+            reason = lost or (self._refusal.reason if self._refusal else None)
             if reason != self._degraded:
                 log.warning("settings: %s", reason or "followed again")
             self._degraded = reason
@@ -176,13 +183,11 @@ class Settings:
     def _catch_up(self) -> str | None:
         """Follow the kept settings if they are newer; return what keeps this from happening."""
         try:
-            if self._keeper.version() == self._state.version and self._degraded is None:
+            due = self._refusal is not None and self._refusal.due
+            if self._keeper.version() == self._state.version and not due:
                 return None
             with self._changing:
-                new = self._read()
-                with self._apply(self._state, new) as follow:
-                    follow()
-                    self._state = new
+                self._adopt(self._read())
         except Unavailable as exc:
             return f"{exc.message}; the last known settings are used"
         except ServiceError as exc:
@@ -191,6 +196,33 @@ class Settings:
             log.exception("the settings cannot be followed")
             return f"a change cannot be followed ({type(exc).__name__})"
         return None
+
+    def _adopt(self, new: State) -> None:
+        """Make everything follow; if a model cannot be had, everything else."""
+        others = self._but_for_models(new)
+        if self._refusal and self._refusal.concerns(new.kept) and not self._refusal.due:
+            self._take(others)
+            return
+        try:
+            self._take(new)
+        except Exception as exc:
+            if others == new:
+                raise
+            if not isinstance(exc, ServiceError):
+                log.exception("the model cannot be changed")
+            self._refusal = Refusal.of(new.kept, exc, self._refusal)
+            self._take(others)
+        else:
+            self._refusal = None
+
+    def _take(self, new: State) -> None:
+        with self._apply(self._state, new) as follow:
+            follow()
+            self._state = new
+
+    def _but_for_models(self, new: State) -> State:
+        kept = with_models_of(self._state.kept, new.kept)
+        return State(new.version, kept, self._config_of(kept))
 
     # -- reading --------------------------------------------------------------------------------
 

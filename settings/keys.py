@@ -19,12 +19,13 @@ ORIGIN = re.compile(r"\*|https?://[A-Za-z0-9.\-\[\]:]+")
 
 @dataclass(frozen=True)
 class Key:
-    """One setting: its name, the field it sets, and whether that needs a restart."""
+    """One setting: its name, the field it sets, whether that needs a restart or loads models."""
 
     name: str
     field: str
     type: str
     restart: bool = False
+    of_model: bool = False  # may load models anew, or change their limits
 
     @property
     def default(self) -> Any:
@@ -45,14 +46,14 @@ class Key:
 
 
 _ROWS = (
-    Key("model_name", "model", "str"),
-    Key("device", "device", "str"),
-    Key("dtype", "dtype", "str"),
-    Key("backend", "backend", "str"),
-    Key("normalize_embeddings", "normalize", "bool"),
-    Key("max_batch_size", "max_batch_size", "int"),
-    Key("max_seq_length", "max_seq_length", "int"),
-    Key("max_queue_tokens", "max_queue_tokens", "int"),
+    Key("model_name", "model", "str", of_model=True),
+    Key("device", "device", "str", of_model=True),
+    Key("dtype", "dtype", "str", of_model=True),
+    Key("backend", "backend", "str", of_model=True),
+    Key("normalize_embeddings", "normalize", "bool", of_model=True),
+    Key("max_batch_size", "max_batch_size", "int", of_model=True),
+    Key("max_seq_length", "max_seq_length", "int", of_model=True),
+    Key("max_queue_tokens", "max_queue_tokens", "int", of_model=True),
     Key("max_texts", "max_texts", "int"),
     Key("truncate", "truncate", "str"),
     Key("token_ids", "token_ids", "str"),
@@ -70,6 +71,7 @@ _ROWS = (
     Key("model_cache_dir", "model_cache_dir", "str", restart=True),
 )
 KEYS = {row.name: row for row in _ROWS}
+MODEL_KEYS = {row.name: row.field for row in _ROWS if row.of_model}
 
 
 def parse(key: str, value: Any) -> tuple[Any, Any]:
