@@ -1,16 +1,19 @@
 """Models exchanged while they serve: checked before, freed after, never mixed."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
 
 import errors
 from config import Config, ModelSettings, ModelSpec
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
+from factory import create_app
 from serving.registry import Registry
 from serving.swap import check, free
 
@@ -181,3 +184,79 @@ def test_a_model_with_wrong_vectors_is_refused(change: object, reason: str) -> N
     check(Wrong(lambda v: v))
     with pytest.raises(errors.ModelUnavailable, match=reason):
         check(Wrong(change))
+
+
+# -- over HTTP -------------------------------------------------------------------------------------
+
+
+class Nothing(Tracked):
+    """A model that loads, and gives zeros."""
+
+    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+        encoded = super().encode(items, deadline)
+        return Encoded(encoded.vectors * 0, encoded.tokens)
+
+
+@pytest.fixture
+def models() -> dict[str, dict]:
+    return {name: {"type": "fake", "model_name": f"tests/{name}"} for name in "ab"}
+
+
+def change(app: Flask, value: str) -> TestResponse:
+    return app.test_client().post("/settings", json={"key": "model_name", "value": value})
+
+
+def vectors(app: Flask) -> object:
+    reply = app.test_client().post("/embed", json={"text": "text"})
+    assert reply.status_code == 200
+    return reply.json
+
+
+def test_a_model_that_loads_but_encodes_wrongly_is_refused_and_the_old_one_serves(
+    config_of: Callable[..., Config], models: dict[str, dict]
+) -> None:
+    built: list[Tracked] = []
+
+    def build(spec: ModelSpec, settings: ModelSettings) -> Tracked:
+        built.append(Nothing(spec) if spec.id == "b" and len(built) > 1 else Tracked(spec))
+        return built[-1]
+
+    app = create_app(config_of(models), build=build, wait=True)
+    before = vectors(app)["embeddings"]
+    config = app.extensions["services"].settings
+    refused = app.test_client().post(
+        "/settings/bulk", json={"settings": {"model_name": "b", "dtype": "float32"}}
+    )
+    assert refused.status_code == 422 and "all zero" in refused.json["error"]
+    assert vectors(app)["embeddings"] == before
+    assert config.state.version == 0 and built[-1].closed.is_set()
+
+
+def test_a_second_change_of_the_model_while_one_runs_is_a_conflict_over_http(
+    config_of: Callable[..., Config], models: dict[str, dict]
+) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def build(spec: ModelSpec, settings: ModelSettings) -> Tracked:
+        if settings.dtype == "float32":
+            loading.set()
+            assert go_on.wait(60)
+        return Tracked(spec)
+
+    app = create_app(config_of(models), build=build, wait=True)
+    replies: list[TestResponse] = []
+
+    def first() -> None:
+        body = {"key": "dtype", "value": "float32"}
+        replies.append(app.test_client().post("/settings", json=body))
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert loading.wait(60)
+    second = change(app, "b")
+    assert second.status_code == 409 and "already" in second.json["error"]
+    assert vectors(app)
+    go_on.set()
+    thread.join(60)
+    assert [reply.status_code for reply in replies] == [200]
+    assert change(app, "b").status_code == 200
