@@ -4,6 +4,7 @@ Knows no HTTP: takes the text of a credential and an address, gives a `Caller`. 
 failed logins, so that guessing is slow per user and per address and never locks a user out.
 """
 
+import contextlib
 import hmac
 import logging
 import os
@@ -14,13 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
-
 import metrics
 from accounts.apikeys import ApiKeys
 from accounts.tickets import Tickets
+from accounts.tries import Tries
 from accounts.users import Role, User, Users
 from config import Config
 from config.access import secrets_of
@@ -30,9 +28,10 @@ from memo import Memo
 log = logging.getLogger("accounts")
 
 CallerRole = Literal["admin", "user", "reader", "anonymous"]
-# Wrong passwords a minute: for a user from one address, and from one address for all users.
-TRIES_PER_USER = RateLimitItemPerMinute(5)
-TRIES_PER_ADDRESS = RateLimitItemPerMinute(20)
+# Wrong passwords a minute: for a user from one address, from one address for all users, and for a
+# user from everywhere. The last is high: whoever reaches it keeps the user from signing in.
+TRIES_PER_USER, TRIES_PER_ADDRESS, TRIES_FROM_EVERYWHERE = 5, 20, 100
+RETRY_S = 5  # from one try to make the first admin to the next
 # Who comes with API_KEY_SECRET. No user has this name: theirs hold no slash.
 FIXED_KEY = "key/API_KEY_SECRET"
 RANKS: dict[str, int] = {"reader": 0, "user": 1, "admin": 2}
@@ -61,8 +60,9 @@ class Accounts:
         self.keys = ApiKeys(memo, self.users)
         self.tickets = Tickets(secrets_of(config.jwt_secret_key), config.token_lifetime_s)
         self._memo = memo
-        self._tries = MovingWindowRateLimiter(MemoryStorage())
+        self._tries = Tries()
         self._stop = threading.Event()
+        self._problem: str | None = None  # why there is no first admin yet
 
     @property
     def enabled(self) -> bool:
@@ -116,15 +116,20 @@ class Accounts:
 
     def check_password(self, username: str, password: str, address: str) -> User:
         """Return whose password this is. Raises Unauthorized; RateLimited after too many wrong."""
-        counted = ((TRIES_PER_USER, (username[:64], address)), (TRIES_PER_ADDRESS, (address,)))
-        if not all(self._tries.test(limit, *who) for limit, who in counted):
+        name = username[:64]
+        counted = (
+            (("user at address", name, address), TRIES_PER_USER),
+            (("address", address), TRIES_PER_ADDRESS),
+            (("user", name), TRIES_FROM_EVERYWHERE),
+        )
+        try:
+            with self._tries.one(counted):
+                user = self.users.login(username, password)
+                if user is None:
+                    raise Unauthorized("the username or the password is wrong")
+        except RateLimited:
             metrics.RATE_LIMITED.labels("anonymous").inc()
-            raise RateLimited("too many wrong passwords; try again in a minute", retry_after_s=60)
-        user = self.users.login(username, password)
-        if user is None:
-            for limit, who in counted:
-                self._tries.hit(limit, *who)
-            raise Unauthorized("the username or the password is wrong")
+            raise
         return user
 
     # -- the first admin -------------------------------------------------------------------------
@@ -140,17 +145,27 @@ class Accounts:
         self._memo.close()
 
     def _until_made(self) -> None:
-        while not self._stop.wait(5):
+        while not self._stop.wait(RETRY_S):
             if self._tried():
                 return
 
     def _tried(self) -> bool:
+        """Make the first admin; say once what keeps it from being made."""
         try:
             self._make_first_admin()
         except ServiceError as exc:
-            log.warning("the users cannot be read: %s", exc.message)
-            return False
-        return True
+            reason = f"the users cannot be read: {exc.message}"
+        except OSError as exc:
+            reason = (
+                f"the first admin's password cannot be kept in {self._config.data_dir.absolute()} "
+                f"({exc.strerror or exc}): let DATA_DIR be writable, or set ADMIN_PASSWORD"
+            )
+        else:
+            return True
+        if reason != self._problem:
+            log.warning("%s; tried again every %d s", reason, RETRY_S)
+        self._problem = reason
+        return False
 
     def _make_first_admin(self) -> None:
         if self.users.list():
@@ -177,21 +192,36 @@ def _same(credential: str | None, secret: object) -> bool:
 
 
 def _random_password(file: Path) -> str:
-    """Return the password of the file, made by whichever worker is first, for its owner only."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Return the password of the file, made by whichever worker is first, for its owner only.
+
+    Raises OSError where no file can be made.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as made:
-        made.write(secrets.token_urlsafe(18))
-        made.flush()
-        os.fsync(made.fileno())
+    password = secrets.token_urlsafe(18)
+    _write(temporary, os.O_TRUNC, password)
     try:
         os.link(temporary, file)  # fails if it is there: the first one counts
     except FileExistsError:
         pass
+    except OSError:  # a file system without links; others may see the file while it is empty
+        with contextlib.suppress(FileExistsError):
+            _write(file, os.O_EXCL, password)
     finally:
         temporary.unlink()
-    return file.read_text()
+    kept = file.read_text()
+    if not kept:
+        raise OSError(f"{file} is empty; remove it if it stays so")
+    return kept
+
+
+def _write(file: Path, flag: int, text: str) -> None:
+    """Make a file for its owner only, and see it on the disk."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | flag, 0o600)
+    with os.fdopen(descriptor, "w") as made:
+        made.write(text)
+        made.flush()
+        os.fsync(made.fileno())
 
 
 def seconds_from(days: float | None) -> float | None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from accounts import passwords
+from config.access import NAME_RULE, is_username
 from errors import Conflict, Invalid, NotFound
 from memo import Memo
 
@@ -60,8 +61,7 @@ class Users:
 
     def get(self, username: str) -> User | None:
         """Return a user, as of at most two seconds ago."""
-        query = sa.select(USERS).where(USERS.c.username == username)
-        return self._memo.remembered(("user", username), lambda c: _user(c.execute(query).first()))
+        return self._memo.remembered(("user", username), lambda c: _named(c, username))
 
     def require(self, username: str) -> User:
         """Return a user. Raises NotFound."""
@@ -80,9 +80,9 @@ class Users:
         """Delete a user with all keys. Raises NotFound; Conflict for the last admin."""
 
         def work(connection: sa.Connection) -> None:
+            _must_be(connection, username)
             self._keep_an_admin(connection, username)
-            if not connection.execute(USERS.delete().where(USERS.c.username == username)).rowcount:
-                raise NotFound(f"no user {username[:64]!r}")
+            connection.execute(USERS.delete().where(USERS.c.username == username))
 
         self._memo.write(work)
 
@@ -96,18 +96,16 @@ class Users:
             values["role"] = check_role(role)
 
         def work(connection: sa.Connection) -> None:
+            _must_be(connection, username)
             if role is not None and role != "admin":
                 self._keep_an_admin(connection, username)
-            where = USERS.c.username == username
-            if not connection.execute(USERS.update().where(where).values(**values)).rowcount:
-                raise NotFound(f"no user {username[:64]!r}")
+            connection.execute(USERS.update().where(USERS.c.username == username).values(**values))
 
         self._memo.write(work)
 
     def login(self, username: str, password: str) -> User | None:
         """Return the user whose name and password these are; unknown names take as long."""
-        query = sa.select(USERS).where(USERS.c.username == username)
-        user = self._memo.read(lambda c: _user(c.execute(query).first()))
+        user = self._memo.read(lambda c: _named(c, username)) if is_username(username) else None
         if not passwords.verify(password, user.password_hash if user else None):
             return None
         if user and passwords.outdated(user.password_hash):
@@ -126,9 +124,20 @@ def _user(row: Any) -> User | None:
     return None if row is None else User(**row._mapping)
 
 
+def _named(connection: sa.Connection, username: str) -> User | None:
+    """Return the user of exactly this name: MySQL and MariaDB find `admin` for `admin ` too."""
+    user = _user(connection.execute(sa.select(USERS).where(USERS.c.username == username)).first())
+    return user if user and user.username == username else None
+
+
+def _must_be(connection: sa.Connection, username: str) -> None:
+    if _named(connection, username) is None:
+        raise NotFound(f"no user {username[:64]!r}")
+
+
 def _check_name(username: str) -> None:
-    if not 1 <= len(username) <= 64 or not username.isprintable() or "/" in username:
-        raise Invalid("a username has 1 to 64 printable characters and no /", param="username")
+    if not is_username(username):
+        raise Invalid(f"a username has {NAME_RULE}", param="username")
 
 
 def check_role(role: str) -> Role:

@@ -11,6 +11,8 @@ from config.fields import setting
 PLACEHOLDER = re.compile(r"(?i)^(your|change|changeme|replace|todo|xxx|example|secret$)")
 MAKE_ONE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
 SHORTEST = 16  # characters of a fixed key: nobody counts wrong guesses at it
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 1024  # characters; a megabyte of password is an attack
+NAME_RULE = "1 to 64 printable characters, no / and no blank at either end"
 LIMIT = "a minute; 0 is no limit."
 
 
@@ -18,6 +20,14 @@ def secrets_of(value: SecretStr | None) -> list[str]:
     """Split a secret that may be a comma list: the first signs, all verify."""
     raw = value.get_secret_value() if value else ""
     return [part.strip() for part in raw.split(",") if part.strip()]
+
+
+def is_username(text: str) -> bool:
+    """Tell whether a user may be named so.
+
+    MySQL and MariaDB overlook blanks at the end: `admin ` would be taken for `admin`.
+    """
+    return 1 <= len(text) <= 64 and text.isprintable() and "/" not in text and text == text.strip()
 
 
 class AccessSettings(BaseModel):
@@ -111,6 +121,21 @@ class AccessSettings(BaseModel):
         password = self.admin_password
         if password and PLACEHOLDER.match(password.get_secret_value()):
             raise ValueError(f"ADMIN_PASSWORD is a placeholder; {MAKE_ONE}")
+        return self
+
+    @model_validator(mode="after")
+    def _first_admin_can_be_made(self) -> Self:
+        """Refuse a name or a password that no user may have."""
+        if not self.auth_enabled:
+            return self
+        if not is_username(self.admin_username):
+            raise ValueError(f"ADMIN_USERNAME must be {NAME_RULE}; leave it out for 'admin'")
+        password = self.admin_password.get_secret_value() if self.admin_password else ""
+        if password and not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+            raise ValueError(
+                f"ADMIN_PASSWORD must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; "
+                f"leave it out for a random one, or {MAKE_ONE}"
+            )
         return self
 
 
