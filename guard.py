@@ -3,7 +3,7 @@
 A timeout opens the guard at once, since each costs somebody a pause; other failures do after three
 in a row. While it is open nothing is asked. A thread of its own, never a request, tries the server
 every few seconds and closes the guard when it answers. Knows no server; used by the cache, the
-vault and the limits.
+memory of the accounts, the vault and the limits.
 """
 
 import logging

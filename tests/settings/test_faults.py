@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port, running
+from config import Config
+from settings import open_settings
+from tests.conftest import free_port, running, write_models
 from tests.servers.fixtures import need
 from tests.servers.mariadb import MariaDB
 from tests.servers.postgres import Postgres
@@ -32,13 +34,20 @@ def degraded(service: Service) -> str | None:
     return reason
 
 
+def keep(url: str, **values: object) -> None:
+    """Keep settings as a service that ran before did."""
+    settings = open_settings(Config.model_validate({"db_url": url, "use_db_settings": True}))
+    settings.change(values, "ann")
+    settings.stop()
+
+
 def embeds(service: Service) -> bool:
     return service.post("/embed", {"texts": ["still here"]}).status_code == 200
 
 
 def test_down_at_start_then_up(start: Start, server: MariaDB | Postgres) -> None:
     url = server.database()
-    start(url).set("max_texts", 77)
+    keep(url, max_texts=77)
     server.halt()
     service = start(url, MAX_TEXTS_PER_REQUEST="66")
     reason = degraded(service)
@@ -156,18 +165,17 @@ def assert_one_after_the_other(service: Service, values: tuple[int, int]) -> Non
 
 def test_settings_kept_in_sql_are_there_at_the_next_start(start: Start, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/settings.db"
-    first = start(url)
-    for key, value in (("model_name", "wide"), ("cors_origins", ["http://a.example"])):
-        assert first.set(key, value).status_code == 200
+    keep(url, model_name="wide", cors_origins=["http://a.example"])
     later = start(url)
     assert later.post("/embed", {"texts": ["a"]}).json()["model"] == "tests/wide"
     assert later.value("cors_origins") == ["http://a.example"]
 
 
-def test_a_port_kept_in_sql_is_listened_on_after_a_restart(start: Start, tmp_path: Path) -> None:
+def test_a_port_kept_in_sql_is_listened_on_at_the_next_start(tmp_path: Path) -> None:
+    write_models(tmp_path / "models.json", {"fake": {"type": "fake", "model_name": "tests/fake"}})
     url = f"sqlite:///{tmp_path}/settings.db"
-    first, port = start(url), free_port()
-    assert first.set("port", port).json()["restart_required"] is True
+    port = free_port()
+    keep(url, port=port)
     env = {"EMBEDDING_USE_DB_SETTINGS": "true", "EMBEDDING_DB_URL": url, "HOST": "127.0.0.1"}
     env |= {"PORT": str(free_port()), "MODEL_CONFIG": str(tmp_path / "models.json")}
     env |= {"SUPPORTED_MODELS_FILE": str(tmp_path / "none")}
