@@ -23,6 +23,9 @@ CLIENTS = {"sqlite": 32, "mysql": 16, "postgresql": 16}
 # With what was computed remembered, a vector of the other model would be found there.
 CACHES = {"sqlite": "none", "mysql": "memory", "postgresql": "none"}
 FEW_TOKENS = 5
+# The aim of the long form; in the short one the first batches weigh more, and a model that were
+# kept would be 15 %.
+GROWTH = 1.05 if LONG else 1.10
 # The numeric library keeps what it compiled for every shape of batch it met, swaps or none: with
 # few shapes that memory is soon complete, and what grows is the swap's.
 FEW_SHAPES = {"EMBEDDING_MAX_BATCH_SIZE": "2"} if LONG < 20 else {}
@@ -143,4 +146,4 @@ def test_no_request_is_lost_or_mixed_while_models_are_swapped(
                 assert truth.matches(client, answer) == (truth.mark == mark), (model, truth.model)
                 assert (truth.mark == mark) <= (truth.model == model)
     same = memory[:-1][(len(swaps) - 1) % 2 :: 2]  # after the swaps to the same model
-    assert same[-1] <= same[0] * 1.05, memory
+    assert same[-1] <= same[0] * GROWTH, memory
