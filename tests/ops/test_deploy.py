@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from dotenv import dotenv_values
 
-from config import Config
+from config import Config, load_config
 from config.fields import names_of
 from tests.conftest import ROOT
 from tests.servers.nginx import Nginx
@@ -21,6 +22,7 @@ DEPLOY = ROOT / "deploy"
 KNOWN = {name for info in Config.model_fields.values() for name in names_of(info)}
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 K8S = {path.stem: yaml.safe_load(path.read_text()) for path in (DEPLOY / "k8s").glob("*.yaml")}
+PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
 CONTAINER = K8S["deployment"]["spec"]["template"]["spec"]["containers"][0]
 
 
@@ -29,6 +31,20 @@ def test_the_compose_file_has_the_four_services_and_their_ports() -> None:
     assert set(services) == {"embedding-service", "redis", "prometheus", "grafana"}
     assert any("3000:3000" in port for port in services["grafana"]["ports"])
     assert not set(services["embedding-service"]["environment"]) - KNOWN
+
+
+def test_compose_hands_the_users_settings_to_the_service_and_keeps_its_port(tmp_path: Path) -> None:
+    service = COMPOSE["services"]["embedding-service"]
+    assert {"path": ".env", "required": False} in service["env_file"]
+    given = ("AUTH_ENABLED=true", f"JWT_SECRET_KEY={'k' * 43}", "PORT=9000", "HOST=127.0.0.1")
+    (tmp_path / ".env").write_text("\n".join(given))
+    seen = {**dotenv_values(tmp_path / ".env"), **service["environment"]}  # as compose merges them
+    config = load_config(environ=seen, dotenv=tmp_path / "none")
+    (published,) = service["ports"]
+    assert (config.host, str(config.port)) == ("0.0.0.0", published.split(":")[-1])
+    assert config.auth_enabled
+    (scraped,) = PROMETHEUS["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert scraped == f"embedding-service:{config.metrics_port}"
 
 
 def test_what_compose_mounts_is_there() -> None:
