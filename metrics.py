@@ -12,7 +12,7 @@ before this module is imported), so a gauge must name its `multiprocess_mode`, a
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,9 @@ PASS_FILL = _histogram(
 )
 PASS_TIME = _histogram("pass_seconds", "Time of one pass.", "model", buckets=PASS_SECONDS)
 FAULTS = _counter("model_faults_total", "Passes that went wrong, by what happened.", "fault")
-MODEL_READY = _gauge("model_ready", "1 where every worker has it.", "model", mode="livemin")
+MODEL_READY = _gauge(
+    "model_ready", "1 where every worker can encode on it.", "model", "default", mode="livemin"
+)
 MODEL_LOAD = _gauge("model_load_seconds", "Time the load took.", "model", mode="livemax")
 # ---- cache, store and providers
 CACHE = _counter("cache_total", "Vectors asked of the cache.", "outcome")
@@ -78,6 +80,34 @@ PROVIDER_CALLS = _counter("provider_calls_total", "Calls to providers.", "provid
 PROVIDER_SECONDS = _histogram(
     "provider_seconds", "Time of a call to a provider.", "provider", buckets=SECONDS
 )
+
+
+_GONE = 2.0  # of a model that left: above 0 and 1, so that workers that still have it are shown
+
+
+def show_ready(ready: Mapping[str, bool], default: str) -> None:
+    """Show which of the models served now can encode, and no model besides.
+
+    Call from one thread. A series cannot be taken out of the workers' files, so one of a model
+    that left is marked, and left out when the numbers are asked for.
+    """
+    now = {(model, str(model == default).lower()): float(is_) for model, is_ in ready.items()}
+    for labels in _shown - now.keys():
+        MODEL_READY.labels(*labels).set(_GONE)
+    for labels, value in now.items():
+        MODEL_READY.labels(*labels).set(value)
+    _shown.update(now)
+
+
+_shown: set[tuple[str, str]] = set()  # the labels, model and default, that were ever shown
+
+
+def _served(families: Iterable[Metric]) -> Iterator[Metric]:
+    """Leave out the models that serve no more."""
+    for family in families:
+        if family.name == "embedding_model_ready":
+            family.samples = [sample for sample in family.samples if sample.value != _GONE]
+        yield family
 
 
 class Lane:
@@ -154,7 +184,7 @@ def _everything() -> CollectorRegistry:
 
 class _Own(Collector):
     def collect(self) -> Iterator[Metric]:
-        return iter(_own.collect())
+        return _served(_own.collect())
 
 
 class _Shared(Collector):
@@ -162,7 +192,7 @@ class _Shared(Collector):
 
     def collect(self) -> Iterator[Metric]:
         files = [str(file) for file in _numbers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))]
-        return iter(MultiProcessCollector.merge(files, accumulate=True))  # type: ignore[no-untyped-call]
+        return _served(MultiProcessCollector.merge(files, accumulate=True))  # type: ignore[no-untyped-call]
 
 
 def _numbers(folder: Path) -> Iterator[Path]:

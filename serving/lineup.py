@@ -44,10 +44,8 @@ class Loaded:
         gone: Callable[[], bool] | None = None,
     ) -> Encoded:
         """Encode `items`, in order. Where requests wait, one whose caller is `gone` is dropped."""
-        if isinstance(self.lane, Batcher):
+        if isinstance(self.lane, Batcher | Replicas):
             return self.lane.encode(items, deadline, gone)
-        if isinstance(self.lane, Replicas):
-            return self.lane.encode(items, deadline)
         with tracing.stage("encode"):
             return self.lane.encode(items, deadline)
 
@@ -118,13 +116,11 @@ class Model:
     def put(self, loaded: Loaded) -> None:
         """Serve from `loaded` from now on: one assignment."""
         self._loaded = loaded
-        metrics.MODEL_READY.labels(self.spec.id).set(1)
         metrics.MODEL_LOAD.labels(self.spec.id).set(loaded.load_s)
 
     def fail(self, reason: str) -> None:
         """Record why the model cannot be had."""
         self._failure = reason
-        metrics.MODEL_READY.labels(self.spec.id).set(0)
 
     def loads_as(self, spec: ModelSpec, settings: ModelSettings) -> bool:
         """Tell whether these would load what this model is."""

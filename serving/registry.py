@@ -5,36 +5,31 @@ that fails is `unavailable` with its reason, is tried again later, and never sto
 Hands out `Model`s; knows nothing of requests or HTTP.
 """
 
+import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import metrics
 from config import ModelSettings, ModelSpec
-from embedders.base import Embedder
+from embedders.base import DeviceBroken
 from errors import Conflict, Invalid, ServiceError, UnknownModel
-from serving.batcher import Batcher
+from serving.building import Build, build_model, reason_of
 from serving.lineup import Lane, LineUp, Loaded, Model
-from serving.replicas import Replica, Replicas
 from serving.swap import Leaving, check, free
 
 __all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
 
 log = logging.getLogger("models")
 
-Build = Callable[[ModelSpec, ModelSettings], Embedder]
-
-# A model that failed (no network yet, a gated repository) is tried again after these seconds.
+# A model that failed (no network yet, a gated repository) is tried again after these seconds, and
+# again and again after the last.
 RETRY_AFTER_S = (30, 120, 600)
 DIED = (
     "the process before this one died while it loaded its models, for want of memory perhaps "
     "(the kernel's log tells); they are loaded {:.0f} s after the start"
 )
-# Padded tokens of one pass. Larger passes gain nothing on a CPU and make others wait.
-BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -61,6 +56,7 @@ class Registry:
         self._exchanging = threading.Lock()
         self._putting = threading.Lock()  # over "is this model still served? then put it"
         self._stop = threading.Event()
+        self.lost: str | None = None  # the device that broke while a model was loaded
         self.tried = threading.Event()  # each model has been loaded, or found unavailable
 
     @property
@@ -111,16 +107,7 @@ class Registry:
 
     def build(self, spec: ModelSpec, settings: ModelSettings) -> Loaded:
         """Build an embedder and the lane its requests take. Raises ModelUnavailable."""
-        started = time.monotonic()
-        embedders = [(name, self._build(each, settings)) for name, each in replicas_of(spec)]
-        for _, replica in embedders[1:]:
-            replica.stand_in_for(embedders[0][1])
-        lanes = [_lane(spec, settings, embedder) for _, embedder in embedders]
-        lane = lanes[0]
-        if len(lanes) > 1:
-            pairs = zip(embedders, lanes, strict=True)
-            lane = Replicas([Replica(name, each, its) for (name, each), its in pairs])
-        return Loaded(embedders[0][1], lane, time.monotonic() - started)
+        return build_model(spec, settings, self._build)
 
     @staticmethod
     def _in_order(line_up: LineUp) -> list[Model]:
@@ -133,7 +120,8 @@ class Registry:
         ).start()
 
     def _load_all(self, models: list[Model], pause_s: float) -> None:
-        for pause in (pause_s, *RETRY_AFTER_S):
+        for_ever = itertools.repeat(RETRY_AFTER_S[-1])
+        for pause in itertools.chain((pause_s, *RETRY_AFTER_S), for_ever):
             if self._stop.wait(pause):
                 return
             for model in models:
@@ -152,12 +140,14 @@ class Registry:
         spec = model.spec
         log.info("loading %s (%s)", spec.id, spec.model_name)
         try:
-            loaded = self.build(spec, model.settings)
+            loaded = self._checked(model)
         except Exception as exc:
-            model.fail(_reason(exc))
-            log.warning("model %s is unavailable: %s", spec.id, model.reason)
-            if not isinstance(exc, ServiceError):
-                log.exception("model %s failed to load", spec.id)
+            known, reason = model.reason, reason_of(exc)
+            model.fail(reason)
+            if reason != known:  # it is tried for ever: one line for each new reason is enough
+                log.warning("model %s is unavailable: %s", spec.id, reason)
+                if not isinstance(exc, ServiceError):
+                    log.exception("model %s failed to load", spec.id)
             return
         with self._putting:
             if serves := self._serves(model):
@@ -166,6 +156,18 @@ class Registry:
             _tell(model, loaded)
         else:
             loaded.closable.close()
+
+    def _checked(self, model: Model) -> Loaded:
+        """Load a model and see it encode. Raises what says why it cannot; then nothing is kept."""
+        loaded = self.build(model.spec, model.settings)
+        try:
+            check(loaded.embedder)
+        except ServiceError as exc:
+            loaded.closable.close()
+            if isinstance(exc.__cause__, DeviceBroken):
+                self.lost = f"{model.spec.id}: the model's device is lost: {exc.__cause__}"
+            raise
+        return loaded
 
     # -- exchanging -----------------------------------------------------------------------------
 
@@ -224,14 +226,9 @@ class Registry:
     def _try(self, model: Model) -> str | None:
         """Load and check a model that does not serve yet; return why it cannot be used."""
         try:
-            loaded = self.build(model.spec, model.settings)
+            loaded = self._checked(model)
         except Exception as exc:
-            return _reason(exc)
-        try:
-            check(loaded.embedder)
-        except ServiceError as exc:
-            loaded.closable.close()
-            return exc.message
+            return reason_of(exc)
         model.put(loaded)
         _tell(model, loaded)
         return None
@@ -252,12 +249,6 @@ def _leaving(models: Sequence[Model]) -> list[Leaving]:
     return [Leaving(loaded, loaded.closable) for loaded in held]
 
 
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, ServiceError):
-        return exc.message
-    return f"it failed to load ({type(exc).__name__})"
-
-
 def _tell(model: Model, loaded: Loaded) -> None:
     facts = loaded.facts
     if model.reason is not None:
@@ -271,27 +262,4 @@ def _tell(model: Model, loaded: Loaded) -> None:
         facts.max_tokens,
         facts.device,
         facts.dtype,
-    )
-
-
-def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
-    """Return the places where a model runs: one for each device and each address listed."""
-    devices = [(f"{d}#{i}", {"device": d}) for i, d in enumerate(spec.devices)]
-    addresses = [(url, {"base_url": url}) for url in spec.base_urls]
-    places = [*devices, *addresses]
-    return [(name, spec.model_copy(update=u)) for name, u in places] or [("", spec)]
-
-
-def _lane(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lane:
-    if not embedder.batched:
-        return embedder
-    kind = embedder.facts.device.partition(":")[0]
-    suits = embedder.pass_tokens or BATCH_TOKENS.get(kind, 1024)
-    return Batcher(
-        embedder,
-        max_tokens=settings.max_batch_tokens or suits,
-        max_items=spec.max_batch_size or settings.max_batch_size,
-        max_queue_tokens=settings.max_queue_tokens,
-        hung_after_s=settings.encode_timeout_s,
-        numbers=metrics.Lane(spec.id),
     )

@@ -10,7 +10,7 @@ fingerprint are put together at all. Owns the choice; knows nothing of how a rep
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from embedders.base import Embedder, Encoded, Item, Prompt, Vectors
 from errors import ModelUnavailable, ProviderError, QueueFull, ServiceError, Unavailable
+from serving.batcher import Batcher
 
 log = logging.getLogger("replicas")
 
@@ -55,11 +56,15 @@ class Replica:
 class Replicas:
     """A set of replicas that is used like one. Safe from many threads."""
 
-    def __init__(self, replicas: Sequence[Replica]) -> None:
+    def __init__(
+        self, replicas: Sequence[Replica], missing: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Take what was loaded, and the names of those that were not with their reasons."""
         spaces = {replica.embedder.facts.fingerprint for replica in replicas}
         if len(spaces) > 1:
             raise ModelUnavailable("its replicas are not of one embedding space")
         self._all = list(replicas)
+        self._missing = list(missing)
         self._all[0].state = "up"  # the first needs no proof: the others are compared with it
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -67,9 +72,15 @@ class Replicas:
         self._reference: Vectors | None = None
         threading.Thread(target=self._watch, name="replicas", daemon=True).start()
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+    def encode(
+        self,
+        items: Sequence[Item],
+        deadline: float | None = None,
+        gone: Callable[[], bool] | None = None,
+    ) -> Encoded:
         """Encode on the least busy replica, and on the next if that one fails.
 
+        `gone` tells whether the caller went away: where requests wait, its is dropped then.
         Raises what the last one raised, or Unavailable if none is up.
         """
         tokens = sum(item.tokens for item in items)
@@ -78,7 +89,7 @@ class Replicas:
         while replica := self._take(tokens, tried):
             tried.append(replica)
             try:
-                encoded = replica.lane.encode(items, deadline)
+                encoded = _encode(replica.lane, items, deadline, gone)
             except Exception as exc:
                 if not self._left_out(replica, exc):
                     raise
@@ -94,6 +105,11 @@ class Replicas:
         raise failure or self._nobody()
 
     @property
+    def replicas(self) -> Sequence[Replica]:
+        """Those that were loaded, whatever their state."""
+        return self._all
+
+    @property
     def lanes(self) -> list[Lane]:
         """What each replica encodes through."""
         return [replica.lane for replica in self._all]
@@ -101,17 +117,11 @@ class Replicas:
     def status(self) -> list[dict[str, object]]:
         """Return each replica's state as JSON."""
         with self._lock:
-            return [
-                {
-                    "name": each.name,
-                    "status": each.state,
-                    "reason": each.reason,
-                    "queued_tokens": each.tokens,
-                    "served": each.served,
-                    "failed": each.failed,
-                }
+            loaded = [
+                _row(each.name, each.state, each.reason, each.tokens, each.served, each.failed)
                 for each in self._all
             ]
+        return loaded + [_row(name, "down", reason) for name, reason in self._missing]
 
     def close(self) -> None:
         """End the probing and give back what the replicas hold."""
@@ -151,7 +161,8 @@ class Replicas:
         self._wake.set()
 
     def _nobody(self) -> Unavailable:
-        reasons = "; ".join(f"{each.name}: {each.reason or each.state}" for each in self._all)
+        known = [(each.name, each.reason or each.state) for each in self._all]
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in known + self._missing)
         return Unavailable(f"no replica is up ({reasons})", retry_after_s=PAUSES_S[1])
 
     # -- in the background -------------------------------------------------------------------------
@@ -191,6 +202,30 @@ class Replicas:
         replica.probes = 0
         if replica.state != "up":
             self._set(replica, "up", None)
+
+
+def _encode(
+    lane: Lane,
+    items: Sequence[Item],
+    deadline: float | None,
+    gone: Callable[[], bool] | None,
+) -> Encoded:
+    if isinstance(lane, Batcher):
+        return lane.encode(items, deadline, gone)
+    return lane.encode(items, deadline)
+
+
+def _row(
+    name: str, state: State, reason: str | None, tokens: int = 0, served: int = 0, failed: int = 0
+) -> dict[str, object]:
+    return {
+        "name": name,
+        "status": state,
+        "reason": reason,
+        "queued_tokens": tokens,
+        "served": served,
+        "failed": failed,
+    }
 
 
 def _agree(one: Vectors, other: Vectors) -> bool:

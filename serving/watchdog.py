@@ -6,33 +6,51 @@ the driver. Both end the process, and gunicorn starts another. `wind_up` is for 
 asked for. Knows the registry; no HTTP.
 """
 
+import itertools
 import logging
 import os
 import threading
 import time
 from collections.abc import Callable
 
-from embedders.base import Prompt
+import metrics
+from embedders.base import Embedder, Prompt
 from serving.batcher import Batcher
-from serving.registry import Loaded, Model, Registry
+from serving.registry import Model, Registry
+from serving.replicas import Replicas
 
 log = logging.getLogger("watchdog")
 
 EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h; gunicorn ends its master only for 3 and 4
 PROBE_S = 1.0  # how long /health waits for a trial
 LOOK_EVERY_S = 0.5
+TRIAL_EVERY = 20  # looks: a model whose passes fail is tried each ten seconds, unasked
 _probing = threading.Lock()
 
 
-def ailment(model: Model) -> str | None:
-    """Return why the model cannot encode now; None if it can.
+def ailment(model: Model, *, trial: bool = True) -> str | None:
+    """Return why the model cannot encode now, on no replica if it has several; None if it can.
 
     Costs nothing while passes succeed. After a failed one the model is tried with one short text;
-    the trial runs aside, so that one that hangs delays its asker by `PROBE_S` and no more.
+    the trial runs aside, so that one that hangs delays its asker by `PROBE_S` and no more. Without
+    `trial` the last pass decides.
     """
-    if model.state != "ready":
+    loaded = model.held
+    if loaded is None or model.state != "ready":
         return model.reason or "the model is still loading"
-    lane = model.loaded.lane
+    if not isinstance(loaded.lane, Replicas):
+        return _ailment(loaded.embedder, loaded.lane, trial)
+    reasons = []
+    for each in loaded.lane.replicas:
+        away = None if each.state == "up" else each.reason or each.state
+        reason = away or _ailment(each.embedder, each.lane, trial)
+        if reason is None:
+            return None
+        reasons.append(f"{each.name}: {reason}")
+    return f"no replica can encode ({'; '.join(reasons)})"
+
+
+def _ailment(embedder: Embedder, lane: object, trial: bool) -> str | None:
     if not isinstance(lane, Batcher):
         return None
     pulse = lane.pulse()
@@ -40,20 +58,22 @@ def ailment(model: Model) -> str | None:
         return pulse.broken
     if pulse.hung:
         return f"a pass through the model has taken {pulse.busy_s:.0f} s so far"
-    return _tried(model.loaded, lane) if pulse.failing else None
-
-
-def _tried(loaded: Loaded, lane: Batcher) -> str | None:
-    if _probing.acquire(blocking=False):
-        done = threading.Event()
-        threading.Thread(target=_try, args=(loaded, lane, done), daemon=True).start()
-        done.wait(PROBE_S)
+    if pulse.failing and trial:
+        _try_now(embedder, lane)
     return "the model's last pass failed" if lane.pulse().failing else None
 
 
-def _try(loaded: Loaded, lane: Batcher, done: threading.Event) -> None:
+def _try_now(embedder: Embedder, lane: Batcher) -> None:
+    """Try a text, unless somebody is at it already, and wait for `PROBE_S` at most."""
+    if _probing.acquire(blocking=False):
+        done = threading.Event()
+        threading.Thread(target=_try, args=(embedder, lane, done), daemon=True).start()
+        done.wait(PROBE_S)
+
+
+def _try(embedder: Embedder, lane: Batcher, done: threading.Event) -> None:
     try:
-        items = loaded.embedder.prepare(["ok"], Prompt(), "right")
+        items = embedder.prepare(["ok"], Prompt(), "right")
         lane.encode(items, time.monotonic() + PROBE_S)
     except Exception as exc:
         log.warning("a trial text could not be encoded (%s)", type(exc).__name__)
@@ -68,7 +88,7 @@ def watch(
     settled: Callable[[], object] = lambda: None,
     ready: Callable[[], object] = lambda: None,
 ) -> threading.Event:
-    """Look after the models in a thread until the returned event is set.
+    """Look after the models in a thread until the returned event is set, and show which are ready.
 
     `settled` is called when each of them has been loaded or found unavailable, `ready` when the
     default one can encode; both again and again.
@@ -76,7 +96,10 @@ def watch(
     stop = threading.Event()
 
     def look() -> None:
-        while not stop.wait(LOOK_EVERY_S):
+        for looks in itertools.count():
+            _show(registry, trial=looks % TRIAL_EVERY == 0)
+            if stop.wait(LOOK_EVERY_S):
+                return
             if registry.tried.is_set():
                 settled()
             if registry.default.state == "ready":
@@ -100,12 +123,20 @@ def wind_up(registry: Registry) -> None:
                 lane.stop()
 
 
+def _show(registry: Registry, *, trial: bool) -> None:
+    models, default = registry.models, registry.default
+    ready = {name: ailment(model, trial=trial) is None for name, model in models.items()}
+    metrics.show_ready(ready, default.spec.id)
+
+
 def _hopeless(registry: Registry) -> str | None:
+    if registry.lost:
+        return registry.lost
     for model in registry.models.values():
-        if model.state == "ready" and isinstance(model.loaded.lane, Batcher):
-            pulse = model.loaded.lane.pulse()
-            if pulse.broken:
+        for lane in model.held.lanes if model.held else ():
+            pulse = lane.pulse() if isinstance(lane, Batcher) else None
+            if pulse and pulse.broken:
                 return f"{model.spec.id}: {pulse.broken}"
-            if pulse.hung:
+            if pulse and pulse.hung:
                 return f"{model.spec.id}: a pass hangs since {pulse.busy_s:.0f} s"
     return None

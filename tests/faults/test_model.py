@@ -1,6 +1,7 @@
 """What the model's failures lead to. Devices are simulated at the embedder's edge (hurting.py)."""
 
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from embedders.base import Prompt
 from errors import DeadlineExceeded, Full, Invalid, ServiceError, Unavailable
 from serving.batcher import Batcher, ClientGone
 from serving.lineup import Loaded, Model
+from serving.replicas import Replica, Replicas
 from serving.watchdog import EXIT_CODE, ailment, watch
 from tests.faults.conftest import until
 from tests.faults.hurting import FITS, Hurting
@@ -94,7 +96,7 @@ class Names:
 
     def __init__(self, model: Model) -> None:
         self.models, self.default = {"fake": model}, model
-        self.tried = threading.Event()
+        self.tried, self.lost = threading.Event(), None
 
 
 @pytest.fixture
@@ -144,3 +146,56 @@ def test_a_healthy_model_is_left_alone_by_the_watchdog(model, batcher) -> None:
     embed(batcher, "fine")
     assert not stop.wait(1.2) and not ended
     stop.set()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Model, list[Hurting]]]:
+    """A model of two replicas, both up."""
+    copies = [Hurting(), Hurting()]
+    lanes = [Batcher(copy, max_tokens=1000, hung_after_s=0.2) for copy in copies]
+    lane = Replicas([Replica(n, *each) for n, *each in zip("01", copies, lanes, strict=True)])
+    until(lambda: {row["status"] for row in lane.status()} == {"up"})
+    made = Model(ModelSpec(id="fake", type="fake", model_name="tests/fake"), Config())
+    made.put(Loaded(copies[0], lane, 0.0))
+    yield made, copies
+    lane.close()
+
+
+def on(replica: Replica, text: str) -> None:
+    items = replica.embedder.prepare([text], Prompt(), "right")
+    replica.lane.encode(items)
+
+
+def test_a_model_of_replicas_is_well_while_one_of_them_is(pair) -> None:
+    model, copies = pair
+    for replica, copy in zip(model.loaded.lane.replicas, copies, strict=True):
+        assert ailment(model) is None
+        copy.down = True
+        with pytest.raises(Invalid):
+            on(replica, "fine")
+    assert ailment(model) == (
+        "no replica can encode (0: the model's last pass failed; 1: the model's last pass failed)"
+    )
+    copies[1].down = False
+    assert ailment(model) is None
+
+
+def test_a_lost_device_of_one_replica_ends_the_process(pair) -> None:
+    model, _ = pair
+    with pytest.raises(Unavailable):
+        on(model.loaded.lane.replicas[1], "sticky")
+    assert ailment(model) is None  # the other one serves, but this one cannot heal
+    ended: list[int] = []
+    stop = watch(Names(model), ended.append)
+    until(lambda: ended)
+    stop.set()
+    assert ended == [EXIT_CODE]
+
+
+def test_a_client_that_is_gone_costs_no_pass_of_a_replica(pair) -> None:
+    model, copies = pair
+    passes = [len(copy.sizes) for copy in copies]
+    items = copies[0].prepare(["fine"], Prompt(), "right")
+    with pytest.raises(ClientGone):
+        model.loaded.encode(items, gone=lambda: True)
+    assert [len(copy.sizes) for copy in copies] == passes

@@ -1,0 +1,81 @@
+"""Builds a model: an embedder for each place where it is to run, and the lane its requests take.
+
+Knows one model at a time, and nothing of those that serve; the registry calls it.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import metrics
+from config import ModelSettings, ModelSpec
+from embedders.base import Embedder
+from errors import ServiceError
+from serving.batcher import Batcher
+from serving.lineup import Lane, Loaded
+from serving.replicas import Replica, Replicas
+
+log = logging.getLogger("models")
+
+Build = Callable[[ModelSpec, ModelSettings], Embedder]
+
+# Padded tokens of one pass. Larger passes gain nothing on a CPU and make others wait.
+BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
+
+
+def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loaded:
+    """Build a model that can encode. Raises what its only, or its first, place raised.
+
+    Of several places those where it does not load are left out, and `/health` says why.
+    """
+    started = time.monotonic()
+    embedders: list[tuple[str, Embedder]] = []
+    failures: list[tuple[str, Exception]] = []
+    for name, place in replicas_of(spec):
+        try:
+            embedders.append((name, build(place, settings)))
+        except Exception as exc:
+            failures.append((name, exc))
+    if not embedders:
+        raise failures[0][1]
+    first = embedders[0][1]
+    for _, replica in embedders[1:]:
+        replica.stand_in_for(first)
+    missing = [(name, reason_of(exc)) for name, exc in failures]
+    for name, reason in missing:
+        log.warning("replica %s of %s is left out: %s", name, spec.id, reason)
+    replicas = [Replica(name, each, lane_of(spec, settings, each)) for name, each in embedders]
+    several = len(replicas) + len(missing) > 1
+    lane = Replicas(replicas, missing) if several else replicas[0].lane
+    return Loaded(first, lane, time.monotonic() - started)
+
+
+def reason_of(exc: Exception) -> str:
+    """Say why a model did not load, in words that may be shown."""
+    if isinstance(exc, ServiceError):
+        return exc.message
+    return f"it failed to load ({type(exc).__name__})"
+
+
+def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
+    """Return the places where a model runs: one for each device and each address listed."""
+    devices = [(f"{d}#{i}", {"device": d}) for i, d in enumerate(spec.devices)]
+    addresses = [(url, {"base_url": url}) for url in spec.base_urls]
+    places = [*devices, *addresses]
+    return [(name, spec.model_copy(update=u)) for name, u in places] or [("", spec)]
+
+
+def lane_of(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lane:
+    """Return what an embedder's requests go through."""
+    if not embedder.batched:
+        return embedder
+    kind = embedder.facts.device.partition(":")[0]
+    suits = embedder.pass_tokens or BATCH_TOKENS.get(kind, 1024)
+    return Batcher(
+        embedder,
+        max_tokens=settings.max_batch_tokens or suits,
+        max_items=spec.max_batch_size or settings.max_batch_size,
+        max_queue_tokens=settings.max_queue_tokens,
+        hung_after_s=settings.encode_timeout_s,
+        numbers=metrics.Lane(spec.id),
+    )
