@@ -208,7 +208,8 @@ def _count(response: Response) -> None:
     took = time.monotonic() - g.started
     response.headers["Server-Timing"] = g.trace.server_timing(took)
     metrics.REQUESTS.labels(_route(), _method(), response.status_code).inc()
-    metrics.REQUEST_SECONDS.labels(_route()).observe(took)
+    kind = f"{response.status_code // 100}xx"
+    metrics.REQUEST_SECONDS.labels(_route(), kind).observe(took)
     facts = {
         "http.request.method": _method(),
         "http.route": _route(),

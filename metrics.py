@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -46,8 +46,8 @@ def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -
 # ---- requests: the factory counts these
 REQUESTS = _counter("requests_total", "Requests answered.", "route", "method", "status")
 REQUEST_SECONDS = _histogram(
-    "request_seconds", "Time from first sight of a request to its reply.", "route", buckets=SECONDS
-)
+    "request_seconds", "Time from first sight to reply.", "route", "status", buckets=SECONDS
+)  # the status is its class, as in `2xx`: refusals are quick and would hide slow replies
 IN_FLIGHT = _gauge("requests_in_flight", "Requests under way.")
 ERRORS = _counter("errors_total", "Errors answered, by code.", "code")
 RATE_LIMITED = _counter("rate_limited_total", "Requests refused by a rate limit.", "role")
@@ -167,7 +167,7 @@ def summary() -> dict[str, Any]:
         "queue_tokens": int(total("queue_tokens")),
         "cache_hits_total": int(hits),
         "memory_bytes": int(total("process_memory_bytes")),
-        "cpu_seconds": round(total("process_cpu_seconds"), 2),
+        "cpu_seconds": round(total("process_cpu_seconds_total"), 2),
     }
 
 
@@ -209,13 +209,27 @@ class _Processes(Collector):
     """Memory, CPU, files and threads of this process and of the workers beside it."""
 
     def collect(self) -> Iterator[Metric]:
-        sums = {"memory_bytes": 0.0, "cpu_seconds": 0.0, "open_files": 0.0, "threads": 0.0}
-        for pid in _workers():
-            for name, value in _facts(pid).items():
-                sums[name] += value
-        for name, value in sums.items():
+        workers = [_facts(pid) for pid in _workers()]
+        for name in ("memory_bytes", "open_files", "threads"):
             text = f"{name.replace('_', ' ').capitalize()} of all workers."
+            value = sum(facts.get(name, 0.0) for facts in workers)
             yield GaugeMetricFamily(f"embedding_process_{name}", text, value)
+        text = "Time on the CPU of all workers."
+        yield CounterMetricFamily("embedding_process_cpu_seconds", text, _cpu_seconds())
+
+
+def _cpu_seconds() -> float:
+    """Return what the workers used, those that have ended too: it never becomes less."""
+    while True:
+        ended = _ended_cpu_seconds()
+        living = sum(_facts(pid).get("cpu_seconds", 0.0) for pid in _workers())
+        if _ended_cpu_seconds() == ended:  # else one ended meanwhile: counted twice, or not at all
+            return ended + living
+
+
+def _ended_cpu_seconds() -> float:
+    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return _facts(os.getppid()).get("ended_cpu_seconds", 0.0) if shared else 0.0
 
 
 def _workers() -> list[int]:
@@ -236,6 +250,7 @@ def _facts(pid: int) -> dict[str, float]:
         return {
             "memory_bytes": float(int(stat[21]) * os.sysconf("SC_PAGE_SIZE")),
             "cpu_seconds": (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"),
+            "ended_cpu_seconds": (int(stat[13]) + int(stat[14])) / os.sysconf("SC_CLK_TCK"),
             "threads": float(stat[17]),
             "open_files": float(len(os.listdir(f"/proc/{pid}/fd"))),
         }
@@ -255,24 +270,29 @@ class _Gpus(Collector):
         with self._lock:
             for index, (memory, size, share) in enumerate(_gpus()):
                 for family, value in ((used, memory), (total, size), (busy, share)):
-                    family.add_metric([str(index)], value)
+                    if value is not None:
+                        family.add_metric([str(index)], value)
         yield from (used, total, busy)
 
 
-def _gpus() -> list[tuple[float, float, float]]:
-    """Return (bytes used, bytes there are, share of time busy) of each GPU."""
+def _gpus() -> list[tuple[float | None, float | None, float | None]]:
+    """Return (bytes used, bytes there are, share of time busy) of each GPU.
+
+    None is what one cannot tell: a part of a GPU (MIG) knows its memory but not its use.
+    """
     try:
         import pynvml
     except ImportError:
         return []
     rows = []
-    try:
+    with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()
         for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-            busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-            rows.append((float(memory.used), float(memory.total), float(busy)))
-    except pynvml.NVMLError:
-        return rows
+            handle, used, size, busy = pynvml.nvmlDeviceGetHandleByIndex(index), None, None, None
+            with contextlib.suppress(pynvml.NVMLError):
+                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+                used, size = float(memory.used), float(memory.total)
+            with contextlib.suppress(pynvml.NVMLError):
+                busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+            rows.append((used, size, busy))
     return rows

@@ -1,8 +1,11 @@
 """What the service shows of itself, with one worker and with four."""
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
@@ -31,9 +34,13 @@ def test_every_request_and_text_is_counted_on_both_ports(watched: Watched) -> No
     ):
         assert value(text, REQUESTS) - value(before, REQUESTS) == 30
         assert value(text, TEXTS) - value(before, TEXTS) == 60
-        assert value(text, 'embedding_model_ready{model="fake"}') == 1
         assert value(text, 'embedding_queue_texts{model="fake"}') == 0
         assert value(text, "embedding_process_memory_bytes") > 20e6
+
+
+def test_a_model_is_shown_as_ready_once_every_worker_has_it(watched: Watched) -> None:
+    series = 'embedding_model_ready{default="true",model="fake"}'
+    until(lambda: value(watched.get("/metrics")[0].decode(), series) == 1)
 
 
 def test_what_is_done_with_collections_is_counted_and_their_size_is_known(watched: Watched) -> None:
@@ -109,3 +116,43 @@ def test_a_file_that_is_just_being_made_spoils_no_scrape(
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     assert value(metrics.exposition().decode(), "made_total") == 3
     numbers.close()
+
+
+def test_the_time_on_the_cpu_never_becomes_less_when_a_worker_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker of 5 s beside ours of 3 s ends while the numbers are read."""
+    us, other, master = 11, 12, os.getppid()
+    facts = {us: {"cpu_seconds": 3.0}, other: {"cpu_seconds": 5.0}, master: {}}
+    listed = iter([[us, other], [us], [us]])  # it is gone when the second is listed
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nonexistent")
+    monkeypatch.setattr(metrics, "_facts", facts.get)
+
+    def workers() -> list[int]:
+        pids = next(listed)
+        facts[master]["ended_cpu_seconds"] = 0.0 if other in pids else 5.0
+        return pids
+
+    monkeypatch.setattr(metrics, "_workers", workers)
+    assert [metrics._cpu_seconds() for _ in range(2)] == [8.0, 8.0]
+
+
+def test_a_gpu_that_cannot_tell_its_use_still_tells_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failed(Exception):
+        """What a part of a GPU (MIG) answers when it is asked for its use."""
+
+    def use(handle: int) -> None:
+        raise Failed
+
+    library = SimpleNamespace(
+        NVMLError=Failed, nvmlInit=lambda: None, nvmlDeviceGetCount=lambda: 1,
+        nvmlDeviceGetHandleByIndex=lambda index: index, nvmlDeviceGetUtilizationRates=use,
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(used=3, total=10),
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    text = metrics.exposition().decode()
+    assert value(text, 'embedding_gpu_memory_used_bytes{gpu="0"}') == 3
+    assert value(text, 'embedding_gpu_memory_bytes{gpu="0"}') == 10
+    assert "embedding_gpu_utilization_ratio{" not in text

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import time
 import urllib.parse
@@ -116,6 +117,26 @@ def test_every_query_returns_data_from_a_real_prometheus(busy: list[int]) -> Non
         rules = prometheus.ask("rules")["data"]["groups"][0]["rules"]
         assert [rule["lastError"] for rule in rules if rule.get("lastError")] == []
         assert {rule["health"] for rule in rules} == {"ok"} and len(rules) == len(RULES)
+
+
+def series_of(expression: str) -> list[str]:
+    """Return selectors of the metrics of an expression that ask for its labels and no values."""
+    found = []
+    for name, labels in re.findall(r"\b(embedding_\w+)(?:\{([^}]*)\})?", expression):
+        asked = ",".join(f'{label}!=""' for label in re.findall(r"(\w+)\s*[=!]~?\s*\"", labels))
+        found.append(f"{name}{{{asked}}}")
+    return found
+
+
+def test_every_metric_of_an_alert_is_shown_by_the_service(busy: list[int]) -> None:
+    wanted = {s for rule in RULES for s in series_of(rule["expr"])}
+    assert 'embedding_model_ready{default!=""}' in wanted and len(wanted) >= 6
+    with Prometheus(*busy) as prometheus:
+        waiting = sorted(s for s in wanted if not any(n in s for n in NOT_HERE))
+        end = time.monotonic() + 60
+        while waiting := [s for s in waiting if not prometheus.numbers(s)]:
+            assert time.monotonic() < end, "\n".join(waiting)
+            time.sleep(0.5)
 
 
 def test_panels_do_not_overlap_and_all_name_the_provisioned_source() -> None:
