@@ -10,23 +10,21 @@ import gc
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from config import ModelSettings, ModelSpec
 from embedders.base import (
-    DeviceBroken,
     Embedder,
     Encoded,
     Input,
     Item,
-    OutOfMemory,
     Prompt,
     Truncate,
     Vectors,
 )
+from embedders.device import DeviceEmbedder
 from embedders.loading import LoadedModel, apart, choose_dtype, load
 from embedders.packed import Group, Packed, pack
 from embedders.tokens import TextTokenizer
@@ -52,7 +50,7 @@ def local(spec: ModelSpec, settings: ModelSettings) -> Embedder:
     return WholeEmbedder(loaded)
 
 
-class LocalEmbedder(Embedder):
+class LocalEmbedder(DeviceEmbedder):
     """One transformer encoder on one device."""
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -98,26 +96,6 @@ class LocalEmbedder(Embedder):
             return [Item(i.payload, i.tokens, i.truncated, skip) for i in items]
         return items
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
-        """Run one pass over all `items`, padded to the longest. Returns (n, d) float32.
-
-        When not even one item fits on the GPU the model moves to the CPU, rather than die.
-        """
-        import torch
-
-        try:
-            return Encoded(self._forward(items), [item.tokens for item in items])
-        except torch.cuda.OutOfMemoryError:
-            failure: Exception = OutOfMemory("the GPU's memory is full")
-        except torch.AcceleratorError as exc:  # sticky: the context is lost to this process
-            failure = DeviceBroken(f"the device failed ({type(exc).__name__})")
-        if isinstance(failure, OutOfMemory):  # outside of `except`: that holds the pass's tensors
-            torch.cuda.empty_cache()
-            if len(items) == 1:  # not even that fits; larger passes are halved by the batcher
-                self._move_to_cpu()
-                return Encoded(self._forward(items), [item.tokens for item in items])
-        raise failure
-
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
         """Encode in float32, and put the network's own precision back. One thread at a time.
 
@@ -132,16 +110,8 @@ class LocalEmbedder(Embedder):
         finally:
             self._network.auto_model.to(dtype)  # exact: a float32 made of a bfloat16 is one
 
-    def _move_to_cpu(self) -> None:
-        import torch
-
-        log.error("out of memory on %s: the model goes on, more slowly, on the CPU", self._device)
-        self._device = torch.device("cpu")
-        for module in (self._network, *self._heads):
-            module.to(self._device)
-        self.facts = replace(self.facts, device="cpu")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    def _modules(self) -> Sequence[Any]:
+        return (self._network, *self._heads)
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
         if self._packed is None:

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import Embedder, Encoded, Input, Item, Prompt, Truncate
+from embedders.base import Input, Item, Prompt, Truncate, Vectors
+from embedders.device import DeviceEmbedder
 from embedders.loading import LoadedModel
 from errors import BadRequest, InputTooLong
 
 
-class WholeEmbedder(Embedder):
+class WholeEmbedder(DeviceEmbedder):
     """A model that is run as a whole, texts in and vectors out."""
 
     def __init__(self, loaded: LoadedModel) -> None:
-        self._model = loaded.modules
+        self._model, self._device = loaded.modules, loaded.device
         self._lock = threading.Lock()
         limit = loaded.modules.max_seq_length
         known = limit is not None and limit < 1 << 30  # some say infinity
@@ -54,9 +55,12 @@ class WholeEmbedder(Embedder):
                 return len(getattr(encoding, "ids", encoding))
         return len(text.split())
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
-        """Return (n, d) float32, as `SentenceTransformer.encode` does without a prompt."""
+    def _forward(self, items: Sequence[Item]) -> Vectors:
+        """Encode as `SentenceTransformer.encode` does without a prompt."""
         texts = [str(item.payload) for item in items]
         with self._lock:
             vectors = self._model.encode(texts, prompt="", show_progress_bar=False)
-        return Encoded(np.ascontiguousarray(vectors, np.float32), [i.tokens for i in items])
+        return np.ascontiguousarray(vectors, np.float32)
+
+    def _modules(self) -> Sequence[Any]:
+        return (self._model,)
