@@ -1,9 +1,11 @@
 """The page on running the service: its commands are run, what cannot be run here is parsed."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,8 +24,9 @@ from tests.servers.nginx import Nginx
 PAGE = (ROOT / "docs" / "deploy.md").read_text()
 SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 SHELL = [code for language, code in SNIPPETS if language == "bash"]
+WRITES = ("STORE_DIR", "DATA_DIR", "EMBEDDING_DB_URL")  # what the unit says of itself
 K8S = ROOT / "deploy" / "k8s"
-RUN_HERE = ("cd /opt", "mkdir -p backup", "for folder in backup", "pg_dump", "mariadb-dump")
+RUN_HERE = ("systemctl start", "mkdir -p backup", "for folder in backup", "pg_dump", "mariadb-dump")
 SHOWN_ELSEWHERE = {
     "docker compose up": "test_schemas.py and test_deploy.py; no container engine runs here",
     "kubectl": "test_kubectl_names_what_the_files_hold",
@@ -77,12 +80,30 @@ def test_kubectl_names_what_the_files_hold() -> None:
     assert f"`maxSurge: {update['maxSurge']}`, `maxUnavailable: {update['maxUnavailable']}`" in PAGE
 
 
-def test_the_adapters_rule_offers_what_the_autoscaler_asks_for() -> None:
-    (code,) = [code for language, code in SNIPPETS if language == "yaml"]
-    (rule,) = yaml.safe_load(code)["rules"]
-    (metric,) = yaml.safe_load((K8S / "hpa.yaml").read_text())["spec"]["metrics"]
-    assert metric["pods"]["metric"]["name"] == rule["name"]["matches"]
-    assert rule["seriesQuery"].startswith(rule["name"]["matches"] + "{")
+def test_the_adapters_rules_offer_what_the_autoscaler_asks_for() -> None:
+    scrape, adapter = [yaml.safe_load(code) for language, code in SNIPPETS if language == "yaml"]
+    asked = yaml.safe_load((K8S / "hpa.yaml").read_text())["spec"]["metrics"]
+    names = [metric["pods"]["metric"]["name"] for metric in asked]
+    assert [rule["name"]["matches"] for rule in adapter["rules"]] == names
+    assert "embedding_requests_in_flight" in names
+    (job,) = scrape["scrape_configs"]
+    given = {rule.get("target_label") for rule in job["relabel_configs"]}
+    for name, rule in zip(names, adapter["rules"], strict=True):
+        wanted = re.fullmatch(rf'{name}{{(\w+)!="",(\w+)!=""}}', rule["seriesQuery"])
+        assert wanted and set(wanted.groups()) <= given
+        assert name in PAGE[PAGE.index("## Metrics") :]
+
+
+def test_the_page_says_what_to_do_for_every_alert() -> None:
+    rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
+    assert re.findall(r"^\| `(Embedding\w+)` \|", PAGE, re.M) == [rule["alert"] for rule in rules]
+
+
+def test_the_second_unit_is_the_first_but_for_its_ports_and_its_code() -> None:
+    units = [ROOT / "deploy" / f"embedding-service{at}.service" for at in ("", "@")]
+    lines = [{line for line in unit.read_text().splitlines() if line[:1] != "#"} for unit in units]
+    for line in lines[0] ^ lines[1]:
+        assert line.split("=")[0] in ("Description", "WorkingDirectory", "ExecStart"), line
 
 
 def test_what_nginx_is_said_to_do_is_in_its_file() -> None:
@@ -176,28 +197,78 @@ def front_of(port: int) -> str:
     return conf.replace("server_name", "listen 127.0.0.1:{port}; server_name")
 
 
+SYSTEMCTL = """#!{python}
+import os, signal, subprocess, sys
+word, unit = sys.argv[1:]
+if word == "stop":
+    os.kill(int(open({folder!r} + "/old.pid").read()), signal.SIGTERM)
+else:  # with nothing of the environment that it was called in, as systemd does
+    command = open({folder!r} + "/command").read().replace("%i", unit.partition("@")[2])
+    log = open({folder!r} + "/log", "w")
+    command = ["env", "-i", "bash", "-c", "exec " + command]
+    subprocess.Popen(command, cwd={root!r}, stdout=log, stderr=log)
+"""
+
+
+def four_digits() -> int:
+    """Return a free port to which the unit can put a 1 in front."""
+    for port in range(7100, 9999):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port of four digits is free")
+
+
+def install(folder: Path) -> Path:
+    """Put a `systemctl` that knows the shipped template into a folder; return that of programs.
+
+    What the unit says is done, but for places: /etc, /opt and /var are the folder's.
+    """
+    unit = (ROOT / "deploy" / "embedding-service@.service").read_text()
+    gunicorn = f"{sys.executable} -m gunicorn --pid {folder}/new.pid"
+    for said, here in {
+        "/opt/embedding-service-%i/.venv/bin/gunicorn": gunicorn,
+        "/etc/embedding-service.env": f"{folder}/env",
+        "/var/lib/embedding-service": f"{folder}/data",
+        "/var/cache/embedding-service": f"{folder}/models",
+    }.items():  # fmt: skip
+        assert said in unit
+        unit = unit.replace(said, here)
+    (settings,) = re.findall(r"^EnvironmentFile=-(.+)", unit, re.M)
+    (command,) = re.findall(r"^ExecStart=(.+)", unit, re.M)
+    given = [*re.findall(r"^Environment=(.+)", unit, re.M), *Path(settings).read_text().split()]
+    (folder / "command").write_text(f"env PATH=/usr/bin:/bin {' '.join(given)} {command}")
+    (folder / "bin").mkdir()
+    program = folder / "bin" / "systemctl"
+    program.write_text(SYSTEMCTL.format(python=sys.executable, folder=str(folder), root=str(ROOT)))
+    program.chmod(0o755)
+    return folder / "bin"
+
+
 def test_a_new_version_takes_over_behind_nginx_and_no_request_is_lost(tmp_path: Path) -> None:
     need(Nginx)
-    new = free_port()
+    new = four_digits()
     with served(tmp_path) as old, Nginx(front_of(old.port)) as nginx:
-        code = snippet("cd /opt")
-        ours = f"{nginx.find('nginx')} -p {nginx.folder} -c {nginx.config} -e {nginx.folder}/e"
+        write(old, 7, "before")
+        ours = {"HOST": "127.0.0.1", "METRICS_PORT": "1", "PORT": str(old.port)}
+        kept = {k: v for k, v in environment(tmp_path, old.port).items() if k not in WRITES}
+        (tmp_path / "env").write_text("\n".join(f"{k}={v}" for k, v in (kept | ours).items()))
+        path = f"{install(tmp_path)}:{os.environ['PATH']}"
+        code = snippet("systemctl start")
+        conf = f"{nginx.find('nginx')} -p {nginx.folder} -c {nginx.config} -e {nginx.folder}/e"
         for said, here in {
-            "/opt/embedding-service-next": str(ROOT), "8003": str(new), "8001": str(old.port),
-            ".venv/bin/gunicorn": f"{sys.executable} -m gunicorn",
-            " &\n": f" >{tmp_path}/log 2>&1 &\n",
-            "/run/embedding-next.pid": f"{tmp_path}/new.pid", "nginx -s": f"{ours} -s",
-            "/run/embedding.pid": f"{tmp_path}/old.pid",
+            "8003": str(new), "8001": str(old.port), "nginx -s": f"{conf} -s",
             "/etc/nginx/conf.d/embedding.conf": str(nginx.config),
         }.items():  # fmt: skip
             assert said in code
             code = code.replace(said, here)
         with Crowd(Service(nginx.port, old.process)) as crowd:
             try:
-                shell(code, tmp_path, **environment(tmp_path, new))
+                shell(f"PATH={path}\n{code}", tmp_path)
                 assert old.process.wait(30) == 0
                 count = len(crowd.statuses)
                 until(lambda: len(crowd.statuses) > count + 20)
+                assert read(Service(new, old.process)) == (7, "before")  # the same data
             finally:
                 newcomer = int((tmp_path / "new.pid").read_text())
                 os.kill(newcomer, signal.SIGTERM)
