@@ -26,7 +26,8 @@ export const options = {
 };
 
 export function setup() {
-  return http.get(`${url}/v1/models`, { headers }).json("data.0.id");
+  const model = http.get(`${url}/v1/models`, { headers }).json("data.0.id");
+  return { model, run: Date.now() }; // texts of another run may be in the cache
 }
 
 function embed(model, input) {
@@ -37,10 +38,10 @@ function embed(model, input) {
   });
 }
 
-export function single(model) {
-  embed(model, `a sentence of user ${__VU}, its number ${__ITER}`);
+export function single({ model, run }) {
+  embed(model, `a sentence of user ${__VU} in run ${run}, its number ${__ITER}`);
 }
 
-export function batch(model) {
-  embed(model, Array.from({ length: 32 }, (_, i) => `sentence ${i} of batch ${__ITER} of user ${__VU}`));
+export function batch({ model, run }) {
+  embed(model, Array.from({ length: 32 }, (_, i) => `sentence ${i} of batch ${__ITER} of user ${__VU} in run ${run}`));
 }
