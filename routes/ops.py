@@ -82,6 +82,7 @@ def _degraded() -> str | None:
     reasons = (
         services().settings.degraded,
         cache.problem if cache else None,
+        services().vault.problem,
         problem_of(services().library.store),
         throttle().problem,
     )

@@ -59,6 +59,11 @@ class Vault:
         self._sealed: dict[str, str | None] = {}  # the rows as last seen
         self._opened: dict[str, tuple[str, str | None]] = {}  # each with what it holds
 
+    @property
+    def problem(self) -> str | None:
+        """Why keys that are kept cannot be read now; None while they can, or none are kept."""
+        return f"the providers' keys: {self._guard.problem}" if self._guard.problem else None
+
     def get_key(self, provider: str) -> str | None:
         """Return the key to use for a provider, None if there is none. Never raises."""
         if self._seal is None:

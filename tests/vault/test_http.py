@@ -8,6 +8,7 @@ import requests
 from flask.testing import FlaskClient
 
 from config import Config
+from errors import Unavailable
 from factory import create_app
 from tests.providers.server import FakeProvider
 from tests.vault.conftest import OTHER, SECRET, A
@@ -111,6 +112,23 @@ def test_without_an_encryption_key_nothing_is_kept(
     assert reply.status_code == 409
     assert "Fernet.generate_key()" in reply.json["error"]
     assert not list(tmp_path.glob("service.db*"))
+
+
+def test_health_tells_when_the_keys_cannot_be_read(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/health").json["degraded"] is None
+
+    def away(*_: object) -> dict[str, str]:
+        raise Unavailable("the database does not answer")
+
+    vault = client.application.extensions["services"].vault
+    for name in ("_read", "_read_all"):
+        monkeypatch.setattr(vault, name, away)
+    monkeypatch.setattr(vault._guard, "_probe", away)
+    vault.get_key("openai")
+    told = client.get("/health").json["degraded"]
+    assert told == "the providers' keys: the database failed (Unavailable)"
 
 
 def test_only_an_admin_may_look_or_change(client: FlaskClient) -> None:
