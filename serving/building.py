@@ -31,12 +31,16 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
     started = time.monotonic()
     embedders: list[tuple[str, Embedder]] = []
     failures: list[tuple[str, Exception]] = []
-    for name, place in replicas_of(spec):
+    places = replicas_of(spec)
+    for name, place in places:
         try:
             embedders.append((name, build(place, settings)))
         except Exception as exc:
             failures.append((name, exc))
-    if not embedders:
+    own = [name for name, _ in places[: len(spec.devices)]]  # copies elsewhere stand in for these
+    if not embedders or (own and embedders[0][0] not in own):
+        for _, embedder in embedders:
+            embedder.close()
         raise failures[0][1]
     first = embedders[0][1]
     for _, replica in embedders[1:]:

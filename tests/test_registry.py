@@ -141,10 +141,18 @@ def test_a_replica_that_does_not_load_leaves_the_others_serving(serve) -> None:
     registry.default.loaded.closable.close()
 
 
-def test_a_model_none_of_whose_replicas_loads_is_unavailable_with_its_reason(serve) -> None:
-    def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
-        raise ModelUnavailable("the device is not there")
+@pytest.mark.parametrize("elsewhere", [(), ("http://127.0.0.1:1/v1",)])
+def test_a_model_none_of_whose_own_replicas_loads_is_unavailable_with_its_reason(
+    serve, elsewhere: tuple[str, ...]
+) -> None:
+    """A copy elsewhere can stand in for one that is here, and not for none."""
 
-    registry = serve(build, SPEC.model_copy(update={"devices": ("cuda:0", "cuda:1")}))
+    def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
+        if spec.base_url is None:
+            raise ModelUnavailable("the device is not there")
+        return fake(spec, settings)
+
+    places = {"devices": ("cuda:0", "cuda:1"), "base_urls": elsewhere}
+    registry = serve(build, SPEC.model_copy(update=places))
     registry.load_now()
     assert registry.default.reason == "the device is not there"
