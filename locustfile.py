@@ -43,18 +43,18 @@ class Client(HttpUser):
         """Send the token with every request, if there is one, and ask for the first model."""
         if token := os.environ.get("API_TOKEN"):
             self.client.headers["Authorization"] = f"Bearer {token}"
-        self.name, self.numbers = uuid.uuid4().hex[:8], itertools.count()
+        self.mark, self.numbers = uuid.uuid4().hex[:8], itertools.count()
         self.model = self.client.get("/v1/models", name="models").json()["data"][0]["id"]
 
     @task(5)
     def single(self) -> None:
         """Embed one text."""
-        self._embed([f"a sentence of user {self.name}, its number {next(self.numbers)}"], "single")
+        self._embed([f"a sentence of user {self.mark}, its number {next(self.numbers)}"], "single")
 
     @task(1)
     def batch(self) -> None:
         """Embed 32 texts."""
-        which = f"batch {next(self.numbers)} of user {self.name}"
+        which = f"batch {next(self.numbers)} of user {self.mark}"
         self._embed([f"sentence {i} of {which}" for i in range(32)], "batch")
 
     def _embed(self, texts: list[str], name: str) -> None:
@@ -68,6 +68,8 @@ class Client(HttpUser):
 def judge(environment: Environment, **_: object) -> None:
     """Set the exit code by what failed and how long requests took."""
     faults = []
+    if environment.runner and environment.runner.exceptions:
+        faults.append("the load test itself met errors: see above")
     if environment.stats.total.fail_ratio > FAILED:
         faults.append(f"{environment.stats.total.fail_ratio:.1%} of the requests failed")
     for name, most in P95_MS.items():
@@ -76,4 +78,4 @@ def judge(environment: Environment, **_: object) -> None:
             faults.append(f"95 % of {name} took up to {took:.0f} ms, more than {most:.0f} ms")
     for fault in faults:
         print(f"FAILED: {fault}")
-    environment.process_exit_code = 1 if faults else 0
+    environment.process_exit_code = 1 if faults else 0  # locust's own is 1 for a single failure

@@ -47,7 +47,7 @@ def test_locusts_load_is_served_without_a_failure_and_every_text_is_new(
 def test_the_load_tests_send_no_text_twice() -> None:
     """A cache would answer it. The sources are read: locust would patch this process."""
     for file, marks in {
-        "locustfile.py": ("{self.name}", "next(self.numbers)", "uuid.uuid4()"),
+        "locustfile.py": ("{self.mark}", "next(self.numbers)", "uuid.uuid4()"),
         "k6_test.js": ("${__VU}", "${__ITER}", "${run}", "Date.now()"),
     }.items():
         text = (ROOT / file).read_text()
