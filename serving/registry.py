@@ -92,6 +92,8 @@ class Registry:
     def start(self, pause_s: float = 0.0) -> None:
         """Load every model in a thread of its own, the default first, `pause_s` from now."""
         models = self._in_order(self._line_up)
+        if pause_s:
+            log.warning(DIED.format(pause_s))
         for model in models if pause_s else ():
             model.fail(DIED.format(pause_s))
         self._start_loading(models, pause_s)
