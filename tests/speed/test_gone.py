@@ -20,12 +20,18 @@ from serving.registry import Registry
 
 
 class Held(FakeEmbedder):
-    """Encodes nothing until it is opened; keeps what it encoded."""
+    """Once it is held, encodes nothing until it is opened; keeps what it encoded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[str] = []
         self.entered, self.open = threading.Event(), threading.Event()
+        self.open.set()
+
+    def hold(self) -> None:
+        self.seen.clear()
+        self.entered.clear()
+        self.open.clear()
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         self.entered.set()
@@ -38,6 +44,7 @@ def test_a_caller_that_hung_up_costs_the_engine_no_pass(config_of: Callable[...,
     held, config = Held(), config_of()
     registry = Registry(*config.catalogue(), config, lambda spec, settings: held)
     registry.load_now()
+    held.hold()  # it was tried when it was loaded
     engine, errors = Engine(registry), []
     first = threading.Thread(target=engine.embed, args=(EmbedRequest(["first"]),))
     first.start()
