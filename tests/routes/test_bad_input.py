@@ -234,10 +234,16 @@ def test_an_unexpected_error_is_one_plain_500(config_of, caplog: pytest.LogCaptu
     from factory import create_app
 
     class Broken(FakeEmbedder):
-        def prepare(self, *args: object) -> list:
-            raise KeyError("inner secret")
+        broken = False  # a model that cannot be tried at its load is unavailable
 
-    app = create_app(config_of(), build=lambda spec, settings: Broken(), wait=True)
+        def prepare(self, *args: object) -> list:
+            if self.broken:
+                raise KeyError("inner secret")
+            return super().prepare(*args)
+
+    embedder = Broken()
+    app = create_app(config_of(), build=lambda spec, settings: embedder, wait=True)
+    embedder.broken = True
     reply = app.test_client().post("/embed", json={"texts": "x"})
     assert reply.status_code == 500
     assert reply.json["request_id"] in caplog.text

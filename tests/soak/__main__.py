@@ -28,6 +28,9 @@ from tests.servers.redis import Redis
 from tests.soak.load import MODEL, Load, until
 
 ALLOWED = 0.02  # growth
+# Threads that come and go, so that even the least of some samples may or may not hold them: one
+# asks for Redis while that is away, one measures the store some seconds after a write.
+COME_AND_GO = 2
 SAMPLE_S = 1.0
 ENV = {
     "HOST": "127.0.0.1", "EMBEDDING_MODEL": MODEL, "SUPPORTED_MODELS": MODEL, "DEVICE": "cpu",
@@ -150,6 +153,12 @@ class Soak:
             thread.start()
         for thread in crowd:
             thread.join()
+        # Those above are refused before the last threads are needed; half a request holds one.
+        with contextlib.ExitStack() as held:
+            for _ in range(2 * int(ENV["THREADS"])):
+                sock = held.enter_context(socket.create_connection(("127.0.0.1", self.load.port)))
+                sock.sendall(b"GET /health HTTP/1.1\r\n")
+            time.sleep(1)
 
     def _count(self, what: str) -> None:
         self.faults[what] = self.faults.get(what, 0) + 1
@@ -240,12 +249,20 @@ def growth(samples: list[Sample]) -> list[tuple[str, float, float, float]]:
     third = max(1, len(samples) // 3)
     rows = []
     for name in Sample.__dataclass_fields__:
-        # A thread that probes Redis or measures the store comes and goes: the least is all others.
         typical = min if name == "threads" else statistics.median
         first = typical(getattr(s, name) for s in samples[:third])
         last = typical(getattr(s, name) for s in samples[-third:])
         rows.append((name, first, last, last / first - 1))
     return rows
+
+
+def too_much(rows: list[tuple[str, float, float, float]]) -> list[str]:
+    """Return what grew by more than is allowed."""
+    return [
+        f"{name} grew by {by:.1%}"
+        for name, first, last, by in rows
+        if by > ALLOWED and not (name == "threads" and last - first <= COME_AND_GO)
+    ]
 
 
 def main() -> None:
@@ -261,7 +278,7 @@ def main() -> None:
             soak = Soak(port, server.pid, redis)
             samples, problems = run(soak, seconds)
     rows = growth(samples)
-    problems += [f"{name} grew by {by:.1%}" for name, _, _, by in rows if by > ALLOWED]
+    problems += too_much(rows)
     print("\n| what | first third | last third | growth |\n|---|---|---|---|")
     for name, first, last, by in rows:
         print(f"| {name} | {first:.1f} | {last:.1f} | {by:+.2%} |")

@@ -7,7 +7,7 @@ import sys
 from tests.conftest import ROOT
 from tests.servers.fixtures import need
 from tests.servers.redis import Redis
-from tests.soak.__main__ import Sample, growth
+from tests.soak.__main__ import Sample, growth, too_much
 
 MINUTES = os.environ.get("SOAK_MINUTES", "1.5")
 
@@ -23,6 +23,7 @@ def test_nothing_grows_and_nothing_is_wrong_while_things_break() -> None:
 
 def test_growth_would_be_seen() -> None:
     """The control."""
-    samples = [Sample(100 + i, 20, 10, 5) for i in range(30)]
-    grown = {name: by for name, _, _, by in growth(samples)}
-    assert grown["memory_mb"] > 0.1 and grown["files"] == 0
+    samples = [Sample(100 + i, 20, 30 + i // 5, 5) for i in range(30)]
+    assert [told.split()[0] for told in too_much(growth(samples))] == ["memory_mb", "threads"]
+    steady = [Sample(100, 20, 28 + i // 15, 5) for i in range(30)]
+    assert too_much(growth(steady)) == []
