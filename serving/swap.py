@@ -83,9 +83,13 @@ def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
     done = threading.Event()
 
     def close_all() -> None:
+        spared = gc.get_freeze_count() > 0
+        gc.unfreeze()  # an old model may be part of cyclic garbage
         for each in leaving:
             each.close()
         give_back_memory()
+        if spared:
+            spare_collections()
         done.set()
 
     threading.Thread(target=close_all, name="model-free", daemon=True).start()
@@ -101,3 +105,13 @@ def give_back_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
         except (OSError, AttributeError):  # another C library than glibc
             log.debug("malloc_trim is not to be had")
+
+
+def spare_collections() -> None:
+    """Collect cyclic garbage, and leave what is alive out of every collection from now on.
+
+    A full one looks at 450,000 objects, the libraries' nearly all, and stops every thread for 300
+    to 400 ms (2 cores, AMD EPYC Zen 3, 2026-11-26).
+    """
+    gc.collect()
+    gc.freeze()

@@ -18,6 +18,7 @@ from embedders.base import Embedder, Prompt
 from serving.batcher import Batcher
 from serving.registry import Model, Registry
 from serving.replicas import Replicas
+from serving.swap import spare_collections
 
 log = logging.getLogger("watchdog")
 
@@ -91,17 +92,22 @@ def watch(
     """Look after the models in a thread until the returned event is set, and show which are ready.
 
     `settled` is called when each of them has been loaded or found unavailable, `ready` when the
-    default one can encode; both again and again.
+    default one can encode; both again and again. What is alive when they are settled is left out of
+    garbage collections.
     """
     stop = threading.Event()
 
     def look() -> None:
+        spared = False
         for looks in itertools.count():
             _show(registry, trial=looks % TRIAL_EVERY == 0)
             if stop.wait(LOOK_EVERY_S):
                 return
             if registry.tried.is_set():
                 settled()
+                if not spared:
+                    spare_collections()
+                    spared = True
             if registry.default.state == "ready":
                 ready()
             reason = _hopeless(registry)

@@ -1,5 +1,6 @@
 """Models exchanged while they serve: checked before, freed after, never mixed."""
 
+import gc
 import threading
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,9 @@ from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from factory import create_app
 from serving.registry import Registry
-from serving.swap import check, free
+from serving.swap import Leaving, check, free, spare_collections
+from serving.watchdog import watch
+from tests.settings.conftest import until
 
 A, B = (ModelSpec(id=n, model_name=f"tests/{n}", type="fake", dimensions=8) for n in "ab")
 
@@ -260,3 +263,35 @@ def test_a_second_change_of_the_model_while_one_runs_is_a_conflict_over_http(
     thread.join(60)
     assert [reply.status_code for reply in replies] == [200]
     assert change(app, "b").status_code == 200
+
+
+def test_an_old_model_in_a_cycle_is_freed_though_collections_spare_what_is_alive() -> None:
+    class Holder:
+        itself: object
+
+    holder, embedder = Holder(), Tracked(A)
+    holder.itself = holder
+    leaving = [Leaving(holder, embedder)]
+    spare_collections()
+    try:
+        del holder
+        gc.collect()
+        assert not embedder.closed.is_set()  # the control: what is spared is not collected
+        free(leaving, 10)
+        assert embedder.closed.is_set()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_what_is_alive_when_the_models_have_loaded_is_spared(config_of) -> None:
+    config = config_of()
+    registry = Registry(*config.catalogue(), config, lambda spec, settings: FakeEmbedder())
+    registry.start()
+    stop = watch(registry)
+    try:
+        until(lambda: gc.get_freeze_count() > 0)
+    finally:
+        stop.set()
+        registry.stop()
+        gc.unfreeze()
