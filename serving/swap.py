@@ -89,7 +89,7 @@ def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
             each.close()
         give_back_memory()
         if spared:
-            spare_collections()
+            gc.freeze()
         done.set()
 
     threading.Thread(target=close_all, name="model-free", daemon=True).start()
