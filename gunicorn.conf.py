@@ -52,6 +52,11 @@ def when_ready(server):  # type: ignore[no-untyped-def]
     relay.note_stop(server.WORKERS)
 
 
+def on_reload(server):  # type: ignore[no-untyped-def]
+    """Let the workers that live serve until one that starts now is ready."""
+    relay.note_reload()
+
+
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
     """Choose the worker's metrics' files and its GPU: the one that the fewest living ones have."""
     arbiter.prepare_worker(worker)

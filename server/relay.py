@@ -2,10 +2,10 @@
 
 On a reload gunicorn starts new workers and stops the old ones at once, long before the new have
 loaded their models. Here a new worker takes no connection until its model is ready, if another one
-does meanwhile; and an old one that is told to stop serves on until a newer one is ready. If none
-ever is, because the new settings name a model that cannot be loaded, the old one stays. Workers are
-known by gunicorn's `age`: a count that grows with each one started. What stops the whole service
-stops them all, and a second interrupt does so at once.
+does meanwhile; and the old ones, told to stop, all serve on until one from after the reload is
+ready. If none ever is, because the new settings name a model that cannot be loaded, they stay.
+Workers are known by gunicorn's `age`: a count that grows with each one started. What stops the
+whole service stops them all, and a second interrupt does so at once.
 """
 
 import contextlib
@@ -16,12 +16,14 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 # What the master and all workers share. Each field has one writer, so that none takes another's
-# change back: the master notes the newest worker started and that the whole service stops, its
-# signal handler that it shall do so at once, and every worker its own age once it is ready.
-STARTED, STOPS, AT_ONCE, READY = range(4)
+# change back: the master notes the newest worker started and the first one after the last reload,
+# its signal handler that the whole service stops and that it shall do so at once, and every worker
+# its own age once it is ready.
+STARTED, FIRST, STOPS, AT_ONCE, READY = range(5)
 AGES = 1024  # more workers than there are at a time: two that share a field never live together
 _shared = memoryview(mmap.mmap(-1, 8 * (READY + AGES))).cast("q")
 _age = 0  # in a worker: its own
+_tried = False  # in a worker: whether its models were loaded or cannot be
 
 
 def announce(worker: Any, living: Iterable[Any]) -> None:
@@ -29,6 +31,11 @@ def announce(worker: Any, living: Iterable[Any]) -> None:
     _shared[STARTED] = worker.age
     ready = _newest_ready()
     worker.relieves = any(not other.relieves or other.age <= ready for other in living)
+
+
+def note_reload() -> None:
+    """Note, in the master, that those to be started next shall relieve all that live."""
+    _shared[FIRST] = _shared[STARTED] + 1
 
 
 def note_stop(workers: Collection[int]) -> None:
@@ -65,8 +72,14 @@ def _end_at_once(workers: Collection[int]) -> None:
 
 def begin(age: int) -> None:
     """Say, in a worker, which one it is."""
-    global _age
-    _age = age
+    global _age, _tried
+    _age, _tried = age, False
+
+
+def note_tried() -> None:
+    """Say, in a worker, that its models were loaded or cannot be."""
+    global _tried
+    _tried = True
 
 
 def take_over() -> None:
@@ -75,13 +88,14 @@ def take_over() -> None:
 
 
 def is_ready() -> bool:
-    """Tell, in a worker, whether it or a newer one can serve."""
-    return _newest_ready() >= _age
+    """Tell, in a worker, whether to take requests: it can serve, or never will while others do."""
+    return _shared[READY + _age % AGES] == _age or (_tried and _newest_ready() > _age)
 
 
 def is_needed() -> bool:
     """Tell, in a worker that was told to stop, whether those to follow it are still loading."""
-    return _newest_ready() <= _age < _shared[STARTED] and not _shared[STOPS]
+    relief = max(_shared[FIRST], _age + 1)
+    return _newest_ready() < relief and _age < _shared[STARTED] and not _shared[STOPS]
 
 
 def ends_at_once() -> bool:

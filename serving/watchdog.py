@@ -101,7 +101,9 @@ def watch(
         spared = False
         for looks in itertools.count():
             _show(registry, trial=looks % TRIAL_EVERY == 0)
-            if stop.wait(LOOK_EVERY_S):
+            # Until they are settled, that is waited for: a reload just after has to know it.
+            (stop if spared else registry.tried).wait(LOOK_EVERY_S)
+            if stop.is_set():
                 return
             if registry.tried.is_set():
                 settled()

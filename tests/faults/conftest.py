@@ -11,12 +11,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Server, free_port, running, write_models
 from tests.servers.process import children
+
+NO_REPLY = (OSError, HTTPException)  # nobody there yet, or killed before or amid its answer
 
 
 class Service:
@@ -58,7 +61,7 @@ class Service:
         """Say whether /health answers 200."""
         try:
             return self.ask("/health", timeout=2)[0] == 200
-        except OSError:
+        except NO_REPLY:
             return False
 
     def connect(self) -> socket.socket:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from embedders.weights import find
-from tests.faults.conftest import until
+from tests.faults.conftest import NO_REPLY, until
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -48,7 +48,7 @@ def test_workers_killed_while_they_load_come_back_more_and_more_slowly(start, tm
     def reason() -> str:
         try:
             status, headers, body = service.ask("/health", timeout=5)
-        except OSError:
+        except NO_REPLY:
             return ""
         assert status == 503 and headers["Retry-After"]
         return str(json.loads(body)["reason"])

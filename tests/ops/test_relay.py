@@ -13,6 +13,7 @@ def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     size = 8 * (relay.READY + relay.AGES)
     monkeypatch.setattr(relay, "_shared", memoryview(bytearray(size)).cast("q"))
     monkeypatch.setattr(relay, "_age", 0)
+    monkeypatch.setattr(relay, "_tried", False)
 
 
 def announce(age: int) -> None:
@@ -38,7 +39,36 @@ def test_an_old_worker_is_needed_until_a_newer_one_is_ready() -> None:
     relay.begin(2)
     relay.take_over()
     relay.begin(1)
-    assert not relay.is_needed() and relay.is_ready()
+    assert not relay.is_needed()
+
+
+def test_all_workers_from_before_a_reload_are_needed_until_one_from_after_it_is_ready() -> None:
+    for age in (1, 2):
+        announce(age)
+        relay.begin(age)
+        relay.take_over()
+    relay.note_reload()
+    for age in (3, 4):
+        announce(age)
+    for age in (1, 2):
+        relay.begin(age)
+        assert relay.is_needed()
+    relay.begin(3)
+    relay.take_over()
+    for age in (1, 2):
+        relay.begin(age)
+        assert not relay.is_needed()
+
+
+def test_a_worker_that_still_loads_leaves_the_requests_to_one_that_is_ready() -> None:
+    for age in (4, 5):
+        announce(age)
+    relay.begin(5)
+    relay.take_over()
+    relay.begin(4)
+    assert not relay.is_ready()
+    relay.note_tried()  # it cannot load its model: it says so, as it would without the other
+    assert relay.is_ready()
 
 
 def test_a_stop_that_comes_while_a_worker_is_announced_is_not_lost() -> None:
