@@ -7,7 +7,8 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -390,27 +391,48 @@ def check_full(store: FileStore) -> None:
     assert set(contents(store)) == acked
 
 
-def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
-    """On a real small file system. The test below does the like where none can be mounted."""
+@contextmanager
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
+    """Mount a file system of 2 MB; give its folder and what makes it larger."""
     small = tmp_path / "small"
     small.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
     done = subprocess.run(mount, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+    larger = [*mount[:3], "-o", "remount,size=8m", "tmpfs", str(small)]
     try:
+        yield small, lambda: subprocess.run(larger, check=True)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
+    """On a real small file system. The test below does the like where none can be mounted."""
+    with small_disk(tmp_path) as (small, make_larger):
         with opened(small / "s") as store:
             store.create("docs", 8)
             check_full(store)
         with opened(small / "s") as again:
             assert again.verify("docs").ok
             ids = [record.id for record in again.scroll("docs", limit=1000).records]
-            subprocess.run([*mount[:3], "-o", "remount,size=8m", "tmpfs", str(small)], check=True)
+            make_larger()
             assert again.delete("docs", ids) == len(ids)
             assert again.compact("docs").ok
             put(again, ["again"], 1)
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_a_pickle_written_in_place_is_lost_on_a_full_disk(tmp_path: Path) -> None:
+    """The control: what a service without a journal does on the same disk."""
+    with small_disk(tmp_path) as (small, _):
+        file, rows, written = small / "rows.pickle", {}, 0
+        with pytest.raises(OSError, match="No space"):
+            for written in range(10_000):
+                rows |= {f"{written}-{j}": vector(j) for j in range(20)}
+                file.write_bytes(pickle.dumps(rows))
+        assert written > 10
+        with pytest.raises((EOFError, pickle.UnpicklingError)):
+            pickle.loads(file.read_bytes())
 
 
 def test_a_limit_on_the_size_of_files_refuses_and_loses_nothing(tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
+from store import Item
+from store.base import Mode, Written
 from store.file import FileStore
 from tests.store.contract import Contract, machine
 from tests.store.faults import MEMORY
 
 LONG = bool(os.environ.get("STORE_LONG"))
+EVERY = list(HealthCheck)
 
 
 class TestFileStore(Contract):
@@ -39,6 +43,26 @@ TestRandomOperations.settings = settings(
     max_examples=2000 if LONG else 30,
     stateful_step_count=50 if LONG else 30,
     deadline=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=EVERY,
 )
 TestRandomOperations = pytest.mark.filterwarnings("ignore")(TestRandomOperations)
+
+
+class Forgetful(Reopening):
+    """A store that says it wrote all that it was given, and leaves the last of several out."""
+
+    def upsert(self, name: str, items: Sequence[Item], mode: Mode = "upsert") -> Written:
+        done = super().upsert(name, items[: max(1, len(items) - 1)], mode)
+        return Written(done.inserted + (len(items) > 1), done.updated)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_comparison_can_fail() -> None:
+    """The control: a write that is not there any more is found."""
+    test = machine(lambda: Forgetful(Path(tempfile.mkdtemp(prefix="store-machine-", dir=MEMORY))))
+    test.TestCase.settings = settings(
+        max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=EVERY,
+        print_blob=False, phases=[Phase.generate],
+    )  # fmt: skip
+    with pytest.raises(AssertionError):
+        test.TestCase("runTest").debug()
