@@ -15,6 +15,7 @@ import json
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from store.ledger import Options
 OUT = Path(__file__).parent / "out"
 PARTS = ("searches", "rivals", "http", "writers", "ann")
 Result = dict[str, Any]
+Timed = Callable[[], float]  # makes a call and returns its milliseconds
 
 
 class Run:
@@ -124,25 +126,45 @@ def approximate(run: Run) -> None:
 
 def compare(run: Run, rivals: list[Rival], rounds: int) -> None:
     """Measure ours and the others by turns."""
-    calls: dict[str, Any] = {"ours": run.query} | {each.name: each.one for each in rivals}
+    ones: dict[str, Timed] = {"ours": timed(run.query)} | {each.name: each.one for each in rivals}
+    batches: dict[str, Timed] = {"ours": timed(run.batch)} | {r.name: r.batch for r in rivals}
+    one, batch = least_by_turns(ones, rounds), least_by_turns(batches, 3)
+    for each in rivals:
+        found = vectors.recall(each.answers(), run.right)
+        ours = {"ours_per_it": round(one["ours"] / one[each.name], 3),
+                "ours_per_its_batch64": round(batch["ours"] / batch[each.name], 3)}  # fmt: skip
+        run.result["rivals"][each.name] = ours | {
+            "version": each.version, "fill_s": each.fill_s, "ms": round(one[each.name], 3),
+            "batch64_ms": round(batch[each.name], 1), "recall_at_10": found,
+        }  # fmt: skip
+        beside = f"batch of 64 {batch[each.name]:.0f} ms, recall@10 {found:.4f}"
+        show(f"{each.name} {each.version}, one query", f"{one[each.name]:.2f} ms",
+             f"{beside}, filled in {each.fill_s:.0f} s")  # fmt: skip
+    run.result["beside_rivals_ms"] = round(one["ours"], 3)
+    run.result["batch64_beside_rivals_ms"] = round(batch["ours"], 1)
+    show("ours in these turns, one query", f"{one['ours']:.2f} ms",
+         f"batch of 64 {batch['ours']:.0f} ms")  # fmt: skip
+
+
+def timed(call: Callable[[], object]) -> Timed:
+    """Make a call tell how many milliseconds it took."""
+
+    def measure() -> float:
+        began = time.perf_counter()
+        call()
+        return (time.perf_counter() - began) * 1e3
+
+    return measure
+
+
+def least_by_turns(calls: dict[str, Timed], rounds: int) -> dict[str, float]:
+    """Return the least time of each, in milliseconds, after a first round that is not counted."""
     took: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(rounds + 1):
         for name, call in calls.items():
-            began = time.perf_counter()
-            spent = call() if name != "ours" else (call(), (time.perf_counter() - began) * 1e3)[1]
+            spent = call()
             took[name] += [spent] if i else []
-    ours = min(took["ours"])
-    for each in rivals:
-        least, batch = min(took[each.name]), min(each.batch() for _ in range(3))
-        found = vectors.recall(each.answers(), run.right)
-        facts = {"version": each.version, "fill_s": each.fill_s, "ms": round(least, 3),
-                 "batch64_ms": round(batch, 1), "recall_at_10": found,
-                 "ours_per_it": round(ours / least, 3)}  # fmt: skip
-        run.result["rivals"][each.name] = facts
-        beside = f"batch of 64 {batch:.0f} ms, recall@10 {found:.4f}, filled in {each.fill_s:.0f} s"
-        show(f"{each.name} {each.version}, one query", f"{least:.2f} ms", beside)
-    run.result["search_beside_rivals_ms"] = round(ours, 3)
-    show("ours, one query, in these turns", f"{ours:.2f} ms")
+    return {name: min(spent) for name, spent in took.items()}
 
 
 def arguments() -> argparse.Namespace:
