@@ -16,7 +16,7 @@ run: $(VENV)/.run  ## serve on port 8001 with the bundled model; sets itself up 
 
 test: $(VENV)/.dev  ## run every test; sets itself up first, servers included
 	tests/setup.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev $(VENV)/.semgrep  ## check the style, the types and what is unsafe
 	$(BIN)/ruff format --check .

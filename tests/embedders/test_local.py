@@ -15,7 +15,7 @@ import pytest
 from config import Config, ModelSpec
 from embedders import weights
 from embedders.base import Embedder, Prompt
-from embedders.loading import choose_device
+from embedders.loading import choose_device, choose_dtype
 from embedders.local import LocalEmbedder, cores
 from embedders.local import local as load
 from embedders.whole import WholeEmbedder
@@ -88,6 +88,9 @@ def test_a_thousand_texts_equal_the_library_alone_and_mixed(
 ) -> None:
     embedder = local(NAME, dtype=dtype)
     texts, expected = sample
+    native = str(choose_dtype("auto", choose_device("cpu"))) == f"torch.{dtype}"
+    if dtype == "bfloat16" and not native:  # emulated, twenty times as slow: six minutes for all
+        texts, expected = texts[:100], expected[:100]
     items = embedder.prepare(texts, Prompt(), "right")
     assert sum(item.truncated for item in items) > 1
     mixed = np.concatenate(

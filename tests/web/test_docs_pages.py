@@ -72,7 +72,7 @@ def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
     context, seen = browser.new_context(), Seen(closed)
     seen.watch(context)
     page = context.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(30_000)
     page.goto(closed + path)
     expect(page.get_by_role("heading", name="Sign in to read the API")).to_be_visible()
     assert "/embed" not in page.content()
