@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -25,14 +25,13 @@ from store.validation import being_replaced, check_columns, check_items, check_n
 ATTEMPTS = 3
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """What a caller wants to store: its vector, or a text whose vector is to be made."""
 
     id: str | None = None
     vector: Any = None
     text: str | None = None
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = {}  # never changed
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The vector store's routes: collections, their vectors, search, texts stored and re-embedded."""
 
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 from flask import g
 
@@ -16,21 +16,19 @@ from routes.parse import client_gone
 from routes.table import Reply, route
 from schemas import Options
 from schemas.collections import (
-    AddBody,
     AliasBody,
     CountBody,
     CreateBody,
     DeleteBody,
     IdsBody,
-    ItemBody,
     ReembedBody,
     ScrollBody,
     SearchBody,
-    StoreTextsBody,
     dump_collection,
     dump_found,
     dump_record,
 )
+from schemas.items import AddBody, StoreTextsBody
 from schemas.replies import (
     CollectionReply,
     CollectionsReply,
@@ -135,7 +133,7 @@ def unalias(name: str, alias_name: str) -> dict[str, Any]:
 )
 def add(name: str, body: AddBody) -> Reply:
     """Store one vector or text, or many, all or none."""
-    drafts = [_draft(item) for item in body.items]
+    drafts = [Draft(*row) for row in body.rows]
     _note(len(drafts))
     stored = services().library.add(name, drafts, body.mode, _request(body))
     headers = facts_headers(stored.embedded) if stored.embedded else {}
@@ -147,7 +145,7 @@ def add(name: str, body: AddBody) -> Reply:
 def embed_and_store(body: StoreTextsBody) -> Reply:
     """Embed one text or many and store them; the collection is made if it is not there."""
     allow_collection(body.collection)
-    drafts = [_draft(item) for item in body.items]
+    drafts = [Draft(*row) for row in body.rows]
     _note(len(drafts))
     stored = services().library.store_texts(
         body.collection, drafts, body.mode, _request(body, body.model), body.create
@@ -248,10 +246,6 @@ def job(id_: str) -> dict[str, Any]:
     if not visible(found.collection):  # as if there were none: that there is says something
         raise no_job(id_)
     return _job(found)
-
-
-def _draft(item: ItemBody) -> Draft:
-    return Draft(item.id, cast(Any, item.vector), item.text, item.metadata)
 
 
 def _job(job: Job) -> dict[str, Any]:

@@ -4,17 +4,17 @@ from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, WithJsonSchema
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 Float = Annotated[float, Field(strict=True)]
 
 
 def _decoded(value: list[float] | bytes) -> Any:
-    """Return a vector that came as base64 as little-endian float32."""
+    """Return what came as base64 as little-endian float32."""
     if not isinstance(value, bytes):
         return value
     if len(value) % 4:
-        raise ValueError("no whole number of float32")
+        raise PydanticCustomError("vector", "no whole number of float32")
     return np.frombuffer(value, "<f4")
 
 
@@ -37,5 +37,7 @@ class _Plain:
 BASE64 = ConfigDict(val_json_bytes="base64")
 _Base64 = Annotated[bytes, WithJsonSchema({"type": "string"})]
 
+# Many vectors one behind the other, flat; how many they are is said elsewhere.
+Matrix = Annotated[bytes, WithJsonSchema({"type": "string"}), AfterValidator(_decoded)]
 # What every collection route that takes a vector takes: numbers, or base64 as `/v1` writes it.
 Vector = Annotated[list[Float] | _Base64, AfterValidator(_decoded), _Plain()]

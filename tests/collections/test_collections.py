@@ -49,6 +49,33 @@ def test_a_vector_comes_back_bit_for_bit(points: FlaskClient) -> None:
     np.testing.assert_array_equal(np.float32(got["vector"]), vector)
 
 
+def test_columns_are_the_rows_they_stand_for(points: FlaskClient) -> None:
+    vectors = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+    texts, metadata = ["one", None, "three"], [{"n": 1}, None, {}]
+    columns = {"ids": ["a", "b", "c"], "documents": texts, "metadatas": metadata}
+    ways = ({"matrix": base64.b64encode(vectors.tobytes()).decode()},
+            {"embeddings": vectors.tolist()},
+            {"embeddings": [base64.b64encode(v.tobytes()).decode() for v in vectors]})  # fmt: skip
+    for i, way in enumerate(ways):
+        reply = points.post("/collections/points/vectors", json=columns | way)
+        assert reply.status_code == 201, reply.text
+        assert reply.json["ids"] == ["a", "b", "c"]
+        assert (reply.json["inserted"], reply.json["updated"]) == ((0, 3) if i else (3, 0))
+        asked = {"ids": ["a", "b", "c"]}
+        got = points.post("/collections/points/vectors/get", json=asked).json["vectors"]
+        np.testing.assert_array_equal(np.float32([r["vector"] for r in got]), vectors)
+        assert [r.get("text") for r in got] == texts
+        assert [r["metadata"] for r in got] == [{"n": 1}, {}, {}]
+
+
+def test_a_column_of_documents_is_embedded(client: FlaskClient) -> None:
+    client.post("/collections", json={"name": "c", "model": "small"})
+    columns = {"ids": ["a", "b"], "documents": ["first text", "another"]}
+    assert client.post("/collections/c/vectors", json=columns).status_code == 201
+    found = client.post("/collections/c/search", json={"text": "first text", "k": 1})
+    assert ids(found) == ["a"]
+
+
 @pytest.mark.parametrize("name", ["k", "top_k", "limit"])
 @pytest.mark.parametrize("where", ["filter", "where"])
 def test_the_names_of_other_stores_work(points: FlaskClient, name: str, where: str) -> None:

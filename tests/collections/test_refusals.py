@@ -41,6 +41,40 @@ BAD = {
         VECTORS, among({**GOOD, "id": "bad", "metadata": {"m": "x" * 65 * 1024}}), 413,
         "item 2 (id 'bad'): metadata",
     ),
+    "columns of unlike lengths": (
+        VECTORS, {"ids": ["g0", "g1"], "embeddings": [unit(1)] * 2, "documents": ["a"]}, 422,
+        "2 ids but 1 documents",
+    ),
+    "fewer vectors than ids": (
+        VECTORS, {"ids": ["g0", "g1"], "embeddings": [unit(1)]}, 422, "2 ids but 1 embeddings",
+    ),
+    "a matrix that ends amid a vector": (
+        VECTORS, {"ids": ["g0", "g1"], "matrix": "AACAPwAAgD8AAIA/"}, 422,
+        "matrix has 3 numbers: no whole vectors for 2 ids",
+    ),
+    "a matrix that ends amid a number": (
+        VECTORS, {"ids": ["g0"], "matrix": "AACA"}, 422, "matrix: no whole number of float32",
+    ),
+    "a matrix of another dimension": (
+        VECTORS, {"ids": ["g0"], "matrix": "AACAPwAAgD8="}, 400, "item 0 (id 'g0')",
+    ),
+    "NaN in a matrix": (
+        VECTORS, {"ids": ["bad"], "matrix": "AADAfwAAgD8AAIA/AACAPw=="}, 422, "item 0 (id 'bad')",
+    ),
+    "a matrix and vectors": (
+        VECTORS, {"ids": ["g0"], "embeddings": [unit(1)], "matrix": "AACAPw=="}, 422,
+        "give either embeddings or matrix",
+    ),
+    "columns without content": (VECTORS, {"ids": ["g0"]}, 422, "give embeddings, matrix"),
+    "a null document without a vector": (
+        VECTORS, {"ids": ["g0"], "documents": [None]}, 422, "a vector where a document is null",
+    ),
+    "items and columns": (
+        VECTORS, {"ids": ["g0"], "documents": ["a"], "vectors": [GOOD]}, 422, "give one item",
+    ),
+    "a wrong vector in a column": (
+        VECTORS, {"ids": ["g0"], "embeddings": ["x!"]}, 422, "embeddings.0: it should be a list",
+    ),
     "collection ../x": ("/collections", {"name": "../x", "dimension": 4}, 422, "'../x'"),
     "collection ..%2Fx": (
         "/embed-and-store", {"collection": "../x", "texts": ["a"]}, 422, "'../x'",

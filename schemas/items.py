@@ -1,0 +1,189 @@
+"""The JSON of what is written into collections: one item, many, columns, and texts to embed.
+
+Only shapes are checked here; what an id, a vector or metadata may be is the store's rule.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from schemas.embed import Options
+from schemas.vectors import BASE64, Matrix, Vector
+from store import Limits
+
+Metadata = dict[str, Any]
+Row = tuple[str | None, Any, str | None, Metadata]  # id, vector, text, metadata
+
+
+# The lists of vectors are refused before a vector is read: a million of them take seconds.
+LIMITS = Limits()
+
+
+class Body(BaseModel):
+    """A body that refuses unknown fields and numbers that are none."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), **BASE64
+    )
+
+
+class ItemBody(Body):
+    """One thing to store: a vector, or a text to be embedded with the collection's model."""
+
+    id: StrictStr | None = Field(None, description="Made if it is not given.")
+    vector: Vector | None = None
+    text: StrictStr | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Self:
+        if self.vector is None and self.text is None:
+            raise PydanticCustomError("item", "give vector or text")
+        return self
+
+
+class AddBody(Options):
+    """Body of `POST /collections/{name}/vectors`: one item, many in `vectors`, or columns.
+
+    Columns have the names that Chroma gives them, and are the fastest way in.
+    """
+
+    model_config = ConfigDict(protected_namespaces=(), **BASE64)
+
+    vectors: Annotated[list[ItemBody], Field(min_length=1, max_length=LIMITS.items)] | None = Field(
+        None, validation_alias=AliasChoices("vectors", "items")
+    )
+    id: StrictStr | None = None
+    vector: Vector | None = None
+    text: StrictStr | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    ids: Annotated[list[StrictStr], Field(min_length=1, max_length=LIMITS.items)] | None = Field(
+        None, description="Columns instead of items; each has as many rows as this one."
+    )
+    embeddings: list[Vector] | None = None
+    matrix: Matrix | None = Field(
+        None,
+        description="In place of `embeddings`: base64 of a matrix of little-endian float32, "
+        "one vector behind the other.",
+    )
+    documents: list[StrictStr | None] | None = None
+    metadatas: list[Metadata | None] | None = None
+    mode: Literal["upsert", "insert", "update"] = Field(
+        "upsert", description="Whether an id may, must not or must be there already."
+    )
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        one = self.vector is not None or self.text is not None
+        if one + (self.vectors is not None) + (self.ids is not None) != 1:
+            raise PydanticCustomError(
+                "vectors",
+                "give one item (vector or text), many in vectors, or columns: ids with "
+                "embeddings, matrix or documents",
+            )
+        if self.ids is not None:
+            self._check_columns(len(self.ids))
+        return self
+
+    def _check_columns(self, count: int) -> None:
+        vectors = self.embeddings if self.matrix is None else self.matrix
+        if vectors is None and self.documents is None:
+            raise PydanticCustomError("columns", "give embeddings, matrix or documents with ids")
+        if self.embeddings is not None and self.matrix is not None:
+            raise PydanticCustomError("columns", "give either embeddings or matrix")
+        if vectors is None and None in (self.documents or ()):
+            raise PydanticCustomError("columns", "give a vector where a document is null")
+        if self.matrix is not None and (not len(self.matrix) or len(self.matrix) % count):
+            raise PydanticCustomError(
+                "columns",
+                f"matrix has {len(self.matrix)} numbers: no whole vectors for {count} ids",
+            )
+        for name in ("embeddings", "documents", "metadatas"):
+            column = getattr(self, name)
+            if column is not None and len(column) != count:
+                raise PydanticCustomError(
+                    "columns", f"{count} ids but {len(column)} {name}; give as many as ids"
+                )
+
+    @property
+    def rows(self) -> Iterable[Row]:
+        """What to store, row by row."""
+        if self.vectors is not None:
+            return [(item.id, item.vector, item.text, item.metadata) for item in self.vectors]
+        if self.ids is None:
+            return [(self.id, self.vector, self.text, self.metadata)]
+        empty: list[None] = [None] * len(self.ids)
+        matrix: Any = self.matrix  # decoded: flat float32
+        vectors = None if matrix is None else matrix.reshape(len(self.ids), -1)
+        return zip(
+            self.ids,
+            self.embeddings or empty if vectors is None else vectors,
+            self.documents or empty,
+            [each or {} for each in self.metadatas or empty],
+            strict=True,
+        )
+
+
+class StoreTextsBody(Options):
+    """Body of `POST /embed-and-store`: texts with ids and metadata, one or many."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    collection: StrictStr = Field(validation_alias=AliasChoices("collection", "collection_name"))
+    text: StrictStr | None = None
+    texts: Annotated[list[StrictStr], Field(min_length=1)] | None = None
+    id: StrictStr | None = None
+    ids: list[StrictStr] | None = None
+    metadata: (
+        Annotated[
+            list[Metadata],
+            BeforeValidator(
+                lambda v: [v] if isinstance(v, dict) else v,
+                json_schema_input_type=Metadata | list[Metadata],
+            ),
+        ]
+        | None
+    ) = Field(None, validation_alias=AliasChoices("metadata", "metadatas"))
+    model: StrictStr | None = Field(None, validation_alias=AliasChoices("model", "model_id"))
+    mode: Literal["upsert", "insert", "update"] = "upsert"
+    create: StrictBool = Field(True, description="Make the collection if it is not there.")
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Self:
+        if (self.text is None) == (self.texts is None):
+            raise PydanticCustomError("texts", "give either texts or text")
+        count = len(self.inputs)
+        for name, column in (("ids", self.all_ids), ("metadata", self.metadata)):
+            if column is not None and len(column) != count:
+                raise PydanticCustomError(
+                    "columns", f"{count} texts but {len(column)} {name}; give as many as texts"
+                )
+        return self
+
+    @property
+    def inputs(self) -> list[str]:
+        """The texts, one or many."""
+        return [self.text] if self.text is not None else list(self.texts or ())
+
+    @property
+    def all_ids(self) -> list[str] | None:
+        """The ids, one or many, if any were given."""
+        return [self.id] if self.id is not None else self.ids
+
+    @property
+    def rows(self) -> Iterable[Row]:
+        """What to store, row by row."""
+        empty: list[None] = [None] * len(self.inputs)
+        metadata = self.metadata or [{} for _ in self.inputs]
+        return zip(self.all_ids or empty, empty, self.inputs, metadata, strict=True)
