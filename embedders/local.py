@@ -117,18 +117,19 @@ class LocalEmbedder(DeviceEmbedder):
         if self._packed is None:
             return self._forward_padded(items)
         shares = _shares(items, cores())
-        running = [_helpers().submit(self._forward_share, items, rows) for rows in shares]
+        each = max(1, cores() // len(shares))  # one short text: 8.5 ms, 18.5 on one of two cores
+        running = [_helpers().submit(self._forward_share, items, rows, each) for rows in shares]
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
         for rows, share in zip(shares, running, strict=True):
             vectors[rows] = share.result()
         return vectors
 
-    def _forward_share(self, items: Sequence[Item], rows: list[int]) -> Vectors:
-        """Encode some of the items on one core. Returns (len(rows), d)."""
+    def _forward_share(self, items: Sequence[Item], rows: list[int], count: int) -> Vectors:
+        """Encode some of the items on `count` cores. Returns (len(rows), d)."""
         import torch
 
         assert self._packed is not None
-        _use_cores(1)
+        _use_cores(count)
         share = [items[row] for row in rows]
         vectors = np.empty((len(share), self.facts.dimension), np.float32)
         with torch.inference_mode():

@@ -1,8 +1,8 @@
 """Runs BERT-like encoders on a CPU without padding: every token of a pass is one row of a matrix.
 
 Texts of one length stand together for attention; the other nine tenths of the work see one dense
-matrix, multiplied by oneDNN with weights in its own layout. Each call runs on one core, so
-several threads may call at once; they share nothing that changes. Knows no text and no pooling.
+matrix, multiplied by oneDNN with weights in its own layout. Each call runs on the cores that its
+thread is set to use; several may at once and share nothing that changes. Knows no text, no pooling.
 """
 
 import ctypes
