@@ -115,12 +115,7 @@ def create_worker(config: Config, *, build: Build | None = None) -> Flask:
     """Build the service as a worker of gunicorn runs it: watched, relieved, told of its stop."""
     app = create_app(config, build=build, pause_s=arbiter.pause_s())
     registry = app.extensions[KEY].engine.registry
-
-    def settled() -> None:
-        arbiter.settle()
-        relay.note_tried()
-
-    watch(registry, settled=settled, ready=relay.take_over)
+    watch(registry, settled=arbiter.settle, ready=relay.take_over)
     deadlines.near_the_end.append(lambda: wind_up(registry))
     return app
 

@@ -15,6 +15,8 @@ import signal
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from server import arbiter
+
 # What the master and all workers share. Each field has one writer, so that none takes another's
 # change back: the master notes the newest worker started and the first one after the last reload,
 # its signal handler that the whole service stops and that it shall do so at once, and every worker
@@ -23,7 +25,6 @@ STARTED, FIRST, STOPS, AT_ONCE, READY = range(5)
 AGES = 1024  # more workers than there are at a time: two that share a field never live together
 _shared = memoryview(mmap.mmap(-1, 8 * (READY + AGES))).cast("q")
 _age = 0  # in a worker: its own
-_tried = False  # in a worker: whether its models were loaded or cannot be
 
 
 def announce(worker: Any, living: Iterable[Any]) -> None:
@@ -72,14 +73,8 @@ def _end_at_once(workers: Collection[int]) -> None:
 
 def begin(age: int) -> None:
     """Say, in a worker, which one it is."""
-    global _age, _tried
-    _age, _tried = age, False
-
-
-def note_tried() -> None:
-    """Say, in a worker, that its models were loaded or cannot be."""
-    global _tried
-    _tried = True
+    global _age
+    _age = age
 
 
 def take_over() -> None:
@@ -89,7 +84,8 @@ def take_over() -> None:
 
 def is_ready() -> bool:
     """Tell, in a worker, whether to take requests: it can serve, or never will while others do."""
-    return _shared[READY + _age % AGES] == _age or (_tried and _newest_ready() > _age)
+    loads = not arbiter.has_settled()
+    return _shared[READY + _age % AGES] == _age or (_newest_ready() > _age and not loads)
 
 
 def is_needed() -> bool:

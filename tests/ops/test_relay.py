@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server import relay
+from server import arbiter, relay
 
 
 @pytest.fixture(autouse=True)
@@ -13,7 +13,7 @@ def nothing_said_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     size = 8 * (relay.READY + relay.AGES)
     monkeypatch.setattr(relay, "_shared", memoryview(bytearray(size)).cast("q"))
     monkeypatch.setattr(relay, "_age", 0)
-    monkeypatch.setattr(relay, "_tried", False)
+    monkeypatch.setattr(arbiter, "_settled", bytearray(1))
 
 
 def announce(age: int) -> None:
@@ -67,7 +67,7 @@ def test_a_worker_that_still_loads_leaves_the_requests_to_one_that_is_ready() ->
     relay.take_over()
     relay.begin(4)
     assert not relay.is_ready()
-    relay.note_tried()  # it cannot load its model: it says so, as it would without the other
+    arbiter.settle()  # it cannot load its model: it says so, as it would without the other
     assert relay.is_ready()
 
 
