@@ -15,7 +15,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from store.ledger import Options
 OUT = Path(__file__).parent / "out"
 PARTS = ("searches", "rivals", "http", "writers", "ann")
 Result = dict[str, Any]
-Timed = Callable[[], float]  # makes a call and returns its milliseconds
 
 
 class Run:
@@ -126,9 +124,8 @@ def approximate(run: Run) -> None:
 
 def compare(run: Run, rivals: list[Rival], rounds: int) -> None:
     """Measure ours and the others by turns."""
-    ones: dict[str, Timed] = {"ours": timed(run.query)} | {each.name: each.one for each in rivals}
-    batches: dict[str, Timed] = {"ours": timed(run.batch)} | {r.name: r.batch for r in rivals}
-    one, batch = least_by_turns(ones, rounds), least_by_turns(batches, 3)
+    one = by_turns({"ours": run.query, **{each.name: each.one for each in rivals}}, rounds)
+    batch = by_turns({"ours": run.batch, **{each.name: each.batch for each in rivals}}, 3)
     for each in rivals:
         found = vectors.recall(each.answers(), run.right)
         ours = {"ours_per_it": round(one["ours"] / one[each.name], 3),
@@ -144,27 +141,6 @@ def compare(run: Run, rivals: list[Rival], rounds: int) -> None:
     run.result["batch64_beside_rivals_ms"] = round(batch["ours"], 1)
     show("ours in these turns, one query", f"{one['ours']:.2f} ms",
          f"batch of 64 {batch['ours']:.0f} ms")  # fmt: skip
-
-
-def timed(call: Callable[[], object]) -> Timed:
-    """Make a call tell how many milliseconds it took."""
-
-    def measure() -> float:
-        began = time.perf_counter()
-        call()
-        return (time.perf_counter() - began) * 1e3
-
-    return measure
-
-
-def least_by_turns(calls: dict[str, Timed], rounds: int) -> dict[str, float]:
-    """Return the least time of each, in milliseconds, after a first round that is not counted."""
-    took: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 1):
-        for name, call in calls.items():
-            spent = call()
-            took[name] += [spent] if i else []
-    return {name: min(spent) for name, spent in took.items()}
 
 
 def arguments() -> argparse.Namespace:
