@@ -3,7 +3,7 @@
 Only shapes are checked here; what an id, a vector or metadata may be is the store's rule.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,7 +25,7 @@ from store import Limits
 Metadata = dict[str, Any]
 Row = tuple[str | None, Any, str | None, Metadata]  # id, vector, text, metadata
 
-
+COLUMNS = ("ids", "embeddings", "matrix", "documents", "metadatas")  # of `AddBody`
 # The lists of vectors are refused before a vector is read: a million of them take seconds.
 LIMITS = Limits()
 
@@ -36,6 +36,15 @@ class Body(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), **BASE64
     )
+
+
+def check_lengths(count: int, of: str, **columns: Sequence[Any] | None) -> None:
+    """Refuse columns of another length than the one of `count`, which is named `of`."""
+    for name, column in columns.items():
+        if column is not None and len(column) != count:
+            raise PydanticCustomError(
+                "columns", f"{count} {of} but {len(column)} {name}; give as many as {of}"
+            )
 
 
 class ItemBody(Body):
@@ -86,35 +95,39 @@ class AddBody(Options):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         one = self.vector is not None or self.text is not None
-        if one + (self.vectors is not None) + (self.ids is not None) != 1:
+        columns = any(getattr(self, name) is not None for name in COLUMNS)
+        if one + (self.vectors is not None) + columns != 1:
             raise PydanticCustomError(
                 "vectors",
                 "give one item (vector or text), many in vectors, or columns: ids with "
                 "embeddings, matrix or documents",
             )
-        if self.ids is not None:
-            self._check_columns(len(self.ids))
+        if columns:
+            self._check_columns()
         return self
 
-    def _check_columns(self, count: int) -> None:
-        vectors = self.embeddings if self.matrix is None else self.matrix
-        if vectors is None and self.documents is None:
-            raise PydanticCustomError("columns", "give embeddings, matrix or documents with ids")
+    def _check_columns(self) -> None:
+        if self.ids is None:
+            raise PydanticCustomError("columns", "give ids with the columns")
         if self.embeddings is not None and self.matrix is not None:
             raise PydanticCustomError("columns", "give either embeddings or matrix")
-        if vectors is None and None in (self.documents or ()):
-            raise PydanticCustomError("columns", "give a vector where a document is null")
+        if self.embeddings is None and self.matrix is None:
+            if self.documents is None:
+                raise PydanticCustomError(
+                    "columns", "give embeddings, matrix or documents with ids"
+                )
+            if None in self.documents:
+                raise PydanticCustomError("columns", "give a vector where a document is null")
+        count = len(self.ids)
         if self.matrix is not None and (not len(self.matrix) or len(self.matrix) % count):
             raise PydanticCustomError(
                 "columns",
                 f"matrix has {len(self.matrix)} numbers: no whole vectors for {count} ids",
             )
-        for name in ("embeddings", "documents", "metadatas"):
-            column = getattr(self, name)
-            if column is not None and len(column) != count:
-                raise PydanticCustomError(
-                    "columns", f"{count} ids but {len(column)} {name}; give as many as ids"
-                )
+        check_lengths(
+            count, "ids", embeddings=self.embeddings, documents=self.documents,
+            metadatas=self.metadatas,
+        )  # fmt: skip
 
     @property
     def rows(self) -> Iterable[Row]:
@@ -163,12 +176,7 @@ class StoreTextsBody(Options):
     def _columns_agree(self) -> Self:
         if (self.text is None) == (self.texts is None):
             raise PydanticCustomError("texts", "give either texts or text")
-        count = len(self.inputs)
-        for name, column in (("ids", self.all_ids), ("metadata", self.metadata)):
-            if column is not None and len(column) != count:
-                raise PydanticCustomError(
-                    "columns", f"{count} texts but {len(column)} {name}; give as many as texts"
-                )
+        check_lengths(len(self.inputs), "texts", ids=self.all_ids, metadata=self.metadata)
         return self
 
     @property

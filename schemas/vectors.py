@@ -38,6 +38,6 @@ BASE64 = ConfigDict(val_json_bytes="base64")
 _Base64 = Annotated[bytes, WithJsonSchema({"type": "string"})]
 
 # Many vectors one behind the other, flat; how many they are is said elsewhere.
-Matrix = Annotated[bytes, WithJsonSchema({"type": "string"}), AfterValidator(_decoded)]
+Matrix = Annotated[_Base64, AfterValidator(_decoded)]
 # What every collection route that takes a vector takes: numbers, or base64 as `/v1` writes it.
 Vector = Annotated[list[Float] | _Base64, AfterValidator(_decoded), _Plain()]

@@ -34,8 +34,8 @@ def test_what_one_worker_acknowledges_every_worker_reads_searches_counts_and_for
     flags = ["-w", "4", "--access-logfile", str(log), "--access-logformat", "%(p)s %(m)s"]
     port = free_port()
     base = f"http://127.0.0.1:{port}/collections"
-    env = {"HOST": "127.0.0.1", "PORT": str(port), "RATE_LIMIT_ENABLED": "false",
-           "MODEL_CONFIG_FILE": str(write_models(tmp_path / "m.json", models))}  # fmt: skip
+    env = {"HOST": "127.0.0.1", "PORT": str(port)}
+    env["MODEL_CONFIG"] = str(write_models(tmp_path / "m.json", models))
     wrong: list[object] = []
 
     def expect(name: str, status: int, answer: tuple[int, dict]) -> dict:
@@ -50,8 +50,8 @@ def test_what_one_worker_acknowledges_every_worker_reads_searches_counts_and_for
             expect(name, 201, ask(f"{base}/docs/vectors", {"id": name, "vector": sent}))
             if expect(name, 200, ask(where)).get("vector") != sent:
                 wrong.append((name, "not its vector"))
-            best = expect(name, 200, ask(f"{base}/docs/search", {"id": name, "k": 1}))
-            if len(best.get("results", ())) != 1 and i:
+            best = expect(name, 200, ask(f"{base}/docs/search", {"vector": sent, "k": 1}))
+            if [hit["id"] for hit in best.get("results", ())] != [name]:
                 wrong.append((name, best))
             if i % 4 == 0:
                 expect(name, 200, ask(where, method="DELETE"))

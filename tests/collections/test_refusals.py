@@ -61,6 +61,10 @@ BAD = {
     "NaN in a matrix": (
         VECTORS, {"ids": ["bad"], "matrix": "AADAfwAAgD8AAIA/AACAPw=="}, 422, "item 0 (id 'bad')",
     ),
+    "columns without ids": (
+        VECTORS, {"documents": ["a"], "metadatas": [{}]}, 422, "give ids with the columns",
+    ),
+    "one item and columns": (VECTORS, {**GOOD, "documents": ["a"]}, 422, "give one item"),
     "a matrix and vectors": (
         VECTORS, {"ids": ["g0"], "embeddings": [unit(1)], "matrix": "AACAPw=="}, 422,
         "give either embeddings or matrix",
