@@ -120,15 +120,15 @@ def test_writes_after_the_graph_are_seen_at_once(store: FileStore, vectors: np.n
     "filter", [{"n": 3}, {"n": {"$lt": 10}}, {"n": {"$lt": 18}}, {"n": 99}], ids=str
 )
 def test_a_filter_is_exact_and_never_short(store: FileStore, filter: dict[str, object]) -> None:
-    queries = clustered(32, seed=2)  # threads build the graph in any order: one may miss a hit
+    queries = clustered(100, seed=2)  # threads build the graph in any order: one may miss a hit
     for k in (1, 10, 900):
         near = search(store, queries, k, filter=filter)
         right = search(store, queries, k, filter=filter, exact=True)
         assert [len(hits) for hits in near.hits] == [len(hits) for hits in right.hits]
         pairs = list(zip(ids(near), ids(right), strict=True))
-        assert all(len(set(best)) == len(best) for best, _ in pairs)
+        assert all(len(set(some)) == len(some) for pair in pairs for some in pair)
         found = sum(len({*some} & {*best}) for some, best in pairs)
-        assert found >= 0.98 * sum(len(best) for _, best in pairs)
+        assert found >= 0.99 * sum(len(best) for _, best in pairs)
         assert near.exact <= (ids(near) == ids(right))
 
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase
 
 from store import Item
 from store.base import Mode, Written
 from store.file import FileStore
-from tests.store.contract import Contract, machine
+from tests.store.contract import Contract
 from tests.store.faults import MEMORY
+from tests.store.operations import machine, run
 
 LONG = bool(os.environ.get("STORE_LONG"))
-EVERY = list(HealthCheck)
 
 
 class TestFileStore(Contract):
@@ -27,25 +27,20 @@ class Reopening(FileStore):
     """A store in a folder of its own, reopened by the state machine, removed when closed."""
 
     def reopened(self) -> "Reopening":
-        return Reopening(self.directory)
+        return type(self)(self.directory)
 
     def close(self) -> None:
         super().close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def fresh() -> Reopening:
-    return Reopening(Path(tempfile.mkdtemp(prefix="store-machine-", dir=MEMORY)))
+def fresh(kind: type[Reopening] = Reopening) -> Reopening:
+    return kind(Path(tempfile.mkdtemp(prefix="store-machine-", dir=MEMORY)))
 
 
-TestRandomOperations = machine(fresh).TestCase
-TestRandomOperations.settings = settings(
-    max_examples=2000 if LONG else 30,
-    stateful_step_count=50 if LONG else 30,
-    deadline=None,
-    suppress_health_check=EVERY,
-)
-TestRandomOperations = pytest.mark.filterwarnings("ignore")(TestRandomOperations)
+@pytest.mark.filterwarnings("ignore")
+def test_random_operations_agree_with_a_dict() -> None:
+    run(machine(fresh), *(2000, 50) if LONG else (30, 30))
 
 
 class Forgetful(Reopening):
@@ -59,10 +54,5 @@ class Forgetful(Reopening):
 @pytest.mark.filterwarnings("ignore")
 def test_the_comparison_can_fail() -> None:
     """The control: a write that is not there any more is found."""
-    test = machine(lambda: Forgetful(Path(tempfile.mkdtemp(prefix="store-machine-", dir=MEMORY))))
-    test.TestCase.settings = settings(
-        max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=EVERY,
-        print_blob=False, phases=[Phase.generate],
-    )  # fmt: skip
     with pytest.raises(AssertionError):
-        test.TestCase("runTest").debug()
+        run(machine(lambda: fresh(Forgetful)), 100, 30, [Phase.generate])

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from store import VectorStore
 from store.sql import SqlStore
 from tests.servers.postgres import Postgres
-from tests.store.contract import Contract, machine
+from tests.store.contract import Contract
+from tests.store.operations import machine, run
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,4 @@ class TestSqlStore(Contract):
 
 
 def test_random_operations_agree_with_a_dict(url: str) -> None:
-    test = machine(lambda: fresh(url)).TestCase
-    test.settings = settings(
-        max_examples=40,
-        stateful_step_count=30,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )
-    test("runTest").debug()
+    run(machine(lambda: fresh(url)), 40, 30)

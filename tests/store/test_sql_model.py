@@ -1,12 +1,11 @@
 """Random operations on SqlStore against a dict: after each, both give the same answers."""
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -16,6 +15,7 @@ from store.filters import matches, parse
 from store.sql import SqlStore
 from tests.servers.fixtures import need
 from tests.servers.postgres import Postgres
+from tests.store.operations import run
 
 DIM = 3
 NAMES = st.sampled_from(["a", "b", "c"])
@@ -34,6 +34,8 @@ FILTERS = st.sampled_from(
     [None, {}, {"k": 1}, {"k": {"$ne": 1}}, {"n": {"$gt": 0}}, {"tags": {"$contains": "s"}}]
     + [{"$not": {"k": {"$exists": True}}}, {"$or": [{"k": "s"}, {"n": None}]}, {"k.n": 1}]
 )
+
+STEPS = 40  # of each example at most
 
 
 class Model:
@@ -260,21 +262,8 @@ def machine(postgres: Postgres) -> type[Machine]:
     return type("MachineOnPostgres", (Machine,), {"url": postgres.database()})
 
 
-def run(machine: type[Machine], examples: int, phases: Sequence[Phase] = tuple(Phase)) -> None:
-    test = machine.TestCase
-    test.settings = settings(
-        max_examples=examples,
-        stateful_step_count=40,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        print_blob=False,
-        phases=phases,
-    )
-    test("runTest").debug()
-
-
 def test_random_operations_agree_with_a_dict(machine: type[Machine]) -> None:
-    run(machine, int(os.environ.get("SQL_MODEL_EXAMPLES", "60")))
+    run(machine, int(os.environ.get("SQL_MODEL_EXAMPLES", "60")), STEPS)
 
 
 def test_the_comparison_can_fail(machine: type[Machine]) -> None:
@@ -286,4 +275,4 @@ def test_the_comparison_can_fail(machine: type[Machine]) -> None:
             return done if ids is None else len(ids)
 
     with pytest.raises(AssertionError):
-        run(type("BoastfulMachine", (machine,), {"kind": Boastful}), 60, [Phase.generate])
+        run(type("BoastfulMachine", (machine,), {"kind": Boastful}), 60, STEPS, [Phase.generate])
