@@ -60,7 +60,7 @@ def on_reload(server):  # type: ignore[no-untyped-def]
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
     """Choose the worker's metrics' files and its GPU: the one that the fewest living ones have."""
     arbiter.prepare_worker(worker)
-    relay.announce(worker, server.WORKERS.values())
+    relay.announce(worker)
     worker.slot = arbiter.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
     worker.gpu = None
     if server.cfg.workers > 1 and arbiter.is_pinned(_config.device, _models):
@@ -103,8 +103,9 @@ def post_worker_init(worker):  # type: ignore[no-untyped-def]
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
-    """Take a dead worker's gauges out of the sums, and note whether it died while it loaded."""
+    """Take a dead worker's gauges out of the sums; note whether it died while it loaded."""
     arbiter.bury(worker)
+    relay.bury(worker)
     arbiter.end_slot(worker.slot)
 
 

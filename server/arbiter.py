@@ -106,11 +106,6 @@ def settle() -> None:
     _settled[0] = 1
 
 
-def has_settled() -> bool:
-    """Tell, in a worker, whether it has said so."""
-    return bool(_settled[0])
-
-
 def bury(worker: Any) -> None:
     """Note, in the master, whether a worker that ended had come that far."""
     global _lost

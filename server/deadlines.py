@@ -39,7 +39,6 @@ class DeadlineWorker(ThriftyWorker):
 
     read_timeout_s = 30.0
     write_timeout_s = 60.0
-    relieves = False  # whether another worker serves until this one is ready
     told_to_stop = told_to_quit = False
     wsgi: Callable[..., Iterable[bytes]]
     sockets: list[Any]
@@ -69,26 +68,29 @@ class DeadlineWorker(ThriftyWorker):
             self.deadlines.pop(sock, None)
 
     def run(self) -> None:
-        """Serve; where another worker does so, only once the model is there."""
-        while self.alive and not self._can_serve() and self.is_parent_alive():
+        """Serve; where another worker can, only once this one's model is there too."""
+        while self.alive and not relay.takes_requests() and self.is_parent_alive():
             self.notify()
             time.sleep(LOOK_S)
         super().run()
 
-    def _can_serve(self) -> bool:
-        return not self.relieves or relay.is_ready()
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection, or leave it to another worker that became ready before this one."""
+        if relay.takes_requests():
+            super().accept(listener)
+        else:
+            self.set_accept_enabled(False)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept connections or not; on a stop take those that wait and let go of the listeners.
 
         Clients would wait there until the last request is answered, to be reset then.
         """
-        super().set_accept_enabled(enabled and self.alive)
+        super().set_accept_enabled(enabled and self.alive and relay.takes_requests())
         if self.alive:
             return
         for listener in self.sockets:
-            if self._can_serve():
-                self._take_all(listener)
+            self._take_all(listener)
             listener.close()
         self.sockets = []
 
@@ -96,7 +98,7 @@ class DeadlineWorker(ThriftyWorker):
         self.no_descriptor = ""
         while self.nr_conns < self.worker_connections and has_data(listener):
             self.accept(listener)
-            if self.no_descriptor:
+            if self.no_descriptor or not relay.takes_requests():
                 return
 
     def handle_exit(self, sig: int, frame: object) -> None:

@@ -1,9 +1,9 @@
 """How one worker takes over from another, without a moment in which nobody serves.
 
 On a reload gunicorn starts new workers and stops the old ones at once, long before the new have
-loaded their models. Here a new worker takes no connection until its model is ready, if another one
-does meanwhile; and the old ones, told to stop, all serve on until one from after the reload is
-ready. If none ever is, because the new settings name a model that cannot be loaded, they stay.
+loaded their models. Here a worker takes connections once its model is ready, or while no living
+worker's is; and the old ones, told to stop, all serve on until one from after the reload is ready.
+If none ever is, because the new settings name a model that cannot be loaded, they stay.
 Workers are known by gunicorn's `age`: a count that grows with each one started. What stops the
 whole service stops them all, and a second interrupt does so at once.
 """
@@ -12,26 +12,29 @@ import contextlib
 import mmap
 import os
 import signal
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
-
-from server import arbiter
 
 # What the master and all workers share. Each field has one writer, so that none takes another's
 # change back: the master notes the newest worker started and the first one after the last reload,
 # its signal handler that the whole service stops and that it shall do so at once, and every worker
-# its own age once it is ready.
+# its own age once it is ready, which the master takes back when that worker is dead.
 STARTED, FIRST, STOPS, AT_ONCE, READY = range(5)
 AGES = 1024  # more workers than there are at a time: two that share a field never live together
 _shared = memoryview(mmap.mmap(-1, 8 * (READY + AGES))).cast("q")
 _age = 0  # in a worker: its own
 
 
-def announce(worker: Any, living: Iterable[Any]) -> None:
-    """Note, in the master, that a worker starts, and whether another takes requests meanwhile."""
+def announce(worker: Any) -> None:
+    """Note, in the master, that a worker starts."""
     _shared[STARTED] = worker.age
-    ready = _newest_ready()
-    worker.relieves = any(not other.relieves or other.age <= ready for other in living)
+
+
+def bury(worker: Any) -> None:
+    """Note, in the master, that a worker is dead: whoever still loads may have to answer for it."""
+    field = READY + worker.age % AGES
+    if _shared[field] == worker.age:
+        _shared[field] = 0
 
 
 def note_reload() -> None:
@@ -82,10 +85,9 @@ def take_over() -> None:
     _shared[READY + _age % AGES] = _age
 
 
-def is_ready() -> bool:
-    """Tell, in a worker, whether to take requests: it can serve, or never will while others do."""
-    loads = not arbiter.has_settled()
-    return _shared[READY + _age % AGES] == _age or (_newest_ready() > _age and not loads)
+def takes_requests() -> bool:
+    """Tell, in a worker, whether to take requests: it can serve, or nobody can and it says so."""
+    return _shared[READY + _age % AGES] == _age or not _newest_ready()
 
 
 def is_needed() -> bool:
@@ -100,4 +102,5 @@ def ends_at_once() -> bool:
 
 
 def _newest_ready() -> int:
+    """Return the age of the newest living worker that can serve, or 0."""
     return max(_shared[READY:])

@@ -28,7 +28,8 @@ from embedders.fake import FakeEmbedder
 from factory import create_worker
 from logs import configure
 
-# A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`.
+# A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`; to
+# one process alone if it names that, as in `wait 4711`.
 WHILE_LOADING = os.environ.get("WHILE_LOADING")
 DIMENSION = int(os.environ.get("DIMENSION", "8"))  # of its vectors: large ones make long replies
 FITS = 4  # inputs that fit the simulated device when one of them says "big"
@@ -80,7 +81,9 @@ class Hurting(FakeEmbedder):
 def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
     """Build it, or be killed as the kernel does where memory runs out, or fail, or wait."""
     while WHILE_LOADING and Path(WHILE_LOADING).exists():
-        what = Path(WHILE_LOADING).read_text()
+        what, *whom = (Path(WHILE_LOADING).read_text() or "wait").split()  # amid its writing: empty
+        if whom and str(os.getpid()) not in whom:
+            break
         if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "fail":

@@ -75,6 +75,25 @@ def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start
     assert set(crowd.statuses) == {200} and not crowd.lost
 
 
+def test_a_worker_that_is_ready_has_all_requests_while_the_first_one_still_loads(
+    start, tmp_path
+) -> None:
+    loading = tmp_path / "loading"
+    loading.write_text("wait")
+    service = start("-w", "2", ready="/health/live", WHILE_LOADING=str(loading))
+    until(lambda: len(service.workers()) == 2)
+    assert service.ask("/health/ready")[0] == 503  # nobody can serve: whoever is there says so
+    loading.write_text(f"wait {min(service.workers())}")
+    until(service.healthy)
+    with Crowd(service) as crowd:
+        until(lambda: len(crowd.statuses) > 200)
+        loading.unlink()
+        until(lambda: sum("is ready in" in line for line in service.lines) == 2)
+        count = len(crowd.statuses)
+        until(lambda: len(crowd.statuses) > count + 100)
+    assert set(crowd.statuses) == {200} and not crowd.lost
+
+
 def test_a_reload_to_a_model_that_cannot_be_loaded_leaves_the_old_worker_serving(
     start, tmp_path
 ) -> None:
