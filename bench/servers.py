@@ -39,12 +39,16 @@ class Server:
     env: dict[str, str] = field(default_factory=dict)
 
 
-def _infinity(engine: str) -> tuple[str, ...]:
+def _infinity(engine: str, *more: str) -> tuple[str, ...]:
     return (
         "infinity_emb", "v2", "--model-id", "{model}", "--engine", engine, "--device", "cpu",
         "--port", "{port}", "--host", "127.0.0.1", "--url-prefix", "/v1", "--log-level", "warning",
-        "--no-bettertransformer", "--served-model-name", "minilm",
+        "--no-bettertransformer", "--served-model-name", "minilm", *more,
     )  # fmt: skip
+
+
+# Of an exported model it would take the first token's state, whatever the folder says of pooling.
+MEAN = ("--pooling-method", "mean")
 
 
 OURS = ("{python}", "-m", "gunicorn", "app:app")
@@ -59,7 +63,8 @@ SERVERS = {
         Server("ours-float32", OURS, MODEL, env=OWN_ENV | ONE_MODEL | {"DTYPE": "float32"}),
         Server("infinity", _infinity("torch"), "minilm", venv="infinity", ready="/v1/models"),
         Server(
-            "infinity-onnx", _infinity("optimum"), "minilm", venv="infinity", ready="/v1/models"
+            "infinity-onnx", _infinity("optimum", *MEAN), "minilm", venv="infinity",
+            ready="/v1/models",
         ),
         Server(
             "flask",
