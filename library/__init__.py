@@ -66,8 +66,9 @@ class Library:
         self.limits = limits or Limits()
 
     def create(
-        self, name: str, dimension: int | None, metric: str, model: str | None, if_exists: str
-    ) -> tuple[CollectionInfo, bool]:
+        self, name: str, dimension: int | None, metric: str, model: str | None, if_exists: str,
+        indexed: Sequence[str] = (),
+    ) -> tuple[CollectionInfo, bool]:  # fmt: skip
         """Make a collection; with a model its dimension and fingerprint are the model's."""
         fingerprint = None
         if model is not None:
@@ -84,8 +85,9 @@ class Library:
         if dimension is None:
             raise Invalid("give a dimension, or a model whose it is", param="dimension")
         return self.store.create(
-            name, dimension, cast(Metric, metric), model, fingerprint, cast(IfExists, if_exists)
-        )
+            name, dimension, cast(Metric, metric), model, fingerprint, cast(IfExists, if_exists),
+            indexed,
+        )  # fmt: skip
 
     def add(self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest) -> Stored:
         """Store drafts in an existing collection, embedding those texts that have no vector."""

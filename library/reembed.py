@@ -183,8 +183,9 @@ class Reembedder:
         self._drop(target)
         info = self._store.info(job.collection)
         made, _ = self._store.create(
-            target, facts.dimension, info.metric, model.spec.model_name, facts.fingerprint
-        )
+            target, facts.dimension, info.metric, model.spec.model_name, facts.fingerprint,
+            indexed=info.indexed,
+        )  # fmt: skip
         job = replace(job, target=made.uuid, done=0, cursor=None, total=info.count)
         self._jobs.save(job)
         return job

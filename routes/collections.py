@@ -66,7 +66,7 @@ def create(body: CreateBody) -> Reply:
     """Make a collection."""
     allow_collection(body.name)
     info, new = services().library.create(
-        body.name, body.dimension, body.metric, body.model, body.if_exists
+        body.name, body.dimension, body.metric, body.model, body.if_exists, body.indexed
     )
     return Reply(dump_collection(info), 201 if new else 200)
 

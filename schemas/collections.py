@@ -40,6 +40,9 @@ class CreateBody(Body):
         description="The model whose vectors it will hold.",
     )
     if_exists: Literal["error", "ok"] = "error"
+    indexed: list[StrictStr] = Field(
+        [], description="Metadata fields as filters name them, kept ready for the first filter."
+    )
 
 
 class SearchBody(Options):
@@ -129,6 +132,7 @@ def dump_collection(info: CollectionInfo) -> dict[str, Any]:
         "model": info.model,
         "fingerprint": info.fingerprint,
         "aliases": list(info.aliases),
+        "indexed": list(info.indexed),
         "created": info.created,
     }
 

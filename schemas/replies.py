@@ -91,6 +91,7 @@ class CollectionReply(BaseModel):
     model: str | None = Field(description="Whose vectors it holds; null if that was not said.")
     fingerprint: str | None
     aliases: list[str]
+    indexed: list[str] = Field(description="The fields declared when it was made.")
     created: float = Field(description=SECONDS)
 
 

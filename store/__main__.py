@@ -129,11 +129,12 @@ def _run(store: FileStore, args: argparse.Namespace, bar: Bar) -> int:
     command = args.command
     if command == "list":
         infos = store.collections()
-        head = ("NAME", "ROWS", "DIM", "METRIC", "MODEL", "ALIASES")
+        head = ("NAME", "ROWS", "DIM", "METRIC", "MODEL", "INDEXED", "ALIASES")
         rows = [
-            (i.name, f"{i.count:,}", str(i.dim), i.metric, i.model or "-", ", ".join(i.aliases))
+            (i.name, f"{i.count:,}", str(i.dim), i.metric, i.model or "-",
+             ", ".join(i.indexed) or "-", ", ".join(i.aliases))
             for i in infos
-        ]
+        ]  # fmt: skip
         _say(args, [asdict(i) for i in infos], _table([head, *rows]))
     elif command == "stats":
         _say(args, store.stats(args.collection), json.dumps(store.stats(args.collection), indent=2))

@@ -75,13 +75,14 @@ def read_note(source: Path) -> dict[str, Any]:
         raise Corrupt(f"{source / NOTE} is damaged")
     pickled = next(records(frame))[1]
     check(pickled)
-    note = loads(pickled)
+    note = {"indexed": []} | loads(pickled)  # backups of an older version lack it
     kinds: dict[str, tuple[type, ...]] = {
         "name": (str,),
         "dim": (int,),
         "metric": (str,),
         "model": (str, type(None)),
         "fingerprint": (str, type(None)),
+        "indexed": (list,),
         "length": (int,),
         "rows": (int,),
     }
@@ -131,7 +132,8 @@ def entry_of(note: dict[str, Any]) -> Entry:
     dim, metric = validation.check_dim(note["dim"]), validation.check_metric(note["metric"])
     model = validation.check_label(note["model"], "model")
     fingerprint = validation.check_label(note["fingerprint"], "fingerprint")
-    return Entry(uuid.uuid4().hex, dim, metric, model, fingerprint, time.time())
+    indexed = validation.check_indexed(note["indexed"])
+    return Entry(uuid.uuid4().hex, dim, metric, model, fingerprint, time.time(), indexed)
 
 
 class Restored:

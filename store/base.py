@@ -110,6 +110,7 @@ class CollectionInfo(Identity):
     count: int
     created: float  # seconds since the epoch
     aliases: tuple[str, ...] = ()
+    indexed: tuple[str, ...] = ()  # fields declared when it was made
 
 
 @dataclass(frozen=True)
@@ -146,12 +147,13 @@ class VectorStore(ABC):
     @abstractmethod
     def create(
         self, name: str, dim: int, metric: Metric = "cosine", model: str | None = None,
-        fingerprint: str | None = None, if_exists: IfExists = "error",
+        fingerprint: str | None = None, if_exists: IfExists = "error", indexed: Sequence[str] = (),
     ) -> tuple[CollectionInfo, bool]:  # fmt: skip
-        """Make an empty collection; also say whether it is new.
+        """Make an empty collection, with fields ready for filters; also say whether it is new.
 
-        With `if_exists="ok"` one of equal dim and metric (and model and fingerprint, where both
-        sides name one) is returned as it is. Raises Conflict otherwise.
+        `indexed` has fields as filters name them. With `if_exists="ok"` one of equal dim and metric
+        (and model and fingerprint, where both sides name one, and fields, where any are given) is
+        returned as it is. Raises Conflict otherwise.
         """
 
     @abstractmethod
@@ -210,11 +212,10 @@ class VectorStore(ABC):
     def upsert(
         self, name: str, items: Sequence[Item], mode: Mode = "upsert", uuid: str | None = None
     ) -> Written:
-        """Write items, all or none.
+        """Write items, all or none; an id twice in one call is Invalid.
 
-        `insert` raises Conflict if an id is there already, `update` raises NotFound if one is not;
-        an id twice in one call is Invalid. Raises Conflict unless the name means the collection
-        `uuid`, where that is given.
+        `insert` raises Conflict if an id is there already, `update` raises NotFound if one is not.
+        Raises Conflict unless the name means the collection `uuid`, where that is given.
         """
 
     @abstractmethod
@@ -246,8 +247,7 @@ class VectorStore(ABC):
     ) -> Found:
         """Return the `k` best records for each of `vectors` (q, d), after skipping `offset`.
 
-        Never fewer than `k` when so many match. Ordered by score descending, then by id.
-        `exact=True` forbids an approximate index.
+        By score, then by id; never fewer than `k` when so many match. `exact`: no approximation.
         """
 
     @abstractmethod

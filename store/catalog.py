@@ -15,6 +15,7 @@ from store.fs import FS, failures, make_folders
 from store.journal import Journal, write_generation
 from store.ledger import Ledger, Options
 from store.unpickle import dumps, loads
+from store.values import brief
 
 COMPACT_BYTES = 1 << 20
 
@@ -29,6 +30,7 @@ class Entry:
     model: str | None
     fingerprint: str | None
     created: float
+    indexed: tuple[str, ...] = ()  # catalogues of an older version lack it
 
 
 Patch = dict[str, Entry | None]
@@ -177,6 +179,9 @@ def agree(there: Entry, wanted: Entry, name: str) -> None:
         raise Conflict(
             f"collection {name!r} is there already, with dim {there.dim} and metric {there.metric}"
         )
+    if wanted.indexed and set(there.indexed) != set(wanted.indexed):
+        known = brief(list(there.indexed))
+        raise Conflict(f"collection {name!r} is there already, with {known} as indexed fields")
     stamped(there, name, wanted.model, wanted.fingerprint)
 
 

@@ -7,8 +7,9 @@ seen always has its rows. Reads take a `Snapshot` under a short lock and work on
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from errors import ServiceError
 from store.ann import Ann, Graph
 from store.base import Metric, Vectors, Written
 from store.compaction import rewrite
-from store.filters import Filter
+from store.filters import Filter, path_of
 from store.frames import RECORD, Frame, read_raw, records
 from store.fs import FS, failures
 from store.journal import Journal, Step, no_step, write_generation, write_manifest
@@ -37,10 +38,17 @@ VERSION = 1
 
 
 class Collection(Ledger):
-    """The rows of one collection, shared with every process that has its folder open."""
+    """The rows of one collection, shared with every process that has its folder open.
 
-    def __init__(self, fs: FS, folder: Path, options: Options, step: Step = no_step) -> None:
+    The fields `indexed` are ready for filters from the opening on.
+    """
+
+    def __init__(
+        self, fs: FS, folder: Path, options: Options, step: Step = no_step,
+        indexed: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__(fs, folder, options, step)
+        self._keep = [path for field in indexed if (path := path_of(field))]
         self.dim = 0
         self.metric: Metric = "cosine"
         # Asked under the lock before each commit; raises what refuses the write.
@@ -68,7 +76,7 @@ class Collection(Ledger):
         manifest = journal.manifest
         self.dim, self.metric = int(manifest["dim"]), manifest["metric"]
         self.table = RowTable()
-        self.postings = Postings(MetadataReader(journal, self.table))
+        self.postings = Postings(MetadataReader(journal, self.table), self._keep)
         self._norms = 0, 0.0  # rows looked at, the longest of them
         path = self.folder / f"mat.{journal.generation}"
         same_boot = bool(manifest["boot"]) and manifest["boot"] == boot_id()
@@ -93,11 +101,14 @@ class Collection(Ledger):
     def apply(self, frame: Frame) -> None:
         """Take in a frame's records."""
         for offset, pickled, _ in records(frame):
-            data = loads(pickled)
-            if data["k"] == "put":
-                self.table.put(data["ids"], offset)
-            else:
-                self.table.remove(data["ids"])
+            self._apply(offset, loads(pickled))
+
+    def _apply(self, offset: int, data: dict[str, Any]) -> None:
+        if data["k"] == "put":
+            self.postings.follow(len(self.table), data["m"])
+            self.table.put(data["ids"], offset)
+        else:
+            self.table.remove(data["ids"])
 
     def mend_matrix(self, journal: Journal) -> int:
         """Make the matrix what the journal says; return how many rows were not. Under the lock."""
@@ -251,10 +262,10 @@ class Collection(Ledger):
             return
         offset = frame.end - len(frame.payload)
         for data, ids in written:
-            if ids is None:
+            if ids is None or self._keep:
                 head = RECORD.unpack_from(data)
-                self.table.remove(loads(data[RECORD.size : RECORD.size + head[0]])["ids"])
-            else:
+                self._apply(offset, loads(data[RECORD.size : RECORD.size + head[0]]))
+            else:  # its ids are all that is followed
                 self.table.put(ids, offset)
             offset += len(data)
         journal.advance(frame)

@@ -153,7 +153,7 @@ class FileStore(FileNames):
     def backup(self, name: str, to: Path) -> BackupInfo:
         """Write a consistent copy into the new folder `to` while writes go on."""
         own, entry = self._find(name)
-        facts = asdict(entry) | {"name": own}
+        facts = asdict(entry) | {"name": own, "indexed": list(entry.indexed)}
         rows, size = backup.back_up(self._collection(entry), Path(to).absolute(), facts)
         return BackupInfo(Path(to).absolute(), own, rows, size)
 

@@ -31,6 +31,7 @@ Path = tuple[str, ...]  # the field `author.name` is ("author", "name")
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
 MAX_VALUES = 10_000  # of one $in or $nin
+FIELD = f"at most {MAX_DEPTH} names joined by single dots"
 OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$contains")
 
 
@@ -97,6 +98,12 @@ def lookup(metadata: Mapping[str, Any], path: Path) -> Any:
             return MISSING
         value = value[key]
     return value
+
+
+def path_of(field: str) -> Path | None:
+    """Return the path of a field as filters name it; None if it names none."""
+    path = tuple(field.split("."))
+    return path if all(path) and len(path) <= MAX_DEPTH and field[0] != "$" else None
 
 
 def matches(tree: Filter | None, metadata: Mapping[str, Any]) -> bool:
@@ -191,9 +198,9 @@ def _parse_field(key: object, value: object, where: str, budget: list[int]) -> l
     if not isinstance(key, str) or not key or key.startswith("$"):
         known = ", ".join(("$and", "$or", "$not"))
         raise _bad(where, f"unknown operator; here come field names or {known}")
-    path = tuple(key.split("."))
-    if not all(path) or len(path) > MAX_DEPTH:
-        raise _bad(where, f"a field is at most {MAX_DEPTH} names joined by single dots")
+    path = path_of(key)
+    if path is None:
+        raise _bad(where, f"a field is {FIELD}")
     _no_surrogates(key, where)
     tests = value if isinstance(value, Mapping) else {"$eq": value}
     if not tests:

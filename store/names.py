@@ -12,6 +12,7 @@ import functools
 import shutil
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -72,14 +73,16 @@ class FileNames(VectorStore):
         model: str | None = None,
         fingerprint: str | None = None,
         if_exists: IfExists = "error",
+        indexed: Sequence[str] = (),
     ) -> tuple[CollectionInfo, bool]:
         """Make an empty collection; also say whether it is new."""
         validation.check_name(name)
         dim, metric = validation.check_dim(dim), validation.check_metric(metric)
         validation.check_label(model, "model")
         validation.check_label(fingerprint, "fingerprint")
+        facts = dim, metric, model, fingerprint, time.time(), validation.check_indexed(indexed)
         with self._catalog.exclusive() as journal:
-            wanted = Entry(uuid.uuid4().hex, dim, metric, model, fingerprint, time.time())
+            wanted = Entry(uuid.uuid4().hex, *facts)
             there = None if if_exists == "error" else self._catalog.find(name)
             if there is not None:
                 agree(there, wanted, name)
@@ -208,7 +211,7 @@ class FileNames(VectorStore):
         collection = self._open.get(entry.uuid)
         if collection is None:
             folder = self._folder(entry.uuid)
-            made = Collection(self._fs, folder, self.options, self._step)
+            made = Collection(self._fs, folder, self.options, self._step, entry.indexed)
             made.may_write = functools.partial(self._refuse_replaced, entry.uuid)
             collection = self._open.setdefault(entry.uuid, made)
         return collection

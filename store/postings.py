@@ -2,11 +2,12 @@
 
 A condition is decided once per distinct value, by the very function that defines what filters mean
 (`filters.holds`), and spread over the rows by one table look-up. A field is read from the journal
-when it is first asked for, and caught up with on later use.
+when it is first asked for, and caught up with on later use; one that is kept takes in each row as
+it comes, so that no filter waits for it.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from store.filters import MISSING, And, Condition, Filter, Not, Or, Path, holds, kind, lookup
 from store.rows import Mask
 
-# Fields and conditions kept; the longest unused go first.
+# Fields that nobody declared, and conditions; the longest unused go first.
 MAX_FIELDS = 64
 MAX_TABLES = 256
 EXACT_INT = 2**53  # whole numbers beyond are not all float64
@@ -27,9 +28,17 @@ ReadMetadata = Callable[[int], Iterator[dict[str, Any]]]
 class Postings:
     """The fields of one generation of a collection. Its owner holds a lock."""
 
-    def __init__(self, read: ReadMetadata) -> None:
+    def __init__(self, read: ReadMetadata, keep: Iterable[Path] = ()) -> None:
         self._read = read
+        self._kept = {path: _Field(path) for path in keep}
         self._fields: dict[Path, _Field] = {}
+
+    def follow(self, first: int, metadata: Iterable[dict[str, Any]]) -> None:
+        """Take the rows from `first` on into the fields that are kept."""
+        for field in self._kept.values():
+            if field.upto == first:
+                for each in metadata:
+                    field.add(each)
 
     def mask(self, tree: Filter, n: int) -> Mask:
         """Return which of the first `n` rows match, dead ones too, (n,)."""
@@ -44,6 +53,8 @@ class Postings:
         return self._walk(tree, n, wanted)
 
     def _field(self, path: Path) -> "_Field":
+        if path in self._kept:
+            return self._kept[path]
         field = self._fields.pop(path, None) or _Field(path)
         self._fields[path] = field
         while len(self._fields) > MAX_FIELDS:
@@ -65,7 +76,7 @@ class Postings:
 
     def bytes(self) -> int:
         """Return about how much memory the codes take."""
-        return sum(field.codes.nbytes for field in self._fields.values())
+        return sum(f.codes.nbytes for f in (*self._kept.values(), *self._fields.values()))
 
 
 def _paths(tree: Filter) -> set[Path]:

@@ -125,7 +125,7 @@ class SqlStore(SqlNames):
                 [hit for hit in best[offset:] if min_score is None or hit.score >= min_score]
                 for best in found
             ]
-            return Found(hits, exact or not collection.indexed)
+            return Found(hits, exact or not collection.ready)
 
         return self._look(name, work)
 

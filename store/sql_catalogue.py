@@ -4,7 +4,7 @@
 one transaction; the statements are in `sql_names`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -38,6 +38,7 @@ class SqlNames(VectorStore):
         model: str | None = None,
         fingerprint: str | None = None,
         if_exists: IfExists = "error",
+        indexed: Sequence[str] = (),
     ) -> tuple[CollectionInfo, bool]:
         """Make an empty collection with a table of its own."""
         wanted = sql_names.new(
@@ -46,6 +47,7 @@ class SqlNames(VectorStore):
             validation.check_metric(metric),
             model,
             fingerprint,
+            validation.check_indexed(indexed),
         )
 
         def work(connection: sa.Connection) -> tuple[CollectionInfo, bool]:

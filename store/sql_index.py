@@ -39,7 +39,7 @@ class Indexer:
 
     def grown(self, collection: Collection, rows: int) -> None:
         """Note new rows; from time to time see, beside the caller, whether an index is due."""
-        if collection.indexed or not collection.indexable:
+        if collection.ready or not collection.indexable:
             return
         with self._lock:
             self._grown[collection.uuid] = self._grown.get(collection.uuid, 0) + rows

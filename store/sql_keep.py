@@ -63,7 +63,7 @@ def _write_out(db: Database, name: str, folder: Path) -> dict[str, Any]:
             file.write(line)
         file.flush()
         os.fsync(file.fileno())
-    facts = {key: value for key, value in asdict(collection).items() if key != "indexed"}
+    facts = {key: value for key, value in asdict(collection).items() if key != "ready"}
     manifest = {"format": FORMAT, **facts, "rows": rows, "sha256": digest.hexdigest()}
     with (folder / "manifest.json").open("w") as file_:
         file_.write(json.dumps(manifest, indent=2) + "\n")
@@ -96,8 +96,8 @@ def restore(
     if any(name == info.name or name in info.aliases for info in store.collections()):
         raise Conflict(f"{name!r} exists already", param="name")
     building = f"restoring-{uuid.uuid4().hex}"
-    model, fingerprint = manifest.get("model"), manifest.get("fingerprint")
-    store.create(building, manifest["dim"], manifest["metric"], model, fingerprint)
+    facts = manifest["dim"], manifest["metric"], manifest.get("model"), manifest.get("fingerprint")
+    store.create(building, *facts, indexed=manifest.get("indexed", ()))  # older ones lack it
     try:
         _fill(store, building, source, manifest, progress)
         store.rename(building, name)
@@ -195,7 +195,7 @@ def stats(connection: sa.Connection, collection: Collection) -> dict[str, Any]:
     names = {"table": collection.table, "index": collection.index}
     row = connection.execute(sizes, names).mappings().one()
     facts = {"name": collection.name, "dim": collection.dim, "metric": collection.metric}
-    return {"backend": "postgresql", **facts, **row, "indexed": collection.indexed}
+    return {"backend": "postgresql", **facts, **row, "indexed": collection.ready}
 
 
 def store_stats(connection: sa.Connection) -> dict[str, Any]:

@@ -17,13 +17,14 @@ from errors import Conflict, NotFound
 from store.base import SUCCESSOR, CollectionInfo, IfExists, Metric
 from store.sql_schema import Collection, create_rows, lock_catalogue
 from store.validation import check_name, check_uuid
+from store.values import brief
 
 LOCK_TIMEOUT_S = 10  # a change of names gives up behind a longer write
 
-_COLUMNS = "c.name, c.uuid, c.dim, c.metric, c.model, c.fingerprint, c.created"
+_COLUMNS = "c.name, c.uuid, c.dim, c.metric, c.model, c.fingerprint, c.created, c.indexed"
 _READY = (
     "COALESCE((SELECT indisvalid FROM pg_index"
-    " WHERE indexrelid = to_regclass('emb_h_' || c.uuid)), FALSE) AS indexed"
+    " WHERE indexrelid = to_regclass('emb_h_' || c.uuid)), FALSE) AS ready"
 )
 _MEANT = (
     " FROM emb_collections c"
@@ -51,7 +52,7 @@ def resolve(connection: sa.Connection, name: str, writing: bool = False) -> Coll
     row = connection.execute(query, {"name": check_name(name)}).mappings().first()
     if row is None:
         raise NotFound(f"no collection {name!r}", param="name")
-    return Collection(**{key: value for key, value in row.items() if key != "held"})
+    return _recorded(**{key: value for key, value in row.items() if key != "held"})
 
 
 def meant(connection: sa.Connection, name: str) -> str | None:
@@ -77,7 +78,7 @@ def wait_for_writers(connection: sa.Connection, *collections: Collection) -> Non
 
 def describe(connection: sa.Connection, collection: Collection) -> CollectionInfo:
     """Add what is counted to what is recorded."""
-    facts = {key: value for key, value in asdict(collection).items() if key != "indexed"}
+    facts = {key: value for key, value in asdict(collection).items() if key != "ready"}
     count = connection.scalar(sa.text(f"SELECT count(*) FROM {collection.table}"))
     return CollectionInfo(**facts, count=count or 0, aliases=_aliases(connection, collection.name))
 
@@ -85,7 +86,7 @@ def describe(connection: sa.Connection, collection: Collection) -> CollectionInf
 def everything(connection: sa.Connection) -> list[Collection]:
     """Return every collection by name."""
     query = sa.text(f"SELECT {_COLUMNS}, {_READY} FROM emb_collections c ORDER BY c.name")
-    return [Collection(**row) for row in connection.execute(query).mappings()]
+    return [_recorded(**row) for row in connection.execute(query).mappings()]
 
 
 def create(
@@ -102,20 +103,22 @@ def create(
         raise Conflict(_difference(found, wanted, if_exists), param="name")
     connection.execute(
         sa.text(
-            "INSERT INTO emb_collections (name, uuid, dim, metric, model, fingerprint, created)"
-            " VALUES (:name, :uuid, :dim, :metric, :model, :fingerprint, :created)"
+            "INSERT INTO emb_collections"
+            " (name, uuid, dim, metric, model, fingerprint, created, indexed)"
+            " VALUES (:name, :uuid, :dim, :metric, :model, :fingerprint, :created, :indexed)"
         ),
-        {key: value for key, value in asdict(wanted).items() if key != "indexed"},
+        asdict(wanted) | {"indexed": list(wanted.indexed)},
     )
     create_rows(connection, wanted, shards)
     return wanted, True
 
 
 def new(
-    name: str, dim: int, metric: Metric, model: str | None, fingerprint: str | None
-) -> Collection:
+    name: str, dim: int, metric: Metric, model: str | None, fingerprint: str | None,
+    indexed: tuple[str, ...],
+) -> Collection:  # fmt: skip
     """Describe a collection that is to be made."""
-    return Collection(name, uuid.uuid4().hex, dim, metric, model, fingerprint, time.time())
+    return Collection(name, uuid.uuid4().hex, dim, metric, model, fingerprint, time.time(), indexed)
 
 
 def drop(connection: sa.Connection, name: str) -> None:
@@ -212,7 +215,12 @@ def _own(connection: sa.Connection, name: str, verb: str) -> Collection:
 def _collection(connection: sa.Connection, name: str) -> Collection | None:
     query = sa.text(f"SELECT {_COLUMNS}, {_READY} FROM emb_collections c WHERE c.name = :n")
     row = connection.execute(query, {"n": name}).mappings().first()
-    return Collection(**row) if row else None
+    return _recorded(**row) if row else None
+
+
+def _recorded(indexed: list[str], **facts: Any) -> Collection:
+    """Return a row of the catalogue; the driver gives an array as a list."""
+    return Collection(**facts, indexed=tuple(indexed))
 
 
 def _is_alias(connection: sa.Connection, name: str) -> bool:
@@ -235,6 +243,7 @@ def _agree(found: Collection, wanted: Collection) -> bool:
         (found.dim, found.metric) == (wanted.dim, wanted.metric)
         and _same(found.model, wanted.model)
         and _same(found.fingerprint, wanted.fingerprint)
+        and (not wanted.indexed or set(found.indexed) == set(wanted.indexed))
     )
 
 
@@ -247,4 +256,5 @@ def _difference(found: Collection, wanted: Collection, if_exists: IfExists) -> s
     if if_exists == "error":
         return f"collection {wanted.name!r} exists already"
     facts = f"dim {found.dim}, {found.metric}, model {found.model} ({found.fingerprint})"
-    return f"collection {wanted.name!r} exists already, with {facts}"
+    known = f"indexed fields {brief(list(found.indexed))}"
+    return f"collection {wanted.name!r} exists already, with {facts}, {known}"

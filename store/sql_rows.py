@@ -137,7 +137,7 @@ def search(
     answered short, because it stops looking after `hnsw.max_scan_tuples`.
     """
     where = Where(ask.tree)
-    indexed = collection.indexed and not ask.exact
+    indexed = collection.ready and not ask.exact
     ef_search = min(1000, max(EF_SEARCH, 2 * ask.rows))
     connection.exec_driver_sql(search_settings(ef_search, ask.shards, not indexed))
     statement = sa.text(_search_statement(collection, where, ask, indexed))

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS emb_collections (
     fingerprint text,
     created double precision NOT NULL
 );
+ALTER TABLE emb_collections ADD COLUMN IF NOT EXISTS indexed text[] NOT NULL DEFAULT '{}';
 CREATE TABLE IF NOT EXISTS emb_aliases (
     name text COLLATE "C" PRIMARY KEY,
     target text COLLATE "C" NOT NULL
@@ -50,7 +51,8 @@ class Collection:
     model: str | None
     fingerprint: str | None
     created: float
-    indexed: bool = False  # whether an HNSW index is ready
+    indexed: tuple[str, ...] = ()  # the fields that were declared
+    ready: bool = False  # whether there is an HNSW index
 
     @property
     def table(self) -> str:
@@ -80,7 +82,10 @@ class Collection:
 
 def prepare(connection: sa.Connection) -> None:
     """Make the catalogue if it is not there. Workers that start together take turns."""
-    newest = "SELECT to_regclass('emb_notes')"  # a catalogue of an older version lacks it
+    newest = (  # a catalogue of an older version lacks it
+        "SELECT 1 FROM pg_attribute"
+        " WHERE attrelid = to_regclass('emb_collections') AND attname = 'indexed'"
+    )
     if connection.scalar(sa.text(newest)) is None:
         lock_catalogue(connection)
         connection.exec_driver_sql(_CATALOGUE)

@@ -31,6 +31,7 @@ def export_jsonl(
         "metric": info.metric,
         "model": info.model,
         "fingerprint": info.fingerprint,
+        "indexed": info.indexed,
     }
     out.write(_line(head))
     cursor, done = None, 0
@@ -59,7 +60,7 @@ def import_jsonl(
         raise Invalid(f"line {number}: not an export: no line that says format {FORMAT!r}")
     target = name or head.get("name")
     fields = {key: head.get(key) for key in ("dim", "metric", "model", "fingerprint")}
-    store.create(target, **fields)  # type: ignore[arg-type]
+    store.create(target, **fields, indexed=head.get("indexed", ()))  # type: ignore[arg-type]
     assert isinstance(target, str)
     try:
         done = 0

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from errors import Conflict, Invalid, TooLarge
 from store.base import METRICS, MODES, PARTS, Item, Metric, Mode, Part, Vectors
+from store.filters import FIELD, path_of
 from store.values import (
     Place,
     brief,
@@ -26,6 +27,8 @@ from store.values import (
 )
 
 MAX_DIM = 16_000  # also what pgvector stores
+MAX_INDEXED = 64  # fields that a collection may declare
+FIELD_CHARS = 512
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
@@ -106,6 +109,25 @@ def check_label(label: object, what: str) -> str | None:
         raise Invalid(f"{what} must be a string of 1 to 512 characters", param=what)
     check_unicode(label, f"the {what}", what)
     return label
+
+
+def check_indexed(fields: Sequence[str]) -> tuple[str, ...]:
+    """Return the fields that a collection declares, each as filters name it."""
+    if isinstance(fields, str) or not isinstance(fields, Sequence):
+        raise Invalid("indexed takes a list of fields", param="indexed")
+    if len(fields) > MAX_INDEXED:
+        raise Invalid(f"{len(fields)} indexed fields; at most {MAX_INDEXED}", param="indexed")
+    for i, each in enumerate(fields):
+        if not isinstance(each, str) or len(each) > FIELD_CHARS or path_of(each) is None:
+            raise Invalid(
+                f"indexed field {i}: {brief(each)} is no field; a field is {FIELD}, without a $ "
+                f"before them, {FIELD_CHARS} characters at most",
+                param="indexed",
+            )
+        check_unicode(each, f"indexed field {i}", "indexed")
+        if each in fields[:i]:
+            raise Invalid(f"indexed field {i}: {brief(each)} comes twice", param="indexed")
+    return tuple(fields)
 
 
 def check_mode(mode: object) -> Mode:

@@ -41,6 +41,26 @@ def test_a_collection_is_made_once(client: FlaskClient) -> None:
     assert client.post("/collections", json=other).status_code == 409
 
 
+def test_fields_are_declared_at_creation_and_filter_as_others_do(client: FlaskClient) -> None:
+    body = {"name": "c", "dim": 4, "indexed": ["n", "author.name"]}
+    made = client.post("/collections", json=body)
+    assert (made.status_code, made.json["indexed"]) == (201, ["n", "author.name"])
+    client.post("/collections", json={"name": "plain", "dim": 4})
+    rows = [{"id": f"{i}", "vector": unit(1, i), "metadata": {"n": i, "author": {"name": "ada"}}}
+            for i in range(5)]  # fmt: skip
+    for name in ("c", "plain"):
+        assert client.post(f"/collections/{name}/vectors", json={"vectors": rows}).status_code < 300
+    asked = {"vector": unit(1), "filter": {"n": {"$gte": 2}, "author.name": "ada"}}
+    found = [client.post(f"/collections/{name}/search", json=asked) for name in ("c", "plain")]
+    assert ids(found[0]) == ids(found[1]) == ["2", "3", "4"]
+    listed = client.get("/collections").json["collections"]
+    assert [c["indexed"] for c in listed] == [["n", "author.name"], []]
+    assert client.get("/collections/c").json["indexed"] == ["n", "author.name"]
+    same = client.post("/collections", json={**body, "if_exists": "ok"})
+    other = client.post("/collections", json={**body, "indexed": ["n"], "if_exists": "ok"})
+    assert (same.status_code, other.status_code) == (200, 409)
+
+
 def test_a_vector_comes_back_bit_for_bit(points: FlaskClient) -> None:
     vector = np.float32([0.1, -1e-7, 3e8, 1 / 3])
     sent = base64.b64encode(vector.tobytes()).decode()

@@ -90,6 +90,16 @@ def test_a_kill_before_any_change_blocks_nothing(client: FlaskClient, services) 
     assert store.names() == sorted(f"c{i}" for i in range(n + 1))
 
 
+def test_a_re_embedded_collection_keeps_its_declared_fields(client: FlaskClient, services) -> None:
+    body = {"name": "notes", "model": "small", "indexed": ["n", "author.name"]}
+    assert client.post("/collections", json=body).status_code == 201
+    fill(client, "notes")
+    job = services.reembedder.start("notes", "wide")
+    assert ended(Jobs(services.library.store), job.id).state == "done"
+    info = services.library.store.info("notes")
+    assert (info.dim, info.indexed) == (12, ("n", "author.name"))
+
+
 @pytest.mark.parametrize("error", [Unavailable, Busy, Full])
 def test_a_store_away_for_a_moment_is_waited_for(
     client: FlaskClient, services, monkeypatch: pytest.MonkeyPatch, error: type

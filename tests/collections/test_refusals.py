@@ -83,6 +83,21 @@ BAD = {
     "collection ..%2Fx": (
         "/embed-and-store", {"collection": "../x", "texts": ["a"]}, 422, "'../x'",
     ),
+    "65 indexed fields": (
+        "/collections", {"name": "new", "dimension": 4, "indexed": [f"f{i}" for i in range(65)]},
+        422, "65 indexed fields; at most 64",
+    ),
+    "an indexed field that is none": (
+        "/collections", {"name": "new", "dimension": 4, "indexed": ["n", "a..b"]}, 422,
+        "indexed field 1: 'a..b'",
+    ),
+    "an indexed field twice": (
+        "/collections", {"name": "new", "dimension": 4, "indexed": ["n", "m", "n"]}, 422,
+        "indexed field 2: 'n' comes twice",
+    ),
+    "an indexed field that is no string": (
+        "/collections", {"name": "new", "dimension": 4, "indexed": ["n", 5]}, 422, "indexed.1",
+    ),
     "a new collection's id twice": (
         "/embed-and-store", {"collection": "new", "texts": ["a", "b"], "ids": ["i", "i"]}, 422,
         "item 1: id 'i' comes twice",

@@ -55,7 +55,7 @@ STEPS: list[Step] = [
     ("GET", "/model/info", {}, {"model_id": "minilm"}, None),
     ("GET", "/info", {}, {}, None),
     ("POST", "/embed-and-store", {}, {}, NOTES),
-    ("POST", "/collections", {}, {}, {"name": "drafts", "dimension": 3}),
+    ("POST", "/collections", {}, {}, {"name": "drafts", "dimension": 3, "indexed": ["kind"]}),
     ("POST", "/collections/<name>/vectors", {"name": "drafts"}, {},
      {"id": "a", "vector": [0.1, 0.2, 0.3], "metadata": {"kind": "number"}}),
     ("GET", "/collections", {}, {}, None),

@@ -7,6 +7,7 @@ A backend's test file gives a `store` fixture (an empty `VectorStore`) and subcl
 import contextlib
 import io
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -184,6 +185,67 @@ class Contract:
             with pytest.raises(Conflict):
                 store.create("docs", **{"dim": DIM, "if_exists": "ok"} | other)  # type: ignore
         assert [info.name for info in store.collections()] == ["docs"]
+
+    def test_a_declaration_of_fields_is_kept_and_told(self, store: VectorStore) -> None:
+        fields = ("n", "author.name", "ü $x")
+        made, _ = store.create("docs", DIM, indexed=fields)
+        store.create("plain", DIM)
+        assert made.indexed == fields and store.info("plain").indexed == ()
+        store.rename("docs", "papers")
+        assert store.stamp("papers", "m", None).indexed == fields
+        assert {info.name: info.indexed for info in store.collections()} == {
+            "papers": fields,
+            "plain": (),
+        }
+
+    def test_another_declaration_is_a_conflict_and_none_agrees_with_any(
+        self, store: VectorStore
+    ) -> None:
+        made, _ = store.create("docs", DIM, indexed=["n", "m"])
+        store.create("plain", DIM)
+        for fields in ((), ["n", "m"], ["m", "n"]):
+            assert store.create("docs", DIM, if_exists="ok", indexed=fields) == (made, False)
+        for name, fields, says in (
+            ("docs", ["n"], "['n', 'm']"),
+            ("docs", ["n", "m", "o"], "['n', 'm']"),
+            ("plain", ["n"], "[]"),
+        ):
+            with pytest.raises(Conflict, match=re.escape(says)):
+                store.create(name, DIM, if_exists="ok", indexed=fields)
+        assert store.info("docs").indexed == ("n", "m") and store.info("plain").indexed == ()
+
+    def test_64_fields_may_be_declared(self, store: VectorStore) -> None:
+        fields = ["x" * 512, ".".join("a" * 16), *(f"f{i}" for i in range(62))]
+        assert store.create("docs", DIM, indexed=fields)[0].indexed == tuple(fields)
+
+    @pytest.mark.parametrize(
+        ("fields", "says"),
+        [
+            ([f"f{i}" for i in range(65)], "65 indexed fields; at most 64"),
+            ("lang", "a list of fields"),
+            (None, "a list of fields"),
+            ({"n": 1}, "a list of fields"),
+            (["n", ""], "indexed field 1: '' is no field"),
+            (["a..b"], "indexed field 0: 'a..b' is no field"),
+            (["n", "m", ".a"], "indexed field 2: '.a' is no field"),
+            (["$and"], "no field"),
+            ([".".join("a" * 17)], "no field"),
+            (["x" * 513], "512 characters at most"),
+            (["n", 5], "indexed field 1: 5 is no field"),
+            (["n", None], "indexed field 1: None is no field"),
+            (["n", ["m"]], "indexed field 1: .'m'. is no field"),
+            (["n", "m", "n"], "indexed field 2: 'n' comes twice"),
+            (["a\0"], "indexed field 0 holds a NUL"),
+            (["\ud800"], "indexed field 0 holds half a surrogate"),
+        ],
+    )
+    def test_it_refuses_a_bad_declaration_and_makes_nothing(
+        self, store: VectorStore, fields: Any, says: str
+    ) -> None:
+        with pytest.raises(Invalid, match=says) as caught:
+            store.create("docs", DIM, indexed=fields)
+        assert caught.value.param == "indexed" and len(str(caught.value)) < 300
+        assert store.collections() == []
 
     @pytest.mark.parametrize(
         "name", ["", "../x", "a/b", ".a", "-a", "a b", "é", "x" * 256, "a\n", None, 3, "a\0"]
@@ -621,6 +683,36 @@ class Contract:
             hits = store.search("docs", rows[0], 100, filter=filter).hits[0]
             assert sorted(h.id for h in hits) == wanted, label
 
+    def test_declared_fields_answer_as_undeclared_ones_do(self, store: VectorStore) -> None:
+        store.create("plain", DIM)
+        store.create("declared", DIM, indexed=["a", "b", "a.b", "a.b.c"])
+        rows = vectors(len(METADATA))
+        wrote = [Item(f"{i:02}", rows[i], None, m) for i, m in enumerate(METADATA)]
+        moved = [Item(f"{i:02}", rows[i], None, METADATA[-i - 1]) for i in range(0, len(rows), 5)]
+
+        def answers(name: str) -> list[Any]:
+            return [
+                (
+                    store.count(name, filter),
+                    [r.id for r in store.scroll(name, filter=filter).records],
+                    [h.id for h in store.search(name, rows[0], 100, filter=filter).hits[0]],
+                )
+                for filter in FILTERS
+            ]
+
+        for write in (
+            lambda name: store.upsert(name, wrote[:9]),
+            lambda name: store.upsert(name, wrote[9:]),
+            lambda name: store.upsert(name, moved),
+            lambda name: store.delete(name, ["01", "05"]),
+            lambda name: store.delete(name, filter={"a": {"$gt": 0}}),
+            store.compact,
+        ):
+            for name in ("plain", "declared"):
+                write(name)
+            assert answers("plain") == answers("declared")
+        assert 0 < store.count("declared") < len(rows)
+
     @pytest.mark.parametrize(
         "filter",
         [
@@ -693,6 +785,31 @@ class Contract:
         with pytest.raises(NotFound):
             store.restore(tmp_path / "nothing", "x")
 
+    def test_a_declaration_goes_where_its_collection_goes(
+        self, store: VectorStore, tmp_path: Path
+    ) -> None:
+        store.create("docs", DIM, indexed=["n", "author.name"])
+        store.create("plain", DIM)
+        for name, fields in (("docs", ("n", "author.name")), ("plain", ())):
+            store.upsert(name, items(5))
+            store.backup(name, tmp_path / name)
+            assert store.restore(tmp_path / name, f"{name}-restored").indexed == fields
+            file = io.BytesIO()
+            export_jsonl(store, name, file)
+            file.seek(0)
+            assert import_jsonl(store, file, f"{name}-imported").indexed == fields
+            for copy in (f"{name}-restored", f"{name}-imported"):
+                assert store.count(copy, {"n": {"$gte": 2}}) == 3
+
+    def test_an_import_with_a_bad_declaration_is_refused(self, store: VectorStore) -> None:
+        head = {"format": "vector-collection", "version": 1, "dim": DIM, "metric": "cosine"}
+        for fields in (None, "n", ["a..b"], ["n", "n"]):
+            line = json.dumps(head | {"indexed": fields}).encode()
+            with pytest.raises(Invalid, match="indexed"):
+                import_jsonl(store, io.BytesIO(line), "new")
+        assert store.collections() == []
+        assert import_jsonl(store, io.BytesIO(json.dumps(head).encode()), "old").indexed == ()
+
     def test_jsonl_export_and_import_are_exact(self, store: VectorStore) -> None:
         store.create("docs", DIM, "dot", model="m")
         wrote = {item.id: item for item in items(40)}
@@ -734,8 +851,11 @@ class Contract:
         assert report.ok and report.rows == 48 and report.problems == ()
         assert json.dumps(store.stats("docs")) and json.dumps(store.stats())
 
-    def test_concurrent_writers_all_get_what_they_were_told(self, store: VectorStore) -> None:
-        store.create("docs", DIM)
+    @pytest.mark.parametrize("indexed", [(), ("w",)], ids=["undeclared", "declared"])
+    def test_concurrent_writers_all_get_what_they_were_told(
+        self, store: VectorStore, indexed: tuple[str, ...]
+    ) -> None:
+        store.create("docs", DIM, indexed=indexed)
         outcomes: list[str] = []
         start = threading.Barrier(6)
 

@@ -56,10 +56,13 @@ class Operations(RuleBasedStateMachine):
 
     open_fresh: Callable[[], VectorStore]
 
-    @initialize(metric=st.sampled_from(["cosine", "dot"]))
-    def start(self, metric: Any) -> None:
+    @initialize(
+        metric=st.sampled_from(["cosine", "dot"]),
+        indexed=st.sampled_from([(), ("n", "l", "o.p", "gone")]),
+    )
+    def start(self, metric: Any, indexed: tuple[str, ...]) -> None:
         self.store = self.open_fresh()
-        self.store.create("docs", 4, metric)
+        self.store.create("docs", 4, metric, indexed=indexed)
         self.model = Model(metric)
 
     @rule(

@@ -14,7 +14,7 @@ from tests.store.faults import ROOT, contents, opened, put
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     with opened(tmp_path / "store") as store:
-        store.create("docs", 8, model="minilm")
+        store.create("docs", 8, model="minilm", indexed=["lang"])
         put(store, [f"k{i}" for i in range(30)], 1)
         put(store, [f"k{i}" for i in range(10)], 2)
         store.alias("live", "docs")
@@ -25,7 +25,9 @@ def test_it_works_from_the_shell(folder: Path) -> None:
     command = [sys.executable, "-m", "store", "--dir", str(folder), "list"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].split() == ["docs", "30", "8", "cosine", "minilm", "live"]
+    assert done.stdout.splitlines()[1].split() == [
+        "docs", "30", "8", "cosine", "minilm", "lang", "live",
+    ]  # fmt: skip
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,6 +79,29 @@ def test_eight_copies_that_start_together_on_an_empty_database_agree(postgres) -
     assert len({info.uuid for info, _ in made}) == 1
 
 
+def test_a_catalogue_without_declarations_is_brought_up_to_date(postgres) -> None:
+    url = postgres.database()
+    with SqlStore(url) as older:
+        older.create("docs", 8)
+        with older.db.upkeep() as connection:
+            connection.exec_driver_sql("ALTER TABLE emb_collections DROP COLUMN indexed")
+    with SqlStore(url) as store:
+        assert store.info("docs").indexed == ()
+        assert store.create("new", 8, indexed=["n"])[0].indexed == ("n",)
+    with SqlStore(url) as store:
+        assert store.info("new").indexed == ("n",)
+
+
+def test_a_backup_without_a_declaration_restores(store: SqlStore, tmp_path: Path) -> None:
+    store.create("docs", 8, indexed=["n"])
+    store.upsert("docs", rows(3))
+    store.backup("docs", tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest.pop("indexed") == ["n"]
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
+    assert store.restore(tmp_path / "b", "again").indexed == ()
+
+
 def cut_short(backup: Path) -> None:
     rows = backup / "rows.jsonl"
     rows.write_bytes(rows.read_bytes()[:-40])
@@ -104,12 +127,18 @@ def aim_elsewhere(backup: Path) -> None:
     (backup / "manifest.json").write_text(json.dumps({**manifest, "name": "x; DROP TABLE t"}))
 
 
+def declare_badly(backup: Path) -> None:
+    manifest = json.loads((backup / "manifest.json").read_text())
+    (backup / "manifest.json").write_text(json.dumps({**manifest, "indexed": ["a..b"]}))
+
+
 def nest_deeply(backup: Path) -> None:
     (backup / "manifest.json").write_text("[" * 100_000)
 
 
 @pytest.mark.parametrize(
-    "damage", [cut_short, change_a_number, drop_a_row, widen, aim_elsewhere, nest_deeply]
+    "damage",
+    [cut_short, change_a_number, drop_a_row, widen, aim_elsewhere, declare_badly, nest_deeply],
 )
 def test_a_damaged_backup_is_refused_and_leaves_nothing(
     store: SqlStore, tmp_path: Path, damage: Callable[[Path], None]
