@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from errors import Corrupt, Full, Invalid, ServiceError, Unavailable
@@ -428,7 +429,7 @@ def test_a_pickle_written_in_place_is_lost_on_a_full_disk(tmp_path: Path) -> Non
         file, rows, written = small / "rows.pickle", {}, 0
         with pytest.raises(OSError, match="No space"):
             for written in range(10_000):
-                rows |= {f"{written}-{j}": vector(j) for j in range(20)}
+                rows[str(written)] = np.full(8192, written, np.float32)
                 file.write_bytes(pickle.dumps(rows))
         assert written > 10
         with pytest.raises((EOFError, pickle.UnpicklingError)):
