@@ -104,6 +104,43 @@ def test_a_small_or_a_dot_collection_is_searched_exactly(tmp_path: Path) -> None
         assert collection(store).ann._helper is None
 
 
+def test_a_graph_is_searched_as_widely_as_its_rows_need(
+    vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    index = ann.empty(DIM)
+    index.add(np.arange(ROWS), rows)
+    assert ann.width_of(index, rows) == ann.WIDTHS[0]
+    monkeypatch.setattr(ann, "RECALL", 1.0)
+    monkeypatch.setattr(ann, "WIDTHS", (1, 4096))
+    assert ann.width_of(index, rows) == 4096
+    monkeypatch.setattr(ann, "WIDTHS", (1,))
+    assert ann.width_of(index, rows) == 0
+
+
+def test_a_graph_that_misses_too_much_is_not_used_and_not_made_again(
+    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FileStore(tmp_path / "s") as store:
+        store.create("docs", DIM)
+        fill(store, vectors)
+        folder = collection(store).folder
+    monkeypatch.setattr(ann, "RECALL", 1.1)
+    assert ann.build(folder, 0, ROWS, DIM)
+    made = (folder / "ann.0").stat()
+    with opened(tmp_path / "s") as store:
+        for query in (vectors[:1], vectors[:20]):
+            until(
+                lambda: (
+                    search(store, vectors[:1]).exact and collection(store).ann.graph(0, ROWS, DIM)
+                )
+            )
+            found = search(store, query)
+            assert found.exact and found == search(store, query, exact=True)
+        assert collection(store).ann._builder is None
+    assert (folder / "ann.0").stat() == made and made.st_size == ann.FOOTER.size
+
+
 def test_writes_after_the_graph_are_seen_at_once(store: FileStore, vectors: np.ndarray) -> None:
     target = vectors[7:8]
     assert search(store, target, 1).hits[0][0].id == "000007"
