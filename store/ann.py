@@ -69,22 +69,20 @@ class Graph:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # kept: it is viewed
         whole = memoryview(self._map)
         size = len(whole) - FOOTER.size
-        magic, dim_, crc, self.rows, size_, self._width, own = FOOTER.unpack(whole[size:])
+        magic, dim_, crc, self.rows, size_, self.width, own = FOOTER.unpack(whole[size:])
         good = own == zlib.crc32(whole[size:-4]) and (magic, dim_, size_) == (MAGIC, dim, size)
         if not good or checksum(whole[:size]) != crc:
             raise ValueError("its checksum is wrong")
-        if not self._width:
+        if not self.width:
             return
         self._index = empty(dim)
         self._index.view(whole[:size])
-        self._index.expansion_search = self._width
+        self._index.expansion_search = self.width
         if len(self._index) != self.rows:
             raise ValueError("it does not hold its rows")
 
     def nearest(self, queries: Vectors, count: int) -> npt.NDArray[np.int64]:
         """Return about the `count` nearest rows of each query, (q, count); (q, 0) if too few."""
-        if not self._width:
-            return np.empty((len(queries), 0), np.int64)
         alone = len(queries) == 1
         found = self._index.search(queries, count, threads=1 if alone else 0)
         least = len(found.keys) if alone else int(np.min(found.counts))
@@ -111,7 +109,7 @@ class Ann:
     def rows(self) -> int:
         """How many rows the graph in use has."""
         graph = self._graph
-        return graph.rows if graph else 0
+        return graph.rows if graph and graph.width else 0
 
     def graph(self, generation: int, n: int, dim: int) -> Graph | None:
         """Return the graph for a matrix of `n` rows, if there is one; see to it that there is."""
@@ -123,7 +121,8 @@ class Ann:
             finally:
                 self._lock.release()
         graph = self._graph
-        return graph if graph and self._generation == generation and graph.rows <= n else None
+        fits = graph and graph.width and self._generation == generation and graph.rows <= n
+        return graph if fits else None
 
     def _look(self, generation: int, n: int, dim: int) -> None:
         if self._builder is not None and self._builder.poll() is not None:

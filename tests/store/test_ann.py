@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,18 +105,26 @@ def test_a_small_or_a_dot_collection_is_searched_exactly(tmp_path: Path) -> None
         assert collection(store).ann._helper is None
 
 
+class Patchy:
+    """An index that finds the nearest of a share of its rows: the more, the wider it searches."""
+
+    expansion_search = 0
+
+    def __init__(self, rows: np.ndarray, whole_at: int) -> None:
+        self.rows, self.whole_at = rows, whole_at
+
+    def search(self, queries: np.ndarray, count: int) -> SimpleNamespace:
+        seen = self.rows[: len(self.rows) * self.expansion_search // self.whole_at]
+        keys = np.argsort(-(queries @ seen.T), axis=1)[:, :count]
+        return SimpleNamespace(keys=keys, counts=np.full(len(queries), count))
+
+
+@pytest.mark.parametrize(("whole_at", "width"), [(256, 256), (1000, 1024), (4096, 4096), (9000, 0)])
 def test_a_graph_is_searched_as_widely_as_its_rows_need(
-    vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    vectors: np.ndarray, whole_at: int, width: int
 ) -> None:
     rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    index = ann.empty(DIM)
-    index.add(np.arange(ROWS), rows)
-    assert ann.width_of(index, rows) == ann.WIDTHS[0]
-    monkeypatch.setattr(ann, "RECALL", 1.0)
-    monkeypatch.setattr(ann, "WIDTHS", (1, 4096))
-    assert ann.width_of(index, rows) == 4096
-    monkeypatch.setattr(ann, "WIDTHS", (1,))
-    assert ann.width_of(index, rows) == 0
+    assert ann.width_of(Patchy(rows, whole_at), rows) == width
 
 
 def test_a_graph_that_misses_too_much_is_not_used_and_not_made_again(
@@ -129,14 +138,11 @@ def test_a_graph_that_misses_too_much_is_not_used_and_not_made_again(
     assert ann.build(folder, 0, ROWS, DIM)
     made = (folder / "ann.0").stat()
     with opened(tmp_path / "s") as store:
+        until(lambda: search(store, vectors[:1]).exact and collection(store).ann._graph)
         for query in (vectors[:1], vectors[:20]):
-            until(
-                lambda: (
-                    search(store, vectors[:1]).exact and collection(store).ann.graph(0, ROWS, DIM)
-                )
-            )
             found = search(store, query)
             assert found.exact and found == search(store, query, exact=True)
+        assert collection(store).ann.rows == 0
         assert collection(store).ann._builder is None
     assert (folder / "ann.0").stat() == made and made.st_size == ann.FOOTER.size
 
