@@ -135,6 +135,8 @@ class Database:
             _take_lock(connection)
         try:
             yield
+            if self._kind == "mysql":  # its lock ends before the transaction: who is next must see
+                connection.exec_driver_sql("COMMIT")
         finally:
             if self._kind == "mysql":
                 connection.execute(sa.select(sa.func.release_lock(str(LOCK))))

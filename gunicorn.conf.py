@@ -13,14 +13,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import logs  # noqa: E402
-from config import load_config  # noqa: E402
+from config import Config, ModelSpec, load_config  # noqa: E402
 from server import arbiter, relay, scarcity, scrapes  # noqa: E402
 from settings import open_settings  # noqa: E402
 
-_settings = open_settings(load_config())
-_config = _settings.current  # host and port may be kept in SQL
-_settings.stop()
-_models, _ = _config.catalogue()  # a mistake in the model files stops the start here
+
+def _read() -> tuple[Config, tuple[ModelSpec, ...]]:
+    """Read the settings, host and port from SQL perhaps, and the models. Raises ConfigError."""
+    settings = open_settings(load_config())
+    settings.stop()
+    return settings.current, settings.current.catalogue()[0]
+
+
+_config, _models = _read()  # a mistake stops the start here
 
 bind = [f"{_config.host}:{_config.port}"]
 worker_class = "server.deadlines.DeadlineWorker"  # gthread, but it waits for no slow client
@@ -41,7 +46,8 @@ if Path("/dev/shm").is_dir():  # a file system, not a file in it  # nosec B108
 
 
 def on_starting(server):  # type: ignore[no-untyped-def]
-    """Open the metrics' port and make the directory of the workers' numbers."""
+    """Open the metrics' port, make the directory of the workers' numbers, reload with care."""
+    server.reload = arbiter.reload_if(_read, server.reload)
     arbiter.share_numbers(_config.metrics_dir)
     if _config.enable_metrics:
         scrapes.listen(_config.host, _config.metrics_port)

@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,23 @@ def prepare_worker(worker: Any) -> None:
     if _settled[0]:  # the one before it: on a reload it still lives
         _lost = 0
     worker.settled = _settled = mmap.mmap(-1, 1)
+
+
+def reload_if(check: Callable[[], object], reload: Callable[[], None]) -> Callable[[], None]:
+    """Return a reload that does nothing but say why where `check` ends the process.
+
+    gunicorn reads its configuration anew on SIGHUP, and a mistake in it would end the service.
+    """
+
+    def checked() -> None:
+        try:
+            check()
+        except SystemExit as exc:
+            log.error("not reloaded, the workers serve as before. %s", exc)
+        else:
+            reload()
+
+    return checked
 
 
 def settle() -> None:

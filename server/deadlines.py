@@ -20,7 +20,7 @@ from typing import Any
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
-from server import relay
+from server import arbiter, relay
 from server.scarcity import ThriftyWorker, has_data
 
 # How long a thread waits for the first byte of a new connection. Beyond it the connection waits in
@@ -50,9 +50,27 @@ class DeadlineWorker(ThriftyWorker):
         super().init_process()
 
     def load_wsgi(self) -> None:
-        """Load the application and tell from its calls where each request is."""
-        super().load_wsgi()
+        """Load the application and tell from its calls where each request is.
+
+        gunicorn ends the whole service if that fails. While others serve, only this worker ends,
+        and waits before, longer each time in a row: another takes its place at once.
+        """
+        try:
+            super().load_wsgi()
+        except (Exception, SystemExit) as exc:
+            if relay.somebody_serves():
+                self.booted = True  # or so gunicorn shall think
+                pause_s = arbiter.pause_s()
+                self.log.error("a worker cannot start, the next tries in %.0f s. %s", pause_s, exc)
+                self._wait(pause_s)
+            raise
         self.wsgi = self._timed(self.wsgi)
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self.alive and time.monotonic() < end and self.is_parent_alive():
+            self.notify()
+            time.sleep(LOOK_S)
 
     def handle(self, conn: Any) -> Any:
         """Handle one request of a connection, which must come within the read deadline."""

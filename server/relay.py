@@ -87,7 +87,12 @@ def take_over() -> None:
 
 def takes_requests() -> bool:
     """Tell, in a worker, whether to take requests: it can serve, or nobody can and it says so."""
-    return _shared[READY + _age % AGES] == _age or not _newest_ready()
+    return _shared[READY + _age % AGES] == _age or not somebody_serves()
+
+
+def somebody_serves() -> bool:
+    """Tell whether a living worker can serve."""
+    return _newest_ready() > 0
 
 
 def is_needed() -> bool:

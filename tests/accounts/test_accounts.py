@@ -167,6 +167,34 @@ def test_tables_are_made_once_by_many_at_the_same_time(database_url: str) -> Non
     assert problems == []
 
 
+def test_a_process_that_comes_next_sees_that_the_tables_are_made(database_url: str) -> None:
+    """Each commits half a second late, as on a slow disk; none may begin before the last ended."""
+    import threading
+    import time
+
+    from sqlalchemy import event
+
+    from db import Database
+
+    problems: list[Exception] = []
+
+    def work() -> None:
+        database = Database(database_url)
+        event.listen(database._engine, "commit", lambda connection: time.sleep(0.5))
+        try:
+            database.migrate()
+        except Exception as exc:
+            problems.append(exc)
+        database.close()
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
 def test_tables_are_finished_after_a_crash_half_way(database_url: str) -> None:
     import sqlalchemy as sa
 

@@ -1,5 +1,6 @@
 """Stops, interrupts and reloads, while requests are under way."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -105,6 +106,40 @@ def test_a_reload_to_a_model_that_cannot_be_loaded_leaves_the_old_worker_serving
     until(lambda: any("cannot be loaded" in line for line in service.lines))
     assert [service.embed("a") for _ in range(20)] == [200] * 20
     assert old in service.workers()
+
+
+def test_a_reload_to_a_configuration_with_a_mistake_changes_nothing(start, models_file) -> None:
+    good = models_file.read_text()
+    service = start()
+    old = service.workers()
+    try:
+        models_file.write_text(good[:-5])
+        service.signal(signal.SIGHUP)
+        until(lambda: any("not reloaded" in line for line in service.lines))
+        assert any(models_file.name in line for line in service.lines)
+    finally:
+        models_file.write_text(good)
+    assert service.embed("a") == 200 and service.workers() == old
+    service.signal(signal.SIGHUP)
+    until(lambda: not set(old) & set(service.workers()))
+    assert service.embed("a") == 200
+
+
+def test_a_worker_that_cannot_start_again_leaves_the_others_serving(start, models_file) -> None:
+    """Somebody made a mistake in a file while the service ran, and hours later a worker died."""
+    good = models_file.read_text()
+    service = start("-w", "2")
+    until(lambda: sum("is ready in" in line for line in service.lines) == 2)
+    lost, left = service.workers()
+    try:
+        models_file.write_text(good[:-5])
+        os.kill(lost, signal.SIGKILL)
+        until(lambda: sum("a worker cannot start" in line for line in service.lines) == 2)
+        assert [service.embed("a") for _ in range(20)] == [200] * 20
+    finally:
+        models_file.write_text(good)
+    until(lambda: sum("is ready in" in line for line in service.lines) == 3)
+    assert left in service.workers() and len(service.workers()) == 2
 
 
 def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
