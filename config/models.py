@@ -19,7 +19,7 @@ from config.serving import CommaList
 
 ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "fake"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Backend = Literal["auto", "torch", "packed"]
+Backend = Literal["auto", "torch", "packed", "onnx", "openvino"]
 Truncate = Literal["right", "left", "error"]
 TokenIds = Literal["accept", "refuse"]
 
@@ -103,8 +103,9 @@ class ModelSettings(BaseModel):
     backend: Backend = setting(
         "auto",
         "EMBEDDING_BACKEND",
-        help="What runs the network: torch, packed (without padding: BERT-like models on a CPU) or "
-        "auto, which is packed where it can be.",
+        help="What runs the network: torch, or for BERT-like models on a CPU packed (torch without "
+        "padding), onnx (ONNX Runtime, float32) or openvino (a package of its own); auto is the "
+        "fastest there is for the model, the device and the dtype.",
     )
     max_batch_size: int = setting(
         512,

@@ -25,10 +25,13 @@ from embedders.base import (
     Vectors,
 )
 from embedders.device import DeviceEmbedder
+from embedders.graph import WIDEST, OnnxLayers, OpenVinoLayers
+from embedders.layers import TorchLayers, cores
 from embedders.loading import LoadedModel, apart, choose_dtype, load
-from embedders.packed import Group, Packed, pack
+from embedders.packed import Group, Make, Packed, pack
 from embedders.tokens import TextTokenizer
 from embedders.whole import WholeEmbedder
+from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
 
@@ -36,6 +39,9 @@ log = logging.getLogger("embedders")
 # weights, which costs as much as 50 tokens with AMX and as 11 with AVX512-BF16 alone (MiniLM-L6
 # bf16, one of 2 cores: 2.3 ms + 45 us a token, and 1.4 ms + 125 us).
 SHARE_TOKENS = 48
+# Attention grows with the square of a text: at this length it costs as much as all else.
+ATTENTION_TOKENS = 700
+MOST_WASTED_TOKENS = 40
 # More for each core gains nothing and makes others wait (51 us a token at 512, 53 at 1024).
 CORE_TOKENS = 512
 
@@ -67,26 +73,36 @@ class LocalEmbedder(DeviceEmbedder):
         self._tokenizer = TextTokenizer(tokenizer.backend_tokenizer, limit, vocabulary)
         self._network.auto_model.to(dtype)
         backend = loaded.spec.backend or loaded.settings.backend
-        self._packed = self._pack(dtype) if backend != "torch" else None
+        self._packed = self._pack(dtype, backend, limit)
         self.pads = self._packed is None
         self.pass_tokens = CORE_TOKENS * cores() if self._packed else None
-        name = "packed" if self._packed else "torch"
+        name = self._packed.layers.name if self._packed else "torch"
+        if backend not in ("auto", name):
+            log.warning("%s runs by %s, %s is not for it", loaded.spec.id, name, backend)
         self.facts = loaded.facts(str(dtype).removeprefix("torch."), limit, vocabulary, name)
 
-    def _pack(self, dtype: Any) -> Packed | None:
+    def _pack(self, dtype: Any, backend: str, limit: int) -> Packed | None:
         """Pack the network's layers if they can be, and free the originals."""
         pools = bool(self._heads) and hasattr(self._heads[0], "include_prompt")
-        if self._device.type != "cpu" or not pools:
+        if backend == "torch" or self._device.type != "cpu" or not pools:
             return None
         model = self._network.auto_model
 
         def plain(ids: Any, mask: Any) -> Any:
             return model(input_ids=ids, attention_mask=mask).last_hidden_state
 
-        packed = pack(model, dtype, plain)
-        if packed:
-            del model.encoder
-        return packed
+        for make in _ways(backend, dtype, limit):
+            try:
+                packed = pack(model, dtype, plain, make)
+            except ModelUnavailable as exc:
+                if backend != "auto":
+                    raise
+                log.warning("%s", exc.message)
+                continue
+            if packed:
+                del model.encoder
+                return packed
+        return None
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Tokenize in the caller's thread. See `TextTokenizer.prepare`."""
@@ -116,10 +132,15 @@ class LocalEmbedder(DeviceEmbedder):
     def _forward(self, items: Sequence[Item]) -> Vectors:
         if self._packed is None:
             return self._forward_padded(items)
+        vectors = np.empty((len(items), self.facts.dimension), np.float32)
+        if not self._packed.layers.shared:
+            for rows in _alike([item.tokens for item in items]):
+                work = _helpers().submit(self._forward_share, items, rows, cores())
+                vectors[rows] = work.result()
+            return vectors
         shares = _shares(items, cores())
         each = cores() // len(shares)  # one short text: 8.5 ms, 18.5 on one of two cores
         running = [_helpers().submit(self._forward_share, items, rows, each) for rows in shares]
-        vectors = np.empty((len(items), self.facts.dimension), np.float32)
         for rows, share in zip(shares, running, strict=True):
             vectors[rows] = share.result()
         return vectors
@@ -188,14 +209,6 @@ class LocalEmbedder(DeviceEmbedder):
 
 
 @functools.cache
-def cores() -> int:
-    """Return how many cores this process may use; asked first before any thread takes fewer."""
-    import torch
-
-    return int(torch.get_num_threads())
-
-
-@functools.cache
 def _helpers() -> ThreadPoolExecutor:
     """Return the threads that compute packed passes, those of every model there is or will be.
 
@@ -203,6 +216,22 @@ def _helpers() -> ThreadPoolExecutor:
     (1.2 GB after 800 requests from 64 threads), and a model that is exchanged brings no new ones.
     """
     return ThreadPoolExecutor(cores(), "encode")
+
+
+def _ways(backend: str, dtype: Any, limit: int) -> list[Make]:
+    """Return what may compute a packed model's layers, the best for it first.
+
+    In float32 ONNX Runtime is faster than torch's oneDNN, in bfloat16 it cannot compute; the
+    figures are in docs/benchmarks.md, "Ways through the network on a CPU".
+    """
+    import torch
+
+    if limit <= WIDEST:
+        if backend in ("auto", "onnx") and dtype == torch.float32:
+            return [OnnxLayers, TorchLayers]
+        if backend == "openvino" and dtype != torch.float16:
+            return [OpenVinoLayers, TorchLayers]
+    return [TorchLayers]
 
 
 def _use_cores(count: int) -> None:
@@ -216,13 +245,32 @@ def _use_cores(count: int) -> None:
 def _shares(items: Sequence[Item], most: int) -> list[list[int]]:
     """Cut a pass into parts of like cost, at most `most`, neighbours in length together."""
     order = sorted(range(len(items)), key=lambda i: -items[i].tokens)
-    # attention grows with the square: a token of a text of 700 costs about twice one of a short
-    costs = np.cumsum([items[i].tokens * (1 + items[i].tokens / 700) for i in order])
+    lengths = [items[i].tokens for i in order]
+    costs = np.cumsum([tokens * (1 + tokens / ATTENTION_TOKENS) for tokens in lengths])
     total = sum(item.tokens for item in items)
     parts = max(1, min(most, len(items), total // SHARE_TOKENS))
     ends = np.searchsorted(costs, costs[-1] * np.arange(1, parts) / parts) + 1
     shares = [part.tolist() for part in np.split(np.array(order), ends)]
     return [share for share in shares if share]
+
+
+def _alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Cut a pass into parts where padding texts to the longest would cost more than one part more.
+
+    A part costs as much as 20 tokens. Lone texts of 9 and 64 tokens take 5.5 and 14.2 ms; passes
+    of 1,000 tokens of docs 269, 264 and 256 ms with 10, 20 and 40 here (ONNX Runtime, Zen 3).
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    parts: list[list[int]] = []
+    wasted = 0.0
+    for i in order:
+        if parts:
+            wasted += (lengths[parts[-1][0]] ** 2 - lengths[i] ** 2) / ATTENTION_TOKENS
+        if not parts or wasted > MOST_WASTED_TOKENS:
+            parts.append([])
+            wasted = 0.0
+        parts[-1].append(i)
+    return parts
 
 
 def _limit(transformer: Any, wanted: int | None) -> int:

@@ -1,6 +1,9 @@
 """Packed passes give the original network's states, whatever the mix of lengths."""
 
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,8 +14,11 @@ import transformers
 
 from config import Config, ModelSpec
 from embedders.base import Prompt
-from embedders.local import LocalEmbedder, _shares, cores, local
-from embedders.packed import FEW_ROWS, Packed, _group, _round_up, pack
+from embedders.graph import HIDDEN, WIDEST, OnnxLayers, OpenVinoLayers, places
+from embedders.layers import FEW_ROWS, Slot, TorchLayers, cores
+from embedders.local import LocalEmbedder, _alike, _shares, _ways, local
+from embedders.packed import Make, Packed, _group, pack
+from errors import ModelUnavailable
 
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
 SIZES = {
@@ -45,12 +51,15 @@ def ids_of(lengths: list[int]) -> list[list[int]]:
 
 
 KINDS = ["Bert", "Roberta", "XLMRoberta", "Camembert"]
+WAYS: list[Make] = [TorchLayers, OnnxLayers, OpenVinoLayers]
+by_every_way = pytest.mark.parametrize("make", WAYS)
 
 
+@by_every_way
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_equals_the_original_at_every_length(kind: str) -> None:
+def test_it_equals_the_original_at_every_length(kind: str, make: Make) -> None:
     model = tiny(kind)
-    packed = pack(model, torch.float32, plain(model))
+    packed = pack(model, torch.float32, plain(model), make)
     assert packed is not None
     inputs = ids_of(LENGTHS)
     seen = []
@@ -81,18 +90,57 @@ def test_a_decoder_is_left_alone() -> None:
     assert pack(model, torch.float32, plain(model)) is None
 
 
-def test_a_copy_that_differs_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+@by_every_way
+def test_a_copy_that_differs_is_refused(make: Make, caplog: pytest.LogCaptureFixture) -> None:
     model, other = tiny("Bert"), tiny("Bert", num_hidden_layers=1)
-    assert pack(model, torch.float32, plain(other)) is None
+    assert pack(model, torch.float32, plain(other), make) is None
     assert "differ" in caplog.text
 
 
-def test_a_layer_that_cannot_be_packed_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+@by_every_way
+def test_a_layer_that_cannot_be_packed_is_no_failure(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     model = tiny("Bert")
     before = plain(model)
     model.encoder.layer[0].intermediate = torch.nn.Identity()
-    assert pack(model, torch.float32, before) is None
-    assert "packing failed" in caplog.text
+    assert pack(model, torch.float32, before, make) is None
+    assert "cannot be packed" in caplog.text
+
+
+def test_a_graph_is_told_what_of_each_row_is_a_token_and_where_it_came_from() -> None:
+    slots = [Slot(0, (1, 3)), Slot(3, (2, 2))]
+    told = places(slots, rows=8, width_step=4)
+    assert told["spread"].tolist() == [[0, 1, 2, 0], [3, 4, 0, 0], [5, 6, 0, 0]]
+    hidden = [[False, False, False, True], *[[False, False, True, True]] * 2]
+    assert (told["bias"][:, 0, 0] == HIDDEN).tolist() == hidden
+    assert told["back"].tolist() == [0, 1, 2, 4, 5, 8, 9, 0]  # the last row is padding
+
+
+def packs_bfloat16() -> bool:
+    """Say whether this CPU has what torch needs for that: some of AVX-512, or AVX-NE-CONVERT."""
+    weight = torch.zeros(8, 8, dtype=torch.bfloat16)
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(weight)
+    except RuntimeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("make", [TorchLayers, OpenVinoLayers])
+def test_half_precision_is_near_the_original(make: Make) -> None:
+    model = tiny("Bert").bfloat16()
+    packed = pack(model, torch.bfloat16, plain(model), make)
+    assert packed is not None or (make is TorchLayers and not packs_bfloat16())
+
+
+def test_openvino_is_loaded_without_what_reports_its_use() -> None:
+    code = (
+        "from embedders.graph import import_openvino; import_openvino();"
+        "from openvino.tools.ovc import telemetry_utils;"
+        "assert telemetry_utils.tm.__name__.endswith('telemetry_stub')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_groups_hold_every_text_once_without_padding() -> None:
@@ -103,9 +151,9 @@ def test_groups_hold_every_text_once_without_padding() -> None:
 
 
 def test_sizes_of_a_pass_are_few() -> None:
-    rounded = {_round_up(n) for n in range(1, 1025)}
+    rounded = {TorchLayers.rows(n) for n in range(1, 1025)}
     assert len(rounded) <= FEW_ROWS // 8 + 1024 // 32
-    assert all(_round_up(n) >= n for n in range(1, 1025))
+    assert all(TorchLayers.rows(n) >= n for n in range(1, 1025))
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 16])
@@ -116,18 +164,76 @@ def test_shares_hold_every_item_once(most: int) -> None:
     assert 1 <= len(shares) <= most
 
 
-@pytest.fixture(scope="module")
-def embedder():
-    spec = ModelSpec.model_validate({"id": "m", "model_name": NAME, "dtype": "float32"})
-    made = local(spec, Config(device="cpu"))
+@pytest.mark.parametrize(
+    ("lengths", "parts"),
+    [
+        ([9], [[0]]),
+        ([9, 40, 12] * 8, [sorted(range(24), key=lambda i: -[9, 40, 12][i % 3])]),
+        ([12, 256, 12, 12], [[1], [0, 2, 3]]),
+        ([256] * 4, [[0, 1, 2, 3]]),
+    ],
+)
+def test_texts_are_parted_where_the_padding_would_cost_more(
+    lengths: list[int], parts: list[list[int]]
+) -> None:
+    assert _alike(lengths) == parts
+
+
+def bundled(**entry: object) -> LocalEmbedder:
+    given = {"id": "m", "model_name": NAME, "dtype": "float32", **entry}
+    made = local(ModelSpec.model_validate(given), Config(device="cpu"))
+    assert isinstance(made, LocalEmbedder)
+    return made
+
+
+@pytest.fixture(scope="module", params=["packed", "onnx", "openvino"])
+def embedder(request: pytest.FixtureRequest) -> Iterator[LocalEmbedder]:
+    made = bundled(backend=request.param)
+    assert made.facts.backend == request.param
     yield made
     made.close()
 
 
-def test_the_bundled_model_is_packed_and_can_be_kept_from_it(embedder: LocalEmbedder) -> None:
-    assert embedder.facts.backend == "packed"
-    entry = {"id": "m", "model_name": NAME, "dtype": "float32", "backend": "torch"}
-    padded = local(ModelSpec.model_validate(entry), Config(device="cpu"))
+@pytest.mark.parametrize(
+    ("entry", "backend"),
+    [
+        ({}, "onnx"),
+        ({"dtype": "bfloat16"}, "packed"),
+        ({"dtype": "bfloat16", "backend": "openvino"}, "openvino"),
+        ({"dtype": "bfloat16", "backend": "onnx"}, "packed"),
+    ],
+)
+def test_the_backend_is_the_fastest_that_can_compute_in_the_dtype(
+    entry: dict, backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if backend == "packed" and not packs_bfloat16():
+        backend = "torch"
+    made = bundled(**entry)
+    assert made.facts.backend == backend
+    told = [r for r in caplog.records if "is not for it" in r.message]
+    assert len(told) == (entry.get("backend", backend) != backend)
+    made.close()
+
+
+@pytest.mark.parametrize("limit", [WIDEST, WIDEST + 1])
+def test_a_long_text_is_kept_from_what_holds_its_whole_attention(limit: int) -> None:
+    assert (_ways("auto", torch.float32, limit) == [TorchLayers]) == (limit > WIDEST)
+    assert (_ways("openvino", torch.float32, limit) == [TorchLayers]) == (limit > WIDEST)
+
+
+def test_a_backend_that_is_not_installed_is_named_where_it_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelUnavailable, match="pip install onnxruntime"):
+        bundled(backend="onnx")
+    made = bundled()
+    assert made.facts.backend == "packed" and "pip install onnxruntime" in caplog.text
+    made.close()
+
+
+def test_every_backend_gives_the_vectors_of_the_original(embedder: LocalEmbedder) -> None:
+    padded = bundled(backend="torch")
     assert padded.facts.backend == "torch"
     assert padded.facts.fingerprint == embedder.facts.fingerprint
     texts = ["a", "some words more", "word " * 100, "w " * 400] * 5
