@@ -29,19 +29,13 @@ from embedders.graph import WIDEST, OnnxLayers, OpenVinoLayers
 from embedders.layers import TorchLayers, cores
 from embedders.loading import LoadedModel, apart, choose_dtype, load
 from embedders.packed import Group, Make, Packed, pack
+from embedders.parts import alike, shares_of
 from embedders.tokens import TextTokenizer
 from embedders.whole import WholeEmbedder
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
 
-# A packed pass is shared out between the cores, but in no smaller parts: each core reads all of the
-# weights, which costs as much as 50 tokens with AMX and as 11 with AVX512-BF16 alone (MiniLM-L6
-# bf16, one of 2 cores: 2.3 ms + 45 us a token, and 1.4 ms + 125 us).
-SHARE_TOKENS = 48
-# Attention grows with the square of a text: at this length it costs as much as all else.
-ATTENTION_TOKENS = 700
-MOST_WASTED_TOKENS = 40
 # More for each core gains nothing and makes others wait (51 us a token at 512, 53 at 1024).
 CORE_TOKENS = 512
 
@@ -132,13 +126,14 @@ class LocalEmbedder(DeviceEmbedder):
     def _forward(self, items: Sequence[Item]) -> Vectors:
         if self._packed is None:
             return self._forward_padded(items)
+        lengths = [item.tokens for item in items]
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
         if not self._packed.layers.shared:
-            for rows in _alike([item.tokens for item in items]):
+            for rows in alike(lengths):
                 work = _helpers().submit(self._forward_share, items, rows, cores())
                 vectors[rows] = work.result()
             return vectors
-        shares = _shares(items, cores())
+        shares = shares_of(lengths, cores())
         each = cores() // len(shares)  # one short text: 8.5 ms, 18.5 on one of two cores
         running = [_helpers().submit(self._forward_share, items, rows, each) for rows in shares]
         for rows, share in zip(shares, running, strict=True):
@@ -240,37 +235,6 @@ def _use_cores(count: int) -> None:
 
     if torch.get_num_threads() != count:
         torch.set_num_threads(count)
-
-
-def _shares(items: Sequence[Item], most: int) -> list[list[int]]:
-    """Cut a pass into parts of like cost, at most `most`, neighbours in length together."""
-    order = sorted(range(len(items)), key=lambda i: -items[i].tokens)
-    lengths = [items[i].tokens for i in order]
-    costs = np.cumsum([tokens * (1 + tokens / ATTENTION_TOKENS) for tokens in lengths])
-    total = sum(item.tokens for item in items)
-    parts = max(1, min(most, len(items), total // SHARE_TOKENS))
-    ends = np.searchsorted(costs, costs[-1] * np.arange(1, parts) / parts) + 1
-    shares = [part.tolist() for part in np.split(np.array(order), ends)]
-    return [share for share in shares if share]
-
-
-def _alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Cut a pass into parts where padding texts to the longest would cost more than one part more.
-
-    A part costs as much as 20 tokens. Lone texts of 9 and 64 tokens take 5.5 and 14.2 ms; passes
-    of 1,000 tokens of docs 269, 264 and 256 ms with 10, 20 and 40 here (ONNX Runtime, Zen 3).
-    """
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    parts: list[list[int]] = []
-    wasted = 0.0
-    for i in order:
-        if parts:
-            wasted += (lengths[parts[-1][0]] ** 2 - lengths[i] ** 2) / ATTENTION_TOKENS
-        if not parts or wasted > MOST_WASTED_TOKENS:
-            parts.append([])
-            wasted = 0.0
-        parts[-1].append(i)
-    return parts
 
 
 def _limit(transformer: Any, wanted: int | None) -> int:

@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +15,9 @@ from config import Config, ModelSpec
 from embedders.base import Prompt
 from embedders.graph import HIDDEN, WIDEST, OnnxLayers, OpenVinoLayers, places
 from embedders.layers import FEW_ROWS, Slot, TorchLayers, cores
-from embedders.local import LocalEmbedder, _alike, _shares, _ways, local
+from embedders.local import LocalEmbedder, _ways, local
 from embedders.packed import Make, Packed, _group, pack
+from embedders.parts import alike, shares_of
 from errors import ModelUnavailable
 
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -157,10 +157,9 @@ def test_sizes_of_a_pass_are_few() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 16])
-def test_shares_hold_every_item_once(most: int) -> None:
-    items = [SimpleNamespace(tokens=n) for n in (1, 256, 3, 60, 60, 256, 9, 120)]
-    shares = _shares(items, most)
-    assert sorted(i for share in shares for i in share) == list(range(len(items)))
+def test_shares_hold_every_text_once(most: int) -> None:
+    shares = shares_of([1, 256, 3, 60, 60, 256, 9, 120], most)
+    assert sorted(i for share in shares for i in share) == list(range(8))
     assert 1 <= len(shares) <= most
 
 
@@ -176,7 +175,7 @@ def test_shares_hold_every_item_once(most: int) -> None:
 def test_texts_are_parted_where_the_padding_would_cost_more(
     lengths: list[int], parts: list[list[int]]
 ) -> None:
-    assert _alike(lengths) == parts
+    assert alike(lengths) == parts
 
 
 def bundled(**entry: object) -> LocalEmbedder:
