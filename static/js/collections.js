@@ -83,7 +83,8 @@ async function open(info) {
   $("collection-detail").replaceChildren(
     el("div", { class: "heading" }, el("h2", { class: "name" }, info.name),
       may("write") ? el("button", { type: "button", class: "quiet small danger-text", onclick: () => remove(info) }, "Delete") : null),
-    facts({ Texts: whole(info.count), Dimensions: whole(info.dimension), Metric: info.metric, Model: info.model ?? "any" }),
+    facts({ Texts: whole(info.count), Dimensions: whole(info.dimension), Metric: info.metric, Model: info.model ?? "any",
+      ...(info.indexed.length ? { "Fields kept ready for filters": info.indexed.join(", ") } : {}) }),
     info.count ? searchForm(info, results) : el("p", { class: "empty" }, may("write") ? "It is empty. Add a file, and its texts can be searched." : "It is empty."),
     el("div", { class: "found" }, results, info.count ? mapPlace : null),
     ...(may("write") ? [uploadOf(info.name)] : []));

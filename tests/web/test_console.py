@@ -195,6 +195,15 @@ def test_a_service_that_is_down_is_told_and_tried_again(page: Page, seen: Seen) 
     seen.problems.clear()
 
 
+def test_the_fields_that_a_collection_declares_are_shown(page: Page, url: str) -> None:
+    body = {"name": "declared", "dimension": 2, "indexed": ["year", "<b>topic</b>"]}
+    ask(url, "POST", "/collections", body)
+    page.get_by_role("tab", name="Collections").click()
+    page.locator(".item[data-name=declared]").click()
+    facts = page.locator("#collection-detail .facts")
+    expect(facts).to_contain_text("Fields kept ready for filtersyear, <b>topic</b>")
+
+
 def test_what_the_server_sends_is_text_and_never_markup(page: Page, url: str) -> None:
     body = {"collection": "nasty", "texts": [NASTY], "metadata": [{NASTY: NASTY}], "ids": [NASTY]}
     ask(url, "POST", "/embed-and-store", body)
