@@ -3,6 +3,7 @@
 Knows one model at a time, and nothing of those that serve; the registry calls it.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from embedders.base import Embedder
 from errors import ServiceError
 from serving.batcher import Batcher
 from serving.lineup import Lane, Loaded
-from serving.replicas import Replica, Replicas
+from serving.replicas import Missing, Replica, Replicas
 
 log = logging.getLogger("models")
 
@@ -26,28 +27,38 @@ BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
 def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loaded:
     """Build a model that can encode. Raises what its only, or its first, place raised.
 
-    Of several places those where it does not load are left out, and `/health` says why.
+    Of several places those where it does not load are left out, tried again later, and `/health`
+    says why.
     """
     started = time.monotonic()
     embedders: list[tuple[str, Embedder]] = []
-    failures: list[tuple[str, Exception]] = []
+    failures: list[tuple[str, ModelSpec, Exception]] = []
     places = replicas_of(spec)
     for name, place in places:
         try:
             embedders.append((name, build(place, settings)))
         except Exception as exc:
-            failures.append((name, exc))
+            failures.append((name, place, exc))
     own = [name for name, _ in places[: len(spec.devices)]]  # copies elsewhere stand in for these
     if not embedders or (own and embedders[0][0] not in own):
         for _, embedder in embedders:
             embedder.close()
-        raise failures[0][1]
+        raise failures[0][2]
     first = embedders[0][1]
     for _, replica in embedders[1:]:
         replica.stand_in_for(first)
-    missing = [(name, reason_of(exc)) for name, exc in failures]
-    for name, reason in missing:
-        log.warning("replica %s of %s is left out: %s", name, spec.id, reason)
+
+    def again(name: str, place: ModelSpec) -> Replica:
+        embedder = build(place, settings)
+        embedder.stand_in_for(first)
+        return Replica(name, embedder, lane_of(spec, settings, embedder))
+
+    missing = [
+        Missing(name, reason_of(exc), functools.partial(again, name, place))
+        for name, place, exc in failures
+    ]
+    for each in missing:
+        log.warning("replica %s of %s is left out: %s", each.name, spec.id, each.reason)
     replicas = [Replica(name, each, lane_of(spec, settings, each)) for name, each in embedders]
     several = len(replicas) + len(missing) > 1
     lane = Replicas(replicas, missing) if several else replicas[0].lane

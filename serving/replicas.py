@@ -4,14 +4,15 @@ A lane like a batcher: the same `encode`. A request goes to the replica with the
 their way; if that fails, to the next, while its deadline lasts. A replica that failed is left out
 until a probe, sent by a thread of its own and never by a request, is answered. The probe also
 proves the embedding space: its vector must agree with the first replica's. Only replicas of one
-fingerprint are put together at all. Owns the choice; knows nothing of how a replica encodes.
+fingerprint are put together at all. What did not load is tried again by the same thread, now and
+then. Owns the choice; knows nothing of how a replica encodes.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,6 +26,7 @@ log = logging.getLogger("replicas")
 PROBE_TEXT = "a replica proves that it encodes"
 PROBE_S = 15.0  # how long a probe may take
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # between the probes of one that stays away
+LOAD_PAUSES_S = (30.0, 60.0, 120.0, 300.0)  # between the tries to load one that did not
 SAME_SPACE = 0.98  # cosine of two replicas' probes; precision and batching explain no more
 
 State = Literal["up", "down", "unproved"]
@@ -53,13 +55,22 @@ class Replica:
     next_probe: float = 0.0
 
 
+@dataclass(eq=False)
+class Missing:
+    """A place where the model did not load, why, and what tries it again. Raises what that does."""
+
+    name: str
+    reason: str
+    load: Callable[[], Replica]
+    tries: int = 0
+    next_try: float = field(default_factory=lambda: time.monotonic() + LOAD_PAUSES_S[0])
+
+
 class Replicas:
     """A set of replicas that is used like one. Safe from many threads."""
 
-    def __init__(
-        self, replicas: Sequence[Replica], missing: Sequence[tuple[str, str]] = ()
-    ) -> None:
-        """Take what was loaded, and the names of those that were not with their reasons."""
+    def __init__(self, replicas: Sequence[Replica], missing: Sequence[Missing] = ()) -> None:
+        """Take what was loaded, and what was not."""
         spaces = {replica.embedder.facts.fingerprint for replica in replicas}
         if len(spaces) > 1:
             raise ModelUnavailable("its replicas are not of one embedding space")
@@ -121,11 +132,12 @@ class Replicas:
                 _row(each.name, each.state, each.reason, each.tokens, each.served, each.failed)
                 for each in self._all
             ]
-        return loaded + [_row(name, "down", reason) for name, reason in self._missing]
+            return loaded + [_row(each.name, "down", each.reason) for each in self._missing]
 
     def close(self) -> None:
         """End the probing and give back what the replicas hold."""
-        self._closed = True
+        with self._lock:
+            self._closed = True
         self._wake.set()
         for replica in self._all:
             replica.embedder.close()
@@ -145,9 +157,8 @@ class Replicas:
             return True
         if isinstance(exc, ServiceError) and not isinstance(exc, ProviderError | Unavailable):
             return False  # the request's own fault, or its deadline
-        reason = exc.message if isinstance(exc, ServiceError) else type(exc).__name__
         replica.failed += 1
-        self._set(replica, "down", reason)
+        self._set(replica, "down", _reason(exc))
         return True
 
     def _set(self, replica: Replica, state: State, reason: str | None) -> None:
@@ -161,8 +172,8 @@ class Replicas:
         self._wake.set()
 
     def _nobody(self) -> Unavailable:
-        known = [(each.name, each.reason or each.state) for each in self._all]
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in known + self._missing)
+        known = [f"{each.name}: {each.reason or each.state}" for each in self._all]
+        reasons = "; ".join(known + [f"{each.name}: {each.reason}" for each in self._missing])
         return Unavailable(f"no replica is up ({reasons})", retry_after_s=PAUSES_S[1])
 
     # -- in the background -------------------------------------------------------------------------
@@ -174,12 +185,36 @@ class Replicas:
             with self._lock:
                 away = [each for each in self._all if each.state != "up"]
                 due = [each for each in away if each.next_probe <= now]
-                until = min((each.next_probe for each in away), default=None)
+                late = [each for each in self._missing if each.next_try <= now]
+                times = [each.next_probe for each in away] + [m.next_try for m in self._missing]
+                until = min(times, default=None)
             for replica in due:
                 self._probe(replica)
-            if not due:
+            for missing in late:
+                self._load(missing)
+            if not due and not late:
                 self._wake.wait(None if until is None else max(0.0, until - now))
                 self._wake.clear()
+
+    def _load(self, missing: Missing) -> None:
+        """Try to load what did not, and take it among the others, yet to be proved."""
+        try:
+            replica = missing.load()
+            if replica.embedder.facts.fingerprint != self._all[0].embedder.facts.fingerprint:
+                replica.embedder.close()
+                raise ModelUnavailable("it is not of the first replica's embedding space")
+        except Exception as exc:
+            missing.tries += 1
+            pause = LOAD_PAUSES_S[min(missing.tries, len(LOAD_PAUSES_S) - 1)]
+            missing.reason, missing.next_try = _reason(exc), time.monotonic() + pause
+            return
+        with self._lock:
+            if not self._closed:
+                self._missing.remove(missing)
+                self._all.append(replica)
+                log.info("replica %s is loaded", replica.name)
+                return
+        replica.embedder.close()
 
     def _probe(self, replica: Replica) -> None:
         """Encode one text there; put the replica in or leave it out by what comes back."""
@@ -191,8 +226,7 @@ class Replicas:
             items = replica.embedder.prepare([PROBE_TEXT], Prompt(), "right")
             vector = replica.lane.encode(items, time.monotonic() + PROBE_S).vectors[0]
         except Exception as exc:
-            reason = exc.message if isinstance(exc, ServiceError) else type(exc).__name__
-            self._set(replica, "down", reason)
+            self._set(replica, "down", _reason(exc))
             return
         if self._reference is None:
             self._reference = vector
@@ -213,6 +247,10 @@ def _encode(
     if isinstance(lane, Batcher):
         return lane.encode(items, deadline, gone)
     return lane.encode(items, deadline)
+
+
+def _reason(exc: Exception) -> str:
+    return exc.message if isinstance(exc, ServiceError) else type(exc).__name__
 
 
 def _row(

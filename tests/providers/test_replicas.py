@@ -13,8 +13,9 @@ from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
 from errors import BadRequest, ModelUnavailable, Unavailable
 from factory import create_app
+from serving import replicas
 from serving.batcher import Batcher
-from serving.replicas import Replica, Replicas
+from serving.replicas import Missing, Replica, Replicas
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider
 
@@ -130,6 +131,56 @@ def test_another_space_is_refused_by_its_fingerprint_or_its_vectors(lane_of):
     for _ in range(10):
         np.testing.assert_array_equal(lane.encode(items_of(one, "t")).vectors[0], right)
     assert "not those of the first" in str(lane.status()[1]["reason"])
+
+
+def test_one_that_did_not_load_is_tried_again_and_proved(monkeypatch):
+    monkeypatch.setattr(replicas, "LOAD_PAUSES_S", (0.01,))
+    first, second = Copy(), Copy()
+    failures = [ModelUnavailable("the GPU is full"), RuntimeError("it is not there"), None]
+
+    def load():
+        if failure := failures.pop(0):
+            raise failure
+        return Replica("r1", second, second)
+
+    lane = Replicas([Replica("r0", first, first)], [Missing("r1", "the GPU was full", load)])
+    assert [row["status"] for row in lane.status()][0] == "up"
+    until(lane, ["up", "up"])
+    assert not failures
+    first.broken = True
+    assert len(lane.encode(items_of(first, "t")).vectors) == 1
+    lane.close()
+
+
+def test_what_loads_later_is_of_the_same_space_or_not_taken(monkeypatch):
+    monkeypatch.setattr(replicas, "LOAD_PAUSES_S", (0.01,))
+    first, stranger = Copy(), Copy("other")
+    closed = threading.Event()
+    stranger.close = closed.set
+    missing = Missing("r1", "?", lambda: Replica("r1", stranger, stranger))
+    lane = Replicas([Replica("r0", first, first)], [missing])
+    assert closed.wait(5)
+    until(lane, ["up", "down"])
+    assert "embedding space" in lane.status()[1]["reason"]
+    lane.close()
+
+
+def test_what_loads_after_the_end_is_given_back(monkeypatch):
+    monkeypatch.setattr(replicas, "LOAD_PAUSES_S", (0.01,))
+    first, second = Copy(), Copy()
+    loading, ended, closed = threading.Event(), threading.Event(), threading.Event()
+    second.close = closed.set
+
+    def load():
+        loading.set()
+        assert ended.wait(5)
+        return Replica("r1", second, second)
+
+    lane = Replicas([Replica("r0", first, first)], [Missing("r1", "?", load)])
+    assert loading.wait(5)
+    lane.close()
+    ended.set()
+    assert closed.wait(5)
 
 
 def test_nothing_fails_when_one_of_two_addresses_dies_under_load():
