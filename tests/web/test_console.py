@@ -202,6 +202,7 @@ def test_the_fields_that_a_collection_declares_are_shown(page: Page, url: str) -
     page.locator(".item[data-name=declared]").click()
     facts = page.locator("#collection-detail .facts")
     expect(facts).to_contain_text("Fields kept ready for filtersyear, <b>topic</b>")
+    ask(url, "DELETE", "/collections/declared")
 
 
 def test_what_the_server_sends_is_text_and_never_markup(page: Page, url: str) -> None:
