@@ -115,7 +115,7 @@ def main() -> None:
     """Print the tables, then one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.2)
+    parser.add_argument("--seconds", type=float, default=1.8)
     parser.add_argument(
         "--servers", nargs="*", default=["ours", "infinity", "infinity-onnx", "flask"]
     )
