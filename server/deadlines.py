@@ -62,13 +62,13 @@ class DeadlineWorker(ThriftyWorker):
                 self.booted = True  # or so gunicorn shall think
                 pause_s = arbiter.pause_s()
                 self.log.error("a worker cannot start, the next tries in %.0f s. %s", pause_s, exc)
-                self._wait(pause_s)
+                end = time.monotonic() + pause_s
+                self._wait_while(lambda: time.monotonic() < end)
             raise
         self.wsgi = self._timed(self.wsgi)
 
-    def _wait(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while self.alive and time.monotonic() < end and self.is_parent_alive():
+    def _wait_while(self, waits: Callable[[], bool]) -> None:
+        while self.alive and waits() and self.is_parent_alive():
             self.notify()
             time.sleep(LOOK_S)
 
@@ -87,9 +87,7 @@ class DeadlineWorker(ThriftyWorker):
 
     def run(self) -> None:
         """Serve; where another worker can, only once this one's model is there too."""
-        while self.alive and not relay.takes_requests() and self.is_parent_alive():
-            self.notify()
-            time.sleep(LOOK_S)
+        self._wait_while(lambda: not relay.takes_requests())
         super().run()
 
     def accept(self, listener: socket.socket) -> None:

@@ -45,13 +45,16 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
             embedder.close()
         raise failures[0][2]
     first = embedders[0][1]
-    for _, replica in embedders[1:]:
-        replica.stand_in_for(first)
+    for _, embedder in embedders[1:]:
+        embedder.stand_in_for(first)
+
+    def replica(name: str, embedder: Embedder) -> Replica:
+        return Replica(name, embedder, lane_of(spec, settings, embedder))
 
     def again(name: str, place: ModelSpec) -> Replica:
         embedder = build(place, settings)
         embedder.stand_in_for(first)
-        return Replica(name, embedder, lane_of(spec, settings, embedder))
+        return replica(name, embedder)
 
     missing = [
         Missing(name, reason_of(exc), functools.partial(again, name, place))
@@ -59,7 +62,7 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
     ]
     for each in missing:
         log.warning("replica %s of %s is left out: %s", each.name, spec.id, each.reason)
-    replicas = [Replica(name, each, lane_of(spec, settings, each)) for name, each in embedders]
+    replicas = [replica(name, each) for name, each in embedders]
     several = len(replicas) + len(missing) > 1
     lane = Replicas(replicas, missing) if several else replicas[0].lane
     return Loaded(first, lane, time.monotonic() - started)
