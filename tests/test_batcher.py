@@ -28,7 +28,7 @@ class Recorder(FakeEmbedder):
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         self.passes.append(list(items))
         self.entered.set()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         if any("poison" in str(item.payload) for item in items):
             raise RuntimeError("poison")
         return super().encode(items, deadline)
@@ -68,7 +68,7 @@ def in_threads(*works: Callable[[], object]) -> list[object]:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.002)
@@ -79,7 +79,7 @@ def held(batcher: Batcher, recorder: Recorder) -> threading.Thread:
     recorder.open.clear()
     thread = threading.Thread(target=batcher.encode, args=(items("holder"),))
     thread.start()
-    assert recorder.entered.wait(20)
+    assert recorder.entered.wait(60)
     return thread
 
 
@@ -221,13 +221,23 @@ def test_a_request_leaves_the_queue_when_its_deadline_passes(
     assert all(item.payload != "late" for p in recorder.passes for item in p)
 
 
-def test_a_deadline_that_passes_during_the_pass_harms_nobody_else() -> None:
-    left = threading.Event()
+def test_a_deadline_that_passes_during_the_pass_harms_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken, left = threading.Event(), threading.Event()
+
+    def remaining(deadline: float | None) -> float | None:
+        """Whoever has a deadline waits until it is in a pass, and then no longer."""
+        assert deadline is None or taken.wait(60)
+        return None if deadline is None else 0.0
+
+    monkeypatch.setattr("serving.batcher._remaining", remaining)
 
     class Slow(Recorder):
         def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
             if any(item.payload == "late" for item in items):
-                assert left.wait(20), "the late request did not leave"
+                taken.set()
+                assert left.wait(60), "the late request did not leave"
             return super().encode(items, deadline)
 
     recorder = Slow()
@@ -239,12 +249,15 @@ def test_a_deadline_that_passes_during_the_pass_harms_nobody_else() -> None:
 
     def late() -> None:
         until(lambda: batcher.load().requests == 1)
-        threading.Timer(0.01, recorder.open.set).start()
         with pytest.raises(DeadlineExceeded):
-            batcher.encode(items("late"), deadline=time.monotonic() + 0.3)
+            batcher.encode(items("late"), deadline=time.monotonic() + 60)
         left.set()
 
-    vectors, error = in_threads(fine, late)
+    def opener() -> None:
+        until(lambda: batcher.load().requests == 2)
+        recorder.open.set()
+
+    vectors, error, _ = in_threads(fine, late, opener)
     thread.join()
     assert error is None
     np.testing.assert_array_equal(vectors[0], recorder.vector("fine"))
@@ -254,9 +267,14 @@ def test_a_deadline_that_passes_during_the_pass_harms_nobody_else() -> None:
 def test_a_leader_whose_own_deadline_passed_is_told_so(recorder: Recorder) -> None:
     batcher = Batcher(recorder, max_tokens=256)
     recorder.open.clear()
-    threading.Timer(0.1, recorder.open.set).start()
-    with pytest.raises(DeadlineExceeded):
-        batcher.encode(items("late"), deadline=time.monotonic() + 0.05)
+    deadline = time.monotonic() + 0.5
+
+    def opener() -> None:
+        until(lambda: time.monotonic() > deadline)
+        recorder.open.set()
+
+    error, _ = in_threads(lambda: batcher.encode(items("late"), deadline=deadline), opener)
+    assert isinstance(error, DeadlineExceeded)
 
 
 def test_a_caller_that_hung_up_costs_no_pass(batcher: Batcher, recorder: Recorder) -> None:

@@ -39,7 +39,7 @@ def key_of(client: FlaskClient) -> dict[str, str]:
     return bearer(client.post("/users/admin/api-key", headers=admin).json["api_key"])
 
 
-def eventually(condition: Callable[[], bool], limit_s: float = 30) -> None:
+def eventually(condition: Callable[[], bool], limit_s: float = 90) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"

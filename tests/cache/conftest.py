@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cache import Cache, MemoryCache
-from cache.redis import RedisCache
+from cache.redis import RedisCache, connect
 from config import Config, ModelSpec
 from embedders.base import Encoded, Input, Item, Prompt, Truncate
 from embedders.fake import FakeEmbedder
@@ -95,10 +95,16 @@ def ask(engine: Engine, hits: int | None = None) -> bool:
 
 
 def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give Redis more time than in service: on a busy machine what comes late would be a miss."""
+    monkeypatch.setattr(connect, "__defaults__", (2.0,))
 
 
 @pytest.fixture

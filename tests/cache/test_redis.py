@@ -71,8 +71,11 @@ def test_values_end_with_their_time(redis_server: Redis) -> None:
     cache.close()
 
 
-def test_the_client_tries_once_and_is_not_introduced(redis_server: Redis) -> None:
+def test_the_client_tries_once_and_is_not_introduced(
+    redis_server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """redis-py's defaults retry ten times; the control shows what that would cost."""
+    monkeypatch.undo()  # as in service
     client = connect(redis_server.url())
     kwargs = client.connection_pool.connection_kwargs
     assert kwargs["retry"]._retries == 0

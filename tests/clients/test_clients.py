@@ -4,10 +4,12 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ import pytest
 import requests
 
 from embed_file import prefix_of
+from tests.clients.gate import Gate
 from tests.conftest import ROOT, free_port, running
+from tests.faults.conftest import until
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
@@ -88,64 +92,80 @@ def test_vectors_are_written_with_their_texts(fake_url: str, tmp_path: Path, kin
     np.testing.assert_allclose(got, expected(fake_url, given), atol=1e-7)
 
 
-def interrupt(url: str, part: Path, words: tuple, sig: signal.Signals) -> subprocess.Popen[str]:
-    """Start a run and end it by a signal once some of it is done, but not all."""
+@pytest.fixture
+def gate(fake_url: str) -> Iterator[Gate]:
+    """Stands before the service, so that a run is certainly under way when it is interrupted."""
+    with Gate(fake_url) as gate:
+        yield gate
+
+
+SMALL = ("--batch", "5", "--parallel", "2", "--quiet")
+PARALLEL, AHEAD = 2, 4  # requests at once; batches that are begun before the first one is noted
+
+
+def interrupt(gate: Gate, words: tuple, sig: signal.Signals) -> subprocess.Popen[str]:
+    """Start a run and end it by a signal once some of it is done and all that is sent is held."""
+    gate.hold_after(AHEAD)
     process = subprocess.Popen(
-        command(url, *words), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(gate.url, *words, *SMALL), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    end = time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size > 60):
-        assert time.monotonic() < end and process.poll() is None, "it ended before the signal"
-        time.sleep(0.001)
-    process.send_signal(sig)
-    process.communicate(timeout=60)
+    try:
+        gate.until_held(PARALLEL)
+        process.send_signal(sig)
+        gate.release()  # what is under way is answered, as by a real service, and nothing after it
+        process.communicate(timeout=60)
+    finally:
+        gate.open()
+        process.kill()  # where it did not end, which fails the test
+        process.wait()
     return process
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_goes_on_where_it_was_stopped(
-    fake_url: str, tmp_path: Path, sig: signal.Signals
+    gate: Gate, fake_url: str, tmp_path: Path, sig: signal.Signals
 ) -> None:
-    given = texts(6000)
+    given = texts(300)
     source, out = write_input(tmp_path, "jsonl", given), tmp_path / "out.npy"
     part = tmp_path / "out.npy.part"
-    words = (source, out, "--batch", "5", "--parallel", "2", "--quiet")
-    process = interrupt(fake_url, part, words, sig)
+    process = interrupt(gate, (source, out), sig)
     assert process.returncode == (-sig if sig == signal.SIGKILL else 130)
     done = part.stat().st_size // 32
-    assert 0 < done < 6000
+    assert 0 < done < 300
     assert not out.exists()
     with part.open("ab") as file:
         file.write(b"torn")  # half a row, as a power cut leaves it
-    again = run(fake_url, source, out, "--batch", "500")
+    again = run(fake_url, source, out, "--batch", "50")
     assert again.returncode == 0, again.stderr
     np.testing.assert_allclose(np.load(out), expected(fake_url, given), atol=1e-7)
 
 
-def test_progress_of_another_input_is_not_mixed_in(fake_url: str, tmp_path: Path) -> None:
-    source, out = write_input(tmp_path, "txt", texts(6000)), tmp_path / "out.npy"
-    words = (source, out, "--batch", "5", "--quiet")
-    interrupt(fake_url, tmp_path / "out.npy.part", words, signal.SIGKILL)
+def test_progress_of_another_input_is_not_mixed_in(
+    gate: Gate, fake_url: str, tmp_path: Path
+) -> None:
+    source, out = write_input(tmp_path, "txt", texts(300)), tmp_path / "out.npy"
+    interrupt(gate, (source, out), signal.SIGKILL)
     write_input(tmp_path, "txt", texts(50))
     again = run(fake_url, source, out)
     assert again.returncode == 1
     assert "belongs to another input" in again.stderr
 
 
-def test_another_content_of_the_same_size_is_seen(fake_url: str, tmp_path: Path) -> None:
-    given = texts(6000)
+def test_another_content_of_the_same_size_is_seen(
+    gate: Gate, fake_url: str, tmp_path: Path
+) -> None:
+    given = texts(300)
     source, out = write_input(tmp_path, "txt", given), tmp_path / "out.npy"
-    words = (source, out, "--batch", "5", "--quiet")
-    interrupt(fake_url, tmp_path / "out.npy.part", words, signal.SIGKILL)
+    interrupt(gate, (source, out), signal.SIGKILL)
     write_input(tmp_path, "txt", [given[1], given[0], *given[2:]])
     assert "belongs to another input" in run(fake_url, source, out).stderr
 
 
-def test_vectors_of_another_space_are_not_mixed_in(fake_url: str, tmp_path: Path) -> None:
-    given = texts(6000)
-    source, out = write_input(tmp_path, "txt", given), tmp_path / "out.npy"
-    words = (source, out, "--batch", "5", "--quiet")
-    interrupt(fake_url, tmp_path / "out.npy.part", words, signal.SIGKILL)
+def test_vectors_of_another_space_are_not_mixed_in(
+    gate: Gate, fake_url: str, tmp_path: Path
+) -> None:
+    source, out = write_input(tmp_path, "txt", texts(300)), tmp_path / "out.npy"
+    interrupt(gate, (source, out), signal.SIGKILL)
     facts = tmp_path / "out.npy.part.json"  # as another model of the same name left it
     facts.write_text(json.dumps({**json.loads(facts.read_text()), "space": "0123456789abcdef"}))
     again = run(fake_url, source, out)
@@ -165,21 +185,23 @@ def test_two_runs_do_not_write_one_output(fake_url: str, tmp_path: Path) -> None
 
 
 def test_a_collection_has_each_text_once_whatever_stops_the_run(
-    fake_url: str, tmp_path: Path
+    gate: Gate, fake_url: str, tmp_path: Path
 ) -> None:
-    given = texts(1500)
+    given = texts(300)
     source = write_input(tmp_path, "txt", given)
-    words = (source, "--store", "bulk", "--batch", "5", "--parallel", "2", "--quiet")
+    words = (source, "--store", "bulk")
     part = tmp_path / "texts.txt.bulk.part.json"
+    done = [0]
     for sig in (signal.SIGKILL, signal.SIGINT):
-        interrupt(fake_url, part, words, sig)
-        assert 0 < json.loads(part.read_text())["done"] < 1500
+        interrupt(gate, words, sig)
+        done.append(json.loads(part.read_text())["done"])
+    assert done == sorted(set(done)) and done[-1] < 300  # each run went on after the one before
     try:
-        again = run(fake_url, source, "--store", "bulk", "--batch", "500")
+        again = run(gate.url, *words, "--batch", "50")
         assert again.returncode == 0, again.stderr
         kept = f"{fake_url}/collections/bulk"
-        assert requests.get(kept, timeout=60).json()["count"] == 1500
-        for i in (*range(0, 1500, 100), 1499):
+        assert requests.get(kept, timeout=60).json()["count"] == 300
+        for i in (*range(0, 300, 20), 299):
             id_ = f"{prefix_of(source)}-{i}"
             record = requests.get(f"{kept}/vectors/{id_}", timeout=60).json()
             assert record["text"] == given[i]
@@ -189,21 +211,41 @@ def test_a_collection_has_each_text_once_whatever_stops_the_run(
 
 
 def test_a_collection_deleted_meanwhile_is_filled_from_the_start(
-    fake_url: str, tmp_path: Path
+    gate: Gate, fake_url: str, tmp_path: Path
 ) -> None:
-    source = write_input(tmp_path, "txt", texts(3000))
-    words = (source, "--store", "gone", "--batch", "5", "--quiet")
-    interrupt(fake_url, tmp_path / "texts.txt.gone.part.json", words, signal.SIGKILL)
+    source = write_input(tmp_path, "txt", texts(300))
+    words = (source, "--store", "gone")
+    interrupt(gate, words, signal.SIGKILL)
     for _ in range(2):
         requests.delete(f"{fake_url}/collections/gone", timeout=60)
-        assert run(fake_url, *words[:3], "--batch", "500").returncode == 0
-        assert requests.get(f"{fake_url}/collections/gone", timeout=60).json()["count"] == 3000
+        assert run(gate.url, *words, "--batch", "50", "--quiet").returncode == 0
+        assert requests.get(f"{fake_url}/collections/gone", timeout=60).json()["count"] == 300
     requests.delete(f"{fake_url}/collections/gone", timeout=60)
 
 
 def counted(url: str, series: str) -> float:
     lines = requests.get(f"{url}/metrics", timeout=60).text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if series in line)
+
+
+HALF = (
+    b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 9\r\n\r\n{"
+)
+
+
+def work_is_refused(url: str) -> bool:
+    return requests.post(f"{url}/embed", json={"texts": 3}, timeout=60).status_code == 429
+
+
+@contextmanager
+def one_under_way(url: str) -> Iterator[None]:
+    """Take the one permit of a service by half a request, and let go of it at the end."""
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=60) as half:
+        half.sendall(HALF)
+        until(lambda: work_is_refused(url))
+        yield
 
 
 @pytest.mark.parametrize(
@@ -222,11 +264,20 @@ def test_a_run_waits_as_long_as_it_is_told(
     url = serve_fake(**limit)
     given = texts(count)
     source, out = write_input(tmp_path, "txt", given), tmp_path / "out.npy"
-    done = run(url, source, out, "--batch", str(batch), "--parallel", "8")
+
+    def refused() -> float:
+        return counted(url, 'route="/v1/embeddings",status="429"')
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as busy:
+        if "THREADS" in limit:
+            busy.enter_context(one_under_way(url))
+        under_way = pool.submit(run, url, source, out, "--batch", str(batch), "--parallel", "8")
+        until(refused)
+        busy.close()
+        done = under_way.result()
     assert done.returncode == 0, done.stderr
     assert "waits" in done.stderr and "429" in done.stderr
-    refused = counted(url, 'route="/v1/embeddings",status="429"')
-    assert 0 < refused < 60  # refused, and not asked again and again
+    assert 0 < refused() < 60  # refused, and not asked again and again
     assert counted(url, "embedding_texts_total{") == count
     assert np.load(out).shape == (count, 8)
 

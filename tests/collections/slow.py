@@ -1,22 +1,38 @@
-"""The service with a model that takes its time, so that a re-embedding can be met under way."""
+"""The service with a model that may be held, so that a re-embedding is met under way."""
 
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from config import ModelSettings, ModelSpec, load_config
 from embedders.base import Embedder, Encoded, Item
 from embedders.fake import FakeEmbedder
 from factory import create_app
 
-PAUSE_S = 0.15  # for each pass of the model named slow
+# A file: the model named slow encodes as many texts as it says in each process, and then waits
+# until it says more or is gone.
+TEXTS_ALLOWED = Path(os.environ.get("TEXTS_ALLOWED", "/nonexistent"))
 
 
 class Slow(FakeEmbedder):
-    """Sleeps before each pass."""
+    """Waits for leave before each pass."""
+
+    made = 0
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
-        time.sleep(PAUSE_S)
+        while self.made >= allowed():
+            time.sleep(0.02)
+        self.made += len(items)
         return super().encode(items, deadline)
+
+
+def allowed() -> float:
+    """Return how many texts may be encoded; none while the file is being written."""
+    try:
+        return int(TEXTS_ALLOWED.read_text() or 0)
+    except FileNotFoundError:
+        return float("inf")
 
 
 def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:

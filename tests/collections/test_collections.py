@@ -350,7 +350,7 @@ def test_texts_that_do_not_fit_together_are_refused(client: FlaskClient, body: d
 
 
 def finished(client: FlaskClient, job: str) -> dict:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while (state := client.get(f"/jobs/{job}").json)["state"] == "running":
         assert time.monotonic() < end, state
         time.sleep(0.02)

@@ -77,8 +77,8 @@ class Service:
         os.kill(self.process.pid, which)
 
 
-def until(condition: Callable[[], object], limit_s: float = 30) -> None:
-    """Wait for a condition; fail if it does not come."""
+def until(condition: Callable[[], object], limit_s: float = 90) -> None:
+    """Wait for a condition; fail if it does not come. The limit is for what hangs, however busy."""
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it did not come about in time"
@@ -116,6 +116,18 @@ def start(models_file: Path) -> Iterator[Callable[..., Service]]:
     """Start gunicorn on the hurting embedder, as often as asked."""
     with starting(models_file) as begin:
         yield begin
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Path]:
+    """A file that holds each pass with the word `held`, until it is unlinked: `start(HELD=...)`.
+
+    So a test that interrupts requests has them under way for certain.
+    """
+    file = tmp_path / "held"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="module")

@@ -31,12 +31,14 @@ from logs import configure
 # A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`; to
 # one process alone if it names that, as in `wait 4711`.
 WHILE_LOADING = os.environ.get("WHILE_LOADING")
+# A file: as long as it is there, no pass over a text that says `held` ends.
+HELD = os.environ.get("HELD")
 DIMENSION = int(os.environ.get("DIMENSION", "8"))  # of its vectors: large ones make long replies
 FITS = 4  # inputs that fit the simulated device when one of them says "big"
 
 
 class Hurting(FakeEmbedder):
-    """Obeys the words `slow hang nan never big sticky bad bug` of the texts it encodes."""
+    """Obeys the words `slow held hang nan never big sticky bad bug` of the texts it encodes."""
 
     def __init__(self) -> None:
         super().__init__(dimension=DIMENSION, max_tokens=64)
@@ -63,6 +65,8 @@ class Hurting(FakeEmbedder):
             threading.Event().wait()
         if "slow" in words:
             time.sleep(1)
+        while "held" in words and HELD and Path(HELD).exists():
+            time.sleep(0.02)
         encoded = super().encode(items)
         for row, text in enumerate(texts):
             if {"nan", "never"} & set(text.split()):

@@ -7,6 +7,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +27,14 @@ SLACK_S = 1 + 5  # the worker looks once a second; and a busy machine
 
 
 @pytest.fixture(scope="module")
-def service(start_for_all) -> Service:
-    limits = {"READ_TIMEOUT": str(LIMIT_S), "WRITE_TIMEOUT": str(LIMIT_S)}
+def holding(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the file is put that holds the passes with the word `held`."""
+    return tmp_path_factory.mktemp("holding") / "held"
+
+
+@pytest.fixture(scope="module")
+def service(start_for_all, holding) -> Service:
+    limits = {"READ_TIMEOUT": str(LIMIT_S), "WRITE_TIMEOUT": str(LIMIT_S), "HELD": str(holding)}
     return start_for_all(*FLAGS, DIMENSION="1024", **limits)
 
 
@@ -134,16 +141,18 @@ def hung_up(service: Service) -> float:
     return sum(float(line.split()[1]) for line in lines if 'reason="client_closed_request"' in line)
 
 
-def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(service) -> None:
+def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(service, holding) -> None:
     known = hung_up(service)
-    body = json.dumps({"texts": "slow"}).encode()
-    first = threading.Thread(target=service.embed, args=("slow",))
+    body = json.dumps({"texts": "late"}).encode()
+    holding.touch()
+    first = threading.Thread(target=service.embed, args=("held",))
     first.start()
     until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
     waiting = service.connect()
     waiting.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     until(lambda: b'embedding_queue_texts{model="fake"} 1.0' in service.ask("/metrics")[2])
     waiting.close()
+    holding.unlink()
     first.join()
     until(lambda: hung_up(service) == known + 1)
 

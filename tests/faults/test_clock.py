@@ -61,7 +61,7 @@ int gettimeofday(struct timeval *to, void *zone) {
 
 
 @pytest.fixture
-def clock(start, tmp_path: Path) -> Iterator[tuple[Service, Callable[[int], None]]]:
+def clock(start, held: Path, tmp_path: Path) -> Iterator[tuple[Service, Callable[[int], None]]]:
     """A service with a clock of its own, and what puts it so many seconds before the real one."""
     if not shutil.which("cc"):
         reason = "no C compiler; on Debian and Ubuntu: apt-get install gcc libc6-dev"
@@ -77,14 +77,14 @@ def clock(start, tmp_path: Path) -> Iterator[tuple[Service, Callable[[int], None
         yield (
             start(
                 LD_PRELOAD=str(tmp_path / "clock.so"), CLOCK_OFFSET=str(tmp_path / "offset"),
-                TIMEOUT="5", REQUEST_DEADLINE="10", TOKEN_LIFETIME=str(2 * HOUR),
+                TIMEOUT="5", REQUEST_DEADLINE="60", HELD=str(held), TOKEN_LIFETIME=str(2 * HOUR),
                 AUTH_ENABLED="true", JWT_SECRET_KEY="k" * 40, ADMIN_PASSWORD=PASSWORD,
             ),
             put_forward,
         )  # fmt: skip
 
 
-def test_a_clock_that_jumps_passes_no_deadline_and_ends_no_worker(clock) -> None:
+def test_a_clock_that_jumps_passes_no_deadline_and_ends_no_worker(clock, held) -> None:
     service, put_forward = clock
     workers = service.workers()
     token = signed_in(service)
@@ -95,12 +95,14 @@ def test_a_clock_that_jumps_passes_no_deadline_and_ends_no_worker(clock) -> None
 
     statuses: list[int] = []
     for seconds in (HOUR, -HOUR):  # a token lives for two hours, so it stays good at first
-        slow = threading.Thread(target=lambda: statuses.append(embed("slow")))
-        slow.start()
+        held.touch()
+        under_way = threading.Thread(target=lambda: statuses.append(embed("held")))
+        under_way.start()
         until(lambda: b"embedding_requests_in_flight 2.0" in metrics_of(service, token))
         put_forward(seconds)
         assert abs(now(service) - time.time() - seconds) < 60  # it has seen it
-        slow.join()
+        held.unlink()
+        under_way.join()
         assert embed("a") == (200 if seconds > 0 else 401)  # issued in an hour: not valid yet
     assert statuses == [200, 200]
     time.sleep(6)  # longer than the worker's heartbeat may take

@@ -70,6 +70,7 @@ def test_a_full_metrics_directory_is_not_used(mounted, tmp_path) -> None:
     service = mounted(
         f"mount -t tmpfs -o size=100k none {disk}", "--workers", "2", METRICS_DIR=str(disk)
     )
+    until(lambda: len(service.workers()) == 2)  # one that is there answers for both
     before = service.workers()
     for _ in range(20):
         assert service.embed("a") == 200

@@ -19,7 +19,10 @@ LIMIT_MS = os.environ.get("OVERLOAD_LIMIT_MS", "800")
 
 
 def test_twice_the_capacity_is_borne(serve) -> None:
-    url = serve(SUPPORTED_MODELS=MODEL, DEVICE="cpu", CACHE="none", LOG_LEVEL="WARNING")
+    # So few threads that a slow machine too has work for all of them within the seconds.
+    url = serve(
+        SUPPORTED_MODELS=MODEL, DEVICE="cpu", CACHE="none", LOG_LEVEL="WARNING", THREADS="40"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "bench.overload", "--port", url.rpartition(":")[2],
          "--seconds", SECONDS, "--limit-ms", LIMIT_MS],
@@ -27,7 +30,7 @@ def test_twice_the_capacity_is_borne(serve) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     statuses = json.loads(done.stdout)["statuses"]
-    assert statuses["200"] > 50 and statuses["429"] > 50
+    assert statuses["200"] > 10 and statuses["429"] > 10
 
 
 def test_what_must_not_happen_would_be_seen() -> None:

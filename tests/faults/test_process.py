@@ -30,6 +30,7 @@ def test_a_killed_worker_is_replaced(service) -> None:
 
 def test_a_killed_worker_leaves_the_others_serving(start) -> None:
     service = start("-w", "2")
+    until(lambda: sum("is ready in" in line for line in service.lines) == 2)
     with Crowd(service) as crowd:
         os.kill(service.workers()[0], signal.SIGKILL)
         count = len(crowd.statuses)
@@ -43,7 +44,7 @@ def test_a_lost_device_gets_the_worker_replaced(service) -> None:
     assert service.embed("sticky") == 503
     until(lambda: service.healthy() and service.workers() != [worker])
     assert service.embed("a") == 200
-    assert any("this worker ends" in line for line in service.lines)
+    until(lambda: any("this worker ends" in line for line in service.lines))
 
 
 def test_a_hanging_pass_gets_the_worker_replaced(start) -> None:
@@ -54,20 +55,22 @@ def test_a_hanging_pass_gets_the_worker_replaced(start) -> None:
     until(lambda: service.healthy() and service.workers() != [worker])
 
 
-def test_health_stays_quick_and_true_while_every_permit_is_taken(start) -> None:
-    service = start(MAX_QUEUE_TOKENS="1024")
+def test_health_stays_quick_and_true_while_every_permit_is_taken(start, held) -> None:
+    service = start(HELD=str(held), MAX_QUEUE_TOKENS="1024")
     answers: list[tuple[int, dict, bytes]] = []
     threads = [
         threading.Thread(
             target=lambda: answers.append(
-                service.ask("/embed", {"texts": ["slow " + "w " * 50] * 12})
+                service.ask("/embed", {"texts": ["held " + "w " * 50] * 12})
             )
         )
         for _ in range(8)
     ]
     for thread in threads:
         thread.start()
-    assert service.ask("/health")[0] == 200
+    until(lambda: any(status == 429 for status, _, _ in answers))
+    assert service.ask("/health", timeout=10)[0] == 200
+    held.unlink()
     for thread in threads:
         thread.join()
     refused = [headers for status, headers, _ in answers if status == 429]
@@ -108,23 +111,25 @@ def test_a_model_that_cannot_be_loaded_leaves_the_port_open_and_says_why(start) 
     assert service.embed("a") == 503
 
 
-def test_descriptors_that_run_out_end_no_worker_and_no_request(start) -> None:
-    service = start(EMBEDDING_MAX_BATCH_SIZE="1")
+def test_descriptors_that_run_out_end_no_worker_and_no_request(start, held) -> None:
+    service = start(HELD=str(held), EMBEDDING_MAX_BATCH_SIZE="1")
     (worker,) = service.workers()
     assert service.embed("a") == 200  # what is imported late is there
     statuses: list[int] = []
-    under_way = threading.Thread(target=lambda: statuses.append(service.embed(*["slow"] * 4)))
+    under_way = threading.Thread(target=lambda: statuses.append(service.embed(*["held"] * 4)))
     under_way.start()
     until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
     limit = len(os.listdir(f"/proc/{worker}/fd")) + 10
     subprocess.run(["prlimit", f"--pid={worker}", f"--nofile={limit}:{limit}"], check=True)
-    held = [service.connect() for _ in range(40)]
+    idle = [service.connect() for _ in range(40)]
     until(lambda: any("Too many open files" in line for line in service.lines))
+    assert service.ask("/health")[0] == 200  # in the place of one that has been idle
     assert not statuses
-    assert service.embed("a") == 200  # in the place of one that has been idle
+    held.unlink()
+    assert service.embed("a") == 200
     under_way.join()
     assert statuses == [200] and service.workers() == [worker]
-    for sock in held:
+    for sock in idle:
         sock.close()
     assert service.healthy()
 

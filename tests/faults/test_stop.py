@@ -8,41 +8,49 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.conftest import until
+from tests.faults.conftest import Service, until
 from tests.faults.crowd import Arrivals, Crowd
 
 
-def test_a_stop_finishes_the_requests_it_has_accepted(start) -> None:
-    service = start()
+def is_told(service: Service, which: str) -> bool:
+    """Say whether the master has handled a signal."""
+    return any(f"Handling signal: {which}" in line for line in service.lines)
+
+
+def test_a_stop_finishes_the_requests_it_has_accepted(start, held) -> None:
+    service = start(HELD=str(held))
     statuses: list[int] = []
     threads = [
-        threading.Thread(target=lambda: statuses.append(service.embed("slow"))) for _ in range(4)
+        threading.Thread(target=lambda: statuses.append(service.embed("held"))) for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     until(lambda: b"embedding_requests_in_flight 5.0" in service.ask("/metrics")[2])
     service.signal(signal.SIGTERM)
+    until(lambda: is_told(service, "term"))
+    assert not statuses
+    held.unlink()
     for thread in threads:
         thread.join()
     assert statuses == [200] * 4
-    assert service.process.wait(20) == 0
+    assert service.process.wait(40) == 0
 
 
 def test_a_stop_amid_arrivals_on_kept_connections_loses_none_of_them(start) -> None:
     service = start()
     with Arrivals(service, 8) as crowd:
         service.signal(signal.SIGTERM)
-        assert service.process.wait(30) == 0
+        assert service.process.wait(40) == 0
     assert set(crowd.statuses) == {200} and not crowd.lost
 
 
-def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start) -> None:
-    """Ten seconds of work, a graceful time of four: whoever cannot be served is told so."""
-    service = start(GRACEFUL_TIMEOUT="4", EMBEDDING_MAX_BATCH_SIZE="1")
+def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start, held) -> None:
+    """One pass takes half the graceful time: whoever cannot be served any more is told so."""
+    service = start(HELD=str(held), GRACEFUL_TIMEOUT="8", EMBEDDING_MAX_BATCH_SIZE="1")
     answers: list[tuple[int, dict, bytes]] = []
     threads = [
         threading.Thread(
-            target=lambda: answers.append(service.ask("/embed", {"texts": ["slow"]}))
+            target=lambda: answers.append(service.ask("/embed", {"texts": ["held"]}))
         )
         for _ in range(10)
     ]  # fmt: skip
@@ -50,12 +58,14 @@ def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start) 
         thread.start()
     until(lambda: b'embedding_queue_texts{model="fake"} 9.0' in service.ask("/metrics")[2])
     service.signal(signal.SIGTERM)
+    until(lambda: len(answers) == 9)
+    held.unlink()
     for thread in threads:
         thread.join()
     statuses = [status for status, _, _ in answers]
-    assert len(statuses) == 10 and set(statuses) == {200, 503}
+    assert statuses == [503] * 9 + [200]
     assert all(h["Retry-After"] and b"stopping" in b for s, h, b in answers if s == 503)
-    assert service.process.wait(20) == 0
+    assert service.process.wait(40) == 0
 
 
 def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start, tmp_path) -> None:
@@ -134,7 +144,7 @@ def test_a_worker_that_cannot_start_again_leaves_the_others_serving(start, model
     try:
         models_file.write_text(good[:-5])
         os.kill(lost, signal.SIGKILL)
-        until(lambda: sum("a worker cannot start" in line for line in service.lines) == 2)
+        until(lambda: sum("a worker cannot start" in line for line in service.lines) >= 2)
         assert [service.embed("a") for _ in range(20)] == [200] * 20
     finally:
         models_file.write_text(good)
@@ -149,7 +159,7 @@ def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
     service.signal(signal.SIGHUP)
     until(lambda: any("takes its time" in line for line in service.lines))
     service.signal(signal.SIGTERM)
-    assert service.process.wait(20) == 0
+    assert service.process.wait(40) == 0
 
 
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGQUIT])
@@ -160,10 +170,11 @@ def test_a_second_interrupt_ends_it_at_once(start, which) -> None:
     hanging.start()
     until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
     service.signal(which)
+    until(lambda: is_told(service, which.name[3:].lower()))  # two that come together are one
     with pytest.raises(subprocess.TimeoutExpired):
         service.process.wait(1.5)
     service.signal(which)
-    assert service.process.wait(20) == 0
+    assert service.process.wait(40) == 0
     hanging.join()
 
 

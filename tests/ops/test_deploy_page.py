@@ -265,7 +265,7 @@ def test_a_new_version_takes_over_behind_nginx_and_no_request_is_lost(tmp_path: 
         with Crowd(Service(nginx.port, old.process)) as crowd:
             try:
                 shell(f"PATH={path}\n{code}", tmp_path)
-                assert old.process.wait(30) == 0
+                assert old.process.wait(40) == 0
                 count = len(crowd.statuses)
                 until(lambda: len(crowd.statuses) > count + 20)
                 assert read(Service(new, old.process)) == (7, "before")  # the same data

@@ -41,7 +41,7 @@ def test_every_line_is_json_where_that_is_asked(environment) -> None:
         until(lambda: sum("Booting worker" in line for line in service.lines) == 2)
         until(service.healthy)
         service.signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(40) == 0
         lines = [json.loads(line) for line in service.lines]
     assert {"gunicorn.error", "access"} <= {line["logger"] for line in lines}
     assert {200, 404} <= {line.get("status") for line in lines}
@@ -62,7 +62,7 @@ def test_a_log_that_nobody_reads_holds_no_request(environment) -> None:
         process.terminate()
         with os.fdopen(read) as log:  # to its end, which is the process's
             assert "Booting worker" in log.read()
-        assert process.wait(30) == 0
+        assert process.wait(40) == 0
 
 
 def record(text: str) -> logging.LogRecord:

@@ -93,8 +93,13 @@ def test_the_stages_are_spans_inside_the_requests(traced, collector) -> None:
 def test_an_error_is_marked_and_the_log_names_the_trace(traced, collector) -> None:
     status, headers, _ = traced.ask("/embed", {"texts": 3}, **CALLER)
     assert status == 422
-    lines = [json.loads(line) for line in traced.lines if '"trace"' in line]
-    assert [x["trace"] for x in lines if x["id"] == headers["X-Request-ID"]] == [TRACE]
+
+    def told() -> list[str]:
+        lines = [json.loads(line) for line in traced.lines if '"trace"' in line]
+        return [line["trace"] for line in lines if line["id"] == headers["X-Request-ID"]]
+
+    until(told)  # it is written beside the request
+    assert told() == [TRACE]
 
 
 def test_no_text_ever_leaves_in_a_span(traced, collector) -> None:
@@ -127,7 +132,7 @@ def test_spans_that_wait_are_sent_on_a_stop(environment, collector) -> None:
     with serving(patient, collector.url()) as service:
         assert service.embed("a") == 200
         service.signal(signal.SIGTERM)
-        assert service.process.wait(20) == 0
+        assert service.process.wait(40) == 0
     assert collector.resource["service.name"] == "leaving"
 
 
@@ -135,7 +140,7 @@ def test_a_collector_that_is_away_harms_neither_a_request_nor_a_stop(environment
     with serving(environment, f"http://127.0.0.1:{free_port()}") as service:
         assert [service.embed("a") for _ in range(20)] == [200] * 20
         service.signal(signal.SIGTERM)
-        assert service.process.wait(20) == 0
+        assert service.process.wait(40) == 0
 
 
 def test_without_the_packages_the_start_ends_and_names_them(tmp_path) -> None:

@@ -46,14 +46,17 @@ def test_parts_go_out_together_up_to_the_cap(remote, provider):
     import threading
     import time
 
-    now, most, lock = 0, 0, threading.Lock()
+    now, most, lock, full = 0, 0, threading.Lock(), threading.Event()
 
     def slow(handler, body):
         nonlocal now, most
         with lock:
             now += 1
             most = max(most, now)
-        time.sleep(0.1)
+            if now == 3:
+                full.set()
+        assert full.wait(60)
+        time.sleep(0.1)  # time for one too many
         with lock:
             now -= 1
         handler.act("good", body)

@@ -21,17 +21,19 @@ from tests.providers.server import KEY, FakeProvider
 
 
 class Copy(FakeEmbedder):
-    """A copy that can be told to fail, to be slow, or to be another model."""
+    """A copy that can be told to fail, to wait, or to be another model."""
 
     def __init__(self, name="m", noise=""):
         super().__init__(name)
-        self.noise, self.broken, self.pause, self.calls = noise, False, 0.0, 0
+        self.noise, self.broken, self.calls = noise, False, 0
+        self.go_on = threading.Event()
+        self.go_on.set()
         self.threads = set()
 
     def encode(self, items, deadline=None):
         self.calls += 1
         self.threads.add(threading.current_thread().name)
-        time.sleep(self.pause)
+        assert self.go_on.wait(60)
         if self.broken:
             raise RuntimeError("this copy is broken")
         return super().encode(items, deadline)
@@ -57,28 +59,38 @@ def items_of(copy, *texts):
     return copy.prepare(texts, Prompt(), "right")
 
 
-def until(lane, states, limit_s=5):
-    end = time.monotonic() + limit_s
-    while [row["status"] for row in lane.status()] != states:
-        assert time.monotonic() < end, lane.status()
+def shown(lane, what):
+    return [row[what] for row in lane.status()]
+
+
+def eventually(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.01)
+
+
+def until(lane, states):
+    eventually(lambda: shown(lane, "status") == states)
 
 
 def test_the_least_busy_replica_gets_the_request(lane_of):
     one, two = Copy(), Copy()
     lane = lane_of(one, two)
     until(lane, ["up", "up"])
-    one.pause = two.pause = 0.3
-    threads = [
-        threading.Thread(target=lane.encode, args=(items_of(one, *["t"] * n),)) for n in (9, 1, 1)
-    ]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.05)
-    assert sorted(row["queued_tokens"] for row in lane.status()) == [2, 9]
+    one.go_on.clear()
+    two.go_on.clear()
+    threads = []
+    for count, queued in ((9, [0, 9]), (1, [1, 9]), (1, [2, 9])):
+        items = items_of(one, *["t"] * count)
+        threads.append(threading.Thread(target=lane.encode, args=(items,)))
+        threads[-1].start()
+        eventually(lambda queued=queued: sorted(shown(lane, "queued_tokens")) == queued)
+    one.go_on.set()
+    two.go_on.set()
     for thread in threads:
         thread.join()
-    assert [row["queued_tokens"] for row in lane.status()] == [0, 0]
+    assert shown(lane, "queued_tokens") == [0, 0]
 
 
 def test_one_that_fails_is_left_out_and_probed_back_in_beside_the_requests(lane_of):
@@ -159,7 +171,7 @@ def test_what_loads_later_is_of_the_same_space_or_not_taken(monkeypatch):
     stranger.close = closed.set
     missing = Missing("r1", "?", lambda: Replica("r1", stranger, stranger))
     lane = Replicas([Replica("r0", first, first)], [missing])
-    assert closed.wait(5)
+    assert closed.wait(60)
     until(lane, ["up", "down"])
     assert "embedding space" in lane.status()[1]["reason"]
     lane.close()
@@ -173,14 +185,14 @@ def test_what_loads_after_the_end_is_given_back(monkeypatch):
 
     def load():
         loading.set()
-        assert ended.wait(5)
+        assert ended.wait(60)
         return Replica("r1", second, second)
 
     lane = Replicas([Replica("r0", first, first)], [Missing("r1", "?", load)])
-    assert loading.wait(5)
+    assert loading.wait(60)
     lane.close()
     ended.set()
-    assert closed.wait(5)
+    assert closed.wait(60)
 
 
 def test_nothing_fails_when_one_of_two_addresses_dies_under_load():
@@ -190,27 +202,34 @@ def test_nothing_fails_when_one_of_two_addresses_dies_under_load():
     providers = Providers(loopback(), lambda name: KEY)
     copies = [OpenAIEmbedder(spec.model_copy(update={"base_url": u}), providers) for u in urls]
     lane = Replicas([Replica(u, c, c) for u, c in zip(urls, copies, strict=True)])
-    failures = []
+    failures, answers, stop = [], [], threading.Event()
 
     def work():
-        for i in range(30):
+        while not stop.is_set():
             try:
-                lane.encode(items_of(copies[0], f"text {i}"), time.monotonic() + 5)
+                lane.encode(items_of(copies[0], f"text {len(answers)}"), time.monotonic() + 60)
+                answers.append(1)
             except Exception as exc:
                 failures.append(exc)
+
+    def go_on():
+        known = len(answers)
+        eventually(lambda: len(answers) > known + 50)
 
     until(lane, ["up", "up"])
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
-    time.sleep(0.05)
+    go_on()
     servers[0].always = (500, {})
+    until(lane, ["down", "up"])
+    go_on()
+    servers[0].always = "good"
+    until(lane, ["up", "up"])
+    stop.set()
     for thread in threads:
         thread.join()
     assert not failures
-    until(lane, ["down", "up"])
-    servers[0].always = "good"
-    until(lane, ["up", "up"], limit_s=10)
     lane.close()
     providers.close()
     for server in servers:

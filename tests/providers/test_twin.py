@@ -76,7 +76,7 @@ def replicas(app: Flask) -> list[dict]:
     return app.test_client().get("/models/m").json["replicas"]
 
 
-def until(condition: Callable[[], object], limit_s: float = 40) -> None:
+def until(condition: Callable[[], object], limit_s: float = 120) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"

@@ -65,7 +65,7 @@ def test_a_paused_server_holds_its_port_and_says_nothing():
             with pytest.raises(TimeoutError):
                 link.recv(16)
             server.resume()
-            link.settimeout(5)
+            link.settimeout(60)
             assert link.recv(16) == b"+PONG\r\n"
 
 
@@ -84,7 +84,7 @@ def test_a_server_that_cannot_start_says_why():
     with pytest.raises(RuntimeError, match="no-such-option"):
         server.start()
     server.stop()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("true", "1 failed"), ("", "1 skipped")])

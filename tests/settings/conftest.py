@@ -66,7 +66,7 @@ class Service:
         return self.get("/settings")["settings"][key]["value"]
 
 
-def until(condition: Callable[[], bool], limit_s: float = 30) -> None:
+def until(condition: Callable[[], bool], limit_s: float = 90) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + limit_s
     while not condition():

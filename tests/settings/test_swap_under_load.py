@@ -103,7 +103,7 @@ def change(service: Service, **settings: object) -> None:
 def let_each_answer(clients: list[Client]) -> None:
     """Wait until every client had two more replies: the first may be of the model before."""
     before = [client.replies for client in clients]
-    until(lambda: all(c.replies > n + 1 for c, n in zip(clients, before, strict=True)), 60)
+    until(lambda: all(c.replies > n + 1 for c, n in zip(clients, before, strict=True)), 180)
 
 
 def test_no_request_is_lost_or_mixed_while_models_are_swapped(

@@ -1,7 +1,8 @@
 """A process that writes batches into a SqlStore until told to stop; run by `test_sql_faults.py`.
 
 `python -m tests.store.sql_writer URL WORKER BATCH_ROWS STOP_FILE`: a line on stdout for every batch
-that was acknowledged (`ack NUMBER INSERTED ATTEMPTS`), after the acknowledgement.
+that was acknowledged (`ack NUMBER INSERTED ATTEMPTS`), after the acknowledgement. `STOP_FILE.away`
+is made when a batch was refused.
 """
 
 import sys
@@ -33,6 +34,7 @@ def main(url: str, worker: str, rows: str, stop: str) -> None:
                     written = store.upsert("c", items)
                     break
                 except errors.Unavailable:
+                    Path(f"{stop}.away").touch()
                     if Path(stop).exists():
                         return
                     time.sleep(0.05)

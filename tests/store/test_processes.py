@@ -1,18 +1,14 @@
 """Many processes on one store, killed, forked and stopped at the worst moments."""
 
 import contextlib
-import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,6 +75,12 @@ def test_a_kill_at_any_step_leaves_before_or_after(tmp_path: Path, name: str) ->
         assert len(list(folder.glob("journal.*"))) == len(list(folder.glob("mat.*"))) == 1
 
 
+def heard(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Wait for so many lines of a writer and return them."""
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(count)]
+
+
 def rounds(folder: Path, count: int, mode: str, seed: int = 1) -> tuple[int, int, list[str]]:
     """Let four writers be killed at random, again and again; return kills, acks, violations."""
     with opened(folder) as store:
@@ -98,17 +100,13 @@ def rounds(folder: Path, count: int, mode: str, seed: int = 1) -> tuple[int, int
             )
             for me in range(4)
         ]
-        for process in writers:  # all are at work before the first is killed
-            assert process.stdout is not None
-            process.first = process.stdout.readline()  # type: ignore[attr-defined]
-        time.sleep(rng.uniform(0.05, 0.4))
+        told = {process: heard(process, 1) for process in writers}  # all are at work
+        one = rng.choice(writers)
+        told[one] += heard(one, rng.randrange(10, 60))
         for process in rng.sample(writers, 4):
             process.kill()
-            time.sleep(rng.uniform(0, 0.01))
-        reports = [
-            [process.first, *process.communicate()[0].splitlines()]  # type: ignore[attr-defined]
-            for process in writers
-        ]
+            time.sleep(rng.uniform(0, 0.01))  # at any moment of a write of the next one
+        reports = [[*told[process], *process.communicate()[0].splitlines()] for process in writers]
         kills += 4
         acks += sum(line.startswith("ack") for report in reports for line in report)
         wrong += [line for report in reports for line in report if line.startswith("failed")]
@@ -135,8 +133,11 @@ def test_four_writers_killed_at_random_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_the_kills_find_a_store_without_its_lock(tmp_path: Path) -> None:
-    """The control: four writers that do not lock each other out do damage within some rounds."""
-    _, _, wrong = rounds(tmp_path / "s", 10, "nolock")
+    """The control: four writers that do not lock each other out do damage within some rounds.
+
+    The rounds end with the first damage.
+    """
+    _, _, wrong = rounds(tmp_path / "s", 100, "nolock")
     assert wrong
 
 
@@ -189,8 +190,11 @@ def test_children_forked_from_an_open_store_write_side_by_side(tmp_path: Path) -
 
 
 def test_children_that_inherit_the_lock_do_not(tmp_path: Path) -> None:
-    """The control: the lock belongs to the open file, so an inherited one locks nobody out."""
-    assert forked(tmp_path / "s", "inherit") != (0, 201)
+    """The control: the lock belongs to the open file, so an inherited one locks nobody out.
+
+    Whether two write at the same moment is chance, so there are some tries.
+    """
+    assert any(forked(tmp_path / str(i), "inherit") != (0, 201) for i in range(20))
 
 
 HOLD = """
@@ -217,7 +221,7 @@ def test_a_stopped_holder_of_the_lock_makes_writers_busy_not_hang(tmp_path: Path
         began = time.monotonic()
         with pytest.raises(Busy) as caught:
             put(store, ["mine"], 2)
-        assert time.monotonic() - began < 3 and caught.value.retry_after_s
+        assert time.monotonic() - began < 20 and caught.value.retry_after_s
         outcomes: list[str] = []
 
         def write(me: int) -> None:
@@ -230,11 +234,11 @@ def test_a_stopped_holder_of_the_lock_makes_writers_busy_not_hang(tmp_path: Path
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert outcomes == ["busy"] * 5
         assert store.count("docs") == 1  # readers need no lock
         os.kill(holder.pid, signal.SIGCONT)
-        assert holder.wait(10) == 0
+        assert holder.wait(60) == 0
         put(store, ["mine"], 2)
         assert contents(store) == {"before": "1", "held": "3", "mine": "2"}
 
@@ -267,44 +271,53 @@ def test_interval_syncs_by_itself(tmp_path: Path) -> None:
         _, entry = store._find("docs")
         journal = store._collection(entry).journal
         assert journal is not None
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while journal.unsynced and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not journal.unsynced
 
 
 def syncs_of_eight_writers(tmp_path: Path) -> int:
-    """Let 8 threads write 20 rows each, one by one; return how often the slow disk was synced."""
+    """Let 8 threads write, 7 of them while the first one's sync goes on; return how many syncs."""
     from store.fs import FS
 
-    class SlowDisk(FS):
-        syncs = 0
+    class Disk(FS):
+        syncs, go_on = 0, threading.Event()
 
         def sync(self, fd: int) -> None:
-            SlowDisk.syncs += 1
-            time.sleep(0.005)
+            Disk.syncs += 1
+            assert self.go_on.wait(60)
 
-    with FileStore(tmp_path / "s", fs=SlowDisk()) as store:
+    Disk.go_on.set()
+    with FileStore(tmp_path / "s", fs=Disk()) as store:
         store.create("docs", 8)
         put(store, ["one"], 1)
-        SlowDisk.syncs = 0
-
-        def write(me: int) -> None:
-            for i in range(20):
-                put(store, [f"{me}-{i}"], i)
-
-        threads = [threading.Thread(target=write, args=(me,)) for me in range(8)]
-        for thread in threads:
+        queue = store._collection(store._find("docs")[1]).queue
+        Disk.syncs = 0
+        Disk.go_on.clear()
+        threads = [threading.Thread(target=put, args=(store, [f"t{me}"], me)) for me in range(8)]
+        threads[0].start()
+        until(lambda: Disk.syncs == 1)
+        for thread in threads[1:]:
             thread.start()
+        until(lambda: len(queue._waiting) == 7)
+        Disk.go_on.set()
         for thread in threads:
             thread.join()
-        assert len(contents(store)) == 161
-    return SlowDisk.syncs
+        assert len(contents(store)) == 9
+    return Disk.syncs
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.01)
 
 
 def test_concurrent_writers_share_syncs(tmp_path: Path) -> None:
     """Each write is durable when it is answered, and yet there are fewer syncs than writes."""
-    assert syncs_of_eight_writers(tmp_path) < 160 / 3
+    assert syncs_of_eight_writers(tmp_path) == 2
 
 
 def test_writers_that_do_not_wait_for_each_other_sync_each(
@@ -312,133 +325,7 @@ def test_writers_that_do_not_wait_for_each_other_sync_each(
 ) -> None:
     """The control: a leader that takes its own write alone."""
     monkeypatch.setattr("store.writes.GROUP_BYTES", 0)
-    assert syncs_of_eight_writers(tmp_path) >= 160
-
-
-# -- a real server ---------------------------------------------------------------------------------
-
-APP = """
-import json, os
-from pathlib import Path
-from store import Item
-from store.file import FileStore
-
-store = FileStore(Path(os.environ["STORE_DIR"]))
-
-def app(environ, start_response):
-    id_ = environ["PATH_INFO"].strip("/")
-    if environ["REQUEST_METHOD"] == "POST":
-        store.upsert("docs", [Item(id_, [1.0, 2.0, 3.0])])
-        status, body = "201 Created", {"pid": os.getpid()}
-    else:
-        found = store.get("docs", [id_]) and store.search("docs", [1.0, 2.0, 3.0], 1).hits[0]
-        status, body = "200 OK" if found else "404 Not Found", {"pid": os.getpid()}
-    data = json.dumps(body).encode()
-    start_response(status, [("Content-Length", str(len(data)))])
-    return [data]
-"""
-NAIVE = """
-import json, os, pickle
-from pathlib import Path
-path = Path(os.environ["STORE_DIR"]) / "pickle"
-rows = pickle.loads(path.read_bytes()) if path.exists() else {}
-
-def app(environ, start_response):
-    id_ = environ["PATH_INFO"].strip("/")
-    if environ["REQUEST_METHOD"] == "POST":
-        rows[id_] = 1
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_bytes(pickle.dumps(rows))
-        os.replace(new, path)
-        status = "201 Created"
-    else:
-        status = "200 OK" if id_ in rows else "404 Not Found"
-    data = json.dumps({"pid": os.getpid()}).encode()
-    start_response(status, [("Content-Length", str(len(data)))])
-    return [data]
-"""
-
-
-@contextmanager
-def served(tmp_path: Path, code: str, *flags: str) -> Iterator[str]:
-    """Run an app under gunicorn with four workers; give its address."""
-    (tmp_path / "small_app.py").write_text(code)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "-w", "4", "-b", f"127.0.0.1:{port}"]
-    server = subprocess.Popen(
-        [*command, "-c", "/dev/null", "--log-level", "error", *flags, "small_app:app"],
-        cwd=tmp_path,
-        env=os.environ
-        | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "STORE_DIR": str(tmp_path / "s")}
-        | {"OPENBLAS_NUM_THREADS": "1"},
-    )
-    try:
-        deadline = time.monotonic() + 20
-        while ask(f"http://127.0.0.1:{port}/ready", "GET")[0] not in (200, 404):
-            assert time.monotonic() < deadline and server.poll() is None, "gunicorn did not start"
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(20)
-
-
-def ask(url: str, method: str) -> tuple[int, int]:
-    """Return the status and which worker answered."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method)) as reply:
-            return reply.status, json.load(reply)["pid"]
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, json.load(exc)["pid"] if exc.code == 404 else 0
-    except OSError:
-        return 0, 0
-
-
-def reads_of_own_writes(url: str, each: int) -> tuple[int, set[int]]:
-    """Let four clients write and read back; return the misses and the workers seen."""
-    missed, pids = [], set()
-
-    def client(me: int) -> None:
-        for i in range(each):
-            status, pid = ask(f"{url}/{me}-{i}", "POST")
-            assert status == 201
-            pids.add(pid)
-            for _ in range(2):
-                status, pid = ask(f"{url}/{me}-{i}", "GET")
-                pids.add(pid)
-                if status != 200:
-                    missed.append((me, i))
-
-    threads = [threading.Thread(target=client, args=(me,)) for me in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return len(missed), pids
-
-
-@pytest.mark.parametrize("flags", [(), ("--preload",)], ids=["plain", "preload"])
-def test_gunicorn_workers_read_each_others_writes_at_once(
-    tmp_path: Path, flags: tuple[str, ...]
-) -> None:
-    with opened(tmp_path / "s") as store:
-        store.create("docs", 3)
-    with served(tmp_path, APP, *flags) as url:
-        missed, pids = reads_of_own_writes(url, 40)
-    assert missed == 0 and len(pids) == 4
-    with opened(tmp_path / "s") as store:
-        assert store.count("docs") == 160 and store.verify("docs").ok
-
-
-def test_a_dict_in_each_worker_does_not(tmp_path: Path) -> None:
-    """The control: a dict and a whole-file pickle with an atomic rename."""
-    (tmp_path / "s").mkdir()
-    with served(tmp_path, NAIVE) as url:
-        missed, _ = reads_of_own_writes(url, 15)
-    assert missed > 0
+    assert syncs_of_eight_writers(tmp_path) == 8
 
 
 def test_vectors_written_by_one_process_are_searched_by_another(tmp_path: Path) -> None:

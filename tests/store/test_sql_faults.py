@@ -45,13 +45,13 @@ def test_four_writers_and_kill_9_lose_nothing_acknowledged(
         try:
             wait_until(lambda: store.count("c") > 200)
             own_postgres.kill()
-            time.sleep(0.3)
+            wait_until(Path(f"{stop}.away").exists)  # one has met it
             own_postgres.start()
             before = store.count("c")
             wait_until(lambda: store.count("c") > before + 200)
         finally:
             stop.touch()
-            outputs = [writer.communicate(timeout=30)[0].decode() for writer in writers]
+            outputs = [writer.communicate(timeout=90)[0].decode() for writer in writers]
         acked, whole = 0, 0
         for worker, output in enumerate(outputs):
             for line in output.splitlines():
@@ -78,7 +78,7 @@ def everything(store: SqlStore, name: str) -> list:
             return records
 
 
-def wait_until(true, limit_s: float = 30) -> None:
+def wait_until(true, limit_s: float = 90) -> None:
     end = time.monotonic() + limit_s
     while True:
         try:
@@ -164,7 +164,7 @@ def test_an_exhausted_pool_is_busy_and_comes_back(postgres: Postgres) -> None:
             began = time.monotonic()
             with pytest.raises(errors.Busy) as refused:
                 store.count("c")
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 10
             assert refused.value.retry_after_s
         assert store.count("c") == 0
 
@@ -208,8 +208,8 @@ def test_a_commit_that_hangs_is_neither_repeated_nor_claimed(own_postgres: Postg
     with SqlStore(own_postgres.url(), patience_s=1.0) as store:
         store.create("c", 3)
         own_postgres.sql("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
-        own_postgres.sql("SELECT pg_reload_conf()")
-        time.sleep(0.2)
+        own_postgres.restart()  # a reload would take place some time later
+        assert store.count("c") == 0
         began = time.monotonic()
         with pytest.raises(errors.Unavailable, match="stored whole or not at all"):
             store.upsert("c", [item("a")], "insert")
@@ -233,6 +233,19 @@ def test_a_connection_cut_before_the_commit_is_simply_tried_again(postgres: Post
         assert proxy.cuts == 2
 
 
+# Whoever writes row b waits for the advisory lock 1 before.
+HOLD_B = """
+CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$;
+CREATE TRIGGER hold BEFORE INSERT ON {table} FOR EACH ROW WHEN (NEW.id = 'b')
+EXECUTE FUNCTION hold();
+"""
+WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+
+
 def test_a_deadlock_with_another_program_is_tried_again(postgres: Postgres) -> None:
     url = postgres.database()
     with SqlStore(f"{url}?options=-c%20deadlock_timeout%3D100ms") as store:
@@ -241,8 +254,15 @@ def test_a_deadlock_with_another_program_is_tried_again(postgres: Postgres) -> N
         table = store.db.read(
             lambda c: c.scalar(sa.text("SELECT 'emb_v_' || uuid FROM emb_collections"))
         )
+        with store.db.upkeep() as connection:
+            connection.exec_driver_sql(HOLD_B.format(table=table))
         other = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-        with other.connect() as rude:
+
+        def wait_for_locks(count: int) -> None:
+            wait_until(lambda: store.db.read(lambda c: c.scalar(sa.text(WAITING))) == count)
+
+        with other.connect() as rude, other.connect() as gate:
+            gate.exec_driver_sql("SELECT pg_advisory_lock(1)")
             touch = f"UPDATE {table} SET text = 'x' WHERE id = "
             rude.exec_driver_sql("SET deadlock_timeout = '60s'")
             rude.exec_driver_sql(f"{touch} 'b'")
@@ -251,10 +271,14 @@ def test_a_deadlock_with_another_program_is_tried_again(postgres: Postgres) -> N
                 target=lambda: result.append(store.upsert("c", [item("a"), item("b")]))
             )
             writer.start()
-            time.sleep(0.05)  # it now holds a and waits for b
-            rude.exec_driver_sql(f"{touch} 'a'")
+            wait_for_locks(1)  # it holds a, and waits at the gate before it takes b
+            taking = threading.Thread(target=rude.exec_driver_sql, args=(f"{touch} 'a'",))
+            taking.start()
+            wait_for_locks(2)
+            gate.exec_driver_sql("SELECT pg_advisory_unlock(1)")
+            taking.join(60)
             rude.commit()
-            writer.join(20)
+            writer.join(60)
         other.dispose()
         assert result[0].updated == 2
         assert [record.text for record in store.get("c", ["a", "b"])] == [None, None]
@@ -298,20 +322,20 @@ def test_a_name_that_is_swapped_waits_for_the_write_under_way(
         def slow(*args):
             done = write(*args)
             inside.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
             return done
 
         monkeypatch.setattr(sql_rows, "write", slow)
         writer = threading.Thread(target=store.upsert, args=("live", [item("a")]))
         writer.start()
-        assert inside.wait(20)
+        assert inside.wait(60)
         swapper = threading.Thread(target=store.swap, args=("live", "next"))
         swapper.start()
         swapper.join(0.3)
         assert swapper.is_alive(), "the swap did not wait"
         go_on.set()
-        writer.join(20)
-        swapper.join(20)
+        writer.join(60)
+        swapper.join(60)
         assert store.info("next").uuid == old.uuid
         assert [store.count("live"), store.count("next")] == [0, 1]
 
@@ -341,64 +365,3 @@ def test_a_write_that_met_a_swap_goes_to_what_the_name_means_now(
 
 def store_url(store: SqlStore) -> str:
     return store.db.engine.url.render_as_string(hide_password=False)
-
-
-@pytest.mark.parametrize(
-    ("state", "kind"),
-    [
-        ("23505", errors.Conflict),
-        ("22000", errors.Invalid),
-        ("42P01", errors.NotFound),
-        ("53100", errors.Full),
-        ("53300", errors.Busy),
-        ("53200", errors.Unavailable),
-        ("40001", errors.Busy),
-        ("40P01", errors.Busy),
-        ("55P03", errors.Busy),
-        ("57014", errors.DeadlineExceeded),
-        ("57P01", errors.Unavailable),
-        ("57P03", errors.Unavailable),
-        ("08006", errors.Unavailable),
-        ("25006", errors.Unavailable),
-        ("28P01", errors.Unavailable),
-        ("3D000", errors.Unavailable),
-        ("42501", errors.Unavailable),
-        ("58030", errors.Unavailable),
-        ("XX001", errors.Corrupt),
-        ("42601", errors.ServiceError),
-    ],
-)
-def test_every_refusal_has_a_meaning(state: str, kind: type[errors.ServiceError]) -> None:
-    import psycopg
-
-    from store.sql_engine import translate
-
-    origin = psycopg.errors.lookup(state)("secret detail")
-    said = translate(sa.exc.DBAPIError("SELECT secret", {"p": "secret"}, origin))
-    assert type(said) is kind
-    assert "secret" not in said.message
-    if said.status in (503, 507):
-        assert said.retry_after_s
-
-
-@pytest.mark.parametrize(
-    ("text", "hosts", "database"),
-    [
-        ("postgresql://u:p@h:1/d", {"h"}, "d"),
-        ("postgres://u:p@h/d", {"h"}, "d"),
-        ("postgresql+asyncpg://u:p@h/d", {"h"}, "d"),
-        ("postgresql://u:p%40,w@h1:1,h2:2/d?target_session_attrs=any", {"h1:1", "h2:2"}, "d"),
-        ("postgresql://h1,h2/d", {"h1", "h2"}, "d"),
-        ("postgresql://u@/d?host=h1:1&host=h2:2", {"h1:1", "h2:2"}, "d"),
-    ],
-)
-def test_every_spelling_of_a_url_is_read(text: str, hosts: set[str], database: str) -> None:
-    from store.sql_engine import driver_url
-
-    url = driver_url(text)
-    given = url.query.get("host", url.host)
-    assert url.drivername == "postgresql+psycopg"
-    assert ({given} if isinstance(given, str) else set(given)) == hosts
-    assert url.database == database
-    if "%40" in text:
-        assert url.password == "p@,w"

@@ -107,7 +107,7 @@ def test_a_request_to_another_machine_would_be_seen(browser: Browser, url: str) 
     assert page.evaluate(refused) is True
     assert any("Content Security Policy" in problem for problem in seen.problems)
     page.goto("about:blank")
-    page.evaluate("fetch('http://elsewhere.example/x', {mode: 'no-cors'}).catch(() => null)")
-    page.wait_for_timeout(100)
+    with page.expect_request("http://elsewhere.example/x"):
+        page.evaluate("fetch('http://elsewhere.example/x', {mode: 'no-cors'}).catch(() => null)")
     context.close()
     assert "http://elsewhere.example/x" in seen.elsewhere
