@@ -103,7 +103,8 @@ def _kind(part: dict[str, Any]) -> str:
         kinds = dict.fromkeys(_kind(each) for each in part.get("anyOf") or part["oneOf"])
         return " or ".join(kinds)
     if "enum" in part or "const" in part:
-        return ", ".join(f"`{value}`" for value in part.get("enum", [part.get("const")]))
+        values = part.get("enum", [part.get("const")])
+        return ", ".join(f"`{v if isinstance(v, str) else json.dumps(v)}`" for v in values)
     if part.get("type") == "array":
         return f"list of {_kind(part.get('items', {}))}"
     return str(part.get("type", "anything"))

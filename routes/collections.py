@@ -259,8 +259,9 @@ def _request(options: Options, model: str | None = None) -> EmbedRequest:
         model=model,
         dimensions=options.dimensions,
         truncate=options.truncate,
-        prompt_name=options.prompt_or_role,
+        prompt_name=options.prompt_name,
         prompt=options.prompt,
+        role=options.input_type,
         deadline=g.deadline,
         gone=client_gone(),
     )

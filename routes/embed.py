@@ -57,8 +57,9 @@ def run(
             normalize=normalize,
             dimensions=options.dimensions,
             truncate=options.truncate,
-            prompt_name=options.prompt_or_role,
+            prompt_name=options.prompt_name,
             prompt=options.prompt,
+            role=options.input_type,
             deadline=g.deadline,
             gone=client_gone(),
         )

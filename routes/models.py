@@ -60,6 +60,7 @@ def describe(model: Model) -> dict[str, Any]:
         "dtype": facts.dtype if facts else spec.dtype,
         "backend": facts.backend if facts else spec.backend,
         "pooling": facts.pooling if facts else None,
+        "notes": list(facts.notes) if facts else [],
         "prompts": dict(facts.prompts) if facts else spec.prompts,
         "revision": spec.revision,
         "fingerprint": facts.fingerprint if facts else None,

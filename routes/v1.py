@@ -7,7 +7,15 @@ from embedders.base import Input
 from errors import BadRequest, NotFound
 from routes.embed import facts_headers, run
 from routes.table import Reply, route
-from schemas import OpenAIBody, OpenAIReply, dump_openai
+from schemas import (
+    OpenAIBody,
+    OpenAIReply,
+    dump_openai,
+    form_of,
+    normalize_of,
+    options_of,
+    sent_as,
+)
 from schemas.status import OpenAIModelReply, OpenAIModelsReply
 from serving.registry import Model
 
@@ -22,8 +30,14 @@ def embeddings(body: OpenAIBody) -> Reply:
     """Embed text or token ids, as OpenAI's API does."""
     inputs = list(body.inputs)
     _check_token_ids(inputs)
-    result = run(inputs, body.model, body, body.normalize)
-    reply = dump_openai(result.vectors, body.encoding_format, body.model, result.tokens)
+    _check_limit(body)
+    form, options = form_of(body), options_of(body, services().engine.truncate)
+    try:
+        result = run(inputs, body.model, options, normalize_of(body))
+    except BadRequest as refused:
+        raise _by_its_name(refused, body) from None
+    name = result.model.spec.id if body.model is None else body.model
+    reply = dump_openai(result.vectors, form, name, result.tokens)
     return Reply(reply, headers=facts_headers(result))
 
 
@@ -52,6 +66,29 @@ def _check_token_ids(inputs: list[Input]) -> None:
         )
 
 
+def _check_limit(body: OpenAIBody) -> None:
+    """Refuse a limit of tokens below the model's own, at which everything is cut."""
+    asked = body.truncate_prompt_tokens
+    if asked is None or asked == -1:
+        return
+    most = services().engine.registry.get(body.model).loaded.facts.max_tokens
+    if most is None or asked < most:
+        valid = "-1" if most is None else f"-1, or {most} and more"
+        raise BadRequest(
+            f"truncate_prompt_tokens: {asked} is refused: inputs are cut at the model's limit "
+            f"only; send {valid}",
+            param="truncate_prompt_tokens",
+        )
+
+
+def _by_its_name(refused: BadRequest, body: OpenAIBody) -> BadRequest:
+    """Name the field that the caller sent, where the engine refuses what it means."""
+    field = sent_as(body, refused.param)
+    if field is None or refused.message.startswith(field):
+        return refused
+    return BadRequest(f"{field}: {refused.message}", param=field)
+
+
 def find(name: str) -> Model:
     """Return the model of a path. Raises NotFound, which is what a path's unknown name is."""
     registry = services().engine.registry
@@ -63,7 +100,9 @@ def find(name: str) -> Model:
 
 def _model(model: Model) -> dict[str, Any]:
     owner = model.spec.model_name.partition("/")[0]
-    prompts = sorted(model.facts.prompts) if model.facts else []
+    prompts = (
+        sorted(name for name, text in model.facts.prompts.items() if text) if model.facts else []
+    )
     return {
         "id": model.spec.id,
         "object": "model",

@@ -3,16 +3,9 @@
 The only place where vectors become lists or base64. Knows nothing of HTTP.
 """
 
-from schemas.embed import (
-    EmbedBody,
-    EmbedQuery,
-    EmbedReply,
-    OpenAIBody,
-    OpenAIReply,
-    Options,
-    SingleQuery,
-    dump_openai,
-)
+from schemas.embed import EmbedBody, EmbedQuery, EmbedReply, Options, SingleQuery
+from schemas.meaning import form_of, normalize_of, options_of, sent_as
+from schemas.openai import OpenAIBody, OpenAIReply, dump_openai
 
 __all__ = [
     "EmbedBody",
@@ -23,4 +16,8 @@ __all__ = [
     "Options",
     "SingleQuery",
     "dump_openai",
+    "form_of",
+    "normalize_of",
+    "options_of",
+    "sent_as",
 ]

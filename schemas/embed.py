@@ -1,35 +1,29 @@
-"""The JSON of every embedding dialect: what bodies are accepted and how vectors are written.
+"""The JSON of the native embedding routes, and the options that every embedding route has.
 
-Native bodies refuse unknown fields, so that a typo is told; `/v1` accepts them, as clients of
-OpenAI-compatible servers send vendor extras.
+Native bodies refuse unknown fields, so that a typo is told.
 """
 
-import base64
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Self
 
-import numpy as np
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     StrictBool,
     StrictInt,
     StrictStr,
-    Tag,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from embedders.base import Input, Truncate, Vectors
+from embedders.base import Truncate
 
 
 def _truncate(value: object) -> object:
-    """Read the booleans of other services: true means right, false means error."""
+    """Read the booleans of other services: true means auto, false means error."""
     if value is True:
-        return "right"
+        return "auto"
     return "error" if value is False else value
 
 
@@ -47,7 +41,6 @@ Texts = Annotated[
         _as_list, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]
     ),
 ]
-Ids = Annotated[list[StrictInt], Field(min_length=1)]
 
 
 class Options(BaseModel):
@@ -57,8 +50,8 @@ class Options(BaseModel):
 
     truncate: TruncateField = Field(
         None,
-        description="An input over the model's limit: keep its start (`right`, or true), keep its "
-        "end (`left`), or refuse it (`error`, or false).",
+        description="An input over the model's limit: keep its start (`right`), keep its end "
+        "(`left`), cut as its tokenizer does (`auto`, or true), or refuse it (`error`, or false).",
     )
     dimensions: StrictInt | None = Field(
         None, ge=1, description="Cut vectors to this many numbers, then normalise them again."
@@ -70,11 +63,6 @@ class Options(BaseModel):
     input_type: StrictStr | None = Field(
         None, description="As `prompt_name`, by the names of other services (`search_query`, ...)."
     )
-
-    @property
-    def prompt_or_role(self) -> str | None:
-        """The prompt chosen by name; `prompt_name` wins over `input_type`."""
-        return self.prompt_name if self.prompt_name is not None else self.input_type
 
 
 class EmbedBody(Options):
@@ -123,81 +111,3 @@ class EmbedReply(BaseModel):
     model: str
     count: int
     processing_time_ms: float
-
-
-def _input_form(value: object) -> str:
-    """Tell which of OpenAI's four forms an `input` has, by its first element."""
-    if not isinstance(value, list):
-        return "text"
-    first = value[0] if value else ""
-    if isinstance(first, list):
-        return "id_lists"
-    return "texts" if isinstance(first, str) or not isinstance(first, int) else "ids"
-
-
-OpenAIInput = Annotated[
-    Annotated[StrictStr, Tag("text")]
-    | Annotated[list[StrictStr], Field(min_length=1), Tag("texts")]
-    | Annotated[Ids, Tag("ids")]
-    | Annotated[list[Ids], Field(min_length=1), Tag("id_lists")],
-    Discriminator(_input_form),
-]
-
-
-class OpenAIBody(Options):
-    """Body of `POST /v1/embeddings`, as in OpenAI's reference, and this service's own options."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: StrictStr = Field(description="Id or name of the model.")
-    input: OpenAIInput = Field(
-        description="A text, a list of texts, a list of token ids, or a list of such lists."
-    )
-    encoding_format: Literal["float", "base64"] | None = Field(
-        None, description="`float` (default) or `base64`: little-endian float32."
-    )
-    normalize: StrictBool = Field(True, description="Scale vectors to length 1, as OpenAI does.")
-    user: StrictStr | None = Field(None, description="Accepted and ignored.")
-
-    @property
-    def inputs(self) -> Sequence[Input]:
-        """The inputs as a list, whichever form they came in."""
-        alone = isinstance(self.input, str) or isinstance(self.input[0], int)
-        return cast(Sequence[Input], [self.input] if alone else self.input)
-
-
-class OpenAIEmbedding(BaseModel):
-    """One vector of an OpenAI reply."""
-
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str
-
-
-class Usage(BaseModel):
-    """Tokens that the model really read."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class OpenAIReply(BaseModel):
-    """Reply of `POST /v1/embeddings`."""
-
-    object: Literal["list"]
-    data: list[OpenAIEmbedding]
-    model: str
-    usage: Usage
-
-
-def dump_openai(vectors: Vectors, form: str | None, model: str, tokens: int) -> dict[str, Any]:
-    """Write (n, d) vectors as OpenAI's reply; rows stay arrays, which the JSON writer reads."""
-    rows = [to_base64(row) if form == "base64" else row for row in vectors]
-    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": model, "usage": usage}
-
-
-def to_base64(row: Vectors) -> str:
-    """Write a (d,) vector as base64 of little-endian float32, as OpenAI's clients read it."""
-    return base64.b64encode(np.asarray(row, "<f4").tobytes()).decode("ascii")

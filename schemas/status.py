@@ -54,6 +54,9 @@ class ModelReply(BaseModel):
     dtype: str | None
     backend: str | None
     pooling: str | None
+    notes: list[str] = Field(
+        description="What its operator should know: what was assumed, what runs it."
+    )
     prompts: dict[str, str] | None
     revision: str | None
     fingerprint: str | None
