@@ -84,6 +84,9 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
     worker.write_timeout_s = _config.write_timeout_s
     if worker.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = worker.gpu
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # what it was called before
+        # Passes differ in size: without it memory is free in parts, none of which is large enough.
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // max(1, server.cfg.workers))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

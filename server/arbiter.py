@@ -3,15 +3,18 @@
 The numbers, which GPU is whose, and how many workers in a row died while they loaded.
 
 The configuration file is executed anew on every SIGHUP, an imported module is not: so what must
-outlive a reload is here. Called by `gunicorn.conf.py` alone; knows nothing of the application.
+outlive a reload is here. Called by `gunicorn.conf.py` alone, and run by itself as a program that
+lists the GPUs; knows nothing of the application.
 """
 
+import contextlib
 import itertools
 import logging
 import mmap
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -148,12 +151,48 @@ def gpus() -> list[str]:
 
 
 def _counted() -> list[str]:
+    """Ask the driver, in a process of its own: what a driver's library starts survives no fork."""
+    command = [sys.executable, "-m", "server.arbiter"]
+    root = Path(__file__).parent.parent
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return []
-    lines = [line for line in done.stdout.splitlines() if line.startswith("GPU ")]
-    return [str(index) for index in range(len(lines))]
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def _listed() -> list[str]:
+    """Return the GPUs' names by NVML. Of one that is cut up (MIG) they are the slices'."""
+    import pynvml
+
+    names: list[str] = []
+    try:
+        pynvml.nvmlInit()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+            names += _slices(pynvml, gpu) if _is_cut(pynvml, gpu) else [_name(pynvml, gpu)]
+    except pynvml.NVMLError as exc:  # no driver, no GPU
+        log.debug("no GPU is listed: %s", exc)
+    return names
+
+
+def _is_cut(nvml: Any, gpu: Any) -> bool:
+    try:
+        return bool(nvml.nvmlDeviceGetMigMode(gpu)[0])
+    except nvml.NVMLError:  # most GPUs cannot be cut up
+        return False
+
+
+def _slices(nvml: Any, gpu: Any) -> list[str]:
+    names = []
+    for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(gpu)):
+        with contextlib.suppress(nvml.NVMLError):  # not every possible slice is there
+            names.append(_name(nvml, nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, index)))
+    return names
+
+
+def _name(nvml: Any, gpu: Any) -> str:
+    return str(nvml.nvmlDeviceGetUUID(gpu))
 
 
 def is_pinned(device: str, models: Iterable[Any]) -> bool:
@@ -172,3 +211,7 @@ def choose_gpu(taken: Iterable[str | None]) -> str | None:
     """Return the GPU that the fewest living workers have; None where there are none."""
     used = list(taken)
     return min(gpus(), key=used.count, default=None)
+
+
+if __name__ == "__main__":
+    print("\n".join(_listed()))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import metrics
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder
+from embedders.device import GPU_TOKENS, told
 from errors import ServiceError
 from serving.batcher import Batcher
 from serving.lineup import Lane, Loaded
@@ -21,7 +22,7 @@ log = logging.getLogger("models")
 Build = Callable[[ModelSpec, ModelSettings], Embedder]
 
 # Padded tokens of one pass. Larger passes gain nothing on a CPU and make others wait.
-BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 16384}
+BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": GPU_TOKENS}
 
 
 def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loaded:
@@ -43,7 +44,12 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
     if not embedders or (own and embedders[0][0] not in own):
         for _, embedder in embedders:
             embedder.close()
-        raise failures[0][2]
+        failure = failures[0][2]
+        failures.clear()
+        try:
+            raise failure
+        finally:
+            del failure  # else it would hold this frame, and this frame it: a model stays for ever
     first = embedders[0][1]
     for _, embedder in embedders[1:]:
         embedder.stand_in_for(first)
@@ -60,6 +66,7 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
         Missing(name, reason_of(exc), functools.partial(again, name, place))
         for name, place, exc in failures
     ]
+    failures.clear()  # an exception's traceback holds this frame, which holds it
     for each in missing:
         log.warning("replica %s of %s is left out: %s", each.name, spec.id, each.reason)
     replicas = [replica(name, each) for name, each in embedders]
@@ -69,10 +76,8 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
 
 
 def reason_of(exc: Exception) -> str:
-    """Say why a model did not load, in words that may be shown."""
-    if isinstance(exc, ServiceError):
-        return exc.message
-    return f"it failed to load ({type(exc).__name__})"
+    """Say why a model did not load, in one line that may be shown."""
+    return exc.message if isinstance(exc, ServiceError) else f"it failed to load ({told(exc)})"
 
 
 def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:

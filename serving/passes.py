@@ -2,7 +2,8 @@
 
 Owns the model's pulse: whether passes succeed, hang, or cannot succeed any more. Rows that are not
 finite are made again, exactly and once; a pass that fails is halved until the input at fault stands
-alone; a lost device fails everybody at once. Knows no queue; called by the batcher, one at a time.
+alone; a lost device, or one with no room for a single token, fails everybody at once. Knows no
+queue; called by the batcher, one at a time.
 """
 
 import logging
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 import metrics
-from embedders.base import DeviceBroken, Embedder, Item, OutOfMemory, Vectors
+from embedders.base import DeviceBroken, Embedder, Item, OutOfMemory, Prompt, Vectors
+from embedders.device import bare, meaning
 from errors import Full, Invalid, ServiceError, Unavailable
 
 log = logging.getLogger("batcher")
@@ -78,18 +80,28 @@ class Passes:
         try:
             return self._finite(items, self._embedder.encode(items).vectors)
         except Exception as exc:
-            failure = exc.with_traceback(None)  # a traceback would hold the failed pass's memory
+            failure = bare(meaning(exc))
+        if isinstance(failure, OutOfMemory):
+            self._eased = EASED_PASSES
+            metrics.FAULTS.labels("out_of_memory").inc()
+            if len(items) == 1 and not self._has_room_for_a_token():
+                failure = DeviceBroken("no memory is left on it for even one token")
         if isinstance(failure, DeviceBroken):
             self.broken = f"the model's device is lost: {failure}"
             metrics.FAULTS.labels("device_broken").inc()
             return self._rows(items)
-        if isinstance(failure, OutOfMemory):
-            self._eased = EASED_PASSES
-            metrics.FAULTS.labels("out_of_memory").inc()
         if len(items) == 1:
-            return [_blamed(failure)]
+            return [_blamed(failure, self._embedder.facts.device)]
         half = len(items) // 2
         return self._rows(items[:half]) + self._rows(items[half:])
+
+    def _has_room_for_a_token(self) -> bool:
+        """Tell whether it is the input that is too large, and not all the memory that is taken."""
+        try:
+            self._embedder.encode(self._embedder.prepare(["a"], Prompt(), "right"))
+        except Exception as exc:
+            return not isinstance(meaning(exc), OutOfMemory | DeviceBroken)
+        return True
 
     def _finite(self, items: Sequence[Item], vectors: Vectors) -> list[Row]:
         rows: list[Row] = list(vectors)
@@ -102,12 +114,21 @@ class Passes:
         return rows
 
 
-def _blamed(failure: Exception) -> ServiceError:
+def _blamed(failure: Exception, device: str) -> ServiceError:
     """Return the error for an input that fails even alone. The log gets no text of it."""
     if isinstance(failure, ServiceError):
         return failure
     if isinstance(failure, OutOfMemory):
         return Full("this input alone needs more memory than the model's device has left")
     metrics.FAULTS.labels("encode_failed").inc()
-    log.error("an input fails even alone: %s", type(failure).__name__)
+    log.error("an input fails even alone on %s: %s", device, type(failure).__name__)
+    if device != "cpu":  # a driver or a library may be at fault: the caller cannot mend that
+        return ServiceError(f"the pass failed on {device}; the log says how")
     return Invalid("the model cannot encode this input", param="input")
+
+
+def indexed(error: Exception, index: int, count: int) -> Exception:
+    """Name the input at fault in an error of our own; leave others as they are."""
+    if isinstance(error, ServiceError) and count > 1:
+        return type(error)(f"input {index}: {error.message}", param=error.param)
+    return error

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from config import ModelSettings, ModelSpec
 from embedders.base import DeviceBroken
+from embedders.device import meaning
 from errors import Conflict, Invalid, ServiceError, UnknownModel
 from serving.building import Build, build_model, reason_of
 from serving.lineup import Lane, LineUp, Loaded, Model
-from serving.swap import Leaving, check, free
+from serving.swap import Leaving, check, free, give_back_memory
 
 __all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
 
@@ -150,6 +151,9 @@ class Registry:
                 log.warning("model %s is unavailable: %s", spec.id, reason)
                 if not isinstance(exc, ServiceError):
                     log.exception("model %s failed to load", spec.id)
+            loaded = None
+        if loaded is None:  # outside of `except`: there the exception holds what was loaded
+            give_back_memory()
             return
         with self._putting:
             if serves := self._serves(model):
@@ -161,15 +165,19 @@ class Registry:
 
     def _checked(self, model: Model) -> Loaded:
         """Load a model and see it encode. Raises what says why it cannot; then nothing is kept."""
-        loaded = self.build(model.spec, model.settings)
+        loaded: Loaded | None = None
         try:
+            loaded = self.build(model.spec, model.settings)
             check(loaded.embedder)
-        except ServiceError as exc:
-            loaded.closable.close()
-            if isinstance(exc.__cause__, DeviceBroken):
-                self.lost = f"{model.spec.id}: the model's device is lost: {exc.__cause__}"
+            return loaded
+        except Exception as exc:
+            failure = meaning(exc)
+            if isinstance(failure, DeviceBroken):  # first: on such a device nothing else succeeds
+                self.lost = f"{model.spec.id}: the model's device is lost: {failure}"
+            del failure
+            if loaded is not None:
+                loaded.closable.close()
             raise
-        return loaded
 
     # -- exchanging -----------------------------------------------------------------------------
 
@@ -212,10 +220,11 @@ class Registry:
             if model.spec.id not in needed or model.state == "ready":
                 continue
             if reason := self._try(model):
-                free(_leaving([m for m in models if not self._serves(m)]), 0)
-                raise Invalid(
-                    f"model {model.spec.id!r} cannot be used: {reason}. Nothing was changed"
-                )
+                name, leaving = model.spec.id, _leaving([m for m in models if not self._serves(m)])
+                models.clear()
+                del model  # whoever still refers to a model keeps it open
+                free(leaving)
+                raise Invalid(f"model {name!r} cannot be used: {reason}. Nothing was changed")
         return _Candidate(LineUp.of(models, default), specs, settings)
 
     def _same(self, spec: ModelSpec, settings: ModelSettings, must_be_ready: bool) -> Model:

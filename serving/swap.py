@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from embedders.base import Embedder, Prompt
-from errors import ModelUnavailable
+from embedders.device import give_back, told
+from errors import ModelUnavailable, ServiceError
 from serving.replicas import Replicas
 
 log = logging.getLogger("swap")
@@ -35,7 +36,8 @@ def check(embedder: Embedder) -> None:
     try:
         vectors = embedder.encode(embedder.prepare(GOLDEN, Prompt(), "right")).vectors
     except Exception as exc:
-        raise ModelUnavailable(f"it cannot encode a text ({type(exc).__name__})") from exc
+        said = exc.message if isinstance(exc, ServiceError) else told(exc)
+        raise ModelUnavailable(f"it cannot encode a text ({said})") from exc
     wanted = (len(GOLDEN), embedder.facts.dimension)
     if vectors.shape != wanted:
         raise ModelUnavailable(f"its vectors have the shape {vectors.shape}, not {wanted}")
@@ -76,9 +78,11 @@ def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
     """Close each embedder as soon as its holder is gone, and give its memory back.
 
     The caller must have let go of the holders. Returns when all are closed, or after `drain_s`;
-    what is in use even then is closed later, in a thread.
+    what is in use even then is closed later, in a thread. Where none leaves, what a load that
+    failed has left behind is freed.
     """
     if not leaving:
+        give_back_memory()
         return
     done = threading.Event()
 
@@ -98,8 +102,8 @@ def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
 
 
 def give_back_memory() -> None:
-    """Return freed memory to the operating system: glibc keeps it otherwise."""
-    gc.collect()
+    """Return freed memory to the GPU and the operating system: torch and glibc would keep it."""
+    give_back()
     if sys.platform == "linux":
         try:
             ctypes.CDLL(None).malloc_trim(0)

@@ -105,6 +105,12 @@ def watch(
             (stop if spared else registry.tried).wait(LOOK_EVERY_S)
             if stop.is_set():
                 return
+            reason = _hopeless(registry)
+            if reason:
+                log.critical("%s; this worker ends so that a new one can take its place", reason)
+                stop.wait(LOOK_EVERY_S)  # waiting requests get their 503 first
+                end(EXIT_CODE)
+                return
             if registry.tried.is_set():
                 settled()
                 if not spared:
@@ -112,12 +118,6 @@ def watch(
                     spared = True
             if registry.default.state == "ready":
                 ready()
-            reason = _hopeless(registry)
-            if reason:
-                log.critical("%s; this worker ends so that a new one can take its place", reason)
-                stop.wait(LOOK_EVERY_S)  # waiting requests get their 503 first
-                end(EXIT_CODE)
-                return
 
     threading.Thread(target=look, name="watchdog", daemon=True).start()
     return stop

@@ -1,4 +1,4 @@
-"""A GPU without room. There is none here: its refusals are simulated at the library's edge."""
+"""A GPU without room, for models of every kind. What refuses is simulated at the library's edge."""
 
 from pathlib import Path
 from typing import Any
@@ -7,22 +7,50 @@ import numpy as np
 import pytest
 import torch
 
-import metrics
 from config import Config, ModelSpec
 from embedders import build, weights
-from embedders.base import DeviceBroken, OutOfMemory, Prompt
-from embedders.loading import choose_device, room_for
-from embedders.local import LocalEmbedder
-from embedders.whole import WholeEmbedder
+from embedders import device as choosing
+from embedders.base import DeviceBroken, Embedder, OutOfMemory, Prompt
+from embedders.device import BESIDE, GPU_TOKENS, DeviceEmbedder, choose_device, room_for
+from embedders.weights import BUNDLES
 
-BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
+BUNDLED = next(iter(BUNDLES))
 
 
-@pytest.fixture
-def embedder(small_model: Path) -> LocalEmbedder:
+@pytest.fixture(scope="module")
+def transformer(small_model: Path) -> Embedder:
     spec = ModelSpec(id="small", model_name=str(small_model))
-    made = build(spec, Config(device="cpu", dtype="float32"))
-    assert isinstance(made, LocalEmbedder)
+    return build(spec, Config(device="cpu", dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def static(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    """A model that is no transformer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    folder = tmp_path_factory.mktemp("static")
+    tokenizer = Tokenizer.from_file(str(weights.find(BUNDLED) / "tokenizer.json"))
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)]).save(str(folder))
+    return build(ModelSpec(id="static", model_name=str(folder)), Config(device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def average(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    """A model that the library itself has to run."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import BoW
+
+    folder = tmp_path_factory.mktemp("average")
+    SentenceTransformer(modules=[BoW(vocab=["one", "text", "another"])]).save(str(folder))
+    return build(ModelSpec(id="average", model_name=str(folder)), Config(device="cpu"))
+
+
+@pytest.fixture(params=["transformer", "static", "average"])
+def embedder(request: pytest.FixtureRequest) -> DeviceEmbedder:
+    made = request.getfixturevalue(request.param)
+    assert isinstance(made, DeviceEmbedder)
     return made
 
 
@@ -32,80 +60,77 @@ def test_auto_takes_the_gpu_only_if_it_has_room(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 80 << 30))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert room_for(small_model) > 512 << 20
+    monkeypatch.setattr(choosing, "_product", lambda device: 4096.0)
     assert choose_device("auto", room_for(small_model)).type == device
     assert choose_device("cuda", room_for(small_model)).type == "cuda"  # asked for: not doubted
 
 
-def test_a_model_out_of_memory_goes_on_on_the_cpu(
-    embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
+def test_the_room_for_a_model_is_that_of_its_real_weights_and_a_pass(small_model: Path) -> None:
+    from transformers import AutoModel
+
+    held = sum(p.numel() for p in AutoModel.from_pretrained(small_model).parameters())
+    states = GPU_TOKENS * (8 * 64 + 3 * 128)
+    assert room_for(small_model, torch.float16) == (held + states) * 2 + BESIDE
+
+
+def test_a_model_out_of_memory_stays_where_it_is(
+    embedder: DeviceEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = embedder.prepare(["one text", "another"], Prompt(), "right")
-    wanted = embedder.encode(items).vectors
-    forward, mark = embedder._forward, embedder.facts.fingerprint
+    wanted, forward, facts = embedder.encode(items).vectors, embedder._forward, embedder.facts
+    left = 3
 
     def full(given: Any) -> Any:
-        if embedder._device.type == "cuda":
+        nonlocal left
+        left -= 1
+        if left >= 0:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(given)
 
     monkeypatch.setattr(embedder, "_forward", full)
-    embedder._device = torch.device("cuda")
     with pytest.raises(OutOfMemory):
-        embedder.encode(items)  # the batcher halves it and comes back with less
-    assert embedder._device.type == "cuda"
-    moved = metrics.FAULTS.labels("moved_to_cpu")
-    before = moved._value.get()
-    rows = [embedder.encode([item]).vectors[0] for item in items]
-    assert moved._value.get() == before + 1
-    assert embedder.facts.device == "cpu" and embedder.facts.fingerprint == mark
-    assert np.allclose(np.stack(rows), wanted, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def static(tmp_path_factory: pytest.TempPathFactory) -> WholeEmbedder:
-    """A model that is no transformer."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tokenizers import Tokenizer
-
-    folder = tmp_path_factory.mktemp("static")
-    tokenizer = Tokenizer.from_file(str(weights.find(BUNDLED) / "tokenizer.json"))
-    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)]).save(str(folder))
-    made = build(ModelSpec(id="static", model_name=str(folder)), Config(device="cpu"))
-    assert isinstance(made, WholeEmbedder)
-    return made
-
-
-def test_a_model_of_another_kind_goes_on_on_the_cpu_too(
-    static: WholeEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    items = static.prepare(["one text", "another"], Prompt(), "right")
-    wanted, forward = static.encode(items).vectors, static._model.encode
-
-    def full(*given: Any, **how: Any) -> Any:
-        if static._device.type == "cuda":
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(*given, **how)
-
-    monkeypatch.setattr(static._model, "encode", full)
-    monkeypatch.setattr(static, "_device", torch.device("cuda"))
-    with pytest.raises(OutOfMemory):
-        static.encode(items)
-    rows = [static.encode([item]).vectors[0] for item in items]
-    assert static.facts.device == "cpu" and np.allclose(np.stack(rows), wanted, atol=1e-5)
+        embedder.encode(items[:1])  # twice in vain
+    rows = embedder.encode(items).vectors  # and once
+    assert left == -1
+    assert embedder.facts == facts and embedder._device == torch.device("cpu")
+    assert np.allclose(rows, wanted, atol=1e-5)
 
 
 def test_a_lost_device_is_told_by_a_model_of_any_kind(
-    static: WholeEmbedder, embedder: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
+    embedder: DeviceEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(*given: Any, **how: Any) -> Any:
+    def lost(given: Any) -> Any:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(static._model, "encode", lost)
     monkeypatch.setattr(embedder, "_forward", lost)
-    for each in (static, embedder):
+    monkeypatch.setattr(embedder, "_forward_exactly", lost)
+    items = embedder.prepare(["one text"], Prompt(), "right")
+    for encode in (embedder.encode, embedder.encode_exactly):
         with pytest.raises(DeviceBroken):
-            each.encode(each.prepare(["one text"], Prompt(), "right"))
+            encode(items)
+
+
+def test_a_model_of_any_kind_that_is_closed_leaves_no_weights(
+    small_model: Path, tmp_path: Path
+) -> None:
+    """Of the one that runs by itself, and of the one that the library runs."""
+    import gc
+
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import BoW
+
+    SentenceTransformer(modules=[BoW(vocab=["one", "text"])]).save(str(tmp_path))
+
+    def modules() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), torch.nn.Module) for thing in gc.get_objects())
+
+    for folder in (small_model, tmp_path):
+        before = modules()
+        made = build(ModelSpec(id="m", model_name=str(folder)), Config(device="cpu"))
+        made.encode(made.prepare(["one text"], Prompt(), "right"))
+        assert modules() > before
+        made.close()
+        assert modules() <= before, folder
