@@ -1,17 +1,20 @@
-"""Finds a model's folder and refuses weights that are not safe or not whole.
+"""Finds a model's folder, whole, and tells what its vectors depend on: every file that is read.
 
 A name resolves in this order: a local folder, a package that bundles it, the Hugging Face cache,
-the hub. Only safetensors are read (a pickled checkpoint can run code), and no code from a model's
-repository ever runs. Knows nothing of how a model is loaded.
+the hub. Only safetensors are loaded: of a model that has only pickled weights a copy is made. No
+code from a model's repository ever runs. Knows nothing of how a model is loaded.
 """
 
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedders import hub, pickles
+from embedders.manifest import Manifest, only_pickled
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
@@ -35,14 +38,31 @@ BUNDLES = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
 }
-# What a model needs, and nothing that is pickled, duplicated in another format, or runnable.
-HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
+WEIGHTS = re.compile(r".+\.(safetensors|bin|pt|pth|ckpt|h5|msgpack|onnx|gguf)")
+POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a model is loaded from."""
+
+    folder: Path  # whole, its weights safetensors only
+    digest: str  # sha256 of every file that loading reads, with its path, in name order
+    notes: tuple[str, ...]  # what the operator must know, one line each
 
 
 def find(
-    name: str, revision: str | None = None, cache_dir: Path | None = None, token: str | None = None
+    name: str,
+    revision: str | None = None,
+    cache_dir: Path | None = None,
+    token: str | None = None,
+    *,
+    allow_pickled: bool = True,
 ) -> Path:
-    """Return the folder that holds the model `name`. Raises ModelUnavailable with the reason."""
+    """Return the folder that holds the model `name`. Raises ModelUnavailable with the reason.
+
+    Pickled weights are downloaded only where they are allowed.
+    """
     local = Path(name)
     if local.is_dir():
         return local
@@ -51,75 +71,125 @@ def find(
         spec = importlib.util.find_spec(bundle.package)  # found, not imported
         if spec and spec.submodule_search_locations:
             return Path(spec.submodule_search_locations[0]) / bundle.folder
-    return _from_hub(name, revision, cache_dir, token)
+    return hub.snapshot(name, revision, cache_dir, token, allow_pickled)
 
 
-def _from_hub(name: str, revision: str | None, cache_dir: Path | None, token: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def own_cache(cache_dir: Path | None) -> Path:
+    """Return the folder in the model cache where the service keeps what it made of models."""
+    if cache_dir is None:
+        from huggingface_hub import constants
 
-    # The revision is pinned by the model's entry, where its owner wants that.
-    options = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": HUB_FILES}
+        cache_dir = Path(constants.HF_HUB_CACHE)
+    return cache_dir.expanduser() / "embedding-service"
+
+
+def check(
+    folder: Path, name: str, cache_dir: Path | None = None, *, allow_pickled: bool = True
+) -> Source:
+    """Return what the model is to be loaded from. Raises ModelUnavailable if it may not be used.
+
+    Pickled weights are converted, once, into the model cache.
+    """
+    found = _whole(folder, name)
+    notes = []
+    if unknown := hub.doubt(folder):
+        notes.append(f"the cache may hold a part of it only: the hub was not asked {unknown}")
+    if not found.pickled:
+        sums = _sums(folder, found.read)
+    elif not allow_pickled:
+        raise ModelUnavailable(only_pickled(name, found))
+    else:
+        files = ", ".join(path for path in found.pickled if not path.endswith(".json"))
+        folder, sums = _converted(folder, name, found, own_cache(cache_dir) / "converted")
+        notes.append(f"its weights are pickled ({files}): a copy of them as safetensors is used")
+    _check_bundle(folder, name, sums)
+    return Source(folder, _digest(sums), tuple(notes))
+
+
+def _whole(folder: Path, name: str) -> Manifest:
+    """Return the files of a model that lacks none. Raises ModelUnavailable naming what it lacks."""
     try:
-        # The cache first: a start with cached models never waits for the network.
-        found = Path(snapshot_download(name, local_files_only=True, **options))  # nosec B615
-        if list(found.rglob("*.safetensors")):
-            return found
-    except (LocalEntryNotFoundError, ValueError):
-        pass
-    log.info("downloading %s", name)
-    try:
-        return Path(snapshot_download(name, token=token, **options))  # nosec B615
-    except HfHubHTTPError as exc:
-        status = exc.response.status_code if exc.response is not None else "no answer"
-        hint = "; a private or gated model needs HF_TOKEN" if status in (401, 403, 404) else ""
-        raise ModelUnavailable(f"the hub refused {name!r} ({status}){hint}") from exc
-    except Exception as exc:
-        raise ModelUnavailable(
-            f"{name!r} is neither a folder, nor bundled, nor cached, "
-            f"and the hub cannot be reached ({type(exc).__name__})"
-        ) from exc
+        found = hub.manifest_of(folder)
+    except ModelUnavailable as exc:
+        raise ModelUnavailable(f"{name!r} cannot be used: {_pointers(folder) or exc}") from exc
+    if not found.missing:
+        for path in (*found.read, *found.pickled):
+            _check_file(folder / path)
+        return found
+    others = sorted(
+        path for path in hub.listed(folder) or hub.files_in(folder) if WEIGHTS.fullmatch(path)
+    )
+    lost = any(path.endswith((".safetensors", ".bin")) for path in found.missing)
+    has = f"; of weights it has {', '.join(others[:3]) or 'none'}" if lost else ""
+    raise ModelUnavailable(
+        f"{name!r} is not whole: {folder} lacks {', '.join(found.missing[:3])}{has}"
+    )
 
 
-def check(folder: Path, name: str) -> str:
-    """Return the sha256 of the model's weights. Raises ModelUnavailable if they may not be used."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.rglob("*.safetensors"))
-    if not files:
-        pickled = [p.name for p in folder.rglob("*.bin")] + [p.name for p in folder.rglob("*.pt")]
-        found = f"only pickled weights ({', '.join(pickled[:3])})" if pickled else "no weights"
-        raise ModelUnavailable(f"{name!r} has {found}; safetensors are needed")
-    for file in files:
-        _check_whole(file)
-    digest = _sha256(files)
+def _converted(
+    folder: Path, name: str, found: Manifest, cache: Path
+) -> tuple[Path, dict[str, str]]:
+    """Return the folder of the model's copy in safetensors, with its files' sha256."""
+    key = _digest(_sums(folder, (*found.read, *found.pickled)))
+    for _ in range(2):
+        copy = pickles.converted(folder, name, found, key, cache)
+        sums = _sums(copy, hub.manifest_of(copy).read)
+        if pickles.intact(copy, sums):
+            return copy, sums
+        log.warning("%s is damaged: making it again", copy)
+        pickles.discard(copy)
+    raise ModelUnavailable(f"{copy} changes while it is read")
+
+
+def _check_bundle(folder: Path, name: str, sums: dict[str, str]) -> None:
     bundle = BUNDLES.get(name)
-    bundled = bundle and (folder.parent.name, folder.name) == (bundle.package, bundle.folder)
-    if bundle and bundled and digest != bundle.sha256:
+    if not bundle or (folder.parent.name, folder.name) != (bundle.package, bundle.folder):
+        return
+    if (digest := sums["model.safetensors"]) != bundle.sha256:
         raise ModelUnavailable(
-            f"{files[0]} is damaged: its sha256 is {digest[:12]}…, not {bundle.sha256[:12]}…; "
-            "install the package again"
+            f"{folder / 'model.safetensors'} is damaged: its sha256 is {digest[:12]}…, not "
+            f"{bundle.sha256[:12]}…; install the package again"
         )
-    return digest
 
 
-def _check_whole(path: Path) -> None:
+def _pointers(folder: Path) -> str | None:
+    """Return what to do about a file that is git's pointer to another, if there is one."""
+    for path in sorted(hub.files_in(folder)):
+        with (folder / path).open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                return f"{folder / path} is a git-lfs pointer, not the file: run `git lfs pull`"
+    return None
+
+
+def _check_file(path: Path) -> None:
     """Raise ModelUnavailable with the file's name if it is cut short or is none of its kind."""
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "numpy"):
-            pass
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ModelUnavailable(
+                    f"{path} is a git-lfs pointer, not the file: run `git lfs pull`"
+                )
+        if path.suffix == ".safetensors":
+            with safe_open(path, "numpy"):
+                pass
     except (SafetensorError, OSError) as exc:
         raise ModelUnavailable(
             f"{path} is damaged or was not downloaded whole ({exc}); delete it and load it again"
         ) from exc
 
 
-def _sha256(files: Sequence[Path]) -> str:
-    """Return the sha256 of one file, or of the several files' sha256s in name order."""
-    digests = []
-    for path in files:
-        with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+def _sums(folder: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Return the sha256 of each file."""
+    sums = {}
+    for path in paths:
+        with (folder / path).open("rb") as file:
+            sums[path] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def _digest(sums: dict[str, str]) -> str:
+    """Return one sha256 of several files' paths and sha256s."""
+    lines = "".join(f"{path}\0{digest}\n" for path, digest in sorted(sums.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
