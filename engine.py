@@ -29,6 +29,7 @@ class EmbedRequest:
     truncate: Truncate | None = None
     prompt_name: str | None = None
     prompt: str | None = None
+    role: str | None = None  # the side of a retrieval, or another use, as clients name it
     deadline: float | None = None  # a time.monotonic() value
     gone: Callable[[], bool] | None = None  # whether the caller hung up
 
@@ -50,7 +51,7 @@ class Engine:
     """Embeds on any of the registry's models, through a cache if `encoder` has one."""
 
     def __init__(
-        self, registry: Registry, truncate: Truncate = "right", encoder: Encoder | None = None
+        self, registry: Registry, truncate: Truncate = "auto", encoder: Encoder | None = None
     ) -> None:
         self.registry = registry
         self.truncate: Truncate = truncate
@@ -66,7 +67,7 @@ class Engine:
         model = self.registry.get(request.model)
         loaded = model.loaded  # one reference for the whole request: a swap never mixes models
         _check_dimensions(request.dimensions, loaded.facts.dimension)
-        prompt = loaded.embedder.prompt(request.prompt_name, request.prompt)
+        prompt = loaded.embedder.prompt(request.prompt_name, request.prompt, request.role)
         truncate = request.truncate or self.truncate
         ask = Ask(loaded, request.inputs, prompt, truncate, request.deadline, request.gone)
         tracing.describe(model=model.spec.id, texts=len(request.inputs))
@@ -74,7 +75,8 @@ class Engine:
         tracing.describe(tokens=answer.tokens)
         _check_dimensions(request.dimensions, answer.vectors.shape[1])
         metrics.TRUNCATED.labels(model.spec.id).inc(answer.truncated)
-        normalize = model.normalize if request.normalize is None else request.normalize
+        own = model.normalize or loaded.facts.normalizes
+        normalize = own if request.normalize is None else request.normalize
         return Embedded(
             vectors=finish(answer.vectors, request.dimensions, normalize),
             model=model,

@@ -38,7 +38,8 @@ def keys_of(
     facts: Facts, prompt: Prompt, truncate: Truncate, inputs: Sequence[Input]
 ) -> list[bytes]:
     """Return the key of each input."""
-    context = (facts.fingerprint, facts.max_tokens, prompt.name, prompt.text, truncate)
+    how = (prompt.name, prompt.text, prompt.task, truncate)
+    context = (facts.fingerprint, facts.max_tokens, *how)
     common = blake2b(digest_size=20)
     common.update(blake2b(json.dumps(context).encode()).digest())
     keys = []

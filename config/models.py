@@ -20,7 +20,7 @@ from config.serving import CommaList
 ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "fake"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Backend = Literal["auto", "torch", "packed", "onnx", "openvino"]
-Truncate = Literal["right", "left", "error"]
+Truncate = Literal["auto", "right", "left", "error"]
 TokenIds = Literal["accept", "refuse"]
 
 
@@ -148,10 +148,10 @@ class ModelSettings(BaseModel):
         "true or false.",
     )
     truncate: Truncate = setting(
-        "right",
+        "auto",
         "TRUNCATE",
         help="What happens to an input over the limit: right keeps its start, left keeps its "
-        "end, error refuses it.",
+        "end, error refuses it; auto is what the model's tokenizer does, nearly always right.",
     )
     token_ids: TokenIds = setting(
         "accept",
@@ -163,6 +163,12 @@ class ModelSettings(BaseModel):
         None,
         "EMBEDDING_MODEL_CACHE_DIR",
         help="Where downloaded models are kept; unset means the Hugging Face cache.",
+    )
+    allow_pickled_weights: bool = setting(
+        True,
+        "ALLOW_PICKLED_WEIGHTS",
+        help="Whether a model that has only pickled weights is converted to safetensors, once, in "
+        "the model cache; nothing in them is run: true or false.",
     )
     hf_token: SecretStr | None = setting(
         None, "HF_TOKEN", "HF_API_TOKEN", help="Hugging Face token, for gated and private models."

@@ -8,11 +8,11 @@ from embedders.base import Embedder, Prompt
 from embedders.cohere import CohereEmbedder
 from embedders.fake import FakeEmbedder
 from embedders.huggingface import HuggingFaceEmbedder
-from embedders.local import local
 from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
 from embedders.remote import RemoteEmbedder
 from embedders.twin import TwinEmbedder
+from embedders.ways import local
 from errors import BadRequest, ModelUnavailable
 
 Builder = Callable[[ModelSpec, ModelSettings], Embedder]
@@ -85,7 +85,7 @@ def try_provider(providers: Providers, name: str) -> dict[str, object]:
             raise BadRequest(f"no model of {name} is configured to try its key on")
         embedder = REMOTE[name](ModelSpec(id=name, model_name=TRIALS[name]), providers)
     started = time.monotonic()
-    items = embedder.prepare(["ping"], Prompt(), "right")
+    items = embedder.prepare(["ping"], Prompt(), "auto")
     encoded = embedder.encode(items, started + TRIAL_S)
     took_ms = round((time.monotonic() - started) * 1000, 1)
     model, dimension = embedder.spec.model_name, int(encoded.vectors.shape[1])

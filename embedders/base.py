@@ -16,15 +16,23 @@ from errors import BadRequest
 
 Vectors = NDArray[np.float32]  # (n, d), C-contiguous
 Input = str | Sequence[int]  # a text, or its token ids in the model's own vocabulary
-Truncate = Literal["right", "left", "error"]
+# What happens to an input over the limit: "auto" cuts the end that the model's tokenizer cuts.
+Truncate = Literal["auto", "right", "left", "error"]
+# The two sides of a retrieval, as sentence-transformers calls them.
+Task = Literal["query", "document"]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An instruction put before every text; `name` is how it was chosen, if by name."""
+    """An instruction put before every text.
+
+    `name` is how it was chosen, if by name. `task` is the side of a retrieval that the texts are
+    on: some models choose a length or a network of their own by it.
+    """
 
     text: str = ""
     name: str | None = None
+    task: Task | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +41,16 @@ class Item:
 
     `payload` is the embedder's own: token ids for a local model, the text for a remote one.
     `tokens` is what it costs; `truncated` says that something of the input was cut off; the first
-    `skip` tokens (a prompt's) are read by the model but left out of the pooled vector.
+    `skip` tokens (a prompt's) are read by the model but left out of the pooled vector. `prompt` and
+    `side` (which end was cut) are set where the payload is a text that the library itself prepares.
     """
 
     payload: Sequence[int] | str
     tokens: int
     truncated: bool = False
     skip: int = 0
+    prompt: Prompt = Prompt()
+    side: Truncate = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +77,33 @@ class Facts:
     revision: str | None = None
     pooling: str | None = None
     vocabulary: int | None = None
+    # Whether the model ends with a Normalize: `encode` gives the vectors before it.
+    normalizes: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
+    notes: Sequence[str] = ()  # what its operator should know, a line each
 
 
-# What clients of other services call the two sides of a retrieval (Cohere, Jina, E5).
-ROLES = {
-    "search_query": "query",
-    "search_document": "document",
-    "retrieval.query": "query",
-    "retrieval.passage": "document",
-    "passage": "document",
-}
+# What models and clients of other services (Cohere, Jina, NVIDIA, Gemini, E5, Nomic) call the two
+# sides of a retrieval. Of a model's prompts the first with a text is the side's.
+SIDES: Mapping[Task, Sequence[str]] = {
+    "query": ("query", "search_query", "retrieval.query", "retrieval_query", "retrieval-query"),
+    "document": (
+        "document", "passage", "corpus", "search_document", "retrieval.passage",
+        "retrieval.document", "retrieval_document", "retrieval-document",
+    ),
+}  # fmt: skip
+# Other uses that clients name. A model without a prompt for one reads the text as it is.
+USES = (
+    "classification", "clustering", "separation", "text-matching", "image", "code.query",
+    "code.passage", "semantic_similarity",
+)  # fmt: skip
+
+
+def side_of(role: str | None) -> Task | None:
+    """Return the side of a retrieval that a role or a prompt's name is a word for."""
+    word = (role or "").lower()
+    return next((side for side, words in SIDES.items() if word in words), None)
 
 
 class OutOfMemory(Exception):
@@ -97,8 +123,8 @@ class Embedder:
     pads: bool = True
     # Tokens of one pass that suit it best, padding included; None leaves it to the device's kind.
     pass_tokens: int | None = None
-    # Whether a prompt's tokens are read but left out of the pooled vector (`Item.skip`).
-    skips_prompts: bool = False
+    # Whether an item's payload alone decides its vector, so that another service can encode it.
+    portable: bool = True
     facts: Facts
 
     def stand_in_for(self, own: "Embedder") -> None:
@@ -127,21 +153,32 @@ class Embedder:
     def close(self) -> None:
         """Give back what the embedder holds (memory, sessions). Called once, when it is idle."""
 
-    def prompt(self, name: str | None, text: str | None) -> Prompt:
-        """Choose a prompt by name (or role, as other services call it) or by its own text.
+    def prompt(self, name: str | None, text: str | None, role: str | None = None) -> Prompt:
+        """Choose a prompt by its own text, by exact name, or by a role as other services call it.
 
-        Raises BadRequest with the known names for one that is not known.
+        Without any of them it is the model's default. Raises BadRequest with the known names for
+        one that is not known.
         """
-        if text is not None:
-            return Prompt(text)
         known = self.facts.prompts
-        if name is None:
+        if text is not None:
+            return Prompt(text, None, side_of(role or name))
+        if name is not None and name in known:
+            return Prompt(known[name], name, side_of(name))
+        wanted = name if name is not None else role
+        if wanted is not None:
+            return self._of_role(wanted, param="input_type" if name is None else "prompt_name")
+        name = self.facts.default_prompt_name
+        return Prompt(known[name], name) if name else Prompt()
+
+    def _of_role(self, role: str, param: str) -> Prompt:
+        known, side = self.facts.prompts, side_of(role)
+        words = (role, role.lower(), *SIDES.get(side, ())) if side else (role, role.lower())
+        there = [word for word in words if word in known]
+        if there:
+            chosen = next((word for word in there if known[word]), there[0])
+            return Prompt(known[chosen], chosen, side)
+        if side or role.lower() in USES:
             name = self.facts.default_prompt_name
-            return Prompt(known[name], name) if name else Prompt()
-        for candidate in (name, ROLES.get(name, name)):
-            if candidate in known:
-                return Prompt(known[candidate], candidate)
+            return Prompt(known[name] if name else "", name, side)
         names = ", ".join(sorted(known)) or "none"
-        raise BadRequest(
-            f"unknown prompt {name[:64]!r}; this model knows: {names}", param="prompt_name"
-        )
+        raise BadRequest(f"unknown prompt {role[:64]!r}; this model knows: {names}", param=param)

@@ -15,7 +15,7 @@ INPUT_TYPES = {
     "classification": "classification",
     "clustering": "clustering",
 }
-ENDS = {"right": "END", "left": "START", "error": "NONE"}
+ENDS = {"auto": "END", "right": "END", "left": "START", "error": "NONE"}
 
 
 class CohereEmbedder(RemoteEmbedder):

@@ -1,7 +1,8 @@
 """Loads a sentence-transformers folder onto a device, and says what is known of it.
 
 Owns everything that is the same for every kind of local model: where it comes from, which device
-and precision it gets, and its facts. How inputs go through it is `local.py`'s and `whole.py`'s.
+and dtype it gets, and its facts. How inputs go through it is `local.py`'s, `static.py`'s and
+`fallback.py`'s.
 """
 
 import functools
@@ -9,35 +10,35 @@ import hashlib
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from config import ModelSettings, ModelSpec
-from embedders import weights
+from embedders import kinds, weights
 from embedders.base import Facts
+from embedders.device import OneThread, choose_device, choose_dtype, room_for
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
-_one_at_a_time = threading.Lock()  # the libraries' imports and loaders are not made for two threads
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A `SentenceTransformer` in float32 on its device, with what it was loaded from."""
+    """A `SentenceTransformer` on its device, in the dtype it runs in, and where it is from."""
 
-    modules: Any  # SentenceTransformer: its modules in order
+    modules: Any  # SentenceTransformer, without a Normalize at its end
+    normalizes: bool  # whether there was one
     spec: ModelSpec
     settings: ModelSettings
-    digest: str  # of the weights
+    source: weights.Source
     device: Any  # torch.device
+    dtype: Any  # torch.dtype of the network, or of a table of static embeddings
+    notes: tuple[str, ...] = ()
 
     @property
     def pooling(self) -> Any:
@@ -49,44 +50,93 @@ class LoadedModel:
         """The length limit that the configuration asks for."""
         return self.spec.max_seq_length or self.settings.max_seq_length
 
+    def heads(self) -> list[Any]:
+        """Return the modules after the first in float32.
+
+        The library casts them to the network's dtype; in half precision they are read again.
+        """
+        import torch
+
+        heads = list(self.modules)[1:]
+        if all(p.dtype == torch.float32 for module in heads for p in module.parameters()):
+            return heads
+        folder = self.source.folder
+        paths = [row["path"] for row in json.loads(_text(folder / "modules.json"))]
+        for place, module in enumerate(heads):
+            if any(True for _ in module.parameters()):
+                path = paths[place + 1]
+                again = type(module).load(str(folder), subfolder=path, local_files_only=True)
+                heads[place] = again.to(self.device, torch.float32).eval()
+        return heads
+
+    def exactly(self) -> "LoadedModel":
+        """Load the same model once more, in float32."""
+        import torch
+
+        modules = _load(self.source.folder, self.device, torch.float32, self.spec.model_name)
+        _settle(modules, self.spec)
+        modules.max_seq_length = self.modules.max_seq_length
+        return LoadedModel(
+            modules, self.normalizes, self.spec, self.settings, self.source, self.device,
+            torch.float32,
+        )  # fmt: skip
+
     def facts(
-        self, dtype: str, max_tokens: int | None, vocabulary: int | None, backend: str = "torch"
+        self, max_tokens: int | None, vocabulary: int | None, backend: str, *notes: str
     ) -> Facts:
-        """Describe the model. Raises ModelUnavailable for a default prompt that it has not."""
+        """Describe the model. `backend` is what runs its passes, `notes` what is to be told."""
         spec, model = self.spec, self.modules
-        prompts = {**model.prompts, **spec.prompts}
-        default = spec.default_prompt_name or model.default_prompt_name
-        if default is not None and default not in prompts:
-            known = ", ".join(sorted(prompts))
-            raise ModelUnavailable(f"default_prompt_name {default!r} is none of: {known}")
         pooling = getattr(self.pooling, "pooling_mode", None)
-        normalize = self.settings.normalize if spec.normalize is None else spec.normalize
-        kinds = [type(module).__name__ for module in model]
-        precision = "full" if dtype == "float32" else "half"
-        identity = [self.digest, kinds, pooling, max_tokens, prompts, normalize, precision]
+        dtype = str(self.dtype).removeprefix("torch.")
         return Facts(
             dimension=int(model.get_embedding_dimension()),
             max_tokens=max_tokens,
             device=str(self.device),
             dtype=dtype,
             backend=backend,
-            fingerprint=_fingerprint(identity),
+            fingerprint=self.fingerprint(max_tokens),
             revision=spec.revision,
             pooling=str(pooling) if pooling else None,
             vocabulary=vocabulary,
-            prompts=prompts,
-            default_prompt_name=default,
+            normalizes=self.normalizes,
+            prompts=dict(model.prompts),
+            default_prompt_name=model.default_prompt_name,
+            notes=(*self.notes, *notes),
         )
+
+    def fingerprint(self, max_tokens: int | None) -> str:
+        """Return 16 hex digits that differ whenever vectors of equal texts may differ."""
+        import torch
+
+        spec, model = self.spec, self.modules
+        normalize = self.settings.normalize if spec.normalize is None else spec.normalize
+        precision = "full" if self.dtype == torch.float32 else "half"
+        prompts = [model.prompts, model.default_prompt_name]
+        identity = [self.source.digest, max_tokens, prompts, spec.dimensions, normalize, precision]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def load(spec: ModelSpec, settings: ModelSettings) -> LoadedModel:
     """Find, check and load a model. Raises ModelUnavailable with a reason to act on."""
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    folder = weights.find(spec.model_name, spec.revision, settings.model_cache_dir, token)
-    digest = weights.check(folder, spec.model_name)
-    device = choose_device(spec.device or settings.device, room_for(folder))
-    modules = apart(lambda: _load(folder, device, spec.model_name))
-    return LoadedModel(modules, spec, settings, digest, device)
+    name, cache = spec.model_name, settings.model_cache_dir
+    pickled = settings.allow_pickled_weights
+    if "gguf" in name.lower():  # a file, or a repository of them: nothing to download
+        kinds.identify(Path(name), name)
+    folder = weights.find(name, spec.revision, cache, token, allow_pickled=pickled)
+    notes = kinds.identify(folder, name)
+    source = weights.check(folder, name, cache, allow_pickled=pickled)
+    kind, wanted = model_type(source.folder), spec.dtype or settings.dtype
+    on_gpu = choose_dtype(wanted, _gpu(), kind) if _gpu() else None
+    device = choose_device(spec.device or settings.device, room_for(source.folder, on_gpu))
+    dtype = choose_dtype(wanted, device, kind)
+    modules = apart(lambda: _load(source.folder, device, dtype, name))
+    normalizes = _settle(modules, spec)
+    notes += source.notes
+    for note in notes:
+        log.warning("%s: %s", spec.id, note)
+    dtype = modules.dtype or dtype  # a table of static embeddings is run as it is stored
+    return LoadedModel(modules, normalizes, spec, settings, source, device, dtype, notes)
 
 
 def apart(work: Callable[[], T]) -> T:
@@ -96,93 +146,39 @@ def apart(work: Callable[[], T]) -> T:
     model was exchanged 20 times under 32 clients grew by 45 MB while each load had the thread of
     its request and each model threads of its own for passes, and by 30 since (2 cores, 2026-11-26).
     """
-    done: Future[T] = Future()
-    with _one_at_a_time:
-        _inbox().put((done, work))
-        return done.result()
+    return _loader().run(work)
 
 
 @functools.cache
-def _inbox() -> "SimpleQueue[tuple[Future[Any], Callable[[], Any]]]":
-    inbox: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
-
-    def serve() -> None:
-        while True:
-            done, work = inbox.get()
-            try:
-                done.set_result(work())
-            except BaseException as exc:  # whoever waits raises it
-                done.set_exception(exc)
-            del done, work  # they hold a model
-
-    threading.Thread(target=serve, name="load", daemon=True).start()
-    return inbox
+def _loader() -> OneThread:
+    return OneThread("load")  # the libraries' imports and loaders are not made for two
 
 
-def room_for(folder: Path) -> int:
-    """Return the bytes that a model needs on a GPU: float32 weights, of half precision on disk at
-    worst, and half a gigabyte for its passes.
+def _gpu() -> Any:
+    """Return the device of the GPU that `auto` would take, or None."""
+    import torch
+
+    return torch.device("cuda") if torch.cuda.is_available() else None
+
+
+def model_type(folder: Path) -> str:
+    """Return the architecture that config.json names (such as "bert"), or an empty string."""
+    for path in (folder / "config.json", *sorted(folder.glob("0_*/config.json"))):
+        if path.is_file():
+            return str(json.loads(_text(path)).get("model_type", ""))
+    return ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _load(folder: Path, device: Any, dtype: Any, name: str) -> Any:
+    """Load the modules in `dtype`, without the network and without the repository's code.
+
+    transformers casts the parameters and keeps in float32 what the architecture asks for, buffers
+    such as rotary frequencies among it; a cast afterwards would round those too.
     """
-    return 2 * sum(file.stat().st_size for file in folder.rglob("*.safetensors")) + (512 << 20)
-
-
-def _has_room(needed: int) -> bool:
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    if free < needed:
-        log.warning(
-            "the GPU has %d MB free, %d MB are needed: using the CPU", free >> 20, needed >> 20
-        )
-    return bool(free >= needed)
-
-
-def choose_device(wanted: str, needed: int = 0) -> Any:
-    """Return the torch device for `cpu`, `cuda`, `cuda:N`, `mps` or `auto`.
-
-    `auto` is a GPU with `needed` bytes free, else the CPU. Raises ModelUnavailable for a device
-    that this machine does not have.
-    """
-    import torch
-
-    cuda = torch.cuda.is_available()
-    mps = torch.backends.mps.is_available()
-    if wanted == "auto":
-        return torch.device("cuda" if cuda and _has_room(needed) else "mps" if mps else "cpu")
-    device = torch.device(wanted)
-    count = torch.cuda.device_count() if cuda else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ModelUnavailable(
-            f"DEVICE={wanted}: this machine has {count} CUDA devices; use cpu or auto"
-        )
-    if device.type == "mps" and not mps:
-        raise ModelUnavailable("DEVICE=mps: this machine has no Apple GPU; use cpu or auto")
-    return device
-
-
-def choose_dtype(wanted: str, device: Any) -> Any:
-    """Return the torch dtype; `auto` is bfloat16 where the hardware computes in it natively."""
-    import torch
-
-    if wanted != "auto":
-        return getattr(torch, wanted)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu" and _cpu_has_bfloat16():
-        return torch.bfloat16
-    return torch.float32
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Tell whether the CPU multiplies bfloat16 matrices natively (AVX512-BF16 or AMX)."""
-    import torch
-
-    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, flag, bool)() for flag in flags)
-
-
-def _load(folder: Path, device: Any, name: str) -> Any:
-    """Load the modules in float32, without the network and without the repository's code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from sentence_transformers import SentenceTransformer
 
@@ -194,10 +190,10 @@ def _load(folder: Path, device: Any, name: str) -> Any:
                 device=str(device),
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": "float32"},
+                model_kwargs={"use_safetensors": True, "dtype": dtype},
             )
     except Exception as exc:
-        raise ModelUnavailable(f"{name!r} cannot be loaded: {_one_line(exc)}") from exc
+        raise ModelUnavailable(f"{name!r} cannot be loaded: {one_line(exc)}") from exc
     if missing:
         files = ", ".join(sorted(file.name for file in folder.rglob("*.safetensors")))
         raise ModelUnavailable(
@@ -205,6 +201,30 @@ def _load(folder: Path, device: Any, name: str) -> Any:
         )
     log.info("loaded %s on %s in %.1f s", name, device, time.monotonic() - started)
     return model.eval()
+
+
+def _settle(model: Any, spec: ModelSpec) -> bool:
+    """Give the library's model what the configuration says, and tell whether it normalizes.
+
+    A Normalize at the end is taken off, as the engine does that: a request may ask for the vector
+    before it. Raises ModelUnavailable for what the model cannot have.
+    """
+    model.prompts = {**model.prompts, **spec.prompts}
+    default = spec.default_prompt_name or model.default_prompt_name
+    if default is not None and default not in model.prompts:
+        known = ", ".join(sorted(model.prompts))
+        raise ModelUnavailable(f"default_prompt_name {default!r} is none of: {known}")
+    model.default_prompt_name = default
+    width = int(model.get_embedding_dimension())
+    if spec.dimensions is not None:
+        if spec.dimensions > width:
+            raise ModelUnavailable(f"dimensions {spec.dimensions}: the model has only {width}")
+        model.truncate_dim = spec.dimensions
+    last = list(model)[-1]
+    normalizes = type(last).__name__ == "Normalize" and len(model) > 1
+    if normalizes:
+        model._modules.popitem()  # `del model[-1]` would rename the others
+    return normalizes
 
 
 @contextmanager
@@ -231,11 +251,7 @@ def _missing_weights() -> Iterator[list[str]]:
         modeling_utils.log_state_dict_report = report
 
 
-def _one_line(exc: Exception) -> str:
+def one_line(exc: Exception) -> str:
+    """Return an exception's kind and text on one line of at most 300 characters."""
     text = " ".join(str(exc).split())
     return f"{type(exc).__name__}: {text[:300]}"
-
-
-def _fingerprint(identity: object) -> str:
-    """Return 16 hex digits that differ whenever vectors of equal texts may differ."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]

@@ -34,8 +34,8 @@ class TwinEmbedder(OpenAIEmbedder):
 
     def obstacle(self) -> str | None:
         """Say that a key is missing, or that token ids cannot tell all that is to be encoded."""
-        if self._own is not None and self._own.skips_prompts:
-            return "the model leaves prompts out of its vectors, which no other service can be told"
+        if self._own is not None and not self._own.portable:
+            return "its own copy reads more than token ids, which no other service can be told"
         return super().obstacle()
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:

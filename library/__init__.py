@@ -213,10 +213,8 @@ class Library:
                 f"{mine.fingerprint}), not of {model.spec.model_name} ({mark}): ask for the model "
                 f"it holds, use another collection, or POST /collections/{name}/reembed"
             )
-        if request.prompt is None and request.prompt_name is None:
-            known = model.loaded.facts.prompts
-            request = replace(request, prompt_name=role if role in known else None)
-        return self._engine.embed(replace(request, model=asked))
+        role = request.role if request.role is not None else role
+        return self._engine.embed(replace(request, model=asked, role=role))
 
     def _check_count(self, drafts: Sequence[Draft]) -> None:
         if len(drafts) > self.limits.items:

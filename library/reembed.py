@@ -213,10 +213,7 @@ class Reembedder:
                 "only texts stored with their vectors can be re-embedded"
             )
         texts = [record.text or "" for record in records]
-        request = EmbedRequest(texts, model)
-        prompts = self._engine.registry.get(model).loaded.facts.prompts
-        if "document" in prompts:
-            request = replace(request, prompt_name="document")
+        request = EmbedRequest(texts, model, role="document")
         vectors = self._engine.embed(request).vectors
         rows = zip(records, vectors, strict=True)
         self._store.upsert(target, [Item(r.id, v, r.text, r.metadata or {}) for r, v in rows])

@@ -25,6 +25,9 @@ from factory import create_app
 pytest_plugins = ["tests.servers.fixtures"]
 
 ROOT = Path(__file__).parent.parent
+# What the service keeps of models (verdicts of proofs) goes to pytest's own cache: it is no part of
+# the user's, and servers that start one after the other need no new proof.
+os.environ.setdefault("HF_HUB_CACHE", str(ROOT / ".pytest_cache" / "hub"))
 
 
 def write_models(path: Path, models: dict[str, dict], default: str | None = None) -> Path:
