@@ -33,8 +33,6 @@ class FallbackEmbedder(DeviceEmbedder):
     ) -> None:
         self._loaded, self._device = loaded, loaded.device
         self._reference = reference
-        # A word average of no known word is zero; a transformer that reads nothing has no result.
-        self._empty = loaded.modules.transformers_model is None
         self._lock = threading.Lock()
         self.facts = loaded.facts(limit, None, "library", *notes)
 
@@ -54,8 +52,8 @@ class FallbackEmbedder(DeviceEmbedder):
             with self._lock, self._cutting(truncate):
                 read = self._reference.counts(texts, prompt)
                 whole = self._reference.counts(texts, prompt, truncation=False)
-            for text, count, full in zip(texts, read, whole, strict=True):
-                items.append(self._item(len(items), text, count, full, prompt, truncate))
+                for text, count, full in zip(texts, read, whole, strict=True):
+                    items.append(self._item(len(items), text, count, full, prompt, truncate))
         return items
 
     def _item(
@@ -63,9 +61,9 @@ class FallbackEmbedder(DeviceEmbedder):
     ) -> Item:
         if full > count and truncate == "error":
             raise InputTooLong(f"input {index} has {full} tokens; the limit is {count}")
-        if count == 0 and not self._empty:
+        if count == 0 and not self._reference.reads_nothing(prompt):
             raise Invalid(f"input {index} has no token for this model to read", param="input")
-        return Item(text, max(1, count), full > count, prompt=prompt, side=truncate)
+        return Item(text, count, full > count, prompt=prompt, side=truncate)
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
         """Encode as `SentenceTransformer.encode` does."""

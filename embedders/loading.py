@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from config import ModelSettings, ModelSpec
 from embedders import kinds, weights
 from embedders.base import Facts
-from embedders.device import OneThread, choose_device, choose_dtype, room_for
+from embedders.device import OneThread, choose_device, choose_dtype, room_for, told
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
@@ -69,8 +69,8 @@ class LoadedModel:
                 heads[place] = again.to(self.device, torch.float32).eval()
         return heads
 
-    def exactly(self) -> "LoadedModel":
-        """Load the same model once more, in float32."""
+    def exactly(self, *notes: str) -> "LoadedModel":
+        """Load the same model once more, in float32. `notes` say why, to its operator."""
         import torch
 
         modules = _load(self.source.folder, self.device, torch.float32, self.spec.model_name)
@@ -78,7 +78,7 @@ class LoadedModel:
         modules.max_seq_length = self.modules.max_seq_length
         return LoadedModel(
             modules, self.normalizes, self.spec, self.settings, self.source, self.device,
-            torch.float32,
+            torch.float32, (*self.notes, *notes),
         )  # fmt: skip
 
     def facts(
@@ -135,7 +135,8 @@ def load(spec: ModelSpec, settings: ModelSettings) -> LoadedModel:
     notes += source.notes
     for note in notes:
         log.warning("%s: %s", spec.id, note)
-    dtype = modules.dtype or dtype  # a table of static embeddings is run as it is stored
+    if modules.transformers_model is None and modules.dtype is not None:
+        dtype = modules.dtype  # a table of static embeddings is run as it is stored
     return LoadedModel(modules, normalizes, spec, settings, source, device, dtype, notes)
 
 
@@ -193,7 +194,7 @@ def _load(folder: Path, device: Any, dtype: Any, name: str) -> Any:
                 model_kwargs={"use_safetensors": True, "dtype": dtype},
             )
     except Exception as exc:
-        raise ModelUnavailable(f"{name!r} cannot be loaded: {one_line(exc)}") from exc
+        raise ModelUnavailable(f"{name!r} cannot be loaded: {told(exc)}") from exc
     if missing:
         files = ", ".join(sorted(file.name for file in folder.rglob("*.safetensors")))
         raise ModelUnavailable(
@@ -249,9 +250,3 @@ def _missing_weights() -> Iterator[list[str]]:
         yield missing
     finally:
         modeling_utils.log_state_dict_report = report
-
-
-def one_line(exc: Exception) -> str:
-    """Return an exception's kind and text on one line of at most 300 characters."""
-    text = " ".join(str(exc).split())
-    return f"{type(exc).__name__}: {text[:300]}"

@@ -46,6 +46,13 @@ class Reference:
         bags = _bags(features)
         return [len(bag) for bag in bags] if bags is not None else [len(t.split()) for t in texts]
 
+    def reads_nothing(self, prompt: Prompt) -> bool:
+        """Tell whether a text without a token has a vector: the zero of a word average or a table.
+
+        A transformer that reads nothing has no result.
+        """
+        return "attention_mask" not in self._features([" "], prompt)
+
     def _features(self, texts: Sequence[str], prompt: Prompt, **options: Any) -> Any:
         return self.model.preprocess(
             list(texts), prompt=prompt.text or None, **_task(prompt), **options

@@ -21,11 +21,12 @@ from typing import Any
 from config import ModelSettings, ModelSpec
 from embedders import weights
 from embedders.base import DeviceBroken, Embedder, OutOfMemory
+from embedders.device import meaning, told
 from embedders.fallback import FallbackEmbedder
 from embedders.graph import WIDEST, OnnxLayers, OpenVinoLayers
 from embedders.layers import TorchLayers, cores
 from embedders.limits import MOST_TOKENS, Limits, limits_of
-from embedders.loading import LoadedModel, apart, load, one_line
+from embedders.loading import LoadedModel, apart, load
 from embedders.local import LocalEmbedder
 from embedders.packed import can_pack
 from embedders.proof import Proof
@@ -48,12 +49,14 @@ def local(spec: ModelSpec, settings: ModelSettings) -> Embedder:
     except (DeviceBroken, OutOfMemory, ServiceError):
         raise
     except Exception as exc:
-        reason = f"sentence-transformers itself cannot run it in {loaded.dtype}: {one_line(exc)}"
-        failed = reason.replace("torch.", "")
-    if (spec.dtype or settings.dtype) != "auto" or loaded.dtype.itemsize == 4:
-        raise ModelUnavailable(failed)
-    log.warning("%s: %s; it runs in float32", spec.id, failed)
-    return apart(lambda: choose(loaded.exactly()))
+        dtype = str(loaded.dtype).removeprefix("torch.")
+        failed = f"sentence-transformers cannot run it in {dtype} ({told(exc)})"
+        if loaded.dtype.itemsize >= 4 or meaning(exc) is not exc:
+            raise ModelUnavailable(failed) from exc
+    note = f"{failed}: it runs in float32"
+    log.warning("%s: %s", spec.id, note)
+    exact = loaded.exactly(note)
+    return apart(lambda: choose(exact))
 
 
 def choose(loaded: LoadedModel) -> Embedder:
@@ -99,7 +102,7 @@ def _difference(proof: Proof, embedder: Embedder) -> str | None:
     except (DeviceBroken, OutOfMemory, ServiceError):
         raise
     except Exception as exc:
-        return one_line(exc)
+        return told(exc)
 
 
 def _ways_of(loaded: LoadedModel) -> tuple[int, list[Way]]:
@@ -171,7 +174,7 @@ def _pack(loaded: LoadedModel, limits: Limits, make: Any) -> Embedder:
             raise
         raise _NotFor(exc.message) from None
     except Exception as exc:  # a private operator changed, a layer is built otherwise
-        raise _NotFor(one_line(exc)) from None
+        raise _NotFor(told(exc)) from None
 
 
 def _warn_of_wish(loaded: LoadedModel, way: str) -> None:
