@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,10 @@ from factory import create_app
 pytest_plugins = ["tests.servers.fixtures"]
 
 ROOT = Path(__file__).parent.parent
+# A shell has what it starts in the background ignore interrupts, and so would every program that a
+# test starts and interrupts: `make test &` failed where `make test` did not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # What the service keeps of models (verdicts of proofs) goes to pytest's own cache: it is no part of
 # the user's, and servers that start one after the other need no new proof.
 os.environ.setdefault("HF_HUB_CACHE", str(ROOT / ".pytest_cache" / "hub"))

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -112,12 +113,16 @@ def interrupt(gate: Gate, words: tuple, sig: signal.Signals) -> subprocess.Popen
     try:
         gate.until_held(PARALLEL)
         process.send_signal(sig)
-        gate.release()  # what is under way is answered, as by a real service, and nothing after it
-        process.communicate(timeout=60)
+        # What is under way is answered, as by a real service. Its threads may send another request
+        # each before they are told to stop; dozens are left, so that the run cannot end by itself.
+        end = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < end:
+            gate.release()
+            time.sleep(0.1)
     finally:
         gate.open()
         process.kill()  # where it did not end, which fails the test
-        process.wait()
+        process.communicate()
     return process
 
 

@@ -50,7 +50,7 @@ def test_a_revert_brings_back_the_environment_then_the_default(
     settings.change({"max_texts": 9, "truncate": "error"}, "ann")
     settings.revert("max_texts", "ann")
     settings.revert("truncate", "ann")
-    assert (settings.current.max_texts, settings.current.truncate) == (7, "right")
+    assert (settings.current.max_texts, settings.current.truncate) == (7, "auto")
     assert settings.describe("max_texts")["source"] == "environment"
     assert settings.describe("truncate")["source"] == "default"
 
@@ -108,7 +108,7 @@ def test_history_and_rollback(opened: Callable[..., Settings]) -> None:
     settings.rollback(None, "dee")
     assert settings.current.truncate == "left"
     settings.rollback(1, "dee")
-    assert (settings.current.max_texts, settings.current.truncate) == (1, "right")
+    assert (settings.current.max_texts, settings.current.truncate) == (1, "auto")
     settings.rollback(0, "dee")
     assert settings.state.kept == {}
     for impossible in (-1, settings.state.version, 99):
