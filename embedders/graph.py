@@ -26,6 +26,10 @@ WIDTH_STEP = 8
 ACTIVATIONS = {"GELUActivation": "Gelu", "ReLU": "Relu"}
 
 
+class MissingPackage(ModelUnavailable):
+    """A runtime is not installed."""
+
+
 class OnnxLayers:
     """The layers by ONNX Runtime, in float32. Safe to call from several threads at once."""
 
@@ -40,7 +44,10 @@ class OnnxLayers:
         # Threads that spin for the next operation take the cores from those that answer requests:
         # 32 clients of single texts 117 requests/s, else 135; one alone 12.9 ms, else 13.6 (Zen 3).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph = write_graph(layers, heads)
+        graph, weights = write_graph(layers, heads)
+        # The session reads the model's own matrices where it has no copy in a layout of its own.
+        self._given = [runtime.OrtValue.from_dlpack(values) for values in weights.values()]
+        options.add_external_initializers(list(weights), self._given)
         self._session = runtime.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
     @staticmethod
@@ -72,7 +79,7 @@ class OpenVinoLayers:
             "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
             "ENABLE_CPU_PINNING": False,  # several workers would share the first cores
         }
-        model = core.read_model(write_graph(layers, heads))
+        model = core.read_model(write_graph(layers, heads, within=True)[0])
         self._request = core.compile_model(model, "CPU", options).create_infer_request()
         self._lock = threading.Lock()
 
@@ -108,15 +115,19 @@ def places(slots: Sequence[Slot], rows: int, width_step: int = 1) -> dict[str, N
     }
 
 
-def write_graph(layers: Sequence[Any], heads: int) -> bytes:
+def write_graph(
+    layers: Sequence[Any], heads: int, within: bool = False
+) -> tuple[bytes, dict[str, Any]]:
     """Return the layers of a Hugging Face model as an ONNX model: `states` and `places` to states.
 
-    Raises KeyError for an activation that has no operator here.
+    Beside it are its matrices by name, float32 tensors, which share memory with the model's where
+    they can; none if they are to be written `within` the ONNX model. Raises KeyError for an
+    activation that has no operator here.
     """
     onnx = _import("onnx")
     kind, info = onnx.TensorProto, onnx.helper.make_tensor_value_info
     size = layers[0].output.LayerNorm.weight.shape[0]
-    graph = _Graph(onnx, size, heads)
+    graph = _Graph(onnx, size, heads, within)
     last = "states"
     for layer in layers:
         last = graph.layer(last, layer)
@@ -127,25 +138,28 @@ def write_graph(layers: Sequence[Any], heads: int) -> bytes:
         info("back", kind.INT64, ["rows"]),
     ]
     output = [info(last, kind.FLOAT, ["rows", size])]
-    whole = onnx.helper.make_graph(graph.nodes, "layers", inputs, output, graph.weights)
+    whole = onnx.helper.make_graph(graph.nodes, "layers", inputs, output)
     opsets = [onnx.helper.make_opsetid("", OPSET)]
     model = onnx.helper.make_model(whole, opset_imports=opsets, ir_version=IR_VERSION)
-    written: bytes = model.SerializeToString()
-    return written
+    while graph.weights:  # one by one: none is in memory twice
+        model.graph.initializer.append(graph.weights.pop())
+    return model.SerializeToString(), graph.matrices
 
 
 class _Graph:
     """A graph as it grows; each method adds nodes and returns the name of what they give."""
 
-    def __init__(self, onnx: Any, size: int, heads: int) -> None:
-        self._onnx = onnx
+    def __init__(self, onnx: Any, size: int, heads: int, within: bool) -> None:
+        self._onnx, self._within = onnx, within
         self.nodes: list[Any] = []
-        self.weights: list[Any] = []
+        self.weights: list[Any] = []  # written in the model
+        self.matrices: dict[str, Any] = {}  # handed over beside it
+        self._count = 0
         each = size // heads
         self._split = self._weight(np.array([0, 0, 3 * heads, each]))  # 0: as it was
         self._joined = self._weight(np.array([-1, size]))
         # The queries are scaled once and for all, in their weights.
-        self._scale = np.repeat([each**-0.5, 1.0, 1.0], size).astype(np.float32)
+        self._scale = each**-0.5
 
     def layer(self, x: str, layer: Any) -> str:
         """Add one transformer layer."""
@@ -167,22 +181,40 @@ class _Graph:
         seen = self._node("Transpose", self._node("MatMul", shares, value), perm=[0, 2, 1, 3])
         return self._node("Gather", self._node("Reshape", seen, self._joined), "back")
 
-    def _linear(self, x: str, parts: Sequence[Any], scale: Any = None) -> str:
-        weight = np.concatenate([_array(part.weight) for part in parts]).T
-        bias = np.concatenate([_array(part.bias) for part in parts])
-        if scale is not None:
-            weight, bias = weight * scale, bias * scale
-        return self._node("Add", self._node("MatMul", x, self._weight(weight)), self._weight(bias))
+    def _linear(self, x: str, parts: Sequence[Any], scale: float = 1) -> str:
+        """Add linear layers of one input, the first of several scaled."""
+        import torch
+
+        weights = [part.weight.detach().float() for part in parts]
+        biases = [part.bias.detach().float() for part in parts]
+        if len(parts) > 1:
+            weights = [torch.cat([weights[0] * scale, *weights[1:]])]
+            biases = [torch.cat([biases[0] * scale, *biases[1:]])]
+        return self._node("Gemm", x, self._matrix(weights[0]), self._weight(biases[0]), transB=1)
 
     def _norm(self, x: str, norm: Any) -> str:
-        weight, bias = (self._weight(_array(p)) for p in (norm.weight, norm.bias))
+        weight, bias = (self._weight(p.detach().float()) for p in (norm.weight, norm.bias))
         return self._node("LayerNormalization", x, weight, bias, epsilon=norm.eps)
 
-    def _weight(self, values: NDArray[Any]) -> str:
-        name = f"w{len(self.weights)}"
-        values = np.ascontiguousarray(values)
-        self.weights.append(self._onnx.numpy_helper.from_array(values, name))
+    def _matrix(self, values: Any) -> str:
+        if self._within:
+            return self._weight(values)
+        name, kind = self._name(), self._onnx.TensorProto
+        self.matrices[name] = values.contiguous()
+        told = kind(name=name, data_type=kind.FLOAT, dims=values.shape, data_location=kind.EXTERNAL)
+        place = told.external_data.add()
+        place.key, place.value = "location", "memory"  # no file: the runtime is given it
+        self.weights.append(told)
         return name
+
+    def _weight(self, values: Any) -> str:
+        name = self._name()
+        self.weights.append(self._onnx.numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def _name(self) -> str:
+        self._count += 1
+        return f"w{self._count}"
 
     def _node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         return self._nodes(kind, 1, *inputs, **attributes)[0]
@@ -191,11 +223,6 @@ class _Graph:
         outputs = [f"n{len(self.nodes)}.{i}" for i in range(count)]
         self.nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
         return outputs
-
-
-def _array(parameter: Any) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = parameter.detach().float().numpy()
-    return values
 
 
 def import_openvino() -> Any:
@@ -211,7 +238,7 @@ def _import(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as exc:
-        raise ModelUnavailable(
+        raise MissingPackage(
             f"this backend needs the package {package}: pip install {package}, or let "
             f"EMBEDDING_BACKEND be auto ({exc})"
         ) from None

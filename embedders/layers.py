@@ -59,7 +59,9 @@ class Norm:
     """A layer norm's parameters."""
 
     def __init__(self, norm: Any, dtype: Any) -> None:
-        self._weight, self._bias = norm.weight.detach().to(dtype), norm.bias.detach().to(dtype)
+        self._weight, self._bias = (
+            p.detach().to(dtype, copy=True) for p in (norm.weight, norm.bias)
+        )
         self._eps = norm.eps
 
     def __call__(self, x: Any) -> Any:

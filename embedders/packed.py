@@ -35,9 +35,6 @@ class Layers(Protocol):
     def __call__(self, states: Any, slots: Sequence[Slot], used: int) -> Any:
         """Return the last layer's states, (rows, d). `slots` say where texts lie."""
 
-    def settle(self) -> None:
-        """Free what is held twice: the layers that this was made of are gone for good."""
-
 
 Make = Callable[[Sequence[Any], int, Any], Layers]
 
@@ -78,7 +75,8 @@ class Packed:
         # RoBERTa and its kin number positions from padding_idx + 1, and pass over padding tokens,
         # those that stand in a text included.
         self._counts_ids = type(model).__name__ != "BertModel"
-        self._words = embeddings.word_embeddings.weight.detach().to(dtype)
+        # A copy of its own: a tensor of the file keeps all of the file mapped into memory.
+        self._words = embeddings.word_embeddings.weight.detach().to(dtype, copy=True)
         first_type = embeddings.token_type_embeddings.weight[0]
         self._positions = (embeddings.position_embeddings.weight + first_type).detach().to(dtype)
         self._norm = Norm(embeddings.LayerNorm, dtype)
