@@ -33,6 +33,8 @@ class FallbackEmbedder(DeviceEmbedder):
     ) -> None:
         self._loaded, self._device = loaded, loaded.device
         self._reference = reference
+        # Texts of one length together, for a network that lets padding change a text's vector.
+        self.alike = False
         self._lock = threading.Lock()
         self.facts = loaded.facts(limit, None, "library", *notes)
 
@@ -68,10 +70,11 @@ class FallbackEmbedder(DeviceEmbedder):
     def _forward(self, items: Sequence[Item]) -> Vectors:
         """Encode as `SentenceTransformer.encode` does."""
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
-        how = [(item.prompt, item.side) for item in items]
+        length = [item.tokens if self.alike else 0 for item in items]
+        how = [(item.prompt, item.side, n) for item, n in zip(items, length, strict=True)]
         order = sorted(range(len(items)), key=lambda i: repr(how[i]))
         with self._lock:
-            for (prompt, side), rows in groupby(order, key=lambda i: how[i]):
+            for (prompt, side, _), rows in groupby(order, key=lambda i: how[i]):
                 chosen = list(rows)
                 texts = [str(items[row].payload) for row in chosen]
                 with self._cutting(side):
@@ -89,18 +92,17 @@ class FallbackEmbedder(DeviceEmbedder):
     @contextmanager
     def _cutting(self, side: Truncate) -> Iterator[None]:
         """Have the library's tokenizer cut an input's start or end. Called with the lock held."""
-        tokenizer: Any = getattr(self._loaded.modules, "tokenizer", None)
-        usual = getattr(tokenizer, "truncation_side", None)
-        if side in ("auto", "error") or side == (usual or "right"):
-            yield
-            return
-        if usual is None:
+        found: list[Any] = [getattr(m, "tokenizer", None) for m in self._loaded.modules.modules()]
+        sides = [(each, each.truncation_side) for each in found if hasattr(each, "truncation_side")]
+        if side == "left" and not sides:
             raise BadRequest("this model can keep only an input's start: truncate right or error")
-        tokenizer.truncation_side = side
         try:
+            for tokenizer, usual in sides:
+                tokenizer.truncation_side = side if side in ("left", "right") else usual
             yield
         finally:
-            tokenizer.truncation_side = usual
+            for tokenizer, usual in sides:
+                tokenizer.truncation_side = usual
 
     def _release(self) -> None:
         del self._loaded, self._reference

@@ -12,6 +12,7 @@ from embedders.base import Task
 
 # Where neither the model nor its tokenizer has a limit (T5 without one, XLNet).
 MOST_TOKENS = 1 << 20
+MOST_TRIED = 4096  # tokens of a pass that tries whether there is a table
 PROBE = 7  # tokens of the pass that shows the table
 LENGTHS: dict[Task, str] = {"query": "query_length", "document": "document_length"}
 
@@ -44,15 +45,37 @@ def limits_of(transformer: Any, wanted: int | None) -> Limits:
     them: the former wins.
     """
     pad_id = getattr(transformer.tokenizer, "pad_token_id", None)
-    table = positions(transformer.model, pad_id)
+    ceiling = min(wanted or MOST_TOKENS, positions(transformer.model, pad_id))
+    most = int(min(wanted or transformer.max_seq_length or MOST_TOKENS, ceiling))
+    told = getattr(transformer.config, "max_position_embeddings", None)
+    if (
+        isinstance(told, int)
+        and 0 < told < most
+        and not _reads(transformer.model, told + 1, pad_id)
+    ):
+        ceiling = most = told  # a table that no lookup shows
     text = transformer.processing_kwargs.get("text", {})
-    most = int(min(wanted or transformer.max_seq_length or MOST_TOKENS, MOST_TOKENS, table))
     always = text.get("max_length")
     if always is not None:
-        return Limits(min(int(always), most))
+        return Limits(min(int(always), ceiling))
     lengths = {task: getattr(transformer, name, None) for task, name in LENGTHS.items()}
-    of_task = {task: min(int(length), most) for task, length in lengths.items() if length}
+    of_task = {task: min(int(length), ceiling) for task, length in lengths.items() if length}
     return Limits(most, of_task)
+
+
+def _reads(network: Any, count: int, pad_id: int | None) -> bool:
+    """Tell whether a network can read so many tokens. None that has a limit is asked for many."""
+    import torch
+
+    if count > MOST_TRIED:
+        return True
+    ids = torch.full((1, count), 1 if pad_id == 0 else 0, device=next(network.parameters()).device)
+    try:
+        with torch.inference_mode():
+            network(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
 
 
 def positions(network: Any, pad_id: int | None) -> int:
@@ -78,7 +101,10 @@ def positions(network: Any, pad_id: int | None) -> int:
                     found.append(rows - first[0])
             return func(*args, **(kwargs or {}))
 
-    vocabulary = network.get_input_embeddings().weight.shape[0]
+    try:
+        vocabulary = network.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):  # it reads characters, not a vocabulary's tokens
+        return MOST_TOKENS
     # Any tokens but padding, which some number apart, and not one after the other.
     some = [i for i in range(min(vocabulary, 4 * PROBE)) if i != pad_id]
     ids = torch.tensor([[some[(5 * i) % len(some)] for i in range(PROBE)]])

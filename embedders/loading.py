@@ -9,10 +9,7 @@ import functools
 import hashlib
 import json
 import logging
-import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +17,8 @@ from typing import Any, TypeVar
 from config import ModelSettings, ModelSpec
 from embedders import kinds, weights
 from embedders.base import Facts
-from embedders.device import OneThread, choose_device, choose_dtype, room_for, told
+from embedders.checkpoint import read
+from embedders.device import OneThread, choose_device, choose_dtype, room_for
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
@@ -73,7 +71,7 @@ class LoadedModel:
         """Load the same model once more, in float32. `notes` say why, to its operator."""
         import torch
 
-        modules = _load(self.source.folder, self.device, torch.float32, self.spec.model_name)
+        modules, _ = read(self.source.folder, self.device, torch.float32, self.spec.model_name)
         _settle(modules, self.spec)
         modules.max_seq_length = self.modules.max_seq_length
         return LoadedModel(
@@ -130,9 +128,14 @@ def load(spec: ModelSpec, settings: ModelSettings) -> LoadedModel:
     on_gpu = choose_dtype(wanted, _gpu(), kind) if _gpu() else None
     device = choose_device(spec.device or settings.device, room_for(source.folder, on_gpu))
     dtype = choose_dtype(wanted, device, kind)
-    modules = apart(lambda: _load(source.folder, device, dtype, name))
+    modules, unread = apart(lambda: read(source.folder, device, dtype, name))
     normalizes = _settle(modules, spec)
     notes += source.notes
+    if unread:
+        notes += (f"its file has {len(unread)} weights that the network does not read, {unread[0]} "
+                  "among them: it may need code that this service does not run",)  # fmt: skip
+    if modules.transformers_model is not None and "big_bird" in kind:
+        notes += ("it attends in full, as the library does after the first short text",)
     for note in notes:
         log.warning("%s: %s", spec.id, note)
     if modules.transformers_model is None and modules.dtype is not None:
@@ -174,36 +177,6 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _load(folder: Path, device: Any, dtype: Any, name: str) -> Any:
-    """Load the modules in `dtype`, without the network and without the repository's code.
-
-    transformers casts the parameters and keeps in float32 what the architecture asks for, buffers
-    such as rotary frequencies among it; a cast afterwards would round those too.
-    """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from sentence_transformers import SentenceTransformer
-
-    started = time.monotonic()
-    try:
-        with _missing_weights() as missing:
-            model = SentenceTransformer(
-                str(folder),
-                device=str(device),
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": dtype},
-            )
-    except Exception as exc:
-        raise ModelUnavailable(f"{name!r} cannot be loaded: {told(exc)}") from exc
-    if missing:
-        files = ", ".join(sorted(file.name for file in folder.rglob("*.safetensors")))
-        raise ModelUnavailable(
-            f"{name!r} is not whole: {files} lacks {len(missing)} weights, {missing[0]} among them"
-        )
-    log.info("loaded %s on %s in %.1f s", name, device, time.monotonic() - started)
-    return model.eval()
-
-
 def _settle(model: Any, spec: ModelSpec) -> bool:
     """Give the library's model what the configuration says, and tell whether it normalizes.
 
@@ -226,27 +199,3 @@ def _settle(model: Any, spec: ModelSpec) -> bool:
     if normalizes:
         model._modules.popitem()  # `del model[-1]` would rename the others
     return normalizes
-
-
-@contextmanager
-def _missing_weights() -> Iterator[list[str]]:
-    """Collect the names of weights that the files lack: transformers makes them up at random.
-
-    It says so in its log only, and its loader hands its findings to nobody else.
-    """
-    from transformers import modeling_utils
-
-    missing: list[str] = []
-    report = modeling_utils.log_state_dict_report
-
-    def note(*args: Any, **kwargs: Any) -> Any:
-        lacking = kwargs["loading_info"].missing_keys
-        # a pooler is often left out, and its output is used by none of the modules after it
-        missing.extend(sorted(key for key in lacking if "pooler." not in key))
-        return report(*args, **kwargs)
-
-    modeling_utils.log_state_dict_report = note
-    try:
-        yield missing
-    finally:
-        modeling_utils.log_state_dict_report = report

@@ -19,8 +19,9 @@ from embedders.device import DeviceEmbedder
 from embedders.layers import cores
 from embedders.limits import Limits
 from embedders.loading import LoadedModel
-from embedders.packed import Group, Make, Packed
+from embedders.packed import Make, Packed
 from embedders.parts import alike, shares_of
+from embedders.reference import by_length
 from embedders.tokens import TextTokenizer
 
 log = logging.getLogger("embedders")
@@ -40,6 +41,9 @@ class LocalEmbedder(DeviceEmbedder):
         self.portable = not self._skips
         tokenizer = self._network.tokenizer
         self._pad_id = tokenizer.pad_token_id or 0
+        self._special = frozenset(tokenizer.all_special_ids)
+        # Passes of texts of one length, for a network that lets padding change a text's vector.
+        self.alike = False
         vocabulary = int(self._network.auto_model.get_input_embeddings().weight.shape[0])
         self._tokenizer = TextTokenizer(
             tokenizer.backend_tokenizer, limits, vocabulary, side=tokenizer.truncation_side
@@ -55,15 +59,16 @@ class LocalEmbedder(DeviceEmbedder):
         self.facts = loaded.facts(limits.most, vocabulary, name)
 
     def settle(self) -> None:
-        """Free the layers that a packed copy replaces: nothing else will run them."""
+        """Free the network that a packed copy replaces: nothing else will run it."""
         if self._packed is not None:
-            del self._network.auto_model.encoder
+            for name, _ in list(self._network.auto_model.named_children()):
+                delattr(self._network.auto_model, name)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Tokenize in the caller's thread. See `TextTokenizer.prepare`."""
         items = self._tokenizer.prepare(inputs, prompt, truncate)
         if prompt.text and self._skips:
-            skip = self._tokenizer.prompt_tokens(prompt)
+            skip = self._tokenizer.prompt_tokens(prompt, self._special)
             return [Item(i.payload, i.tokens, i.truncated, skip) for i in items]
         return items
 
@@ -98,6 +103,7 @@ class LocalEmbedder(DeviceEmbedder):
                 raise OutOfMemory("the model's copy in float32 could not be loaded")
             self._no_exact = True  # if this fails, not for each pass again
             self._exact = LocalEmbedder(self._loaded.exactly(), self._tokenizer.limits)
+            self._exact.alike = self.alike
         vectors = self._exact._forward_padded(items)
         if self._failed_at and self._passes == self._failed_at + 1:
             self._become(self._exact)
@@ -125,37 +131,43 @@ class LocalEmbedder(DeviceEmbedder):
         vectors = np.empty((len(share), self.facts.dimension), np.float32)
         with torch.inference_mode():
             for group in self._packed([item.payload for item in share]):  # type: ignore[misc]
-                skips = torch.tensor([share[row].skip for row in group.rows])
-                vectors[group.rows] = self._pool(group, skips)
+                mask = torch.ones(group.states.shape[:2], dtype=torch.int64)
+                features = {"token_embeddings": group.states, "attention_mask": mask}
+                vectors[group.rows] = self._headed(features, [share[row] for row in group.rows])
         return vectors
 
-    def _pool(self, group: Group, skips: Any) -> Vectors:
-        import torch
+    def _headed(self, features: dict[str, Any], items: Sequence[Item]) -> Vectors:
+        """Run what follows the network. Returns (n, d) float32.
 
-        mask = torch.ones(group.states.shape[:2], dtype=torch.int64)
-        features = {"token_embeddings": group.states, "attention_mask": _without(mask, skips)}
-        return self._headed(features)
-
-    def _headed(self, features: dict[str, Any]) -> Vectors:
-        """Run what follows the network. Returns (n, d) float32."""
-        for module in self._heads:
-            features = module(features)
-        vectors = features["sentence_embedding"].float().cpu().numpy()
-        return np.ascontiguousarray(vectors[:, : self.facts.dimension], np.float32)
+        The library's pooling takes one length of a prompt for all rows, so those with another are
+        pooled apart.
+        """
+        vectors = np.empty((len(items), self.facts.dimension), np.float32)
+        for skip in {item.skip for item in items}:
+            rows = [row for row, item in enumerate(items) if item.skip == skip]
+            part = features if len(rows) == len(items) else _rows_of(features, rows)
+            if skip:
+                part["prompt_length"] = skip
+            for module in self._heads:
+                part = module(part)
+            found = part["sentence_embedding"].float().cpu().numpy()
+            vectors[rows] = found[:, : self.facts.dimension]
+        return vectors
 
     def _forward_padded(self, items: Sequence[Item]) -> Vectors:
         import torch
 
         if self._device.type == "cpu":
             _use_cores(cores())
-        features = {k: v.to(self._device) for k, v in self._features(items).items()}
+        vectors = np.empty((len(items), self.facts.dimension), np.float32)
         with torch.inference_mode():
-            features = self._network(features)
-            features["token_embeddings"] = features["token_embeddings"].float()
-            if any(item.skip for item in items):
-                skips = torch.tensor([item.skip for item in items], device=self._device)
-                features["attention_mask"] = _without(features["attention_mask"], skips)
-            return self._headed(features)
+            for rows in by_length(items) if self.alike else [list(range(len(items)))]:
+                part = [items[row] for row in rows]
+                features = {k: v.to(self._device) for k, v in self._features(part).items()}
+                features = self._network(features)
+                features["token_embeddings"] = features["token_embeddings"].float()
+                vectors[rows] = self._headed(features, part)
+        return vectors
 
     def _features(self, items: Sequence[Item]) -> dict[str, Any]:
         import torch
@@ -182,12 +194,16 @@ def _helpers() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(cores(), "encode")
 
 
-def _without(mask: Any, skips: Any) -> Any:
-    """Return an attention mask (n, w) without the first `skips` (n,) tokens of each row."""
-    import torch
+def _rows_of(features: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Return some rows of everything that has a row for each text."""
+    count = len(features["attention_mask"])
 
-    columns = torch.arange(mask.shape[1], device=mask.device)
-    return mask * (columns >= skips[:, None])
+    def part(value: Any) -> Any:
+        if isinstance(value, tuple):  # the states of all layers
+            return tuple(map(part, value))
+        return value[rows] if getattr(value, "shape", (0,))[0] == count else value
+
+    return {name: part(value) for name, value in features.items()}
 
 
 def _use_cores(count: int) -> None:

@@ -30,9 +30,10 @@ UNREAD = re.compile(
     re.IGNORECASE,
 )
 TOKENIZER = re.compile(
-    r"tokenizer\.json|tokenizer_config\.json|vocab.*\.(txt|json)|dict\.txt"
-    r"|.+\.(model|codes|tokenizer|tiktoken)"
+    r"tokenizer\.json|vocab.*\.(txt|json)|dict\.txt|.+\.(model|codes|tokenizer|tiktoken)"
 )
+# Tokenizers without a vocabulary: all that they are is in their class.
+OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 WORDS = re.compile(r"(whitespace|phrase)tokenizer_config\.json")
 
 NETWORK = "Transformer"
@@ -143,7 +144,10 @@ class _Reader:
                 raise ModelUnavailable(
                     f"{folder}{name} takes the tokenizer from {other!r}, outside the model's files"
                 )
-        if not any(map(TOKENIZER.fullmatch, here)):
+        config = folder + "tokenizer_config.json"
+        told = _object(self.json(config)) if config in self.files else {}
+        of_bytes = str(told.get("tokenizer_class")).removesuffix("Fast") in OF_BYTES
+        if not of_bytes and not any(map(TOKENIZER.fullmatch, here)):
             self.missing.add(folder + "tokenizer.json")
         bytepairs = "vocab.json" in here and not any(
             re.fullmatch(r"tokenizer\.json|merges\.txt|.+\.(model|codes)", name) for name in here
@@ -188,7 +192,7 @@ def may_be_missing(found: Manifest, files: Collection[str]) -> list[str]:
     """Return the files that change what is loaded and whose absence nothing among `files` tells."""
     wanted = [MODULES, PROMPTS, "tokenizer_config.json", "special_tokens_map.json"]
     if not any(path.endswith("tokenizer.json") for path in files):
-        wanted.append("added_tokens.json")
+        wanted += ["tokenizer.json", "added_tokens.json"]
     if not any(LENGTHS.fullmatch(path.rpartition("/")[2]) for path in files):
         wanted.append("sentence_bert_config.json")
     for path in found.pickled:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import Prompt, Vectors
+from embedders.base import Item, Prompt, Vectors
 
 
 class Reference:
@@ -17,6 +17,17 @@ class Reference:
             told = getattr(getattr(module, "tokenizer", None), "deprecation_warnings", None)
             if isinstance(told, dict):  # counting what is cut off is no mistake to warn of
                 told["sequence-length-is-longer-than-the-specified-maximum"] = True
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the first module that has one."""
+        found = (getattr(module, "tokenizer", None) for module in self.model.modules())
+        return next((each for each in found if each is not None), None)
+
+    @property
+    def routes(self) -> bool:
+        """Whether the side of a retrieval chooses the network."""
+        return any(hasattr(module, "route_mappings") for module in self.model)
 
     def encode(self, texts: Sequence[str], prompt: Prompt, at_once: int = 32) -> Vectors:
         """Return (n, d) float32 as `encode`, `encode_query` or `encode_document` give them."""
@@ -37,26 +48,44 @@ class Reference:
 
     def counts(self, texts: Sequence[str], prompt: Prompt, truncation: bool = True) -> list[int]:
         """Return how many tokens of each text are read, or would be without any truncation."""
+        if truncation:
+            return _counts(self._features(texts, prompt), texts)
+        words: Any = getattr(next(iter(self.model)), "tokenizer", None)
+        if hasattr(words, "tokenize") and not hasattr(words, "backend_tokenizer"):  # a word average
+            return [len(words.tokenize(prompt.text + text)) for text in texts]
         uncut = {"processing_kwargs": {"text": {"truncation": False, "max_length": None}}}
-        features = self._features(texts, prompt, **({} if truncation else uncut))
-        if "attention_mask" in features:
-            return [int(count) for count in features["attention_mask"].sum(dim=1)]
-        if "sentence_lengths" in features:
-            return [int(count) for count in features["sentence_lengths"]]
-        bags = _bags(features)
-        return [len(bag) for bag in bags] if bags is not None else [len(t.split()) for t in texts]
+        alone = [_counts(self._features([text], prompt, **uncut), [text]) for text in texts]
+        return [count for counts in alone for count in counts]  # together they would be padded
 
     def reads_nothing(self, prompt: Prompt) -> bool:
         """Tell whether a text without a token has a vector: the zero of a word average or a table.
 
         A transformer that reads nothing has no result.
         """
-        return "attention_mask" not in self._features([" "], prompt)
+        features = self._features([" "], prompt)
+        return "attention_mask" not in features or "sentence_lengths" in features
 
     def _features(self, texts: Sequence[str], prompt: Prompt, **options: Any) -> Any:
         return self.model.preprocess(
             list(texts), prompt=prompt.text or None, **_task(prompt), **options
         )
+
+
+def by_length(items: Sequence[Item]) -> list[list[int]]:
+    """Return the places of items in groups of one length in tokens."""
+    groups: dict[int, list[int]] = {}
+    for place, item in enumerate(items):
+        groups.setdefault(item.tokens, []).append(place)
+    return list(groups.values())
+
+
+def _counts(features: Any, texts: Sequence[str]) -> list[int]:
+    for name in ("sentence_lengths", "attention_mask"):
+        if name in features:
+            found = features[name] if name == "sentence_lengths" else features[name].sum(dim=1)
+            return [int(count) for count in found]
+    bags = _bags(features)
+    return [len(bag) for bag in bags] if bags is not None else [len(t.split()) for t in texts]
 
 
 def _task(prompt: Prompt) -> dict[str, str]:

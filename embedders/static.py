@@ -26,12 +26,12 @@ class StaticEmbedder(DeviceEmbedder):
         self._device = loaded.device
         self._table, *self._heads = [next(iter(loaded.modules)), *loaded.heads()]
         tokenizer = self._table.tokenizer
-        own = (tokenizer.truncation or {}).get("max_length", MOST_TOKENS)
-        limit = min(loaded.wanted_tokens or own, own)
-        limits = Limits(limit)
+        cut = tokenizer.truncation or {}
+        limit, side = cut.get("max_length", MOST_TOKENS), cut.get("direction", "right")
         self._tokenizer = TextTokenizer(
-            tokenizer, limits, self._table.num_embeddings, special=False, empty=True
-        )
+            tokenizer, Limits(limit), self._table.num_embeddings,
+            side=side, special=False, empty=True,
+        )  # fmt: skip
         known = limit if limit < MOST_TOKENS else None
         self.facts = loaded.facts(known, self._table.num_embeddings, "static")
 

@@ -4,7 +4,7 @@ One immutable tokenizer serves every thread: truncation and padding, which are s
 tokenizer and give silently wrong ids when two threads set them, are off and done here instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tokenizers import Tokenizer
 
@@ -33,6 +33,7 @@ class TextTokenizer:
         `empty` whether an input without any token has a vector.
         """
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())  # ours alone
+        self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens  # not written
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._vocabulary, self._side, self._empty = vocabulary, side, empty
@@ -46,6 +47,9 @@ class TextTokenizer:
         lengths = (limits.most, *limits.of_task.values())
         if min(lengths) <= len(self._before) + len(self._after):
             raise ModelUnavailable(f"a limit of {min(lengths)} tokens leaves no room for a text")
+        letters = self._tokenizer.encode_batch_fast(list("abcdefghij"), add_special_tokens=False)
+        if len({tuple(each.ids) for each in letters}) == 1 and letters[0].ids:
+            raise ModelUnavailable("its tokenizer has no vocabulary: all letters are one token")
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return one Item an input, its payload the ids with the model's special tokens around.
@@ -56,33 +60,36 @@ class TextTokenizer:
         limit = self.limits.of(prompt.task)
         texts = [(i, given) for i, given in enumerate(inputs) if isinstance(given, str)]
         most = limit * CHARACTERS_PER_TOKEN
-        cut = [self._cut(prompt.text + text, most, truncate) for _, text in texts]
+        whole = [prompt.text + text for _, text in texts]
+        cut = [_cut(text, most, truncate) for text in whole]
         encoded = self._tokenizer.encode_batch_fast(cut, add_special_tokens=False)
         items: dict[int, Item] = {}
-        for (i, text), encoding in zip(texts, encoded, strict=True):
-            ids = encoding.ids
-            longer = len(prompt.text) + len(text) > most
+        for (i, _), text, part, encoding in zip(texts, whole, cut, encoded, strict=True):
+            ids, longer = encoding.ids, len(part) < len(text)
             if longer and len(ids) < limit + NEAR_THE_CUT:
-                ids = self._tokenizer.encode(prompt.text + text, add_special_tokens=False).ids
+                ids = self._tokenizer.encode(text, add_special_tokens=False).ids
                 longer = False
             items[i] = self._item(i, ids, limit, truncate, longer)
         for i, given in enumerate(inputs):
             if not isinstance(given, str):
+                if prompt.text:
+                    raise BadRequest(
+                        f"input {i}: token ids are read as they are, and the prompt "
+                        f"{prompt.text[:40]!r} belongs before a text; send texts, or prompt ''",
+                        param="input",
+                    )
                 items[i] = self._item(i, self._checked(i, given), limit, truncate, False)
         return [items[i] for i in range(len(inputs))]
 
-    def prompt_tokens(self, prompt: Prompt) -> int:
-        """Return how many leading tokens of an input belong to its prompt, [CLS] and all."""
-        ids = self._tokenizer.encode(prompt.text, add_special_tokens=False).ids
-        return len(self._before) + len(ids) if ids else 0
+    def prompt_tokens(self, prompt: Prompt, special: Collection[int]) -> int:
+        """Return how many leading tokens of an input the library counts as its prompt's.
 
-    def _cut(self, text: str, limit: int, truncate: Truncate) -> str:
-        """Return the end of a text that is kept, about `limit` characters of whole words."""
-        if len(text) <= limit:
-            return text
-        if truncate == "left":
-            return (text[-limit:].split(None, 1) or [""])[-1]
-        return (text[:limit].rsplit(None, 1) or [""])[0]
+        As `Transformer._get_prompt_length`: those of the prompt alone, but for a last token of the
+        `special` ones.
+        """
+        ids = self._tokenizer.encode(prompt.text, add_special_tokens=False).ids
+        alone = self._item(0, ids, self.limits.most, self._side, False).payload
+        return len(alone) - (list(alone)[-1] in special)
 
     def _item(
         self, index: int, ids: Sequence[int], limit: int, truncate: Truncate, longer: bool
@@ -116,3 +123,17 @@ class TextTokenizer:
         if framed and tuple(ids[len(ids) - len(after) :]) == after:
             return ids[len(before) : len(ids) - len(after)]
         return ids
+
+
+def _cut(text: str, limit: int, truncate: Truncate) -> str:
+    """Return the end of a text that is kept, about `limit` characters of whole words.
+
+    A word that is longer is kept: the tokens at the end of one depend on all before.
+    """
+    if len(text) <= limit:
+        return text
+    if truncate == "left":
+        parts = text[-limit:].split(None, 1)
+        return parts[1] if len(parts) == 2 else text
+    parts = text[:limit].rsplit(None, 1)
+    return parts[0] if len(parts) == 2 else text

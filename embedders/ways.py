@@ -23,12 +23,12 @@ from embedders import weights
 from embedders.base import DeviceBroken, Embedder, OutOfMemory
 from embedders.device import meaning, told
 from embedders.fallback import FallbackEmbedder
-from embedders.graph import WIDEST, OnnxLayers, OpenVinoLayers
+from embedders.graph import WIDEST, MissingPackage, OnnxLayers, OpenVinoLayers
 from embedders.layers import TorchLayers, cores
 from embedders.limits import MOST_TOKENS, Limits, limits_of
 from embedders.loading import LoadedModel, apart, load
 from embedders.local import LocalEmbedder
-from embedders.packed import can_pack
+from embedders.packed import can_pack, sparing_memory
 from embedders.proof import Proof
 from embedders.reference import Reference
 from embedders.static import StaticEmbedder
@@ -41,6 +41,7 @@ LIBRARY = "library"
 MEASURED = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnxruntime", "numpy")
 
 
+@sparing_memory()
 def local(spec: ModelSpec, settings: ModelSettings) -> Embedder:
     """Load any model that sentence-transformers loads. Raises ModelUnavailable."""
     loaded = load(spec, settings)
@@ -66,17 +67,21 @@ def choose(loaded: LoadedModel) -> Embedder:
     reference, verdict = Reference(loaded.modules), Verdict(loaded, limit)
     proof = Proof(reference, limit, half=loaded.dtype.itemsize < 4)
     reasons: list[str] = []
-    known = verdict.read()
+    known, leaks = verdict.read()
+    if known is None:
+        leaks = proof.leaks
     for way, build in sorted(ways, key=lambda each: each[0] != known):  # the known one first
         if known == LIBRARY:
             break
         try:
-            embedder = build()
+            embedder = _built(loaded, build)
+            if isinstance(embedder, LocalEmbedder):
+                embedder.alike = embedder.pads and leaks
             difference = None if way == known else _difference(proof, embedder)
         except _NotFor as exc:
             difference = str(exc)
         if difference is None:
-            verdict.keep(way)
+            verdict.keep(way, leaks)
             log.info("%s runs by %s (%.2f s to prove it)", name, way, time.monotonic() - started)
             _warn_of_wish(loaded, way)
             if isinstance(embedder, LocalEmbedder):
@@ -84,12 +89,14 @@ def choose(loaded: LoadedModel) -> Embedder:
             return embedder
         log.warning("%s cannot run by %s: %s", name, way, difference)
         reasons.append(f"{way}: {difference}")
-    verdict.keep(LIBRARY)
+    verdict.keep(LIBRARY, leaks)
     _warn_of_wish(loaded, LIBRARY)
     why = reasons[-1] if reasons else "no faster way is for its kind"
     note = f"run by sentence-transformers itself, one pass at a time ({why})"
     log.warning("%s is %s", name, note)
-    return FallbackEmbedder(loaded, reference, limit if limit < MOST_TOKENS else None, note)
+    embedder = FallbackEmbedder(loaded, reference, limit if limit < MOST_TOKENS else None, note)
+    embedder.alike = leaks
+    return embedder
 
 
 class _NotFor(Exception):
@@ -114,8 +121,14 @@ def _ways_of(loaded: LoadedModel) -> tuple[int, list[Way]]:
 
     first, wanted = next(iter(loaded.modules)), loaded.wanted_tokens
     if type(first).__name__ == "StaticEmbedding":
-        return MOST_TOKENS, [("static", lambda: StaticEmbedder(loaded))]
+        own = (first.tokenizer.truncation or {}).get("max_length", MOST_TOKENS)
+        if wanted and wanted < own:
+            side = (first.tokenizer.truncation or {}).get("direction", "right")
+            first.tokenizer.enable_truncation(wanted, direction=side)
+        return min(wanted or own, own), [("static", lambda: StaticEmbedder(loaded))]
     most = 0
+    if type(first).__name__ == "WordEmbeddings":
+        first.max_seq_length = most = min(wanted or MOST_TOKENS, first.max_seq_length)
     limits = Limits(MOST_TOKENS)
     for module in loaded.modules.modules():
         if isinstance(module, Transformer):
@@ -131,7 +144,9 @@ def _ways_of(loaded: LoadedModel) -> tuple[int, list[Way]]:
     pools = bool(heads) and hasattr(heads[0], "include_prompt")
     if loaded.device.type == "cpu" and pools and can_pack(first.auto_model):
         makes = _makes(loaded.spec.backend or loaded.settings.backend, loaded.dtype, most)
-        packed: list[Way] = [(m.name, functools.partial(_pack, loaded, limits, m)) for m in makes]
+        packed: list[Way] = [
+            (m.name, functools.partial(LocalEmbedder, loaded, limits, m)) for m in makes
+        ]
         ways = packed + ways
     return most, ways
 
@@ -166,14 +181,19 @@ def _makes(backend: str, dtype: Any, limit: int) -> list[Any]:
     return [TorchLayers]
 
 
-def _pack(loaded: LoadedModel, limits: Limits, make: Any) -> Embedder:
+def _built(loaded: LoadedModel, build: Callable[[], Embedder]) -> Embedder:
+    """Make an embedder. Raises _NotFor for one that cannot be made for this model."""
     try:
-        return LocalEmbedder(loaded, limits, make)
-    except ModelUnavailable as exc:  # a package is missing
+        return build()
+    except MissingPackage as exc:
         if (loaded.spec.backend or loaded.settings.backend) != "auto":
             raise
         raise _NotFor(exc.message) from None
+    except ServiceError:
+        raise
     except Exception as exc:  # a private operator changed, a layer is built otherwise
+        if meaning(exc) is not exc:
+            raise
         raise _NotFor(told(exc)) from None
 
 
@@ -196,23 +216,27 @@ class Verdict:
         self._path = weights.own_cache(loaded.settings.model_cache_dir) / "proofs" / f"{key}.json"
         self._known: str | None = None
 
-    def read(self) -> str | None:
-        """Return the way that was proven, or None if none was."""
+    def read(self) -> tuple[str | None, bool]:
+        """Return the way that was proven and whether padding leaks; no way if none was."""
         try:
-            self._known = str(json.loads(self._path.read_text(encoding="utf-8"))["way"])
-        except (OSError, ValueError, KeyError, TypeError):
-            self._known = None
-        return self._known
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            self._known, leaks = str(kept["way"]), kept["leaks"] is True
+        except Exception:  # not there, or damaged in whatever way
+            self._known, leaks = None, False
+        return self._known, leaks
 
-    def keep(self, way: str) -> None:
+    def keep(self, way: str, leaks: bool) -> None:
         """Write down a way, if it can be written; else the next start proves it again."""
         if way == self._known:
             return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
-                json.dump({"way": way}, file)
-            os.replace(file.name, self._path)
+                json.dump({"way": way, "leaks": leaks}, file)
+            try:
+                os.replace(file.name, self._path)
+            except OSError:
+                os.unlink(file.name)
 
 
 @functools.cache

@@ -44,6 +44,10 @@ def check(embedder: Embedder) -> None:
     if not np.isfinite(vectors).all():
         raise ModelUnavailable("its vectors hold numbers that are not finite")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if embedder.facts.vocabulary is None:  # a word average: zero where it knows none of the words
+        vectors, lengths = vectors[lengths[:, 0] > 0], lengths[lengths[:, 0] > 0]
+        if len(vectors) < 2:
+            return
     if not (lengths > 1e-6).all():
         raise ModelUnavailable("its vectors are all zero, so they cannot be normalised")
     units = vectors / lengths

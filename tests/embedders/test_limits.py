@@ -106,15 +106,17 @@ def lengths(embedder: Embedder, text: str) -> list[int]:
 
 def test_each_side_of_a_retrieval_has_its_own_limit(load: Callable[..., Embedder]) -> None:
     embedder = load(limit=64, more={"query_length": 12, "document_length": 99})
-    assert lengths(embedder, "word " * 200) == [64, 12, 64]
+    assert lengths(embedder, "word " * 200) == [64, 12, 99]  # as the library: each its own
     with pytest.raises(InputTooLong, match="limit of 12"):
         embedder.prepare(["word " * 20], Prompt(task="query"), "error")
 
 
 def test_the_librarys_own_processing_keeps_its_length(load: Callable[..., Embedder]) -> None:
-    embedder = load(limit=64, more={"processing_kwargs": {"text": {"max_length": 20}}})
-    assert lengths(embedder, "word " * 200) == [20, 20, 20]
-    assert embedder.facts.max_tokens == 20
+    for length in (20, 100):
+        embedder = load(limit=64, more={"processing_kwargs": {"text": {"max_length": length}}})
+        assert lengths(embedder, "word " * 200) == [length] * 3
+        assert embedder.facts.max_tokens == length
+        assert embedder.facts.backend == "onnx"
 
 
 def test_a_wish_for_fewer_tokens_bounds_every_side(load: Callable[..., Embedder]) -> None:
