@@ -8,7 +8,6 @@ one direction, in which any two ways look alike.
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -30,7 +29,7 @@ TEXT = (
 WORDS = TEXT.split()
 LENGTHS = (1, 5, 20, 60, 200, 1040)  # tokens, about; those that a model reads
 MOST_TOKENS_CUT = 40_000  # a limit beyond is not tried with a longer text
-BATCH = 5  # of these texts are in the library's batch
+BATCH = 4  # of these texts are in the library's batch, which is padded to its longest
 FEW = 3
 SPECIAL_TRIED = 40  # of a tokenizer's special tokens; some have hundreds that are alike
 STRANGE = (
@@ -56,7 +55,7 @@ class Proof:
             self._odd.append(words_of(round((limit + 50) * self._words) + 1))
         special = getattr(reference.tokenizer, "all_special_tokens", [])
         self._odd += [f"{token}a text{token}" for token in special[:SPECIAL_TRIED]]
-        self._answers: dict[tuple[str, bool], tuple[Vectors, Vectors]] = {}
+        self._found: dict[tuple[object, ...], Vectors] = {}
 
     @functools.cached_property
     def leaks(self) -> bool:
@@ -65,16 +64,12 @@ class Proof:
         Padding reaches the tokens of some networks (ConvBERT, MobileBERT, FNet). Right is the
         vector of the text alone; passes of texts of one length give it.
         """
-        plain = Prompt()
         tasks: list[Task | None] = [None]
         if self._reference.routes:
             tasks += ["query", "document"]
         worst = 1.0
         for task in tasks:
-            prompt = replace(plain, task=task)
-            texts = self._texts[:BATCH]
-            alone = np.concatenate([self._reference.encode([text], prompt) for text in texts])
-            beside = self._reference.encode(texts, prompt)
+            alone, beside = self._answer(Prompt(task=task), self._texts[:BATCH])
             worst = min(worst, float(cosines(alone, beside).min()))
         return not worst >= (EQUAL_HALF if self._half else EQUAL_FULL)
 
@@ -110,6 +105,8 @@ class Proof:
         self, embedder: Embedder, prompt: Prompt, texts: Sequence[str]
     ) -> str | None:
         alone, batch = self._answer(prompt, texts)
+        if self.leaks:
+            batch = alone
         items = embedder.prepare(texts, prompt, "auto")
         ours_alone = np.concatenate([embedder.encode([item]).vectors for item in items])
         ours_batch = embedder.encode(items).vectors
@@ -135,20 +132,16 @@ class Proof:
         return None
 
     def _answer(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Vectors, Vectors]:
-        """Return the library's vectors of texts alone and in one batch.
+        """Return the library's vectors of texts alone, and of the first ones in one batch."""
+        alone = np.concatenate([self._encoded((text,), prompt) for text in texts])
+        batch = self._encoded(tuple(texts[:BATCH]), prompt)
+        return alone, np.concatenate([batch, alone[BATCH:]])
 
-        In float32 they are the same but for the last bits, or padding leaks: then those alone stand
-        for both. The longest is left out of the batch, which is padded to its longest.
-        """
-        key = (prompt.text, texts is self._texts)
-        if key not in self._answers:
-            alone = np.concatenate([self._reference.encode([text], prompt) for text in texts])
-            batch = alone
-            if self._half and not self.leaks:
-                shorter = self._reference.encode(texts[:BATCH], prompt)
-                batch = np.concatenate([shorter, alone[BATCH:]])
-            self._answers[key] = (alone, batch)
-        return self._answers[key]
+    def _encoded(self, texts: tuple[str, ...], prompt: Prompt) -> Vectors:
+        key = (texts, prompt.text, prompt.task if self._reference.routes else None)
+        if key not in self._found:
+            self._found[key] = self._reference.encode(texts, prompt)
+        return self._found[key]
 
 
 def words_of(count: int) -> str:
