@@ -93,7 +93,7 @@ def measure(folder: Path, backend: str, dtype: str) -> dict[str, int]:
     del tiny
     give_back_memory()  # what is free already would hide what the load takes
     before = _bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     embedder = loaded("model")
     after, peak = _bytes("VmRSS"), _bytes("VmHWM")
     encode(embedder)

@@ -41,7 +41,7 @@ ENDINGS = {
     "WithLMHeadModel": "a language model; it writes text",
 }
 # Masked language models whose tokens' mean is no text's vector: FNet takes no mask, so padding is
-# in every token; MRA needs a kernel of its own to attend; Reformer hashes anew in every pass.
+# in every token; MRA needs a kernel of its own to attend; Reformer hashes by chance in each pass.
 NO_MEAN = {"fnet", "mra", "reformer"}
 # Plain encoders without a masked language model in transformers.
 ALSO_PLAIN = {"bert-generation", "splinter", "xlnet"}

@@ -24,7 +24,7 @@ _confirmed: set[Path] = set()  # snapshots whose list the hub gave where it cann
 
 
 def files_in(folder: Path) -> set[str]:
-    """Return the files under a folder, relative to it. Links that lead nowhere are none."""
+    """Return the files under a folder, relative to it. Dead links are left out."""
     found = set()
     for here, folders, names in os.walk(folder, followlinks=True):
         inside = Path(here).relative_to(folder)

@@ -119,7 +119,7 @@ def _refuse_other_types(folder: Folder) -> None:
 
 
 def _modules(folder: Folder, given: object) -> Iterator[tuple[str, str]]:
-    """Yield the class and the folder of each module. Raises ModelUnavailable if they are none."""
+    """Yield the class and the folder of each module. Raises ModelUnavailable for others."""
     for module in given if isinstance(given, list) and given else [None]:
         module = module if isinstance(module, dict) else {}
         kind, path = module.get("type"), module.get("path")

@@ -162,7 +162,7 @@ class _Reader:
         return path in self.files
 
     def json(self, path: str) -> Any:
-        """Return the content of a JSON file. Raises ModelUnavailable if it is none."""
+        """Return the content of a JSON file. Raises ModelUnavailable for other content."""
         try:
             return json.loads(self.text(path))
         except ValueError as exc:

@@ -181,7 +181,7 @@ def test_a_restart_goes_by_the_verdict_of_the_start_before(
 
 
 @pytest.mark.parametrize("what", ["version", "_processor", "_code"])
-def test_another_library_processor_or_version_of_this_service_is_proven_anew(
+def test_another_library_processor_or_version_of_this_service_is_proven_again(
     load: Callable[..., Embedder], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     load()
@@ -190,7 +190,7 @@ def test_another_library_processor_or_version_of_this_service_is_proven_anew(
     assert load().facts.backend == "library"
 
 
-def test_another_byte_of_the_model_is_proven_anew(
+def test_another_byte_of_the_model_is_proven_again(
     load: Callable[..., Embedder], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import shutil
