@@ -192,6 +192,14 @@ class OpenAIBody(BaseModel):
     mm_processor_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(
         None, description="Only an empty object: there are no images."
     )
+    modality: Literal["text"] | None = Field(None, description="Only `text`.")
+    embedding_types: tuple[Literal["float"]] | None = Field(
+        None, description="Only a list of `float`: send `output_dtype` for another."
+    )
+    truncation_direction: None = Field(None, description="Only null: send `truncation_side`.")
+    task_type: None = Field(None, description="Only null: send `input_type`.")
+    instruction: None = Field(None, description="Only null: send `prompt`.")
+    chat_template: None = Field(None, description="Only null: there are no messages.")
     user: Ignored = None
     request_id: Ignored = None
     priority: Ignored = None

@@ -47,6 +47,12 @@ PASS: dict[str, tuple[Any, ...]] = {
     "continue_final_message": (False,),
     "padding": (True, False, "longest", "do_not_pad"),
     "mm_processor_kwargs": ({},),
+    "modality": ("text",),
+    "embedding_types": (["float"],),
+    "truncation_direction": (None,),
+    "task_type": (None,),
+    "instruction": (None,),
+    "chat_template": (None,),
     "user": ANYTHING,
     "request_id": ANYTHING,
     "priority": ANYTHING,
@@ -81,6 +87,12 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "continue_final_message": (True, "no"),
     "padding": ("max_length", 8),
     "mm_processor_kwargs": ({"num_crops": 4}, [], 0),
+    "modality": ("image", "audio", 1),
+    "embedding_types": (["int8"], ["float", "int8"], [], "float"),
+    "truncation_direction": ("left", "Right"),
+    "task_type": ("RETRIEVAL_QUERY", 1),
+    "instruction": ("Represent this: ", ""),
+    "chat_template": ("{{ messages }}", 1),
 }
 
 
