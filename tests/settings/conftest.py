@@ -59,6 +59,9 @@ class Service:
     def post(self, path: str, body: Any, timeout: float = 90) -> requests.Response:
         return requests.post(self.url + path, json=body, timeout=timeout)
 
+    def embeds(self) -> bool:
+        return self.post("/embed", {"text": "x"}).status_code == 200
+
     def set(self, key: str, value: Any) -> requests.Response:
         return self.post("/settings", {"key": key, "value": value})
 
@@ -100,7 +103,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
             }
             command = [sys.executable, "-m", "gunicorn", *flags, "app:app"]
             process = stack.enter_context(running(command, port, given))
-            return Service(f"http://127.0.0.1:{port}", process.pid)
+            service = Service(f"http://127.0.0.1:{port}", process.pid)
+            if "-w" in flags:  # one that is ready answers for all, while others still load
+                until(lambda: all(service.embeds() for _ in range(25)))
+            return service
 
         yield begin
 
