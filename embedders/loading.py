@@ -73,7 +73,12 @@ class LoadedModel:
 
         modules, _ = read(self.source.folder, self.device, torch.float32, self.spec.model_name)
         _settle(modules, self.spec)
-        modules.max_seq_length = self.modules.max_seq_length
+        for ours, copy in zip(self.modules.modules(), modules.modules(), strict=False):
+            if type(ours) is type(copy) and hasattr(ours, "processing_kwargs"):
+                # Each network's own: a Router's setter would give every route the longest.
+                copy.max_seq_length = ours.max_seq_length
+                copy.query_length, copy.document_length = ours.query_length, ours.document_length
+                copy.processing_kwargs = ours.processing_kwargs
         return LoadedModel(
             modules, self.normalizes, self.spec, self.settings, self.source, self.device,
             torch.float32, (*self.notes, *notes),

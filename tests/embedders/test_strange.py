@@ -21,6 +21,7 @@ from transformers import (
 
 from config import Config, ModelSpec
 from embedders.base import Embedder, Prompt
+from embedders.fallback import FallbackEmbedder
 from embedders.ways import local
 from errors import BadRequest, ModelUnavailable
 from serving.swap import check
@@ -144,6 +145,25 @@ def test_a_router_cuts_the_start_on_every_route(
         assert items[0].truncated
         expected = library.encode([text], prompt="", task=task)
         assert_equal(embedder.encode(items).vectors, expected)
+
+
+def test_a_router_that_overflows_keeps_the_limit_of_each_route(
+    folder: Path, load: Callable[..., Embedder]
+) -> None:
+    router_of_two_berts(folder)
+    for path, limit in zip(
+        sorted(folder.rglob("sentence_bert_config.json")), (20, 40), strict=True
+    ):
+        changed(path, max_seq_length=limit)
+    embedder = load(dtype="bfloat16")
+    assert isinstance(embedder, FallbackEmbedder)
+    for task in ("query", "document"):
+        prompt = Prompt(task=task)
+        items = embedder.prepare(["word " * 99], prompt, "auto")
+        exact = embedder.encode_exactly(items).vectors
+        assert embedder.prepare(["word " * 99], prompt, "auto") == items
+        assert_equal(exact, alone(folder, ["word " * 99], prompt="", task=task))
+    assert embedder.facts.dtype == "float32"
 
 
 @pytest.mark.parametrize("first", [None, 20])
