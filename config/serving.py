@@ -81,6 +81,13 @@ class ServingSettings(BaseModel):
         ge=1024,
         help="Largest request body in bytes, at least 1024; a larger one is answered 413.",
     )
+    max_reply_bytes: int = setting(
+        64 * 1024 * 1024,
+        "MAX_REPLY_BYTES",
+        ge=1024,
+        help="Largest reply in bytes, at least 1024; a request for more is answered 413, a scroll "
+        "ends its page early.",
+    )
     max_texts: int = setting(
         2048,
         "MAX_TEXTS_PER_REQUEST",

@@ -125,6 +125,7 @@ def unalias(name: str, alias_name: str) -> dict[str, Any]:
     "POST",
     "/collections/<name>/vectors",
     access="write",
+    large=True,
     body=AddBody,
     reply=WrittenReply,
     errors=WRITE,
@@ -140,7 +141,7 @@ def add(name: str, body: AddBody) -> Reply:
     return Reply({"ids": stored.ids, **asdict(stored.written)}, 201, headers)
 
 
-@route("POST", "/embed-and-store", access="write", body=StoreTextsBody, reply=StoredReply,
+@route("POST", "/embed-and-store", access="write", large=True, body=StoreTextsBody, reply=StoredReply,
        errors=(*WRITE, 429, 504), tag=TAG, success=(201,))  # fmt: skip
 def embed_and_store(body: StoreTextsBody) -> Reply:
     """Embed one text or many and store them; the collection is made if it is not there."""
@@ -161,7 +162,7 @@ def embed_and_store(body: StoreTextsBody) -> Reply:
     return Reply(reply, 201, facts_headers(stored.embedded) if stored.embedded else {})
 
 
-@route("POST", "/collections/<name>/search", access="read", body=SearchBody,
+@route("POST", "/collections/<name>/search", access="read", large=True, body=SearchBody,
        reply=FoundReply, errors=(*READ, 409, 413, 415, 429, 504), tag=TAG)  # fmt: skip
 def search(name: str, body: SearchBody) -> Reply:
     """Find the nearest to a vector, a text or a stored id; or to many at once."""
@@ -194,14 +195,14 @@ def delete_vector(name: str, id_: str) -> dict[str, Any]:
     return {"deleted": 1}
 
 
-@route("POST", "/collections/<name>/vectors/delete", access="write", body=DeleteBody,
+@route("POST", "/collections/<name>/vectors/delete", access="write", large=True, body=DeleteBody,
        reply=DeletedCountReply, errors=WRITE, tag=TAG)  # fmt: skip
 def delete(name: str, body: DeleteBody) -> dict[str, Any]:
     """Delete by ids or by filter; say how many were there."""
     return {"deleted": services().library.delete(name, body.ids, body.filter)}
 
 
-@route("POST", "/collections/<name>/vectors/get", access="read", body=IdsBody, reply=RecordsReply,
+@route("POST", "/collections/<name>/vectors/get", access="read", large=True, body=IdsBody, reply=RecordsReply,
        errors=READ, tag=TAG)  # fmt: skip
 def get_vectors(name: str, body: IdsBody) -> dict[str, Any]:
     """Return those of the ids that exist, in the order asked."""
@@ -209,7 +210,7 @@ def get_vectors(name: str, body: IdsBody) -> dict[str, Any]:
     return {"vectors": [dump_record(record) for record in records]}
 
 
-@route("POST", "/collections/<name>/vectors/scroll", access="read", body=ScrollBody,
+@route("POST", "/collections/<name>/vectors/scroll", access="read", large=True, body=ScrollBody,
        reply=PageReply, errors=READ, tag=TAG)  # fmt: skip
 def scroll(name: str, body: ScrollBody) -> dict[str, Any]:
     """Return the next records by id."""
@@ -217,7 +218,7 @@ def scroll(name: str, body: ScrollBody) -> dict[str, Any]:
     return {"vectors": [dump_record(r) for r in page.records], "next_cursor": page.next_cursor}
 
 
-@route("POST", "/collections/<name>/vectors/count", access="read", body=CountBody, reply=CountReply,
+@route("POST", "/collections/<name>/vectors/count", access="read", large=True, body=CountBody, reply=CountReply,
        errors=READ, tag=TAG)  # fmt: skip
 def count(name: str, body: CountBody) -> dict[str, Any]:
     """Count the records that match a filter."""

@@ -16,7 +16,7 @@ from throttle import throttle
 ERRORS = (400, 413, 415, 422, 429, 503, 504)
 
 
-@route("POST", "/embed", access="embed", body=EmbedBody, query=EmbedQuery, reply=EmbedReply,
+@route("POST", "/embed", access="embed", large=True, body=EmbedBody, query=EmbedQuery, reply=EmbedReply,
        errors=ERRORS, tag="embed")  # fmt: skip
 def embed(body: EmbedBody, query: EmbedQuery) -> Reply:
     """Embed one text or many."""
@@ -24,7 +24,7 @@ def embed(body: EmbedBody, query: EmbedQuery) -> Reply:
     return _reply(result, single=body.text is not None)
 
 
-@route("POST", "/batch-embed", access="embed", body=EmbedBody, query=EmbedQuery, reply=EmbedReply,
+@route("POST", "/batch-embed", access="embed", large=True, body=EmbedBody, query=EmbedQuery, reply=EmbedReply,
        errors=ERRORS, tag="embed")  # fmt: skip
 def batch_embed(body: EmbedBody, query: EmbedQuery) -> Reply:
     """Embed many texts."""

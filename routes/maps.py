@@ -15,7 +15,7 @@ def collection_map(name: str, query: MapQuery) -> dict[str, Any]:
     return dump_map(chart(services().library.store, name, query.limit))
 
 
-@route("POST", "/collections/<name>/map", access="read", body=PlaceBody, reply=MapReply,
+@route("POST", "/collections/<name>/map", access="read", large=True, body=PlaceBody, reply=MapReply,
        errors=(404, 413, 422, 503), tag="collections")  # fmt: skip
 def place_on_map(name: str, body: PlaceBody) -> dict[str, Any]:
     """Place the records asked for on the axes of the map, whether it shows them or not."""

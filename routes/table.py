@@ -15,6 +15,7 @@ from accounts.access import Access
 
 # Whose error bodies the route speaks.
 Dialect = Literal["native", "openai"]
+SMALL = 64 * 1024  # bytes: the most that a body may have, unless its route says otherwise
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Route:
     form: bool = False  # that body may be a form, too, and may not be missing
     same: tuple[int, ...] = ()  # errors that have the reply's body
     other: str | None = None  # what else is answered than JSON
+    large: bool = False  # whether a body may have MAX_REQUEST_BYTES: it embeds, writes or searches
 
     @property
     def summary(self) -> str:
@@ -101,6 +103,7 @@ def route(
     form: bool = False,
     same: tuple[int, ...] = (),
     other: str | None = None,
+    large: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a handler as a route. It is called with `body=`, `query=` and the path's values."""
 
@@ -122,6 +125,7 @@ def route(
                 form,
                 same,
                 other,
+                large,
             )  # fmt: skip
         )
         return handler

@@ -24,7 +24,7 @@ ERRORS = (400, 413, 415, 422, 429, 503, 504)
 CREATED = 1_700_000_000
 
 
-@route("POST", "/v1/embeddings", access="embed", body=OpenAIBody, reply=OpenAIReply,
+@route("POST", "/v1/embeddings", access="embed", large=True, body=OpenAIBody, reply=OpenAIReply,
        dialect="openai", errors=ERRORS, tag="openai")  # fmt: skip
 def embeddings(body: OpenAIBody) -> Reply:
     """Embed text or token ids, as OpenAI's API does."""
