@@ -128,7 +128,11 @@ def test_an_input_over_the_whole_budget_goes_alone(batcher: Batcher, recorder: R
     assert [len(p) for p in recorder.passes] == [1, 1]
 
 
+@pytest.mark.fault("Overload")
 def test_small_requests_do_not_wait_for_a_large_one(batcher: Batcher, recorder: Recorder) -> None:
+    """One request holds as many texts as it may -> it is sliced; small ones go between the slices,
+    and it is not starved either.
+    """
     thread = held(batcher, recorder)
     bulk = threading.Thread(target=batcher.encode, args=(items(*["w " * 99 + "w"] * 40),))
     bulk.start()
@@ -209,9 +213,11 @@ def test_poison_is_named_by_its_index(batcher: Batcher) -> None:
         batcher.encode(items("fine", "poison", "fine too"))
 
 
+@pytest.mark.fault("Overload")
 def test_a_request_leaves_the_queue_when_its_deadline_passes(
     batcher: Batcher, recorder: Recorder
 ) -> None:
+    """The deadline passes while a request waits -> 504, and no pass is spent on it."""
     thread = held(batcher, recorder)
     with pytest.raises(DeadlineExceeded):
         batcher.encode(items("late"), deadline=time.monotonic() + 0.05)
@@ -292,9 +298,13 @@ def test_a_caller_that_hung_up_costs_no_pass(batcher: Batcher, recorder: Recorde
     assert all(item.payload != "gone" for p in recorder.passes for item in p)
 
 
+@pytest.mark.fault("Overload")
 def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     batcher: Batcher, recorder: Recorder
 ) -> None:
+    """More tokens wait than `MAX_QUEUE_TOKENS`, or requests than threads -> 429 at once with
+    `Retry-After`, counted; `/health`, `/metrics` and `/models` still answer.
+    """
     thread = held(batcher, recorder)
     waiting = threading.Thread(target=batcher.encode, args=([Item("w", 100)] * 49,))
     waiting.start()

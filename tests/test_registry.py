@@ -56,7 +56,11 @@ def shown(model: str, default: str = "true") -> str | None:
     return found[1] if found else None
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_model_that_cannot_be_loaded_is_tried_for_ever(serve, monkeypatch) -> None:
+    """The model cannot be loaded, or what it gives are no numbers -> the port is open; `/health`
+    and `/embed` say 503 and why (gunicorn); it is tried again for ever.
+    """
     monkeypatch.setattr(loading, "RETRY_AFTER_S", (0.0, 0.001))
     tries = iter(range(20))
 

@@ -245,11 +245,15 @@ LIMITED = {
 }
 
 
+@pytest.mark.fault("Accounts")
 @pytest.mark.parametrize("kind", LIMITED)
 @pytest.mark.parametrize("owner", ["admin", "uma"])
 def test_a_limited_key_makes_nothing_stronger_than_itself(
     client: FlaskClient, admin: dict, kind: str, owner: str
 ) -> None:
+    """A key is revoked, expired or for something else -> 401 or 403 at once, in every worker; it
+    makes no stronger one.
+    """
     uma = add_user(client, admin, "uma")
     path = f"/users/{owner}"
     made = client.post(f"{path}/api-key", json=LIMITED[kind], headers=admin).json
@@ -399,8 +403,10 @@ HOSTILE = {
 }
 
 
+@pytest.mark.fault("Accounts")
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_credential_is_refused_like_any_other(client: FlaskClient, kind: str) -> None:
+    """A token that is forged, expired, huge, not ASCII or no token -> 401, the same for all."""
     value = HOSTILE[kind]().encode("utf-8").decode("latin1")
     for headers in ({"Authorization": f"Bearer {value}"}, {"X-API-Key": value}):
         reply = client.get("/models", headers=headers)
@@ -438,12 +444,14 @@ def test_secrets_rotate_without_signing_anybody_out(make_app: Callable[..., Flas
     assert make_app().test_client().get("/models", headers=bearer(fresh)).status_code == 401
 
 
+@pytest.mark.fault("Accounts")
 @pytest.mark.parametrize(
     ("secret", "said"),
     [("", "JWT_SECRET_KEY"), ("short", "32 bytes"), ("your-secret-key", "placeholders"),
      ("your-secret-key-that-is-long-but-not-yours", "placeholders"), (f"{'x' * 40},short", "32")],
 )  # fmt: skip
 def test_a_secret_that_is_none_stops_the_start(secret: str, said: str) -> None:
+    """A JWT secret that is short or a placeholder -> the start ends and says what to do."""
     with pytest.raises(ConfigError) as refused:
         load_config({"AUTH_ENABLED": "true", "JWT_SECRET_KEY": secret}, Path("/nonexistent"))
     assert said in str(refused.value)
@@ -506,7 +514,9 @@ def test_a_form_and_json_sign_in_alike(client: FlaskClient) -> None:
         assert reply.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.fault("Accounts")
 def test_an_unknown_user_and_a_wrong_password_look_the_same(client: FlaskClient) -> None:
+    """An unknown user, a wrong password -> the same answer at the same cost."""
     bodies = [{"username": n, "password": "wrong-password"} for n in ("admin", "nobody")]
     known, unknown = (client.post("/token", json=body) for body in bodies)
     assert known.status_code == unknown.status_code == 401
@@ -609,7 +619,11 @@ def test_a_flood_of_logins_holds_few_threads(monkeypatch: pytest.MonkeyPatch) ->
     assert refused == [1] * 14
 
 
+@pytest.mark.fault("Accounts")
 def test_guessing_is_slowed_per_user_and_address_and_locks_nobody_out(client: FlaskClient) -> None:
+    """Passwords are guessed in bulk -> slowed per user and address, of many at once too; two are
+    hashed at a time, few wait.
+    """
     wrong = {"username": "admin", "password": "wrong-password"}
     here, there = ({"REMOTE_ADDR": a} for a in ("203.0.113.1", "203.0.113.2"))
     statuses = [
@@ -642,10 +656,12 @@ def test_a_flood_of_logins_hashes_two_passwords_at_a_time(monkeypatch: pytest.Mo
     assert len(hasher.checked) == 12 and max(hasher.at_once) == 2
 
 
+@pytest.mark.fault("Accounts")
 @pytest.mark.parametrize("password", ["p" * 1_000_000, "", "short"])
 def test_a_password_that_cannot_be_one_is_refused_unhashed(
     client: FlaskClient, admin: dict, password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A password of 1 MB, NUL, half a surrogate pair -> refused unhashed; NUL is a character."""
     monkeypatch.setattr(passwords, "HASHER", None)  # hashing would fail
     body = {"username": "new", "password": password}
     reply = client.post("/users", json=body, headers=admin)

@@ -70,7 +70,11 @@ def test_requests_are_limited_by_role_and_counted_by_caller(limited: Callable[..
     assert [client.get("/models", headers=admin).status_code for _ in range(9)] == [200] * 9
 
 
+@pytest.mark.fault("Accounts")
 def test_a_refusal_says_when_to_come_back(limited: Callable[..., Flask]) -> None:
+    """A rate limit is passed -> 429 with the first second in which it is served; others are
+    untouched; texts are counted as texts.
+    """
     client, _, uma, _ = people(limited(requests_per_minute_user=1))
     fine = client.get("/models", headers=uma)
     assert fine.headers["X-RateLimit-Limit"] == "1"
@@ -113,9 +117,11 @@ def test_texts_are_counted_as_texts(limited: Callable[..., Flask]) -> None:
     assert embed(4, rob) == 200
 
 
+@pytest.mark.fault("Accounts")
 def test_more_than_a_whole_minutes_worth_can_never_pass_and_says_so(
     limited: Callable[..., Flask],
 ) -> None:
+    """More texts than a whole minute allows -> 413 with `X-Should-Retry: false`, not 429."""
     client, _, uma, _ = people(limited(texts_per_minute_user=10))
     reply = client.post("/embed", json={"texts": ["x"] * 11}, headers=uma)
     assert reply.status_code == 413

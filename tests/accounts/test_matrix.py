@@ -100,7 +100,9 @@ def may(who: str, row: Route) -> bool:
     return row.access in ALLOWED[LIMITED.get(who, who)] and not elsewhere
 
 
+@pytest.mark.fault("Accounts")
 def test_every_route_times_every_caller(client: FlaskClient, callers: dict) -> None:
+    """A user calls an admin's route -> 403: every route is tried with every role."""
     wrong = []
     for row in ROUTES:
         for who, headers in callers.items():
@@ -171,9 +173,11 @@ def test_without_accounts_only_this_machine_is_admin(
     assert status("/settings", Authorization="Bearer wrong") == (200 if local else 401)
 
 
+@pytest.mark.fault("Accounts")
 def test_a_forged_address_is_not_believed_unless_a_proxy_is_configured(
     make_app: Callable[..., Flask],
 ) -> None:
+    """`X-Forwarded-For` is forged -> believed from configured proxies only."""
     forged = {"X-Forwarded-For": "127.0.0.1"}
     far = {"REMOTE_ADDR": "203.0.113.7"}
     plain = make_app(auth_enabled=False).test_client()

@@ -44,9 +44,13 @@ def count_failures(cache: RedisCache) -> list[str]:
     return failures
 
 
+@pytest.mark.fault("Redis")
 def test_a_killed_server_costs_three_tries_and_is_used_again_when_it_is_back(
     own: Redis, cache: RedisCache
 ) -> None:
+    """Redis refuses connections -> three tries, then none: vectors are computed, limits are counted
+    in memory; `/health` is degraded, not down.
+    """
     engine = engine_of(cache)
     ask(engine, hits=0)
     failures = count_failures(cache)
@@ -61,8 +65,12 @@ def test_a_killed_server_costs_three_tries_and_is_used_again_when_it_is_back(
     ask(engine, hits=3)
 
 
+@pytest.mark.fault("Redis")
 def test_a_frozen_server_costs_one_short_pause(own: Redis, cache: RedisCache) -> None:
-    """And none of the requests waits for the probes, which go on all the time."""
+    """Redis hangs -> one short pause; it is probed beside the requests.
+
+    And none of the requests waits for the probes, which go on all the time.
+    """
     engine = engine_of(cache)
     ask(engine, hits=0)
     failures = count_failures(cache)
@@ -97,7 +105,9 @@ def test_nobody_tries_a_server_on_behalf_of_a_closed_cache(own: Redis, cache: Re
     own.resume()
 
 
+@pytest.mark.fault("Redis")
 def test_a_full_server_is_read_but_not_written(own: Redis, cache: RedisCache) -> None:
+    """Redis is full, or a replica that only reads -> read and not written."""
     engine = engine_of(cache)
     ask(engine, hits=0)
     client = cache._client

@@ -162,6 +162,7 @@ def test_an_alias_is_the_collection(points: FlaskClient) -> None:
     assert points.delete("/collections/points/aliases/now").status_code == 404
 
 
+@pytest.mark.fault("The store")
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
@@ -183,6 +184,9 @@ def test_an_alias_is_the_collection(points: FlaskClient) -> None:
 def test_a_bad_item_is_named_and_nothing_is_stored(
     points: FlaskClient, body: dict, status: int, said: str
 ) -> None:
+    """Vectors of the wrong length, NaN, an id twice, huge metadata, a name with `../` -> 400, 413
+    or 422; nothing is stored.
+    """
     reply = points.post("/collections/points/vectors", json=body)
     assert reply.status_code == status, reply.text
     assert said in reply.json["error"]

@@ -244,7 +244,9 @@ def test_weights_that_are_not_there_are_never_made_up(
     assert "model.safetensors lacks 16 weights" in str(refused.value)
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_repositorys_own_code_never_runs(tmp_path: Path) -> None:
+    """The model's repository wants to run code -> refused; no setting allows it."""
     folder = tmp_path / "remote_code"
     shutil.copytree(FOLDER, folder)
     ran = tmp_path / "ran"

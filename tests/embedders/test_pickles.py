@@ -56,12 +56,17 @@ def made(cache: Path) -> list[str]:
     return sorted(path.name for path in names if path.suffix != ".lock")
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize(
     "how", [{}, {"legacy": True}, {"shards": 3}], ids=["zipped", "legacy", "sharded"]
 )
 def test_a_converted_model_has_the_vectors_of_its_safetensors(
     bge: Path, tmp_path: Path, cache: Path, how: dict, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Only pickled weights -> converted to safetensors once, atomically, by torch's reader of
+    weights; refused by name if `ALLOW_PICKLED_WEIGHTS=false`, if they ask for code, hold anything
+    but tensors or are damaged, and if the cache cannot be written.
+    """
     folder = pickle_weights(shutil.copytree(bge, tmp_path / "model"), **how)
     with caplog.at_level(logging.INFO, "embedders"):
         source = check(folder, cache)

@@ -178,7 +178,11 @@ def test_damaged_bundled_weights_are_refused(tmp_path: Path) -> None:
         weights.check(folder, NAME)
 
 
+@pytest.mark.fault("Models and devices")
 def test_half_a_weights_file_is_refused_by_its_name(model: Path) -> None:
+    """A weights file is cut short or lacks a layer, or a part of the model is missing -> refused by
+    the file's name, a git-lfs pointer as one; weights are never made up.
+    """
     content = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelUnavailable, match=r"model\.safetensors is damaged or was not"):

@@ -86,14 +86,22 @@ def assert_they_are_cut_off(service: Service, known: int, began: float) -> None:
     assert service.healthy() and service.embed("a") == 200
 
 
+@pytest.mark.fault("Clients")
 def test_slow_headers_on_every_thread_are_cut_off(service) -> None:
+    """Headers a byte at a time, on every thread -> the same; without these deadlines nobody would
+    be served.
+    """
     known, began = cut_off(service), time.monotonic()
     with sending(service, SLOW_HEADERS, drips=True):
         assert_they_are_cut_off(service, known, began)
 
 
+@pytest.mark.fault("Clients")
 @pytest.mark.parametrize("drips", [True, False], ids=["slow", "silent"])
 def test_bodies_shorter_than_announced_are_cut_off(service, drips) -> None:
+    """A body shorter than announced, then silence -> cut off after `READ_TIMEOUT`; the thread is
+    free.
+    """
     known, began = cut_off(service), time.monotonic()
     with sending(service, SHORT_BODY, drips):
         assert_they_are_cut_off(service, known, began)
@@ -105,7 +113,9 @@ def test_slow_chunked_bodies_are_cut_off(service) -> None:
         assert_they_are_cut_off(service, known, began)
 
 
+@pytest.mark.fault("Clients")
 def test_a_reader_that_takes_its_reply_slowly_is_cut_off(service) -> None:
+    """The reply is not read -> cut off after `WRITE_TIMEOUT`; a long pass is not."""
     known, count = cut_off(service), THREADS - 1  # one thread is kept for probes
     with not_reading(service, count) as held:
         until(lambda: all(sock.recv(100) for sock in held) and cut_off(service) == known + count)
@@ -120,7 +130,9 @@ def test_without_the_deadlines_slow_clients_do_hold_the_service(start) -> None:
         assert not service.healthy()
 
 
+@pytest.mark.fault("Clients")
 def test_idle_connections_hold_no_thread(service) -> None:
+    """Connections opened and left idle -> hold no thread."""
     idle = [service.connect() for _ in range(50)]
     began = time.monotonic()
     assert service.embed("a") == 200
@@ -141,7 +153,9 @@ def hung_up(service: Service) -> float:
     return sum(float(line.split()[1]) for line in lines if 'reason="client_closed_request"' in line)
 
 
+@pytest.mark.fault("Overload")
 def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(service, holding) -> None:
+    """The client hangs up while it waits -> no pass is spent on it; counted, 499 in the log."""
     known = hung_up(service)
     body = json.dumps({"texts": "late"}).encode()
     holding.touch()
@@ -181,8 +195,10 @@ SMUGGLED = [
 ]
 
 
+@pytest.mark.fault("Clients")
 @pytest.mark.parametrize("rest", SMUGGLED)
 def test_a_request_that_two_servers_could_read_differently_is_refused(service, rest) -> None:
+    """A request that two servers could read differently -> 4xx, or the connection ends."""
     with service.connect() as sock:
         sock.sendall(HEAD + rest)
         sock.shutdown(socket.SHUT_WR)
@@ -207,8 +223,12 @@ def test_paths_and_methods_that_are_not_there_make_no_series(service) -> None:
     assert not [line for line in lines if "/nothing" in line]
 
 
+@pytest.mark.fault("Clients")
 @pytest.mark.parametrize("form", ["line", "json"])
 def test_what_a_client_calls_itself_stays_on_one_line_of_the_log(start, form) -> None:
+    """Line feeds, escapes or 10 kB in `X-Request-ID`, `User-Agent` or a model's name -> 400, or an
+    id of our own; the log keeps one short line.
+    """
     service = start(LOG_FORMAT=form)
     known = len(service.lines)
     for evil in (b"a\nroot: 1", b"\x1b[31m", b"a\rb"):  # no header can hold these: gunicorn says so
@@ -225,7 +245,9 @@ def test_what_a_client_calls_itself_stays_on_one_line_of_the_log(start, form) ->
         assert json.loads(line)["time"] if form == "json" else line.startswith("20")
 
 
+@pytest.mark.fault("Clients")
 def test_a_page_of_another_origin_is_given_no_leave(start) -> None:
+    """A page of another origin asks for leave -> no header allows it."""
     service = start(CORS_ORIGINS="https://ours.example")
     asked = {"Access-Control-Request-Method": "POST"}
     for origin, allowed in (("https://evil.example", None), ("https://ours.example",) * 2):

@@ -84,7 +84,11 @@ def clock(start, held: Path, tmp_path: Path) -> Iterator[tuple[Service, Callable
         )  # fmt: skip
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_clock_that_jumps_passes_no_deadline_and_ends_no_worker(clock, held) -> None:
+    """The clock jumps by hours -> deadlines and heartbeats do not notice; tokens go by the new
+    time, with 5 s of leeway.
+    """
     service, put_forward = clock
     workers = service.workers()
     token = signed_in(service)

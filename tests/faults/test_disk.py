@@ -34,7 +34,11 @@ def on_a_small_disk(mounted, tmp_path) -> tuple[Service, Path]:
     return service, Path(f"/proc/{service.process.pid}/root{disk}")
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_full_disk_stops_no_embedding_and_heals(on_a_small_disk) -> None:
+    """The disk is full -> embedding and search go on; the store answers 507, settings 503, lines of
+    the log wait for room; all heals with it. A full `METRICS_DIR` is not used.
+    """
     service, disk = on_a_small_disk
     workers = service.workers()
     small = {"collection": "kept", "texts": ["a"], "ids": ["a"]}
@@ -82,7 +86,11 @@ def test_a_full_metrics_directory_is_not_used(mounted, tmp_path) -> None:
     assert any("METRICS_DIR" in line and "another place" in line for line in service.lines)
 
 
+@pytest.mark.fault("Process and machine")
 def test_it_serves_from_a_read_only_root(mounted, tmp_path) -> None:
+    """Nothing can be written but `/dev/shm` -> it starts and embeds; what wants to write is 503,
+    and `/health` says degraded.
+    """
     read_only = f"mount --bind {tmp_path} {tmp_path}; mount -o remount,bind,ro {tmp_path}"
     service = mounted(
         f"{read_only}; mount -o remount,bind,ro /",

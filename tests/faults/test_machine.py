@@ -18,7 +18,11 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # ---- 35: no GPU where one is asked for
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_gpu_that_is_not_there_is_said_and_not_replaced_by_the_cpu(start) -> None:
+    """No GPU where `DEVICE=cuda`, or one that is too old for this torch -> 503 and why, never the
+    CPU unasked; `auto` takes the CPU, and `/health` names it (gunicorn).
+    """
     service = start(
         app="app:app", ready="/health/live", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL,
         DEVICE="cuda", CUDA_VISIBLE_DEVICES="",
@@ -40,7 +44,11 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu_and_health_names_it(start) -> 
 # ---- 39: no memory for the model
 
 
+@pytest.mark.fault("Process and machine")
 def test_workers_killed_while_they_load_come_back_more_and_more_slowly(start, tmp_path) -> None:
+    """Workers are killed while they load, for want of memory -> each waits longer before it loads,
+    up to a minute; `/health` 503 says why.
+    """
     killing = tmp_path / "killing"
     killing.write_text("kill")
     service = start(ready="/health/live", WHILE_LOADING=str(killing))
@@ -104,9 +112,14 @@ def test_a_hub_that_hangs_leaves_the_port_open(start, silent_hub, tmp_path) -> N
     assert service.ask("/health")[0] == 503 and service.embed("a") == 503
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_hub_that_hangs_does_not_delay_a_model_that_is_cached(
     start, silent_hub, tmp_path
 ) -> None:
+    """The hub hangs, is down or refuses; another program filled the cache in part -> a model that
+    is known to be whole starts without asking it; a partial one is completed, or refused by what it
+    lacks, or said to be perhaps partial; one that is not cached is 503 meanwhile (gunicorn).
+    """
     url, taken = silent_hub
     revision = "0" * 40
     cached = tmp_path / "models--some-org--some-model"  # as the hub's library keeps it

@@ -32,7 +32,11 @@ def embed(batcher: Batcher, *texts: str, **how: object) -> np.ndarray:
     return batcher.encode(items, **how).vectors
 
 
+@pytest.mark.fault("Models and devices")
 def test_rows_that_are_not_numbers_are_made_again_once_in_float32(batcher, hurting) -> None:
+    """A vector that is not finite -> made again once in float32; if it stays so, 500 for that
+    request alone.
+    """
     rows = embed(batcher, "fine", "nan")
     assert np.isfinite(rows).all() and hurting.exact == 1
     assert np.array_equal(rows[1], hurting.vector("nan"))
@@ -45,7 +49,12 @@ def test_a_row_that_stays_no_number_fails_that_request_alone(batcher) -> None:
     assert np.isfinite(embed(batcher, "fine")).all()
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_full_memory_halves_the_pass_and_every_text_is_served(batcher, hurting) -> None:
+    """The device's memory is full -> what can be freed is freed and the pass made again, then
+    halved until it fits; passes are smaller for a while; a text too large alone is 507, and the
+    model stays where it is; where not even one token fits, as 34.
+    """
     texts = [f"big {i}" for i in range(16)]
     rows = embed(batcher, *texts)
     assert np.array_equal(rows, [hurting.vector(text) for text in texts])
@@ -64,7 +73,11 @@ def test_a_text_too_large_for_the_memory_alone_is_refused_alone(batcher) -> None
     assert len(embed(batcher, "fine")) == 1
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_poisonous_text_harms_nobody_else_in_its_pass(batcher, hurting) -> None:
+    """A text that the model cannot encode -> 422 for it alone; on a GPU 500, as the device may be
+    at fault.
+    """
     with pytest.raises(Invalid, match="input 1"):
         embed(batcher, "fine", "bad", "fine too")
 
@@ -77,7 +90,9 @@ def test_a_lost_device_fails_all_at_once_and_lets_nobody_wait(batcher, hurting) 
         embed(batcher, "fine")
 
 
+@pytest.mark.fault("Overload")
 def test_a_deadline_that_passes_during_the_pass_is_told_and_harms_no_other(batcher) -> None:
+    """The deadline passes during the pass -> 504; the others of the pass are unharmed."""
     import time
 
     with pytest.raises(DeadlineExceeded):

@@ -21,7 +21,12 @@ def service(start_for_all) -> Service:
     return start_for_all()
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_killed_worker_is_replaced(service) -> None:
+    """A worker is killed -> replaced; the others go on, what it had counted stays. If its successor
+    cannot start, for a mistake made in a file meanwhile, the others serve on and it is tried again,
+    ever more slowly.
+    """
     (worker,) = service.workers()
     os.kill(worker, signal.SIGKILL)
     until(lambda: service.healthy() and service.workers() != [worker])
@@ -39,7 +44,11 @@ def test_a_killed_worker_leaves_the_others_serving(start) -> None:
     assert len(crowd.lost) <= len(crowd.threads)  # those that were under way in it
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_lost_device_gets_the_worker_replaced(service) -> None:
+    """The device is lost, of one replica too, or while a model loads: an error that sticks -> 503
+    for all; the worker ends (exit code 70) and is replaced (gunicorn).
+    """
     (worker,) = service.workers()
     assert service.embed("sticky") == 503
     until(lambda: service.healthy() and service.workers() != [worker])
@@ -47,7 +56,11 @@ def test_a_lost_device_gets_the_worker_replaced(service) -> None:
     until(lambda: any("this worker ends" in line for line in service.lines))
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_hanging_pass_gets_the_worker_replaced(start) -> None:
+    """A pass hangs longer than `ENCODE_TIMEOUT` -> `/health` 503, the worker is replaced
+    (gunicorn).
+    """
     service = start(ENCODE_TIMEOUT="1")
     (worker,) = service.workers()
     with pytest.raises(OSError):
@@ -82,7 +95,9 @@ def test_a_request_whose_deadline_passes_is_told_504(start) -> None:
     assert start(REQUEST_DEADLINE="0.3").embed("slow") == 504
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_second_instance_on_the_port_ends_with_a_clear_error(service) -> None:
+    """The port is taken -> a clear error; the first instance is untouched."""
     env = {**os.environ, "HOST": "127.0.0.1", "PORT": str(service.port)}
     done = subprocess.run(
         [sys.executable, "-m", "gunicorn", "app:app"], env=env, cwd=ROOT,
@@ -92,7 +107,9 @@ def test_a_second_instance_on_the_port_ends_with_a_clear_error(service) -> None:
     assert service.embed("a") == 200
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_taken_metrics_port_is_a_line_in_the_log_and_no_more(start) -> None:
+    """The metrics' port is taken -> one line in the log; `/metrics` still answers."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         service = start(ENABLE_METRICS="true", METRICS_PORT=str(taken.getsockname()[1]))
         assert service.embed("a") == 200 and service.ask("/metrics")[0] == 200
@@ -111,7 +128,11 @@ def test_a_model_that_cannot_be_loaded_leaves_the_port_open_and_says_why(start) 
     assert service.embed("a") == 503
 
 
+@pytest.mark.fault("Process and machine")
 def test_descriptors_that_run_out_end_no_worker_and_no_request(start, held) -> None:
+    """Descriptors run out; 10,000 connections are broken off -> idle connections make room, new
+    ones wait; no worker ends, no request under way is lost.
+    """
     service = start(HELD=str(held), EMBEDDING_MAX_BATCH_SIZE="1")
     (worker,) = service.workers()
     assert service.embed("a") == 200  # what is imported late is there
@@ -149,7 +170,9 @@ def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
     until(lambda: sum(" path=/embed " in line for line in service.lines) == 20)
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_bug_is_one_plain_500_which_the_log_explains(service) -> None:
+    """A bug -> one plain 500 with the request's id, counted; the log has the rest under that id."""
     status, headers, body = service.ask("/embed", {"texts": ["a bug"]})
     told = json.loads(body)
     assert status == 500 and set(told) == {"error", "error_type", "request_id"}

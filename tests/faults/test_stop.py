@@ -17,7 +17,12 @@ def is_told(service: Service, which: str) -> bool:
     return any(f"Handling signal: {which}" in line for line in service.lines)
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_stop_finishes_the_requests_it_has_accepted(start, held) -> None:
+    """SIGTERM under load -> requests that have come are finished, their waiting connections taken,
+    further ones refused; exit code 0; what `GRACEFUL_TIMEOUT` leaves no time for is 503 shortly
+    before its end.
+    """
     service = start(HELD=str(held))
     statuses: list[int] = []
     threads = [
@@ -68,7 +73,11 @@ def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start, 
     assert service.process.wait(40) == 0
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start, tmp_path) -> None:
+    """SIGHUP under load -> no request fails: old workers serve until the new have loaded their
+    models; if those cannot, the old ones stay; a mistake in the configuration changes nothing.
+    """
     loading = tmp_path / "loading"
     service = start("-w", "2", WHILE_LOADING=str(loading))
     with Crowd(service) as crowd:
@@ -162,9 +171,13 @@ def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
     assert service.process.wait(40) == 0
 
 
+@pytest.mark.fault("Process and machine")
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGQUIT])
 def test_a_second_interrupt_ends_it_at_once(start, which) -> None:
-    """One alone waits for the pass, which hangs; GRACEFUL_TIMEOUT is a minute."""
+    """SIGINT or SIGQUIT twice -> ends at once.
+
+    One alone waits for the pass, which hangs; GRACEFUL_TIMEOUT is a minute.
+    """
     service = start()
     hanging = threading.Thread(target=lambda: swallow(lambda: service.embed("hang")))
     hanging.start()

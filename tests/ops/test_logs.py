@@ -48,7 +48,11 @@ def test_every_line_is_json_where_that_is_asked(environment) -> None:
     assert "Shutting down" in lines[-1]["message"] or "exiting" in lines[-1]["message"]
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_log_that_nobody_reads_holds_no_request(environment) -> None:
+    """The log is not read, or cannot be written -> no request waits or fails; lines wait in memory,
+    and those beyond 20,000 are counted.
+    """
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     env = {**os.environ, **environment}

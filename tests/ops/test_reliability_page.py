@@ -1,50 +1,43 @@
-"""The page of faults: every one is on it once, and what it names as a proof is there."""
+"""The page of faults says what the tests say, and nothing else."""
 
-import ast
-import re
 from pathlib import Path
 
-from tests.conftest import ROOT
+import pytest
 
-PAGE = (ROOT / "docs" / "reliability.md").read_text()
-ROW = re.compile(r"^\| (\d+) \| ([^|]+) \| ([^|]+) \| (.+) \|$", re.MULTILINE)
-NAMED = re.compile(r"`([\w/]+\.py)::(\w+)`")
-FAULTS = 94
+from tests import reliability
 
-
-def names_in(file: Path) -> set[str]:
-    """Return the names of the functions of a file."""
-    tree = ast.parse(file.read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+MARKED = '''
+@pytest.mark.fault("{group}")
+def test_something() -> None:
+    """{docstring}"""
+'''
 
 
-def problems(page: str) -> list[str]:
-    """Return what is wrong with the page."""
-    rows = ROW.findall(page)
-    numbers = sorted(int(number) for number, *_ in rows)
-    found = [] if numbers == list(range(1, FAULTS + 1)) else [f"the numbers are {numbers}"]
-    for number, _, _, proof in rows:
-        named = NAMED.findall(proof)
-        if ", ".join(f"`{file}::{test}`" for file, test in named) != proof:
-            found.append(f"{number}: {proof} is no list of tests")
-        for name, test in named:
-            file = ROOT / "tests" / name
-            if not file.is_file() or not test.startswith("test_") or test not in names_in(file):
-                found.append(f"{number}: there is no {name}::{test}")
-    return found
+def rows_of(group: str, docstring: str) -> list[reliability.Row]:
+    """Return the rows of a file with one marked test."""
+    source = MARKED.format(group=group, docstring=docstring)
+    return list(reliability.rows_of(source, Path("test_file.py")))
 
 
-def test_every_fault_is_there_once_and_every_test_it_names_exists() -> None:
-    assert not problems(PAGE)
+def test_the_page_has_the_rows_that_the_tests_docstrings_give() -> None:
+    now = reliability.PAGE.read_text()
+    assert now == reliability.page(now), "run: python -m tests.reliability"
 
 
-def test_no_row_of_the_page_escapes_the_check() -> None:
-    assert len(ROW.findall(PAGE)) == len(re.findall(r"^\| \d", PAGE, re.MULTILINE)) == FAULTS
+def test_every_group_of_the_page_has_rows() -> None:
+    assert {row.group for row in reliability.rows()} == set(reliability.GROUPS)
 
 
-def test_a_wrong_page_would_be_seen() -> None:
-    """The control."""
-    page = PAGE.replace("| 7 |", "| 8 |").replace(
-        "::test_a_second_interrupt", "::test_no_interrupt"
-    )
-    assert [line.split(":")[0][:11] for line in problems(page)] == ["the numbers", "48"]
+def test_a_marked_test_is_a_row() -> None:
+    (row,) = rows_of("Redis", "It is away -> it is\n    left alone.\n\n    More.\n    ")
+    assert row == ("Redis", "It is away", "it is left alone", "test_file.py::test_something")
+
+
+@pytest.mark.parametrize(
+    ("group", "docstring"), [("Redis", "It is away."), ("Rodis", "It is away -> nothing.")]
+)
+def test_a_marked_test_without_an_outcome_or_a_known_group_is_refused(
+    group: str, docstring: str
+) -> None:
+    with pytest.raises(ValueError, match="test_something: give a docstring"):
+        rows_of(group, docstring)

@@ -22,6 +22,7 @@ def raw(watched: Watched, method: str, path: str) -> tuple[int, dict[str, str], 
     return int(first.split()[1]), headers, body
 
 
+@pytest.mark.fault("Clients")
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("TRACE", "/embed", 405), ("PUT", "/embed", 405), ("GET", "/embed", 405),
@@ -29,6 +30,9 @@ def raw(watched: Watched, method: str, path: str) -> tuple[int, dict[str, str], 
      ("DELETE", "/health", 405)],
 )  # fmt: skip
 def test_wrong_paths_and_methods_are_answered_in_json(watched, method, path, status) -> None:
+    """A wrong path or method, HEAD, OPTIONS, TRACE, a slash at the end, an address of 20 kB -> 404
+    or 405 in JSON with `Allow`; the address 4xx.
+    """
     got, headers, body = raw(watched, method, path)
     assert got == status and json.loads(body)["error_type"] and json.loads(body)["request_id"]
     assert status != 405 or {"POST", "OPTIONS"} & set(headers["allow"].split(", "))
@@ -69,7 +73,10 @@ def flood() -> Iterator[tuple[str, str, dict | None]]:
         yield f"M{n}", f"/x{n}", None
 
 
+@pytest.mark.fault("Clients")
 def test_a_flood_of_made_up_names_makes_no_series(watched: Watched) -> None:
+    """Made-up paths, methods and model names -> no series of their own in the metrics."""
+
     def series() -> set[str]:
         text = watched.get("/metrics")[0].decode()
         return set(re.findall(r"^(embedding_[^ ]+) ", text, re.MULTILINE))

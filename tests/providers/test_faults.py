@@ -1,4 +1,4 @@
-"""What each fault of a provider leads to: rows 66 to 71 of docs/reliability.md."""
+"""What each fault of a provider leads to."""
 
 import logging
 import re
@@ -63,8 +63,10 @@ def failure(embedder, kind=ServiceError, **kwargs):
 # -- 66: it fails ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("Providers")
 @pytest.mark.parametrize("fault", [(500, {}), (503, {}), (429, {}), wrong.reset, wrong.cut_off])
 def test_two_faults_in_a_row_are_ridden_out(remote, provider, fault):
+    """429, 5xx, no answer -> at most two retries within the deadline, then a breaker."""
     provider.script += [fault, fault]
     assert len(run(remote()).vectors) == 3
     assert len(provider.seen) == 3
@@ -214,8 +216,12 @@ def test_a_connection_that_is_not_taken_in_time_is_tried_again(remote, provider,
 # -- 67: it never ends -------------------------------------------------------------------------
 
 
+@pytest.mark.fault("Providers")
 @pytest.mark.parametrize("fault", [wrong.drip_body, wrong.drip_headers])
 def test_the_deadline_holds_against_a_drip(remote, provider, fault):
+    """It answers a byte at a time, or without end -> cut off at the deadline and at
+    `PROVIDER_MAX_REPLY_BYTES`.
+    """
     provider.always = fault
     started = time.monotonic()
     failure(remote(), ProviderTimeout, deadline_s=0.6)
@@ -252,8 +258,10 @@ def test_a_wait_within_the_deadline_is_kept(remote, provider):
     assert time.monotonic() - started >= 1
 
 
+@pytest.mark.fault("Providers")
 @pytest.mark.parametrize(("asked", "told"), [("3600", 120), ("30", 30)])
 def test_a_longer_one_is_passed_on_and_not_slept(remote, provider, asked, told):
+    """`Retry-After: 3600` -> not waited for; passed on, at most 120 s."""
     provider.always = (429, {"Retry-After": asked})
     started = time.monotonic()
     assert failure(remote(), ProviderBusy).retry_after_s == told
@@ -264,6 +272,7 @@ def test_a_longer_one_is_passed_on_and_not_slept(remote, provider, asked, told):
 # -- 69: it answers nonsense -------------------------------------------------------------------
 
 
+@pytest.mark.fault("Providers")
 @pytest.mark.parametrize(
     "fault",
     [
@@ -276,6 +285,7 @@ def test_a_longer_one_is_passed_on_and_not_slept(remote, provider, asked, told):
     ],
 )  # fmt: skip
 def test_nonsense_is_a_502_and_not_repeated(remote, provider, fault):
+    """The wrong count, order or length, NaN, a page of HTML -> 502, not repeated, nothing kept."""
     embedder = remote(dimensions=8)
     provider.always = fault
     error = failure(embedder, ProviderError)
@@ -317,7 +327,9 @@ def test_rows_out_of_order_are_put_in_order(remote, provider):
 # -- 70: there is no key -----------------------------------------------------------------------
 
 
+@pytest.mark.fault("Providers")
 def test_a_missing_key_is_told_and_one_that_comes_works_at_once(provider):
+    """The key is missing -> 503 that names it; the key itself is in no message and no log."""
     keys: dict[str, str] = {}
     config = loopback()
     spec = ModelSpec(
@@ -339,6 +351,7 @@ def test_a_missing_key_is_told_and_one_that_comes_works_at_once(provider):
 # -- 71: it is somewhere it should not be ------------------------------------------------------
 
 
+@pytest.mark.fault("Providers")
 @pytest.mark.parametrize(
     "url",
     [
@@ -348,6 +361,9 @@ def test_a_missing_key_is_told_and_one_that_comes_works_at_once(provider):
     ],
 )  # fmt: skip
 def test_a_private_address_is_refused_when_it_is_set(url):
+    """Its address is private, redirects, or comes to mean a private one -> refused when it is set
+    and when it is called.
+    """
     config = loopback(provider_networks=(), provider_http_hosts=())
     spec = ModelSpec(id="o", type="openai", model_name="m", base_url=url)
     with pytest.raises(ModelUnavailable) as caught:

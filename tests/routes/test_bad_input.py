@@ -32,41 +32,50 @@ def check(reply, *statuses: int) -> str:
     return message
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 @pytest.mark.parametrize(
     "texts",
     [[], None, 5, 1.5, True, {"a": 1}, [None], [1.5], [["a"]], ["a", None], ["a", 3], ["a", {}]],
 )
 def test_anything_but_texts_is_refused(real_client: FlaskClient, path: str, texts: object) -> None:
+    """An empty list -> 422."""
     if path == "/v1/embeddings" and texts == [["a"]]:
         texts = [["a", "b"]]
     check(real_client.post(path, json=body_of(path, texts)), 422)
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 def test_the_item_at_fault_is_named(real_client: FlaskClient, path: str) -> None:
+    """A list that holds null, a number, an object, a list -> 422 with its place."""
     reply = real_client.post(path, json=body_of(path, ["a", "b", "c", 7]))
     assert ".3" in check(reply, 422)
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 @pytest.mark.parametrize(
     "text", ["", "   ", "\x00\x01\x1f", "\u200d\u202e", "🙂" * 300, "e" + "\u0301" * 5000]
 )
 def test_any_unicode_text_is_embedded(real_client: FlaskClient, path: str, text: str) -> None:
+    """NUL and control characters in a text -> embedded like any other; one line in the log."""
     reply = real_client.post(path, json=body_of(path, [text, "b"]))
     assert reply.status_code == 200
     rows = reply.json.get("embeddings") or [row["embedding"] for row in reply.json["data"]]
     assert np.isfinite(rows).all()
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 def test_half_a_surrogate_pair_is_refused_by_its_index(real_client: FlaskClient, path: str) -> None:
+    """Half a surrogate pair -> 422 with its index."""
     field = "input" if path.startswith("/v1") else "texts"
     body = json.dumps(body_of(path, ["fine", "bad \ud800 text"]))
     assert f"{field}.1" in check(real_client.post(path, data=body, headers=JSON), 422)
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 @pytest.mark.parametrize(
     ("text", "cut"),
@@ -76,12 +85,17 @@ def test_half_a_surrogate_pair_is_refused_by_its_index(real_client: FlaskClient,
 def test_ten_megabytes_are_cut_not_choked_on(
     real_client: FlaskClient, path: str, text: str, cut: str
 ) -> None:
-    """One word of any length is one token of this model, [UNK]: nothing of it is cut off."""
+    """A text or a single word of 10 MB -> cut before it is tokenized, and said so in
+    `X-Truncated-Inputs`.
+
+    One word of any length is one token of this model, [UNK]: nothing of it is cut off.
+    """
     reply = real_client.post(path, json=body_of(path, [text, "short"]))
     assert reply.status_code == 200
     assert reply.headers["X-Truncated-Inputs"] == cut
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 @pytest.mark.parametrize(
     "raw",
@@ -98,9 +112,13 @@ def test_ten_megabytes_are_cut_not_choked_on(
 def test_a_body_that_is_no_request_is_refused(
     real_client: FlaskClient, path: str, raw: bytes
 ) -> None:
+    """An empty body, half a JSON, JSON 100,000 deep, UTF-16, other bytes that are no UTF-8 -> 400
+    or 422 in JSON.
+    """
     check(real_client.post(path, data=raw, headers=JSON), 400, 422)
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 @pytest.mark.parametrize(
     "number", ["NaN", "Infinity", "1e400", "9" * 5000, "-1", "0", '"x"', "1.5"]
@@ -108,29 +126,36 @@ def test_a_body_that_is_no_request_is_refused(
 def test_a_dimension_must_be_a_number_of_the_vector(
     real_client: FlaskClient, path: str, number: str
 ) -> None:
+    """NaN, Infinity, 1e400, a number of 5,000 digits -> 400 or 422, in vectors too."""
     body = json.dumps(body_of(path, "x"))[:-1] + f', "dimensions": {number}}}'
     check(real_client.post(path, data=body, headers=JSON), 400, 422)
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 def test_more_dimensions_than_the_model_has_are_refused(
     real_client: FlaskClient, path: str
 ) -> None:
+    """`dimensions` of 0, below, above the model's, or text -> 400 or 422."""
     reply = real_client.post(path, json=body_of(path, "x", dimensions=385))
     assert "384" in check(reply, 400)
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
 def test_another_content_type_is_refused_with_the_right_one(
     real_client: FlaskClient, path: str, kind: str | None
 ) -> None:
+    """Another content type, or none -> 415 that names the right one."""
     reply = real_client.post(path, data=json.dumps(body_of(path, "x")), content_type=kind)
     assert "application/json" in check(reply, 415)
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 def test_a_compressed_body_is_not_unpacked(real_client: FlaskClient, path: str) -> None:
+    """A compressed body -> 415, never unpacked."""
     headers = {**JSON, "Content-Encoding": "gzip"}
     assert "compressed" in check(real_client.post(path, data=b"\x1f\x8b", headers=headers), 415)
 
@@ -142,12 +167,16 @@ def narrow(config_of):
     return create_app(config_of(max_request_bytes=2048), wait=True).test_client()
 
 
+@pytest.mark.fault("Requests that are none")
 def test_a_body_over_the_limit_is_refused_by_its_length(narrow: FlaskClient) -> None:
+    """A body over the limit, by its `Content-Length` -> 413, unread."""
     reply = narrow.post("/embed", json={"texts": "x" * 4000})
     assert "2048" in check(reply, 413)
 
 
+@pytest.mark.fault("Requests that are none")
 def test_a_body_over_the_limit_is_refused_without_a_length(narrow: FlaskClient) -> None:
+    """A body over the limit, in chunks -> 413; never cut and taken for whole."""
     body = io.BytesIO(json.dumps({"texts": "x" * 4000}).encode())
     stream = {"wsgi.input": body, "wsgi.input_terminated": True}
     reply = narrow.post("/embed", headers=JSON, environ_overrides=stream)
@@ -161,6 +190,7 @@ def test_a_body_at_the_limit_is_read_whole(narrow: FlaskClient) -> None:
     assert narrow.post("/embed", headers=JSON, environ_overrides=stream).status_code == 200
 
 
+@pytest.mark.fault("Requests that are none")
 @each_route
 @pytest.mark.parametrize(
     "model",
@@ -177,6 +207,7 @@ def test_a_body_at_the_limit_is_read_whole(narrow: FlaskClient) -> None:
 def test_a_model_that_is_a_path_is_just_unknown(
     real_client: FlaskClient, path: str, model: str
 ) -> None:
+    """A model's name that is a path, a URL, or holds NUL -> 400: just an unknown name."""
     reply = real_client.post(path, json=body_of(path, "x", model=model))
     assert "available: minilm" in check(reply, 400)
 
@@ -193,7 +224,11 @@ def test_one_bad_item_among_2048_is_named_and_the_next_request_is_served(
     assert reply.json["count"] == 2048
 
 
+@pytest.mark.fault("Requests that are none")
 def test_an_unknown_field_is_told_on_native_routes(real_client: FlaskClient) -> None:
+    """Unknown fields -> 422 with the name on native routes; passed over on `/v1`, as other vendors'
+    extras are sent there.
+    """
     reply = real_client.post("/embed", json={"texts": "x", "normalise": True})
     assert "normalise: there is no such field" in check(reply, 422)
 
@@ -203,7 +238,9 @@ def test_extras_of_other_vendors_pass_on_v1(real_client: FlaskClient) -> None:
     assert real_client.post("/v1/embeddings", json=body).status_code == 200
 
 
+@pytest.mark.fault("Requests that are none")
 def test_of_duplicate_keys_the_last_wins(real_client: FlaskClient) -> None:
+    """A key twice -> the last one counts."""
     body = b'{"texts": "first", "texts": ["a", "b"]}'
     assert real_client.post("/embed", data=body, headers=JSON).json["count"] == 2
 
@@ -289,7 +326,9 @@ def test_a_model_that_cannot_load_is_listed_and_503_with_the_reason(config_of) -
     assert "hub cannot be reached" in row["reason"]
 
 
+@pytest.mark.fault("Models and devices")
 def test_while_a_model_loads_requests_get_503_and_when_to_retry(config_of) -> None:
+    """A request while the model loads -> 503 with `Retry-After`; nobody waits."""
     import threading
 
     from embedders.fake import FakeEmbedder

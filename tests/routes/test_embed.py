@@ -140,7 +140,9 @@ def test_models_lists_states(real_client: FlaskClient) -> None:
     assert [row["id"] for row in body["data"]] == ["minilm"]
 
 
+@pytest.mark.fault("Requests that are none")
 def test_an_unknown_model_is_404_in_a_path_and_400_elsewhere(real_client: FlaskClient) -> None:
+    """An unknown model -> 404 in a path, else 400, with the list; nothing is downloaded."""
     for reply, status in [
         (real_client.get("/models/nope"), 404),
         (real_client.get("/v1/models/nope"), 404),

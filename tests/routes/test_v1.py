@@ -102,12 +102,16 @@ def test_an_empty_input_is_refused(client: openai.OpenAI, empty: list) -> None:
     assert refused.value.body["param"].startswith("input")
 
 
+@pytest.mark.fault("Requests that are none")
 def test_an_empty_string_is_embedded_as_the_model_does(client: openai.OpenAI) -> None:
+    """An empty text, only spaces -> the vector that the model gives it."""
     assert len(client.embeddings.create(model="minilm", input="").data[0].embedding) == 384
 
 
+@pytest.mark.fault("Requests that are none")
 @pytest.mark.parametrize("ids", [[-1], [30522], [2**40], [[1, 2], [10**30]]])
 def test_a_token_id_out_of_range_is_refused(real_client: FlaskClient, ids: list) -> None:
+    """A token id that the model does not have -> 400, before any pass."""
     reply = real_client.post("/v1/embeddings", json={"model": "minilm", "input": ids})
     assert reply.status_code in (400, 422)
     assert reply.json["error"]["type"] == "invalid_request_error"
@@ -147,9 +151,11 @@ def test_too_long_is_400_when_truncation_is_refused(real_client: FlaskClient) ->
     assert reply.json["error"]["code"] == "input_too_long"
 
 
+@pytest.mark.fault("Requests that are none")
 def test_too_many_inputs_is_400_here_and_413_on_the_native_route(
     fake_client: FlaskClient,
 ) -> None:
+    """More texts than `MAX_TEXTS_PER_REQUEST` -> 413; 400 in OpenAI's form on `/v1`."""
     texts = ["x"] * 2049
     reply = fake_client.post("/v1/embeddings", json={"model": "fake", "input": texts})
     assert reply.status_code == 400

@@ -106,9 +106,13 @@ def test_what_stays_the_same_stays_loaded(registry: Registry, builder: Builder) 
     assert builder.built[0].closed.is_set()
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_model_that_does_not_load_leaves_the_old_one(
     registry: Registry, builder: Builder
 ) -> None:
+    """A change of settings to a model that does not load -> refused with the reason and not stored;
+    the old one serves.
+    """
     builder.broken.add("b")
     with pytest.raises(errors.Invalid, match="its folder is empty"):
         swap(registry, B)

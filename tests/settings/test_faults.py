@@ -45,7 +45,11 @@ def embeds(service: Service) -> bool:
     return service.post("/embed", {"texts": ["still here"]}).status_code == 200
 
 
+@pytest.mark.fault("The SQL database")
 def test_down_at_start_then_up(start: Start, server: MariaDB | Postgres) -> None:
+    """It is down at the start -> the environment's settings serve; `degraded` says so; found again
+    by itself.
+    """
     url = server.database()
     keep(url, max_texts=77)
     server.halt()
@@ -83,7 +87,11 @@ def test_restarted_under_idle_connections(start: Start, server: MariaDB | Postgr
     assert service.value("max_texts") == 6
 
 
+@pytest.mark.fault("The SQL database")
 def test_killed_under_load_then_back(start: Start, server: MariaDB | Postgres) -> None:
+    """It goes down, hangs, or its idle connections die -> the last known settings serve, and
+    callers known in the last minute; changes are 503; a dead connection is replaced unnoticed.
+    """
     service = start(server.database())
     assert service.set("max_texts", 5).status_code == 200
     server.kill()
@@ -94,7 +102,9 @@ def test_killed_under_load_then_back(start: Start, server: MariaDB | Postgres) -
     assert service.value("max_texts") == 5
 
 
+@pytest.mark.fault("The SQL database")
 def test_a_locked_sqlite_file_is_503_and_recovers(start: Start, tmp_path: Path) -> None:
+    """SQLite is locked by somebody else -> waited for 5 s, then 503."""
     file = tmp_path / "settings.db"
     service = start(f"sqlite:///{file}")
     assert service.set("max_texts", 5).status_code == 200

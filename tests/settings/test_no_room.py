@@ -54,10 +54,14 @@ def embedder(request: pytest.FixtureRequest) -> DeviceEmbedder:
     return made
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize(("free", "device"), [(10 << 30, "cuda"), (100 << 20, "cpu")])
 def test_auto_takes_the_gpu_only_if_it_has_room(
     free: int, device: str, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No room on the GPU for the old and the new model -> `auto` takes the CPU for the new one; a
+    model that serves stays where it is; a refused one leaves nothing held.
+    """
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))

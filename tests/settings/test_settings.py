@@ -126,8 +126,12 @@ def test_what_needs_a_restart_waits_for_it(opened: Callable[..., Settings]) -> N
     assert after.current.port == 9000 and not after.describe("port")["restart_required"]
 
 
+@pytest.mark.fault("Models and devices")
 def test_of_two_changes_at_once_one_wins(opened: Callable[..., Settings]) -> None:
-    """Both have read the same version when they write."""
+    """Two changes at once -> one wins, the other is 409; every worker follows.
+
+    Both have read the same version when they write.
+    """
     workers = [opened(), opened()]
     both = threading.Barrier(2, timeout=30)
 
@@ -179,9 +183,11 @@ def test_what_cannot_be_applied_is_not_stored(opened: Callable[..., Settings]) -
     assert opened().state.version == 0 and settings.current.model is None
 
 
+@pytest.mark.fault("The SQL database")
 def test_illegal_rows_are_ignored_with_a_line_in_the_log(
     opened: Callable[..., Settings], db_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A row holds an illegal setting -> passed over with a line in the log."""
     opened().change({"max_texts": 5}, "ann")
     database = Database(db_url)
     rows = [("max_batch_size", "0"), ("device", "{bad"), ("colour", '"red"'), ("Port", "1")]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import requests
 
 from db import driver_url
@@ -106,9 +107,13 @@ def let_each_answer(clients: list[Client]) -> None:
     until(lambda: all(c.replies > n + 1 for c, n in zip(clients, before, strict=True)), 180)
 
 
+@pytest.mark.fault("Models and devices")
 def test_no_request_is_lost_or_mixed_while_models_are_swapped(
     start: Callable[..., Service], small_model: Path, db_url: str
 ) -> None:
+    """The model is exchanged under load -> no request is lost, none mixes two models; the cache
+    knows whose vectors it holds.
+    """
     kind = driver_url(db_url).get_backend_name()
     cache = CACHES[kind]
     env = {"EMBEDDING_MODEL": BUNDLED, "EMBEDDING_DTYPE": "float32", "CACHE": cache, **FEW_SHAPES}

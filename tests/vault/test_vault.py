@@ -164,9 +164,13 @@ def test_many_workers_may_store_at_once(vault_of: Make, any_url: str) -> None:
     assert len({vault.get_key("openai") for vault in vaults} & set(keys)) == 1
 
 
+@pytest.mark.fault("Providers")
 def test_a_lost_key_is_told_and_mended_by_storing_anew(
     vault_of: Make, any_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """`ENCRYPTION_KEY` is changed or lost -> the service starts; the key is said to be unreadable
+    until it is stored anew; two keys rotate.
+    """
     vault_of(any_url, A).store("openai", SECRET)
     later = vault_of(any_url, B, openai=OTHER)
     assert "the stored key of openai cannot be decrypted" in caplog.text
