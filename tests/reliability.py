@@ -1,7 +1,8 @@
 """Writes the tables of docs/reliability.md: `python -m tests.reliability`.
 
 A row is a test with the marker `fault("group")`; the first paragraph of its docstring is
-`what breaks -> what happens`. The prose around the tables is the page's own.
+`what breaks -> what happens`. Tests of one fault share a line of the table. The prose around the
+tables is the page's own.
 """
 
 import ast
@@ -79,10 +80,14 @@ def tables(found: list[Row]) -> str:
 def table(group: str, found: list[Row]) -> str:
     """Return the table of one group."""
     head = f"## {group}\n\n{GROUPS[group]}\n\n| fault | what happens | shown by |\n|---|---|---|\n"
-    cells = ((row.fault, row.outcome, f"`{row.test}`") for row in found)
-    return head + "".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in each)} |\n" for each in cells
-    )
+    lines: dict[str, list[Row]] = {}
+    for row in found:
+        lines.setdefault(row.fault, []).append(row)
+    for fault, same in lines.items():
+        outcomes = "; ".join(row.outcome for row in same)
+        cells = (fault, outcomes, ", ".join(f"`{row.test}`" for row in same))
+        head += f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+    return head
 
 
 def page(now: str) -> str:

@@ -58,9 +58,7 @@ def shown(model: str, default: str = "true") -> str | None:
 
 @pytest.mark.fault("Models and devices")
 def test_a_model_that_cannot_be_loaded_is_tried_for_ever(serve, monkeypatch) -> None:
-    """The model cannot be loaded, or what it gives are no numbers -> the port is open; `/health`
-    and `/embed` say 503 and why (gunicorn); it is tried again for ever.
-    """
+    """A model cannot be loaded -> it is tried again for ever."""
     monkeypatch.setattr(loading, "RETRY_AFTER_S", (0.0, 0.001))
     tries = iter(range(20))
 
@@ -74,7 +72,9 @@ def test_a_model_that_cannot_be_loaded_is_tried_for_ever(serve, monkeypatch) -> 
     until(lambda: registry.default.state == "ready")
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_model_that_gives_no_numbers_is_never_ready(serve) -> None:
+    """A model gives vectors that are not finite -> it is never ready."""
     registry = serve(lambda spec, settings: Broken(spec.model_name))
     registry.load_now()
     assert ailment(registry.default) == "its vectors hold numbers that are not finite"

@@ -53,9 +53,11 @@ def test_truncation_is_told_on_a_hit_as_on_a_miss(fake_client: FlaskClient) -> N
     assert refused.status_code == 400
 
 
+@pytest.mark.fault("Models and devices")
 def test_an_exchanged_model_finds_nothing_of_the_other(
     config_of: Callable[..., Config],
 ) -> None:
+    """The model is exchanged -> the cache returns nothing of the old one."""
     models = {name: {"type": "fake", "model_name": f"tests/{name}"} for name in ("one", "two")}
     client = create_app(config_of(models), wait=True).test_client()
     before = client.post("/embed", json={"texts": ["a"]})
@@ -133,9 +135,11 @@ def test_workers_of_two_services_share_redis(
     assert cold.json()["embeddings"] == warm.json()["embeddings"]
 
 
+@pytest.mark.fault("Redis")
 def test_killing_redis_under_load_changes_no_status(
     config_of: Callable[..., Config], redis_server: Redis
 ) -> None:
+    """Redis is killed under load -> no request's status changes."""
     with Redis() as server:
         app = create_app(config_of(cache="redis", redis_port=server.port), wait=True)
         codes: list[tuple[str, int]] = []

@@ -132,7 +132,9 @@ def test_an_error_stays_what_it_is(engine: Engine, message: str, told: str | Non
     assert (error.refused_with, error.param, error.status) == (404, "input", 400)
 
 
+@pytest.mark.fault("Providers")
 def test_what_was_answered_wrongly_is_not_kept(engine: Engine) -> None:
+    """A provider answers wrongly -> nothing is cached."""
     fake = fake_of(engine, "remote")
 
     def fail(items: object) -> None:

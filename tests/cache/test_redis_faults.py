@@ -48,9 +48,7 @@ def count_failures(cache: RedisCache) -> list[str]:
 def test_a_killed_server_costs_three_tries_and_is_used_again_when_it_is_back(
     own: Redis, cache: RedisCache
 ) -> None:
-    """Redis refuses connections -> three tries, then none: vectors are computed, limits are counted
-    in memory; `/health` is degraded, not down.
-    """
+    """Redis refuses connections -> three tries, then none until it is back."""
     engine = engine_of(cache)
     ask(engine, hits=0)
     failures = count_failures(cache)
@@ -67,7 +65,7 @@ def test_a_killed_server_costs_three_tries_and_is_used_again_when_it_is_back(
 
 @pytest.mark.fault("Redis")
 def test_a_frozen_server_costs_one_short_pause(own: Redis, cache: RedisCache) -> None:
-    """Redis hangs -> one short pause; it is probed beside the requests.
+    """Redis hangs -> one short pause.
 
     And none of the requests waits for the probes, which go on all the time.
     """
@@ -81,7 +79,9 @@ def test_a_frozen_server_costs_one_short_pause(own: Redis, cache: RedisCache) ->
     own.resume()
 
 
+@pytest.mark.fault("Redis")
 def test_a_frozen_server_is_used_again_when_it_goes_on(own: Redis, cache: RedisCache) -> None:
+    """Redis hangs -> a thread beside the requests tries it until it answers."""
     engine = engine_of(cache)
     ask(engine, hits=0)
     own.pause()
@@ -107,7 +107,7 @@ def test_nobody_tries_a_server_on_behalf_of_a_closed_cache(own: Redis, cache: Re
 
 @pytest.mark.fault("Redis")
 def test_a_full_server_is_read_but_not_written(own: Redis, cache: RedisCache) -> None:
-    """Redis is full, or a replica that only reads -> read and not written."""
+    """Redis is full -> it is read and not written."""
     engine = engine_of(cache)
     ask(engine, hits=0)
     client = cache._client
@@ -123,7 +123,9 @@ def test_a_full_server_is_read_but_not_written(own: Redis, cache: RedisCache) ->
     assert engine.embed(EmbedRequest(["new"])).hits == 1
 
 
+@pytest.mark.fault("Redis")
 def test_a_replica_is_read_but_not_written(own: Redis, cache: RedisCache) -> None:
+    """Redis is a replica that only reads -> it is read and not written."""
     engine = engine_of(cache)
     ask(engine, hits=0)
     port = own.port

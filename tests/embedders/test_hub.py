@@ -133,6 +133,7 @@ def test_a_repository_without_weights_that_are_read_says_what_it_has(
 # ---- a cache that another program filled
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize(
     "lacking",
     [
@@ -154,6 +155,7 @@ def test_a_repository_without_weights_that_are_read_says_what_it_has(
 def test_a_half_filled_cache_is_completed(
     hub: Hub, dense: Path, cache: Path, lacking: list[str]
 ) -> None:
+    """Another program filled the hub's cache in part -> it is completed."""
     hub.add(NAME, dense)
     had = [path for path in hub.files(NAME) if path not in lacking]
     snapshot = hub.fill(cache, NAME, had)
@@ -239,9 +241,11 @@ def unreachable(request: pytest.FixtureRequest, hub: Hub, monkeypatch: pytest.Mo
     return hub
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_cache_that_may_be_partial_is_used_and_said(
     unreachable: Hub, dense: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The hub is down, and the cached model may lack a part -> it serves, and the log says so."""
     unreachable.add(NAME, dense)
     unreachable.fill(cache, NAME, BARE)
     source = get(NAME, cache)
@@ -252,11 +256,13 @@ def test_a_cache_that_may_be_partial_is_used_and_said(
     assert "modules.json" in source.notes[0] and "using the cache as it is" in caplog.text
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize("lost", ["1_Pooling/config.json", "2_Dense/model.safetensors",
                                   "model.safetensors", "tokenizer.json"])  # fmt: skip
 def test_a_cache_that_lacks_a_part_is_refused_by_its_name(
     unreachable: Hub, dense: Path, cache: Path, lost: str
 ) -> None:
+    """The hub is down, and the cached model lacks a part -> refused by the part's name."""
     unreachable.add(NAME, dense)
     had = [p for p in unreachable.files(NAME) if p != lost and p != "tokenizer_config.json"]
     unreachable.fill(cache, NAME, had)

@@ -223,10 +223,12 @@ def test_models_that_come_and_go_bring_no_threads_of_their_own(small: Path) -> N
     assert 2 <= len(seen) <= 1 + cores()
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize(("lacks", "named"), [("layer.5.", "layer.5."), ("pooler.", None)])
 def test_weights_that_are_not_there_are_never_made_up(
     tmp_path: Path, lacks: str, named: str | None
 ) -> None:
+    """A weights file lacks a layer -> refused; weights are never made up."""
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "model"

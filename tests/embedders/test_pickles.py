@@ -63,10 +63,7 @@ def made(cache: Path) -> list[str]:
 def test_a_converted_model_has_the_vectors_of_its_safetensors(
     bge: Path, tmp_path: Path, cache: Path, how: dict, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Only pickled weights -> converted to safetensors once, atomically, by torch's reader of
-    weights; refused by name if `ALLOW_PICKLED_WEIGHTS=false`, if they ask for code, hold anything
-    but tensors or are damaged, and if the cache cannot be written.
-    """
+    """A model has only pickled weights -> converted to safetensors once, with the same vectors."""
     folder = pickle_weights(shutil.copytree(bge, tmp_path / "model"), **how)
     with caplog.at_level(logging.INFO, "embedders"):
         source = check(folder, cache)
@@ -130,10 +127,12 @@ class _Asks:
         return os.mkdir, (str(self.ran),)
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize("form", ["zipped", "legacy", "bare", "newer", "shard", "head"])
 def test_a_pickle_that_asks_for_code_is_refused_and_nothing_runs(
     bge: Path, dense: Path, tmp_path: Path, cache: Path, form: str
 ) -> None:
+    """Pickled weights ask for code -> refused, and nothing runs."""
     folder = shutil.copytree(dense if form == "head" else bge, tmp_path / "model")
     inside = folder / "2_Dense" if form == "head" else folder
     pickle_weights(inside, shards=2 if form == "shard" else 1)
@@ -280,7 +279,9 @@ def child(pickled: Path, cache: Path, first: str = "") -> "subprocess.Popen[str]
     )
 
 
+@pytest.mark.fault("Models and devices")
 def test_four_processes_at_once_make_one_copy(pickled: Path, cache: Path) -> None:
+    """Four processes convert the same weights -> one copy is made."""
     children = [child(pickled, cache) for _ in range(4)]
     said = [process.communicate(timeout=120) for process in children]
     assert [process.returncode for process in children] == [0] * 4, said
@@ -289,9 +290,11 @@ def test_four_processes_at_once_make_one_copy(pickled: Path, cache: Path) -> Non
     assert made(cache) == [source.folder.name]
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_process_killed_half_way_leaves_nothing_that_is_taken_for_whole(
     pickled: Path, cache: Path
 ) -> None:
+    """A conversion is killed half way -> nothing of it is taken for whole."""
     killed = child(pickled, cache, DIES)
     killed.communicate(timeout=120)
     assert killed.returncode == -9

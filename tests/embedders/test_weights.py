@@ -107,6 +107,7 @@ def _without(routed: Path, route: str) -> str:
     return changed
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize(
     ("file", "named"),
     [
@@ -121,6 +122,7 @@ def _without(routed: Path, route: str) -> str:
 def test_a_folder_that_lacks_a_part_is_refused_by_its_name(
     model: Path, file: str, named: str
 ) -> None:
+    """A model's folder lacks a part -> refused by the part's name."""
     for path in model.glob(file):
         path.unlink()
     with pytest.raises(ModelUnavailable, match="is not whole") as refused:
@@ -180,9 +182,7 @@ def test_damaged_bundled_weights_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_half_a_weights_file_is_refused_by_its_name(model: Path) -> None:
-    """A weights file is cut short or lacks a layer, or a part of the model is missing -> refused by
-    the file's name, a git-lfs pointer as one; weights are never made up.
-    """
+    """A weights file is cut short, or a git-lfs pointer -> refused by its name."""
     content = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelUnavailable, match=r"model\.safetensors is damaged or was not"):

@@ -86,9 +86,7 @@ def clock(start, held: Path, tmp_path: Path) -> Iterator[tuple[Service, Callable
 
 @pytest.mark.fault("Process and machine")
 def test_a_clock_that_jumps_passes_no_deadline_and_ends_no_worker(clock, held) -> None:
-    """The clock jumps by hours -> deadlines and heartbeats do not notice; tokens go by the new
-    time, with 5 s of leeway.
-    """
+    """The clock jumps by hours -> no deadline passes, and no worker ends."""
     service, put_forward = clock
     workers = service.workers()
     token = signed_in(service)

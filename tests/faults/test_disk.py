@@ -36,9 +36,7 @@ def on_a_small_disk(mounted, tmp_path) -> tuple[Service, Path]:
 
 @pytest.mark.fault("Process and machine")
 def test_a_full_disk_stops_no_embedding_and_heals(on_a_small_disk) -> None:
-    """The disk is full -> embedding and search go on; the store answers 507, settings 503, lines of
-    the log wait for room; all heals with it. A full `METRICS_DIR` is not used.
-    """
+    """The disk is full -> embedding and search go on; writes are 507 or 503; all heals with it."""
     service, disk = on_a_small_disk
     workers = service.workers()
     small = {"collection": "kept", "texts": ["a"], "ids": ["a"]}
@@ -67,8 +65,12 @@ def found(service: Service) -> list[str]:
     return [hit["id"] for hit in reply["results"]]
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_full_metrics_directory_is_not_used(mounted, tmp_path) -> None:
-    """Its files are mapped: a worker that wrote to one on a full disk would be killed (SIGBUS)."""
+    """`METRICS_DIR` is full -> it is not used.
+
+    Its files are mapped: a worker that wrote to one on a full disk would be killed (SIGBUS).
+    """
     disk = tmp_path / "numbers"
     disk.mkdir()
     service = mounted(
@@ -88,9 +90,7 @@ def test_a_full_metrics_directory_is_not_used(mounted, tmp_path) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_it_serves_from_a_read_only_root(mounted, tmp_path) -> None:
-    """Nothing can be written but `/dev/shm` -> it starts and embeds; what wants to write is 503,
-    and `/health` says degraded.
-    """
+    """Nothing can be written but `/dev/shm` -> it starts and embeds; `/health` says degraded."""
     read_only = f"mount --bind {tmp_path} {tmp_path}; mount -o remount,bind,ro {tmp_path}"
     service = mounted(
         f"{read_only}; mount -o remount,bind,ro /",

@@ -20,9 +20,7 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 @pytest.mark.fault("Models and devices")
 def test_a_gpu_that_is_not_there_is_said_and_not_replaced_by_the_cpu(start) -> None:
-    """No GPU where `DEVICE=cuda`, or one that is too old for this torch -> 503 and why, never the
-    CPU unasked; `auto` takes the CPU, and `/health` names it (gunicorn).
-    """
+    """No GPU where `DEVICE=cuda` -> 503 and why, never the CPU."""
     service = start(
         app="app:app", ready="/health/live", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL,
         DEVICE="cuda", CUDA_VISIBLE_DEVICES="",
@@ -33,7 +31,9 @@ def test_a_gpu_that_is_not_there_is_said_and_not_replaced_by_the_cpu(start) -> N
     assert service.embed("a") == 503
 
 
+@pytest.mark.fault("Models and devices")
 def test_auto_takes_the_cpu_where_there_is_no_gpu_and_health_names_it(start) -> None:
+    """No GPU where `DEVICE=auto` -> the CPU serves, and `/health` names it."""
     service = start(
         app="app:app", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL, DEVICE="auto",
         CUDA_VISIBLE_DEVICES="",
@@ -101,7 +101,9 @@ def silent_hub() -> Iterator[tuple[str, list[int]]]:
     thread.join()
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_hub_that_hangs_leaves_the_port_open(start, silent_hub, tmp_path) -> None:
+    """The hub hangs, and the model is not cached -> the port is open; the model is 503."""
     url, taken = silent_hub
     service = start(
         app="app:app", ready="/health/live", HF_ENDPOINT=url,
@@ -116,10 +118,7 @@ def test_a_hub_that_hangs_leaves_the_port_open(start, silent_hub, tmp_path) -> N
 def test_a_hub_that_hangs_does_not_delay_a_model_that_is_cached(
     start, silent_hub, tmp_path
 ) -> None:
-    """The hub hangs, is down or refuses; another program filled the cache in part -> a model that
-    is known to be whole starts without asking it; a partial one is completed, or refused by what it
-    lacks, or said to be perhaps partial; one that is not cached is 503 meanwhile (gunicorn).
-    """
+    """The hub hangs -> a cached model starts without asking it."""
     url, taken = silent_hub
     revision = "0" * 40
     cached = tmp_path / "models--some-org--some-model"  # as the hub's library keeps it

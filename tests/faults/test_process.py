@@ -23,17 +23,16 @@ def service(start_for_all) -> Service:
 
 @pytest.mark.fault("Process and machine")
 def test_a_killed_worker_is_replaced(service) -> None:
-    """A worker is killed -> replaced; the others go on, what it had counted stays. If its successor
-    cannot start, for a mistake made in a file meanwhile, the others serve on and it is tried again,
-    ever more slowly.
-    """
+    """A worker is killed -> it is replaced."""
     (worker,) = service.workers()
     os.kill(worker, signal.SIGKILL)
     until(lambda: service.healthy() and service.workers() != [worker])
     assert service.embed("a") == 200
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_killed_worker_leaves_the_others_serving(start) -> None:
+    """A worker is killed -> the others go on."""
     service = start("-w", "2")
     until(lambda: sum("is ready in" in line for line in service.lines) == 2)
     with Crowd(service) as crowd:
@@ -46,9 +45,7 @@ def test_a_killed_worker_leaves_the_others_serving(start) -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_a_lost_device_gets_the_worker_replaced(service) -> None:
-    """The device is lost, of one replica too, or while a model loads: an error that sticks -> 503
-    for all; the worker ends (exit code 70) and is replaced (gunicorn).
-    """
+    """The device is lost: an error that sticks -> 503; the worker ends and is replaced."""
     (worker,) = service.workers()
     assert service.embed("sticky") == 503
     until(lambda: service.healthy() and service.workers() != [worker])
@@ -58,9 +55,7 @@ def test_a_lost_device_gets_the_worker_replaced(service) -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_a_hanging_pass_gets_the_worker_replaced(start) -> None:
-    """A pass hangs longer than `ENCODE_TIMEOUT` -> `/health` 503, the worker is replaced
-    (gunicorn).
-    """
+    """A pass takes longer than `ENCODE_TIMEOUT` -> the worker is replaced."""
     service = start(ENCODE_TIMEOUT="1")
     (worker,) = service.workers()
     with pytest.raises(OSError):
@@ -68,7 +63,9 @@ def test_a_hanging_pass_gets_the_worker_replaced(start) -> None:
     until(lambda: service.healthy() and service.workers() != [worker])
 
 
+@pytest.mark.fault("Overload")
 def test_health_stays_quick_and_true_while_every_permit_is_taken(start, held) -> None:
+    """More requests than threads -> `/health` still answers, and truly."""
     service = start(HELD=str(held), MAX_QUEUE_TOKENS="1024")
     answers: list[tuple[int, dict, bytes]] = []
     threads = [
@@ -91,7 +88,9 @@ def test_health_stays_quick_and_true_while_every_permit_is_taken(start, held) ->
     assert {status for status, _, _ in answers} == {200, 429}
 
 
+@pytest.mark.fault("Overload")
 def test_a_request_whose_deadline_passes_is_told_504(start) -> None:
+    """The deadline passes while a request waits -> 504."""
     assert start(REQUEST_DEADLINE="0.3").embed("slow") == 504
 
 
@@ -116,7 +115,9 @@ def test_a_taken_metrics_port_is_a_line_in_the_log_and_no_more(start) -> None:
     until(lambda: any("METRICS_PORT" in line for line in service.lines))
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_model_that_cannot_be_loaded_leaves_the_port_open_and_says_why(start) -> None:
+    """A model cannot be loaded -> the port is open, and `/embed` says 503 and why."""
     service = start(
         app="app:app", ready="/health/live", EMBEDDING_MODEL="/nonexistent/model",
         SUPPORTED_MODELS="", MODEL_CONFIG="/nonexistent",
@@ -130,9 +131,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_port_open_and_says_why(start) 
 
 @pytest.mark.fault("Process and machine")
 def test_descriptors_that_run_out_end_no_worker_and_no_request(start, held) -> None:
-    """Descriptors run out; 10,000 connections are broken off -> idle connections make room, new
-    ones wait; no worker ends, no request under way is lost.
-    """
+    """Descriptors run out -> no worker ends, and no request under way is lost."""
     service = start(HELD=str(held), EMBEDDING_MAX_BATCH_SIZE="1")
     (worker,) = service.workers()
     assert service.embed("a") == 200  # what is imported late is there
@@ -155,11 +154,15 @@ def test_descriptors_that_run_out_end_no_worker_and_no_request(start, held) -> N
     assert service.healthy()
 
 
+@pytest.mark.fault("Process and machine")
 def test_it_starts_with_an_unwritable_home(start) -> None:
+    """The home directory cannot be written -> it starts."""
     assert start(HOME="/proc", METRICS_PORT=str(free_port())).embed("a") == 200
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
+    """The log cannot be written -> no request fails."""
     service = start()
     (worker,) = service.workers()
     subprocess.run(["prlimit", f"--pid={worker}", "--fsize=0:unlimited"], check=True)
@@ -172,7 +175,7 @@ def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_a_bug_is_one_plain_500_which_the_log_explains(service) -> None:
-    """A bug -> one plain 500 with the request's id, counted; the log has the rest under that id."""
+    """A bug -> one plain 500 with the request's id; the log has the rest under that id."""
     status, headers, body = service.ask("/embed", {"texts": ["a bug"]})
     told = json.loads(body)
     assert status == 500 and set(told) == {"error", "error_type", "request_id"}

@@ -19,10 +19,7 @@ def is_told(service: Service, which: str) -> bool:
 
 @pytest.mark.fault("Process and machine")
 def test_a_stop_finishes_the_requests_it_has_accepted(start, held) -> None:
-    """SIGTERM under load -> requests that have come are finished, their waiting connections taken,
-    further ones refused; exit code 0; what `GRACEFUL_TIMEOUT` leaves no time for is 503 shortly
-    before its end.
-    """
+    """SIGTERM under load -> accepted requests are finished; exit code 0."""
     service = start(HELD=str(held))
     statuses: list[int] = []
     threads = [
@@ -41,7 +38,9 @@ def test_a_stop_finishes_the_requests_it_has_accepted(start, held) -> None:
     assert service.process.wait(40) == 0
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_stop_amid_arrivals_on_kept_connections_loses_none_of_them(start) -> None:
+    """SIGTERM under load -> none on a kept connection is lost."""
     service = start()
     with Arrivals(service, 8) as crowd:
         service.signal(signal.SIGTERM)
@@ -49,8 +48,13 @@ def test_a_stop_amid_arrivals_on_kept_connections_loses_none_of_them(start) -> N
     assert set(crowd.statuses) == {200} and not crowd.lost
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start, held) -> None:
-    """One pass takes half the graceful time: whoever cannot be served any more is told so."""
+    """SIGTERM, and `GRACEFUL_TIMEOUT` is too short for the queue -> the rest of it is 503 before
+    the end.
+
+    One pass takes half the graceful time: whoever cannot be served any more is told so.
+    """
     service = start(HELD=str(held), GRACEFUL_TIMEOUT="8", EMBEDDING_MAX_BATCH_SIZE="1")
     answers: list[tuple[int, dict, bytes]] = []
     threads = [
@@ -75,9 +79,7 @@ def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start, 
 
 @pytest.mark.fault("Process and machine")
 def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start, tmp_path) -> None:
-    """SIGHUP under load -> no request fails: old workers serve until the new have loaded their
-    models; if those cannot, the old ones stay; a mistake in the configuration changes nothing.
-    """
+    """SIGHUP under load -> old workers serve until new ones have loaded; no request fails."""
     loading = tmp_path / "loading"
     service = start("-w", "2", WHILE_LOADING=str(loading))
     with Crowd(service) as crowd:
@@ -95,9 +97,11 @@ def test_a_reload_under_load_fails_no_request_however_long_the_model_takes(start
     assert set(crowd.statuses) == {200} and not crowd.lost
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_worker_that_is_ready_has_all_requests_while_the_first_one_still_loads(
     start, tmp_path
 ) -> None:
+    """One worker is ready, another still loads -> the ready one gets all requests."""
     loading = tmp_path / "loading"
     loading.write_text("wait")
     service = start("-w", "2", ready="/health/live", WHILE_LOADING=str(loading))
@@ -114,9 +118,11 @@ def test_a_worker_that_is_ready_has_all_requests_while_the_first_one_still_loads
     assert set(crowd.statuses) == {200} and not crowd.lost
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_reload_to_a_model_that_cannot_be_loaded_leaves_the_old_worker_serving(
     start, tmp_path
 ) -> None:
+    """SIGHUP to a model that cannot be loaded -> the old workers stay."""
     loading = tmp_path / "loading"
     service = start(WHILE_LOADING=str(loading))
     (old,) = service.workers()
@@ -127,7 +133,9 @@ def test_a_reload_to_a_model_that_cannot_be_loaded_leaves_the_old_worker_serving
     assert old in service.workers()
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_reload_to_a_configuration_with_a_mistake_changes_nothing(start, models_file) -> None:
+    """SIGHUP to a configuration with a mistake -> nothing changes."""
     good = models_file.read_text()
     service = start()
     old = service.workers()
@@ -144,8 +152,13 @@ def test_a_reload_to_a_configuration_with_a_mistake_changes_nothing(start, model
     assert service.embed("a") == 200
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_worker_that_cannot_start_again_leaves_the_others_serving(start, models_file) -> None:
-    """Somebody made a mistake in a file while the service ran, and hours later a worker died."""
+    """A worker cannot start again, for a mistake made in a file meanwhile -> the others go on, and
+    it is tried again, ever more slowly.
+
+    Somebody made a mistake in a file while the service ran, and hours later a worker died.
+    """
     good = models_file.read_text()
     service = start("-w", "2")
     until(lambda: sum("is ready in" in line for line in service.lines) == 2)
@@ -161,7 +174,9 @@ def test_a_worker_that_cannot_start_again_leaves_the_others_serving(start, model
     assert left in service.workers() and len(service.workers()) == 2
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
+    """SIGTERM during a reload -> it stops, and waits for no model."""
     loading = tmp_path / "loading"
     service = start(WHILE_LOADING=str(loading))
     loading.write_text("wait")

@@ -120,15 +120,19 @@ def test_memory_that_torch_keeps_unused_counts_as_free(gpus) -> None:
 # -- a GPU that cannot compute (B9) ----------------------------------------------------------------
 
 
+@pytest.mark.fault("Models and devices")
 def test_auto_goes_on_on_the_cpu_where_the_gpu_cannot_compute_and_says_so(gpus, caplog) -> None:
+    """A GPU too old for this torch where `DEVICE=auto` -> the CPU serves, and the log says why."""
     gpus["raises"] = lambda: accelerator(NO_KERNEL, 209)
     with caplog.at_level(logging.WARNING):
         assert choose_device("auto").type == "cpu"
     assert "no kernel image" in caplog.text and "using the CPU" in caplog.text
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:1"])
 def test_cuda_says_why_the_gpu_cannot_compute_and_no_device_is_lost(gpus, wanted: str) -> None:
+    """A GPU too old for this torch where `DEVICE=cuda` -> 503 and why."""
     gpus["raises"] = lambda: accelerator(NO_KERNEL, 209)
     with pytest.raises(
         ModelUnavailable, match=f"DEVICE={wanted}: {wanted} cannot.*no kernel image"

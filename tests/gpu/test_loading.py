@@ -53,8 +53,10 @@ def end_of(registry: Registry, settled: Callable[[], object] = lambda: None) -> 
     return codes
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize("fails", [refuse, wrapped])
 def test_a_device_that_is_lost_while_a_model_is_built_ends_the_worker(fails) -> None:
+    """The device is lost while a model is built -> the worker ends."""
     registry = Registry([A], "a", ModelSettings(), lambda spec, settings: fails(lost()))
     registry.load_now()
     assert "a: the model's device is lost" in str(registry.lost)
@@ -208,9 +210,11 @@ def refused() -> Callable[..., tuple[Registry, Refs]]:
 WAYS = [apart, with_numbers_that_are_none, that_cannot_encode]
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("make", WAYS)
 def test_a_refused_exchange_leaves_nothing_held_not_even_until_a_collection(refused, make) -> None:
+    """An exchange is refused for want of memory -> nothing of the new model is held."""
     _, refs = refused(make)
     assert not refs.alive
 

@@ -31,10 +31,15 @@ def items(model: Simulated, *texts: str) -> list:
 # -- memory (B2, B13) ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_text_that_does_not_fit_alone_is_507_for_it_alone_and_the_model_stays(
     app, embed, model, ended
 ) -> None:
-    """Three requests share a pass with it."""
+    """A text does not fit into the device's memory alone -> 507 for it alone; the model stays where
+    it is.
+
+    Three requests share a pass with it.
+    """
     replies: dict[str, object] = {}
 
     def ask(text: str) -> threading.Thread:
@@ -77,7 +82,9 @@ def test_where_memory_ran_out_what_can_be_freed_is_freed_and_the_pass_made_again
     assert len(model.passes) == 4
 
 
+@pytest.mark.fault("Models and devices")
 def test_where_not_even_one_token_fits_the_worker_ends(embed, model, ended) -> None:
+    """Not even one token fits into the device's memory -> 503, and the worker ends."""
     model.taken = 1000
     reply = embed("anything")
     assert reply.status_code == 503
@@ -169,10 +176,12 @@ def test_every_word_for_a_lost_device_is_503_and_ends_the_worker(
     assert ended == [EXIT_CODE]
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize("name", ELSE)
 def test_what_says_nothing_of_the_device_is_500_on_a_gpu_and_never_422(
     embed, model, ended, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A text that the model cannot encode on a GPU -> 500, since the device may be at fault."""
     model.raises["hurt"] = ELSE[name]
     reply = embed("fine", "hurt")
     assert reply.status_code == 500
@@ -190,6 +199,7 @@ def test_on_the_cpu_it_is_still_422(config_of) -> None:
 # -- the second try in float32 (B4) ----------------------------------------------------------------
 
 
+@pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize(
     ("raises", "status", "ends"),
     [(full, 507, False), (lost, 503, True), (odd, 500, False),
@@ -198,6 +208,7 @@ def test_on_the_cpu_it_is_still_422(config_of) -> None:
 def test_a_second_try_in_float32_that_fails_is_told_as_the_first_is(
     embed, model, ended, raises, status: int, ends: bool
 ) -> None:
+    """The second pass in float32 fails -> told like a failed first pass."""
     model.exactly_raises = raises
     assert embed("nan").status_code == status
     assert embed("fine").status_code == (503 if ends else 200)

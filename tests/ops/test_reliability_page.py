@@ -41,3 +41,12 @@ def test_a_marked_test_without_an_outcome_or_a_known_group_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="test_something: give a docstring"):
         rows_of(group, docstring)
+
+
+def test_tests_of_one_fault_share_a_line_of_the_table() -> None:
+    (first,), (second,) = rows_of("Redis", "It is away -> a."), rows_of("Redis", "It is away -> b.")
+    table = reliability.table("Redis", [first, second])
+    assert table.endswith(
+        "|---|---|---|\n"
+        "| It is away | a; b | `test_file.py::test_something`, `test_file.py::test_something` |\n"
+    )

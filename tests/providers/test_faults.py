@@ -66,12 +66,13 @@ def failure(embedder, kind=ServiceError, **kwargs):
 @pytest.mark.fault("Providers")
 @pytest.mark.parametrize("fault", [(500, {}), (503, {}), (429, {}), wrong.reset, wrong.cut_off])
 def test_two_faults_in_a_row_are_ridden_out(remote, provider, fault):
-    """429, 5xx, no answer -> at most two retries within the deadline, then a breaker."""
+    """A provider answers 429, 5xx or nothing, twice -> the call is repeated, and succeeds."""
     provider.script += [fault, fault]
     assert len(run(remote()).vectors) == 3
     assert len(provider.seen) == 3
 
 
+@pytest.mark.fault("Providers")
 @pytest.mark.parametrize(
     ("fault", "kind", "status"),
     [
@@ -82,6 +83,9 @@ def test_two_faults_in_a_row_are_ridden_out(remote, provider, fault):
     ],
 )
 def test_it_gives_up_after_two_retries(remote, provider, fault, kind, status):
+    """A provider answers 429, 5xx or nothing, three times -> given up after two retries within the
+    deadline.
+    """
     provider.always = fault
     error = failure(remote(), kind)
     assert error.status == status
@@ -152,7 +156,11 @@ def test_a_refusal_is_not_repeated(remote, provider, status, kind):
     assert len(provider.seen) == 1
 
 
+@pytest.mark.fault("Providers")
 def test_the_breaker_opens_lets_one_through_and_closes(remote, provider, monkeypatch):
+    """A provider goes on failing -> its circuit breaker opens, lets one call through and closes on
+    success.
+    """
     embedder = remote()
     provider.always = (500, {})
     failure(embedder)
@@ -219,9 +227,7 @@ def test_a_connection_that_is_not_taken_in_time_is_tried_again(remote, provider,
 @pytest.mark.fault("Providers")
 @pytest.mark.parametrize("fault", [wrong.drip_body, wrong.drip_headers])
 def test_the_deadline_holds_against_a_drip(remote, provider, fault):
-    """It answers a byte at a time, or without end -> cut off at the deadline and at
-    `PROVIDER_MAX_REPLY_BYTES`.
-    """
+    """A provider answers a byte at a time -> cut off at the deadline."""
     provider.always = fault
     started = time.monotonic()
     failure(remote(), ProviderTimeout, deadline_s=0.6)
@@ -238,8 +244,10 @@ def test_the_deadline_holds_against_a_host_that_says_nothing_in_tls(remote, prov
         assert time.monotonic() - started < 5  # it would be ten for a try
 
 
+@pytest.mark.fault("Providers")
 @pytest.mark.parametrize("fault", [wrong.huge, wrong.endless])
 def test_a_huge_reply_is_not_read(remote, provider, fault):
+    """A provider's reply has no end -> cut off at `PROVIDER_MAX_REPLY_BYTES`."""
     provider.always = fault
     started = time.monotonic()
     embedder = remote(settings={"provider_max_reply_bytes": 4 * 1024 * 1024})
@@ -285,7 +293,7 @@ def test_a_longer_one_is_passed_on_and_not_slept(remote, provider, asked, told):
     ],
 )  # fmt: skip
 def test_nonsense_is_a_502_and_not_repeated(remote, provider, fault):
-    """The wrong count, order or length, NaN, a page of HTML -> 502, not repeated, nothing kept."""
+    """A provider answers with a wrong count or length, NaN, or HTML -> 502, not repeated."""
     embedder = remote(dimensions=8)
     provider.always = fault
     error = failure(embedder, ProviderError)
@@ -317,7 +325,9 @@ def test_nonsense_of_the_others_is_a_502_too(remote, provider, kind, fault):
     assert error.permanent
 
 
+@pytest.mark.fault("Providers")
 def test_rows_out_of_order_are_put_in_order(remote, provider):
+    """A provider answers out of order -> put in order."""
     embedder = remote()
     right = run(embedder).vectors
     provider.script.append(wrong.shuffled)
@@ -329,7 +339,7 @@ def test_rows_out_of_order_are_put_in_order(remote, provider):
 
 @pytest.mark.fault("Providers")
 def test_a_missing_key_is_told_and_one_that_comes_works_at_once(provider):
-    """The key is missing -> 503 that names it; the key itself is in no message and no log."""
+    """A provider's key is missing -> 503 that names the key to set."""
     keys: dict[str, str] = {}
     config = loopback()
     spec = ModelSpec(
@@ -361,9 +371,7 @@ def test_a_missing_key_is_told_and_one_that_comes_works_at_once(provider):
     ],
 )  # fmt: skip
 def test_a_private_address_is_refused_when_it_is_set(url):
-    """Its address is private, redirects, or comes to mean a private one -> refused when it is set
-    and when it is called.
-    """
+    """A provider's address is private -> refused when it is set."""
     config = loopback(provider_networks=(), provider_http_hosts=())
     spec = ModelSpec(id="o", type="openai", model_name="m", base_url=url)
     with pytest.raises(ModelUnavailable) as caught:
@@ -371,8 +379,12 @@ def test_a_private_address_is_refused_when_it_is_set(url):
     assert "pw" not in caught.value.message
 
 
+@pytest.mark.fault("Providers")
 def test_a_name_that_comes_to_mean_a_private_address_is_refused(remote, provider, monkeypatch):
-    """Rebinding: the name is checked when it is connected to, and what was checked is used."""
+    """A provider's name comes to mean a private address -> refused when it is called.
+
+    Rebinding: the name is checked when it is connected to, and what was checked is used.
+    """
     port = provider.server_port
     embedder = remote(
         base_url=f"http://rebound.example:{port}/v1",
@@ -391,7 +403,9 @@ def test_a_name_that_comes_to_mean_a_private_address_is_refused(remote, provider
     assert not provider.seen
 
 
+@pytest.mark.fault("Providers")
 def test_a_redirect_is_not_followed(remote, provider):
+    """A provider redirects -> not followed."""
     provider.always = (307, {"Location": f"{provider.url}/secret"})
     assert "redirect" in failure(remote(), ProviderError).message
     assert [path for path, _, _ in provider.seen] == ["/v1/embeddings"]

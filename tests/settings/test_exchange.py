@@ -110,16 +110,16 @@ def test_what_stays_the_same_stays_loaded(registry: Registry, builder: Builder) 
 def test_a_model_that_does_not_load_leaves_the_old_one(
     registry: Registry, builder: Builder
 ) -> None:
-    """A change of settings to a model that does not load -> refused with the reason and not stored;
-    the old one serves.
-    """
+    """A change of settings to a model that does not load -> the old one serves."""
     builder.broken.add("b")
     with pytest.raises(errors.Invalid, match="its folder is empty"):
         swap(registry, B)
     assert registry.default.spec == A and not builder.built[0].closed.is_set()
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_second_exchange_while_one_runs_is_a_conflict(registry: Registry) -> None:
+    """A second exchange of the model while one runs -> 409."""
     with registry.exchange([B], "b", ModelSettings()), pytest.raises(errors.Conflict):
         swap(registry, B)
     swap(registry, B)

@@ -47,8 +47,8 @@ def embeds(service: Service) -> bool:
 
 @pytest.mark.fault("The SQL database")
 def test_down_at_start_then_up(start: Start, server: MariaDB | Postgres) -> None:
-    """It is down at the start -> the environment's settings serve; `degraded` says so; found again
-    by itself.
+    """The database is down at the start -> the environment's settings serve; it is found again by
+    itself.
     """
     url = server.database()
     keep(url, max_texts=77)
@@ -63,7 +63,9 @@ def test_down_at_start_then_up(start: Start, server: MariaDB | Postgres) -> None
     assert service.value("max_texts") == 77
 
 
+@pytest.mark.fault("The SQL database")
 def test_hanging_later_then_going_on(start: Start, server: MariaDB | Postgres) -> None:
+    """The database hangs -> the last known settings serve; changes are 503."""
     service = start(server.database())
     assert service.set("max_texts", 5).status_code == 200
     server.pause()
@@ -79,7 +81,9 @@ def test_hanging_later_then_going_on(start: Start, server: MariaDB | Postgres) -
     assert service.set("max_texts", 7).status_code == 200
 
 
+@pytest.mark.fault("The SQL database")
 def test_restarted_under_idle_connections(start: Start, server: MariaDB | Postgres) -> None:
+    """The database is restarted under idle connections -> they are replaced unnoticed."""
     service = start(server.database())
     assert service.set("max_texts", 5).status_code == 200
     server.restart()
@@ -89,9 +93,7 @@ def test_restarted_under_idle_connections(start: Start, server: MariaDB | Postgr
 
 @pytest.mark.fault("The SQL database")
 def test_killed_under_load_then_back(start: Start, server: MariaDB | Postgres) -> None:
-    """It goes down, hangs, or its idle connections die -> the last known settings serve, and
-    callers known in the last minute; changes are 503; a dead connection is replaced unnoticed.
-    """
+    """The database goes down -> the last known settings serve; changes are 503."""
     service = start(server.database())
     assert service.set("max_texts", 5).status_code == 200
     server.kill()
@@ -137,8 +139,12 @@ def lag_s(new: Callable[[], bool]) -> float:
     return last_old - told
 
 
+@pytest.mark.fault("Models and devices")
 def test_every_worker_follows_a_change_and_a_swap(start: Start, tmp_path: Path) -> None:
-    """Within a second, and some more where the machine is busy."""
+    """One worker changes a setting -> every worker follows.
+
+    Within a second, and some more where the machine is busy.
+    """
     service = start(f"sqlite:///{tmp_path}/settings.db", "-w", "3")
     before = service.post("/embed", {"texts": ["a"]}).json()
     assert before["dimension"] == 8

@@ -59,9 +59,7 @@ def embedder(request: pytest.FixtureRequest) -> DeviceEmbedder:
 def test_auto_takes_the_gpu_only_if_it_has_room(
     free: int, device: str, small_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No room on the GPU for the old and the new model -> `auto` takes the CPU for the new one; a
-    model that serves stays where it is; a refused one leaves nothing held.
-    """
+    """No room on the GPU for the old and the new model -> `auto` takes the CPU for the new one."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 80 << 30))
@@ -79,9 +77,11 @@ def test_the_room_for_a_model_is_that_of_its_real_weights_and_a_pass(small_model
     assert room_for(small_model, torch.float16) == (held + states) * 2 + BESIDE
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_model_out_of_memory_stays_where_it_is(
     embedder: DeviceEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A model that serves runs out of memory -> it stays where it is."""
     items = embedder.prepare(["one text", "another"], Prompt(), "right")
     wanted, forward, facts = embedder.encode(items).vectors, embedder._forward, embedder.facts
     left = 3

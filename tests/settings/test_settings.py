@@ -11,8 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 import errors
-from config import Config
-from db import Database, driver_url
+from config import Config, load_config
+from config.addresses import driver_url
+from db import Database
 from settings import Settings, State, open_settings
 from settings.keepers import HISTORY, SETTINGS, MemoryKeeper, SqlKeeper
 from settings.keys import KEYS
@@ -128,7 +129,7 @@ def test_what_needs_a_restart_waits_for_it(opened: Callable[..., Settings]) -> N
 
 @pytest.mark.fault("Models and devices")
 def test_of_two_changes_at_once_one_wins(opened: Callable[..., Settings]) -> None:
-    """Two changes at once -> one wins, the other is 409; every worker follows.
+    """Two changes of settings at once -> one wins, the other is 409.
 
     Both have read the same version when they write.
     """
@@ -171,7 +172,9 @@ def test_a_second_change_in_the_same_worker_is_a_conflict() -> None:
     assert settings.current.max_texts == 3
 
 
+@pytest.mark.fault("Models and devices")
 def test_what_cannot_be_applied_is_not_stored(opened: Callable[..., Settings]) -> None:
+    """A change of settings to a model that does not load -> refused with a reason, not stored."""
     settings = opened()
 
     def refuse(old: State, new: State) -> Any:
@@ -257,7 +260,7 @@ def test_asynchronous_drivers_mean_those_we_have(given: str, driver: str) -> Non
 @pytest.mark.parametrize("given", ["oracle://u:secret@h/d", "secret"])
 def test_a_url_that_is_no_use_is_refused_without_its_password(given: str) -> None:
     with pytest.raises(SystemExit) as caught:
-        driver_url(given)
+        load_config({"EMBEDDING_DB_URL": given})
     assert "EMBEDDING_DB_URL" in str(caught.value) and "secret" not in str(caught.value)
 
 

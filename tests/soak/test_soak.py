@@ -16,7 +16,7 @@ MINUTES = os.environ.get("SOAK_MINUTES", "1.5")
 
 @pytest.mark.fault("Process and machine")
 def test_nothing_grows_and_nothing_is_wrong_while_things_break() -> None:
-    """Hours of load while things break -> nothing grows by more than 2 %; see below."""
+    """Hours of load while things break -> nothing grows by more than 2 %, see below."""
     need(Redis)
     command = [sys.executable, "-m", "tests.soak", "--minutes", MINUTES]
     limit = float(MINUTES) * 60 + 240

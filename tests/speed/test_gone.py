@@ -14,8 +14,8 @@ from config import Config
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
+from errors import ClientGone
 from routes.parse import client_gone
-from serving.batcher import ClientGone
 from serving.registry import Registry
 
 

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+import pytest
+
 from factory import create_app
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_store_that_cannot_be_opened_costs_collections_only(config_of, tmp_path: Path) -> None:
+    """The store cannot be opened -> collections are 503; embedding goes on."""
     place = tmp_path / "taken"
     place.write_text("")
     client = create_app(config_of(store_dir=place), wait=True).test_client()

@@ -83,9 +83,11 @@ def reboot(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return now
 
 
+@pytest.mark.fault("The store")
 def test_no_cut_of_the_power_loses_what_was_acknowledged(
     memory_path: Path, reboot: Callable[[], None]
 ) -> None:
+    """The power fails during a write -> what was acknowledged is there."""
     count, wrong = violations(memory_path, lying=False, every=1, reboot=reboot)
     assert count > 400
     assert not wrong, wrong[:5]

@@ -54,7 +54,7 @@ else:
 @pytest.mark.fault("The store")
 @pytest.mark.parametrize("name", WRITE_STEPS + COMPACT_STEPS)
 def test_a_kill_at_any_step_leaves_before_or_after(tmp_path: Path, name: str) -> None:
-    """It is killed, or the power fails, during a write -> before or after, never half."""
+    """It is killed during a write -> before or after, never half."""
     before = {"a": "1", "b": "1"}
     with opened(tmp_path / "s") as store:
         store.create("docs", 8)

@@ -246,7 +246,9 @@ WAITING = (
 )
 
 
+@pytest.mark.fault("The SQL database")
 def test_a_deadlock_with_another_program_is_tried_again(postgres: Postgres) -> None:
+    """A deadlock with another program -> the write is tried again."""
     url = postgres.database()
     with SqlStore(f"{url}?options=-c%20deadlock_timeout%3D100ms") as store:
         store.create("c", 3)
