@@ -5,7 +5,6 @@ to (429), and goes on where it stopped after Ctrl-C or a kill: nothing twice, no
 """
 
 import argparse
-import hashlib
 import itertools
 import os
 import signal
@@ -15,113 +14,162 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from bulk.client import Client
-from bulk.rows import Row, Stop, blank_lines, read_rows
-from bulk.spool import Counter, Spool, write_output
+from bulk.client import Answer, Client
+from bulk.output import write_output, write_rejects
+from bulk.places import base_of, beside
+from bulk.plan import Plan, prefix_of
+from bulk.records import Stop
+from bulk.rows import TEXT_FIELDS, Row, Source
+from bulk.spool import Counter, RefusedLog, Spool
+
+OUTPUTS = (".npy", ".jsonl", ".parquet")
+MOST_STORED = 1000  # texts that one request may store
+MOST_CHARS = 8 << 20  # of the texts of one request: an eighth of what the service takes
+LEFT_OUT = 3  # the exit code of a run that left rows out
 
 
 def batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    """Yield rows in lists of `size`."""
-    while batch := list(itertools.islice(rows, size)):
+    """Yield rows in lists of `size`, or fewer where the texts are long."""
+    batch: list[Row] = []
+    chars = 0
+    for row in rows:
+        if batch and (len(batch) == size or chars + len(row.text) > MOST_CHARS):
+            yield batch
+            batch, chars = [], 0
+        batch.append(row)
+        chars += len(row.text)
+    if batch:
         yield batch
 
 
-def survey(rows: Iterator[Row]) -> tuple[int, str]:
-    """Return how many rows there are, and a digest of them: what a resumed run is held to."""
-    count, digest = 0, hashlib.blake2b(digest_size=16)
-    for row in rows:
-        more = f" {row.metadata!r}" if row.metadata else ""
-        digest.update(f"{row.id!r} {row.text}{more}\n".encode(errors="surrogatepass"))
-        count += 1
-    return count, digest.hexdigest()
-
-
-def rows_of(args: argparse.Namespace) -> Iterator[Row]:
-    """Stream the input's rows; with what else it says of them where that is stored."""
-    return read_rows(Path(args.input), args.field, args.id_field, metadata=bool(args.store))
-
-
-def prefix_of(source: Path) -> str:
-    """Return the start of the ids of rows without one: the same for this file, and no other's."""
-    place = hashlib.blake2b(str(source.resolve()).encode(errors="surrogatepass"), digest_size=4)
-    return f"{source.stem}-{place.hexdigest()}"
-
-
-def run(args: argparse.Namespace) -> None:
-    """Do the whole job, or go on with one that was begun. Raises Stop."""
-    source = Path(args.input)
-    total, digest = survey(rows_of(args))
-    if blank := blank_lines(source):
-        print(f"{blank} blank line{'s' * (blank > 1)} left out", file=sys.stderr)
+def run(args: argparse.Namespace) -> int:
+    """Do the whole job, or go on with one that was begun; return the exit code. Raises Stop."""
+    storing = bool(args.store)
+    source = Source(
+        Path(args.input), args.field, args.id_field,
+        metadata=storing, text_columns=args.text_columns,
+    )  # fmt: skip
+    base = base_of(source.path, args.output, args.store)
     key = os.environ.get("EMBEDDING_API_KEY")
-    with tqdm(total=total, unit="text", disable=args.quiet, miniters=1) as bar:
-        client = Client(args.url, args.model, key, args.parallel, bar.set_postfix_str)
-        identity = {"rows": total, "digest": digest, "model": client.model}
-        progress: Spool | Counter
-        if args.store:
-            beside = source.with_name(f"{source.name}.{args.store}.part.json")
-            progress = Counter(beside, {**identity, "url": args.url})
-            if client.stored(args.store) < progress.done:  # somebody deleted some: all again
-                progress.done = 0
-        else:
-            progress = Spool(Path(args.output), identity)
-        with closing(progress):
-            embed(args, client, progress, bar)
-            if isinstance(progress, Spool):
-                write_output(Path(args.output), rows_of(args), progress)
-            progress.remove()
+    client = Client(args.url, args.model, key, args.parallel)
+    prefix = (args.prefix or prefix_of(source.path)) if storing else None
+    plan = Plan(source, prefix, args.on_error == "skip")
+    tell(source.blank, f"blank line{'s' * (source.blank > 1)} left out")
+    tell(len(plan.earlier), "of the rows left out: a later one has the same id")
+    identity = {"rows": plan.count, "digest": plan.digest, "model": client.model}
+    progress: Spool | Counter
+    if storing:
+        identity |= {"url": args.url}
+        progress = Counter(beside(base, ".part.json"), identity)
+    else:
+        progress = Spool(base, identity)
+    with closing(progress):
+        if storing and client.stored(args.store) < progress.done:
+            progress.done = 0  # somebody deleted some: all again
+        log = RefusedLog(beside(base, ".part.refused"), identity)
+        if log.reasons and not plan.skip:
+            raise source.stop(next(plan.left_out(log.reasons)))
+        send(args, client, plan, progress, log)
+        if isinstance(progress, Spool):
+            kept = (row for row in plan.rows() if row.index not in log.reasons)
+            write_output(base, kept, progress)
+        rejects = beside(base, ".rejects.jsonl")
+        rejects.unlink(missing_ok=True)  # of an earlier run
+        left_out = plan.refused + len(log.reasons)
+        if left_out:
+            write_rejects(rejects, source.path, plan.left_out(log.reasons))
+        tell(left_out, f"of the rows left out: {rejects} has each, its line and the reason")
+        progress.remove()
+        log.remove()
+    return LEFT_OUT if left_out else 0
 
 
-def embed(
-    args: argparse.Namespace, client: Client, progress: Spool | Counter, bar: "tqdm[Any]"
+def tell(count: int, what: str) -> None:
+    """Say how many are not as one might think, if there are any."""
+    if count:
+        print(f"{count:,} {what}", file=sys.stderr)
+
+
+def send(
+    args: argparse.Namespace,
+    client: Client,
+    plan: Plan,
+    progress: Spool | Counter,
+    log: RefusedLog,
 ) -> None:
     """Send what is not done yet, and note each batch that is, in input order. Raises Stop."""
-    bar.initial = bar.n = progress.done
-    work = batches(itertools.islice(rows_of(args), progress.done, bar.total), args.batch)
-    with (
-        ThreadPoolExecutor(args.parallel) as pool,
-        closing(client),  # before the pool waits for its threads: none of them waits any longer
-        closing(in_order(pool, client, work, args)) as answers,
-    ):
-        for batch, answer in answers:
-            if isinstance(progress, Counter):
-                progress.add(len(batch))
-            else:
-                progress.append(*answer)
-            bar.set_postfix_str("", refresh=False)
-            bar.update(len(batch))
+    known = frozenset(log.reasons)
+    left = (row for row in plan.rows() if row.index not in known)
+    rows = itertools.islice(left, progress.done, plan.count - len(known))
+    work = batches(rows, min(args.batch, MOST_STORED) if args.store else args.batch)
+    sent = cut = 0
+    try:
+        with (
+            tqdm(
+                total=plan.count, initial=progress.done + len(known),
+                unit="text", disable=args.quiet, miniters=1,
+            ) as bar,
+            ThreadPoolExecutor(args.parallel) as pool,
+            closing(client),  # before the pool waits for its threads: none of them waits any longer
+            closing(in_order(pool, client, work, args)) as answers,
+        ):  # fmt: skip
+            client.told = bar.set_postfix_str
+            for answer in answers:
+                sent += len(answer.kept)
+                cut += answer.cut
+                note(answer, plan, progress, log)
+                bar.set_postfix_str("", refresh=False)
+                bar.update(len(answer.kept) + len(answer.refused))
+    finally:
+        were = "was" if cut == 1 else "were"
+        tell(cut, f"of {sent:,} texts {were} longer than the model takes and {were} cut")
+
+
+def note(answer: Answer, plan: Plan, progress: Spool | Counter, log: RefusedLog) -> None:
+    """Note what became of a batch, durably. Raises Stop where a row is not to be left out."""
+    refused = {row.index: reason for row, reason in answer.refused}
+    if refused and not plan.skip:
+        raise plan.source.stop(next(plan.left_out(refused)))
+    if refused:
+        log.add(refused)
+    if isinstance(progress, Counter):
+        progress.add(len(answer.kept))
+    else:
+        for vectors, space in answer.vectors:
+            progress.append(vectors, space)
 
 
 def in_order(
-    pool: ThreadPoolExecutor, client: Client, work: Iterator[list[Row]], args: argparse.Namespace
-) -> Generator[tuple[list[Row], Any], None, None]:
-    """Send batches side by side and yield each with its answer, in input order."""
-    waiting: deque[tuple[list[Row], Future[Any]]] = deque()
+    pool: ThreadPoolExecutor,
+    client: Client,
+    work: Iterator[list[Row]],
+    args: argparse.Namespace,
+) -> Generator[Answer, None, None]:
+    """Send batches side by side and yield what became of each, in input order."""
+    waiting: deque[Future[Answer]] = deque()
+    skip = args.on_error == "skip"
 
-    def send(batch: list[Row]) -> Future[Any]:
+    def begin(batch: list[Row]) -> Future[Answer]:
         if args.store:
-            prefix = args.prefix or prefix_of(Path(args.input))
-            return pool.submit(client.store, args.store, prefix, batch)
-        return pool.submit(client.embed, batch)
+            return pool.submit(client.store, args.store, batch, skip)
+        return pool.submit(client.embed, batch, skip)
 
     try:
         for batch in itertools.chain(work, itertools.repeat(None, args.parallel * 2)):
             if batch is not None:
-                waiting.append((batch, send(batch)))
+                waiting.append(begin(batch))
             if waiting and (batch is None or len(waiting) >= args.parallel * 2):
-                done, future = waiting.popleft()
-                yield done, future.result()
+                yield waiting.popleft().result()
     finally:
-        for _, future in waiting:
+        for future in waiting:
             future.cancel()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
+def command_line() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
     parser = argparse.ArgumentParser(
         prog="embed_file.py",
         description="Embed a JSONL, CSV, TXT or Parquet file through a running service.",
@@ -139,31 +187,59 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--url", default="http://localhost:8001", help="(default: %(default)s)")
     parser.add_argument("--model", help="the model (default: the service's)")
-    parser.add_argument("--field", default="text", help="field of the text (default: %(default)s)")
-    parser.add_argument("--id-field", default="id", help="field of the id (default: %(default)s)")
+    parser.add_argument(
+        "--field",
+        help=f"field of the text (default: the first there is of {', '.join(TEXT_FIELDS)})",
+    )
+    parser.add_argument("--id-field", help="field of the id (default: id)")
+    parser.add_argument(
+        "--text-columns",
+        type=lambda given: [name.strip() for name in given.split(",") if name.strip()],
+        default=[],
+        metavar="A,B",
+        help="columns of a CSV that stay text, such as ZIP codes; others in which every cell that "
+        "is not empty is a number are stored as numbers",
+    )
+    parser.add_argument(
+        "--on-error",
+        choices=("stop", "skip"),
+        default="stop",
+        help="at a row that cannot be read, or that the service refuses: stop and name its line "
+        "(default), or leave it out, write it to OUTPUT.rejects.jsonl (with --store: "
+        "INPUT.COLLECTION.rejects.jsonl) with the reason, and end with the exit code 3",
+    )
     parser.add_argument(
         "--prefix", help="start of stored ids where rows have none (default: of the file's path)"
     )
     parser.add_argument("--batch", type=int, default=64, help="texts a request (default: 64)")
     parser.add_argument("--parallel", type=int, default=4, help="requests at once (default: 4)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    parser = command_line()
     args = parser.parse_args(argv)
+    if not os.path.exists(args.input):
+        parser.error(f"{args.input}: there is no such file")
     if bool(args.output) == bool(args.store):
         parser.error("give an output file, or --store COLLECTION")
-    if args.output and Path(args.output).suffix not in (".npy", ".jsonl", ".parquet"):
+    if args.output and Path(args.output).suffix not in OUTPUTS:
         parser.error("the output must end in .npy, .jsonl or .parquet")
     if not 1 <= args.batch <= 2048 or not 1 <= args.parallel <= 64:
         parser.error("--batch takes 1 to 2048, --parallel 1 to 64")
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
-        run(args)
-    except (Stop, OSError, UnicodeDecodeError) as exc:
-        print(f"embed_file.py: {exc}", file=sys.stderr)
+        return run(args)
+    except (Stop, OSError, MemoryError) as exc:
+        said = str(exc) or "there is too little memory for this"
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in said)
+        print(f"embed_file.py: {line}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

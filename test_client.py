@@ -34,14 +34,24 @@ def check(title: str) -> Callable[[Check], Check]:
     return add
 
 
+def signed(key: str | None) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+    """Return what sends a key, or none. As a header alone it would lose to one of ~/.netrc."""
+
+    def sign(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if key:
+            request.headers["Authorization"] = f"Bearer {key}"
+        return request
+
+    return sign
+
+
 class Service:
     """The service under test."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.session = requests.Session()
-        if key := os.environ.get("EMBEDDING_API_KEY"):
-            self.session.headers["Authorization"] = f"Bearer {key}"
+        self.session.auth = signed(os.environ.get("EMBEDDING_API_KEY"))
 
     def ask(self, method: str, path: str, body: Any = None, expect: int = 200) -> Any:
         """Send a request and return its JSON. Raises AssertionError for another status."""
@@ -168,10 +178,10 @@ def accounts(service: Service) -> str:
     try:
         key = service.ask("POST", f"{path}/api-key", {"label": "check"}, expect=201)
         assert [k["id"] for k in service.ask("GET", f"{path}/api-keys")["api_keys"]] == [key["id"]]
-        headers = {"Authorization": f"Bearer {key['api_key']}"}
         url = f"{service.url}/settings"
-        if not requests.get(url, timeout=60).ok:  # with authentication off this machine may
-            status = requests.get(url, headers=headers, timeout=60).status_code
+        # With authentication off this machine may.
+        if not requests.get(url, auth=signed(None), timeout=60).ok:
+            status = requests.get(url, auth=signed(key["api_key"]), timeout=60).status_code
             assert status == 403, f"a reader's key was answered {status}"
         service.ask("DELETE", f"{path}/api-keys/{key['id']}")
     finally:
@@ -227,4 +237,7 @@ def run(service: Service) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Check a running embedding service.")
     parser.add_argument("url", nargs="?", default="http://localhost:8001", help="(%(default)s)")
-    sys.exit(min(run(Service(parser.parse_args().url)), 100))
+    url = parser.parse_args().url
+    if not url.startswith(("http://", "https://")):
+        parser.error(f"{url}: it needs http:// or https://, as in http://localhost:8001")
+    sys.exit(min(run(Service(url)), 100))

@@ -3,8 +3,8 @@
 The spool's length is the progress: rows lie in input order, and a torn last row is cut off.
 """
 
+import contextlib
 import fcntl
-import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bulk.rows import Row, Stop, pyarrow_parquet
+from bulk.records import Stop
 
 BLOCK = 10_000  # rows that are in memory at once while the output is written
 
@@ -38,7 +38,10 @@ class Spool:
         except OSError:
             raise Stop(f"{self._data} is being written by another run") from None
         if self._facts.exists():
-            self._take_up(json.loads(self._facts.read_text()))
+            try:
+                self._take_up(json.loads(self._facts.read_text()))
+            except (ValueError, KeyError, TypeError):
+                raise Stop(f"{self._facts} is damaged; delete it to start again") from None
         else:
             self._file.truncate(0)
 
@@ -102,8 +105,10 @@ class Counter:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self._path = path
         self._identity = identity
-        known = json.loads(path.read_text()) if path.exists() else {}
-        self.done: int = known["done"] if known.get("identity") == identity else 0
+        self.done = 0
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it is made anew
+            known = json.loads(path.read_text())
+            self.done = int(known["done"]) if known["identity"] == identity else 0
 
     def add(self, count: int) -> None:
         """Note `count` more rows, durably."""
@@ -118,46 +123,30 @@ class Counter:
         """Nothing is held."""
 
 
-def write_output(output: Path, rows: Iterator[Row], spool: Spool) -> None:
-    """Write the finished vectors as `.npy`, `.jsonl` or `.parquet`, in one step, durably."""
-    temporary = output.with_name(output.name + ".tmp")
-    write = {".npy": _write_npy, ".parquet": _write_parquet, ".jsonl": _write_jsonl}
-    write[output.suffix](temporary, rows, spool)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, output)
+class RefusedLog:
+    """Which rows the service has refused, by their index, and why: beside the progress."""
 
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self._path = path
+        self._first = json.dumps(identity)
+        self.reasons: dict[int, str] = {}
+        raw = path.read_bytes() if path.exists() else b""
+        first, *entries = raw[: raw.rfind(b"\n") + 1].decode(errors="replace").split("\n")
+        if first != self._first:  # of another run
+            path.unlink(missing_ok=True)
+            return
+        os.truncate(path, raw.rfind(b"\n") + 1)  # a torn last line
+        self.reasons = {index: reason for index, reason in map(json.loads, filter(None, entries))}
 
-def _write_npy(path: Path, rows: Iterator[Row], spool: Spool) -> None:
-    shape = (spool.done, spool.dim)
-    with path.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in spool.blocks():
-            file.write(block.tobytes())
+    def add(self, reasons: dict[int, str]) -> None:
+        """Note more rows, durably."""
+        first = "" if self._path.exists() else self._first + "\n"
+        with self._path.open("a") as file:
+            file.write(first + "".join(json.dumps(pair) + "\n" for pair in reasons.items()))
+            file.flush()
+            os.fsync(file.fileno())
+        self.reasons.update(reasons)
 
-
-def _write_jsonl(path: Path, rows: Iterator[Row], spool: Spool) -> None:
-    vectors = (vector for block in spool.blocks() for vector in block)
-    with path.open("w", encoding="utf-8") as file:
-        for row, vector in zip(rows, vectors, strict=True):
-            record = {"id": row.id if row.id is not None else row.index, "text": row.text}
-            line = json.dumps({**record, "embedding": vector.tolist()}, ensure_ascii=False)
-            file.write(line + "\n")
-
-
-def _write_parquet(path: Path, rows: Iterator[Row], spool: Spool) -> None:
-    parquet = pyarrow_parquet()
-    import pyarrow as pa
-
-    kind = pa.list_(pa.float32(), spool.dim)
-    schema = pa.schema([("id", pa.string()), ("text", pa.string()), ("embedding", kind)])
-    with parquet.ParquetWriter(path, schema) as writer:
-        for block in spool.blocks():
-            part = list(itertools.islice(rows, len(block)))
-            ids = [row.id if row.id is not None else str(row.index) for row in part]
-            columns = [ids, [row.text for row in part]]
-            arrays = [pa.array(column, pa.string()) for column in columns]
-            flat = pa.array(block.ravel())
-            arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=kind))
-            writer.write_table(pa.table(arrays, schema=schema))
+    def remove(self) -> None:
+        """Forget them, after the last row."""
+        self._path.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ vectors = np.zeros((0, 0), np.float32)  # (lines, d) once d is known; as many ro
 
 for start in range(0, len(lines), BATCH):
     body = {"texts": lines[start : start + BATCH]}
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {"X-API-Key": KEY}  # requests replaces Authorization by what ~/.netrc has
     reply = requests.post(f"{URL}/embed", json=body, headers=headers, timeout=120)
     reply.raise_for_status()
     new = np.asarray(reply.json()["embeddings"], np.float32)

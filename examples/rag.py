@@ -20,7 +20,7 @@ question, folder = sys.argv[1], Path(sys.argv[2])
 
 def ask(path: str, **body: Any) -> Any:
     """Send a request and return its JSON."""
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {"X-API-Key": KEY}  # requests replaces Authorization by what ~/.netrc has
     reply = requests.post(f"{URL}/{path}", json=body, headers=headers, timeout=120)
     reply.raise_for_status()
     return reply.json()

@@ -8,7 +8,7 @@ URL = os.environ.get("EMBEDDING_URL", "http://localhost:8001")
 KEY = os.environ.get("EMBEDDING_API_KEY", "unused")  # any word will do while nobody must sign in
 
 session = requests.Session()  # one connection for all that follows
-session.headers["Authorization"] = f"Bearer {KEY}"
+session.headers["X-API-Key"] = KEY  # requests replaces Authorization by what ~/.netrc has
 
 texts = [
     "How do I get my money back?",

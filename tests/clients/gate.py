@@ -42,6 +42,16 @@ class Gate(ThreadingHTTPServer):
         self._thread.join()
         self.server_close()
 
+    @property
+    def come(self) -> int:
+        """How many POSTs have come so far."""
+        return self._come
+
+    @property
+    def held(self) -> bool:
+        """Whether a POST is held now."""
+        return self._come > self._leave
+
     def hold_after(self, count: int) -> None:
         """Let the next `count` POSTs pass, and hold those after them."""
         self._let(lambda: self._come + count)

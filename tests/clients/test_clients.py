@@ -233,9 +233,9 @@ def counted(url: str, series: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if series in line)
 
 
-HALF = (
+HALF = (  # of a body so large that it is read as it comes
     b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    b"Content-Length: 9\r\n\r\n{"
+    b"Content-Length: 1000000\r\n\r\n{"
 )
 
 
@@ -313,7 +313,7 @@ def test_memory_stays_flat_however_large_the_file(fake_url: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"text": "a"}\n{"no": 1}\n', "row 2 has no text in 'text'"),
+        ('{"text": "a"}\n{"no": 1}\n', "line 2 has no text in 'text'"),
         ('{"text": "a"}\n{', "line 2 is not JSON"),
         ("[1]\n", "neither an object nor a string"),
     ],

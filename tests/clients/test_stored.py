@@ -1,6 +1,5 @@
 """What `embed_file.py --store` stores of a file: every field, each row once, no other file's."""
 
-import signal
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -8,18 +7,10 @@ from pathlib import Path
 import pytest
 import requests
 
-import embed_file
-from bulk.rows import Row, blank_lines, read_rows
+from bulk.rows import Row, Source
+from tests.clients.command import embed
 
 NAME = "fields"
-
-
-@pytest.fixture(autouse=True)
-def same_signals() -> Iterator[None]:
-    """The command takes SIGTERM for itself; here it is given back."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
@@ -29,18 +20,18 @@ def kept(fake_url: str) -> Iterator[str]:
 
 
 def store(url: str, source: Path, *words: str) -> int:
-    return embed_file.main([str(source), "--store", NAME, "--url", url, "--quiet", *words])
+    return embed(url, source, "--store", NAME, *words).code
 
 
 def rows(path: Path, metadata: bool = True) -> list[Row]:
-    return list(read_rows(path, "text", "id", metadata))
+    return list(Source(path, metadata=metadata).rows())
 
 
 FILES = {
     "rows.csv": 'id,text,topic,year\na,"red, apple",fruit,2021\n',
-    "rows.jsonl": '{"id": "a", "text": "red, apple", "topic": "fruit", "year": "2021"}\n',
+    "rows.jsonl": '{"id": "a", "text": "red, apple", "topic": "fruit", "year": 2021}\n',
     "inner.jsonl": '{"id": "a", "text": "red, apple", "topic": "nuts", '
-    '"metadata": {"topic": "fruit", "year": "2021"}}\n',
+    '"metadata": {"topic": "fruit", "year": 2021}}\n',
 }
 
 
@@ -50,7 +41,7 @@ def test_other_fields_become_metadata(fake_url: str, kept: str, tmp_path: Path, 
     assert store(fake_url, tmp_path / name) == 0
     record = requests.get(f"{kept}/vectors/a", timeout=60).json()
     assert record["text"] == "red, apple"
-    assert record["metadata"] == {"topic": "fruit", "year": "2021"}
+    assert record["metadata"] == {"topic": "fruit", "year": 2021}
 
 
 def test_fields_of_parquet_become_what_json_can_carry(tmp_path: Path) -> None:
@@ -65,8 +56,8 @@ def test_fields_of_parquet_become_what_json_can_carry(tmp_path: Path) -> None:
     assert rows(tmp_path / "rows.parquet", metadata=False) == [Row(0, "one", "1")]
 
 
-def test_cells_beyond_a_csvs_header_are_no_field(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("text,topic\none,a,b,c\n")
+def test_a_column_without_a_name_is_no_field(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(",text,topic\n0,one,a\n")  # as pandas writes its index
     assert rows(tmp_path / "rows.csv") == [Row(0, "one", None, {"topic": "a"})]
 
 
@@ -75,15 +66,13 @@ def test_cells_beyond_a_csvs_header_are_no_field(tmp_path: Path) -> None:
     [("rows.txt", "one\n\n  \ntwo\n\n"), ("rows.jsonl", '"one"\n\n \n{"text": "two"}\n\n')],
 )
 def test_blank_lines_are_left_out_and_counted(
-    fake_url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: str
+    fake_url: str, tmp_path: Path, name: str, content: str
 ) -> None:
     source = tmp_path / name
     source.write_text(content)
     assert [row.text for row in rows(source)] == ["one", "two"]
-    assert blank_lines(source) == 3
-    assert embed_file.main([str(source), str(tmp_path / "out.npy"), "--url", fake_url]) == 0
-    said = capsys.readouterr().err
-    assert "3 blank lines left out" in said and "2/2" in said
+    done = embed(fake_url, source, tmp_path / "out.npy")
+    assert done.code == 0 and "3 blank lines left out" in done.said
 
 
 def test_files_of_one_name_do_not_overwrite_each_other(
