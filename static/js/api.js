@@ -1,15 +1,13 @@
 // Talks to the service, and knows who is calling. The token is in this module's memory, nowhere else.
 
 import { $, complain } from "./dom.js";
+import { parse } from "./json.js";
 
-const ROUTES = new Set(document.body.dataset.routes.split("\n"));
 const GUARDED = document.body.dataset.guarded === "true"; // whether callers must sign in
 const WRITERS = ["user", "anonymous", "admin"];
 const PATIENCE_S = 60; // how long a busy or loading service is waited for, in all
 let token = null, asking = null, me = null;
 
-/** Whether the service has a route, written as in its table: `has("GET /metrics")`. */
-export const has = (route) => ROUTES.has(route);
 /** Who is calling, `{username, role, auth_enabled}`; null where one must sign in first. */
 export const caller = () => me;
 export const signedIn = () => token !== null;
@@ -59,7 +57,7 @@ async function send(method, path, body, { signal, accept = "application/json" })
 async function read(response) {
   const text = await response.text();
   if (!(response.headers.get("Content-Type") || "").includes("json")) return text;
-  try { return JSON.parse(text); } catch { return text; }
+  try { return parse(text); } catch { return text; }
 }
 
 function errorOf(response, data) {

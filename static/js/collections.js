@@ -9,7 +9,7 @@ import { uploadCard } from "./upload.js";
 
 const HITS = [5, 10, 20, 50];
 const pathOf = (name) => `/collections/${encodeURIComponent(name)}`;
-const uploads = new Map(); // collection: its upload card, which goes on while others are looked at
+const uploads = new Map(); // collection: its upload, which goes on while others are looked at
 let chosen = null;
 let drawn = null; // the map that is shown
 
@@ -31,15 +31,30 @@ export function setUp() {
 /** Called whenever the tab is opened. */
 export async function show() {
   await refreshModels($("new-model"));
-  const { collections } = (await call("GET", "/collections")).data;
+  const collections = await listed();
   if (!collections.some((one) => one.name === chosen)) chosen = collections[0]?.name ?? null;
-  for (const name of uploads.keys()) if (!collections.some((one) => one.name === name)) uploads.delete(name);
+  for (const [name, { stop }] of uploads) {
+    if (collections.some((one) => one.name === name)) continue;
+    stop(); // or it would go on in another of this name
+    uploads.delete(name);
+  }
   drawList(collections);
   $("collection-new").hidden = !may("write");
   $("collection-new").querySelector("details").open = !collections.length;
   const info = collections.find((one) => one.name === chosen);
   if (info) await open(info);
   else $("collection-detail").replaceChildren(nothingYet());
+}
+
+/** Every collection; a long list comes in parts. */
+async function listed() {
+  const found = [];
+  for (let rest = ""; ;) {
+    const { collections, next_cursor: next } = (await call("GET", `/collections${rest}`)).data;
+    found.push(...collections);
+    if (next === null) return found;
+    rest = `?cursor=${encodeURIComponent(next)}`;
+  }
 }
 
 /** What a newcomer sees: a collection to look at is one press away. */
@@ -72,7 +87,7 @@ function drawList(collections) {
 /** The card that adds files to a collection; the same one whenever it is shown. */
 function uploadOf(name) {
   if (!uploads.has(name)) uploads.set(name, uploadCard(name, () => refresh(name)));
-  return uploads.get(name);
+  return uploads.get(name).card;
 }
 
 /** Show a collection. */
@@ -93,7 +108,7 @@ async function open(info) {
 
 async function refresh(name) {
   try {
-    const { collections } = (await call("GET", "/collections")).data;
+    const collections = await listed();
     drawList(collections);
     const info = collections.find((one) => one.name === name);
     if (!info) return;
@@ -105,11 +120,17 @@ async function refresh(name) {
 }
 
 async function loadMap(info, place) {
-  const map = (await call("GET", `${pathOf(info.name)}/map`)).data;
+  let map;
+  try {
+    map = (await patiently([503], () => call("GET", `${pathOf(info.name)}/map`), () => {})).data;
+  } catch (error) {
+    place.replaceChildren(el("h2", {}, "Map"), el("p", { class: "error", role: "alert" }, error.message));
+    return; // all else can be used
+  }
   if (!place.isConnected) return; // another collection was opened meanwhile
   drawn = drawMap(map);
   const share = Math.round(100 * (map.explained[0] + map.explained[1]));
-  const part = map.points.length < map.count ? `the first ${whole(map.points.length)} of ${plural(map.count, "text")}` : plural(map.count, "text");
+  const part = map.points.length < map.count ? `${whole(map.points.length)} of ${plural(map.count, "text")}, drawn at random` : plural(map.count, "text");
   place.replaceChildren(
     el("div", { class: "heading" }, el("h2", {}, "Map"), el("p", { class: "hint" }, `${part} · ${share} % of the variance`)),
     drawn.element);

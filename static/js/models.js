@@ -1,6 +1,6 @@
 // The Models tab: what runs, which one is the default, and how two of them differ.
 
-import { call, embed, has, may, patiently } from "./api.js";
+import { call, embed, may, patiently } from "./api.js";
 import { $, complain, during, el, facts, linesOf, toast, whole } from "./dom.js";
 import { cosine, heatMap, similarities } from "./heat.js";
 import { defaultModel, modelOf, refreshModels } from "./pick.js";
@@ -26,7 +26,7 @@ export async function show() {
   if ($("compare-a").value === $("compare-b").value && ids.length > 1) {
     $("compare-b").value = ids.find((id) => id !== $("compare-a").value);
   }
-  $("load-form").hidden = !has("POST /settings") || !may("admin");
+  $("load-form").hidden = !may("admin");
   $("model-cards").replaceChildren(...known.data.map((model) => card(model, model.id === known.default)));
   for (const model of known.data) if (model.status !== "loading") since.delete(model.id);
   if (known.data.some((model) => model.status === "loading")) waiting = setTimeout(() => show().catch(() => {}), AGAIN_MS);
@@ -60,7 +60,7 @@ const secondsFrom = (started) => Math.round((performance.now() - started) / 1000
 const number = (value) => (value === null || value === undefined ? "–" : whole(value));
 
 function makeDefault(model) {
-  if (!has("POST /settings") || !may("admin") || model.status !== "ready") return null;
+  if (!may("admin") || model.status !== "ready") return null;
   const place = el("div", {});
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const button = el("button", { type: "button", class: "quiet small" }, "Make default");
@@ -68,9 +68,13 @@ function makeDefault(model) {
     button.disabled = true;
     complain(error, null);
     try {
+      await embed(["ping"], model.id); // a provider's key may be wrong, and nothing else would tell
       await swapTo(model.id, place);
     } catch (problem) {
-      complain(error, problem);
+      await show().catch(() => {}); // it may be unavailable now, and says why itself
+      const card = document.querySelector(`[data-model="${CSS.escape(model.id)}"]`), told = card?.querySelector(".error");
+      if (told) complain(told, problem);
+      card?.querySelector("button")?.focus();
     } finally {
       button.disabled = false;
     }
@@ -123,7 +127,7 @@ async function compare(tell) {
     facts({ Agreement: agreed }),
     el("div", { class: "pair" }, results.map((result, i) => el("div", {},
       el("h3", {}, ids[i]),
-      facts({ Dimensions: whole(result.vectors[0].length), Tokens: whole(result.tokens), Time: `${result.ms.toFixed(0)} ms` }),
+      facts({ Dimensions: whole(result.vectors[0].length), Tokens: whole(result.tokens), Truncated: whole(result.truncated), Time: `${result.ms.toFixed(0)} ms` }),
       heatMap(texts, result.vectors, `How ${modelOf(ids[i])?.id ?? ids[i]} sees the pairs`)))));
 }
 

@@ -4,7 +4,8 @@ import { call } from "./api.js";
 import { $, complain, confirmed, during, el, field, toast, when, whole } from "./dom.js";
 
 const SOURCES = { stored: "stored key", environment: "key of the environment", none: "no key" };
-const STATES = { closed: "well", "half-open": "being tried again", open: "left alone after failures" };
+const STATES = { untried: "not called yet", well: "well", failing: "failing", open: "left alone after failures" };
+const DOTS = { untried: "unknown", well: "healthy" }; // green only after a call that went well
 
 /** Draw the providers. */
 export async function show() {
@@ -45,8 +46,8 @@ function row(one, said = null) {
       el("div", {}, el("p", { class: "who" }, name), el("p", { class: "hint" }, keyWords(one))),
       el("div", { class: "actions" }, one.configured ? button("Test", test) : null,
         button(one.configured ? "Replace key" : "Store a key", open),
-        one.key_source === "stored" || one.problem ? button("Delete", remove, "danger-text") : null)),
-    hosts(one), one.problem ? el("p", { class: "note" }, one.problem) : null,
+        one.key_source === "stored" || unread(one) ? button("Delete", remove, "danger-text") : null)),
+    hosts(one), one.problem && said === null ? el("p", { class: "note" }, one.problem) : null,
     said && !(said instanceof Error) ? el("p", { class: "well", role: "status" }, said) : null, error, form);
   if (said instanceof Error) complain(error, said);
   return place;
@@ -57,10 +58,13 @@ function keyWords(one) {
   return `${SOURCES[one.key_source]}${four}${one.last_used ? ` · used ${when(one.last_used)}` : ""}`;
 }
 
+/** Whether there is a stored key that cannot be used: its problem is none of a host's. */
+const unread = (one) => one.problem !== null && !Object.values(one.hosts).some(({ problem }) => problem === one.problem);
+
 function hosts(one) {
-  const known = Object.entries(one.breaker);
-  return known.length ? el("ul", { class: "hosts" }, known.map(([host, state]) =>
-    el("li", {}, el("span", { class: `dot ${state === "closed" ? "healthy" : state === "open" ? "" : "loading"}` }), `${host} · ${STATES[state] ?? state}`))) : null;
+  const known = Object.entries(one.hosts);
+  return known.length ? el("ul", { class: "hosts" }, known.map(([host, { state }]) =>
+    el("li", {}, el("span", { class: `dot ${DOTS[state] ?? ""}` }), `${host} · ${STATES[state]}`))) : null;
 }
 
 function keyForm(one, stored) {

@@ -1,63 +1,142 @@
-// Reads a person's file: CSV, JSONL or plain lines become {text, id?, metadata} rows.
+// Reads a person's file: CSV, JSONL or a text a line becomes {line, text, id, metadata} rows.
+// A file is read whole and checked whole, so nothing is stored of one that is refused.
 
+import { numbers, OTHERS, table } from "./csv.js";
+import { digits, parse, withoutNaN } from "./json.js";
+import { blank, decoded, refusal } from "./lines.js";
+
+// What a text's column may be called; the first of these that a file has. As in bulk/rows.py.
 const TEXT_NAMES = ["text", "content", "sentence", "document", "body", "abstract", "question"];
+const KINDS = { __proto__: null, csv: fromCsv, jsonl: fromJsonl, ndjson: fromJsonl, txt: fromTxt };
+// What the service takes of one text, its id and its metadata (store/validation.py, library/rules.py).
+const MOST = { idChars: 512, textBytes: 1 << 20, metadataBytes: 64 << 10, depth: 32, integer: 2n ** 63n - 1n };
+const UNSAFE = /(?:^|[/\\])\.\.?(?:[/\\]|$)|[\x00-\x1f\x7f-\x9f]/;
 
-/** The rows of a file, by the ending of its name. Throws an Error that says which line is wrong. */
-export function rowsOf(name, content) {
-  const ending = name.toLowerCase().split(".").pop();
-  const clean = content.replace(/^\uFEFF/, "");
-  if (ending === "csv") return fromCsv(clean);
-  if (ending === "jsonl" || ending === "ndjson") return fromJsonl(clean);
-  if (ending === "txt") return clean.split(/\r?\n/).map((line) => line.trim()).filter(Boolean).map((text) => ({ text, metadata: {} }));
-  throw new Error("A .csv, .jsonl or .txt file is needed.");
+/** The rows of a file, by the ending of its name; `id` is null where it has none. Throws an Error that
+    says which line cannot be read, and what to do. */
+export function rowsOf(name, bytes) {
+  try {
+    const kind = KINDS[/\.(\w+)$/.exec(name)?.[1].toLowerCase()];
+    if (!kind) throw new Error("its name must end in .csv, .jsonl or .txt; embed_file.py also reads .parquet");
+    const rows = kind(decoded(bytes));
+    if (!rows.length) throw new Error("there is no text in it");
+    rows.forEach(check);
+    return rows;
+  } catch (error) {
+    throw new Error(`Nothing of ${name} is stored: ${error.message}.`);
+  }
 }
 
-function fromJsonl(content) {
-  const rows = [];
-  content.split(/\r?\n/).forEach((line, i) => {
-    if (!line.trim()) return;
-    let value;
-    try { value = JSON.parse(line); } catch { throw new Error(`Line ${i + 1} is not JSON.`); }
-    if (typeof value === "string") value = { text: value };
-    rows.push(row(value, `Line ${i + 1}`));
-  });
-  return rows;
+/** The rows without those whose id comes again later in the file: the last one counts. */
+export function lastOfEach(rows) {
+  const last = new Map(rows.map((row, i) => [row.id, i]));
+  return rows.filter((row, i) => row.id === null || last.get(row.id) === i);
+}
+
+/** The lines that are not blank, as `[line, text]`. */
+const linesOf = (content) => content.split(/\r\n|\n|\r/).map((text, i) => [i + 1, text]).filter(([, text]) => !blank(text));
+
+function fromTxt(content) {
+  return linesOf(content).map(([line, text]) => ({ line, text, id: null, metadata: {} }));
 }
 
 function fromCsv(content) {
-  const [names, ...lines] = cells(content);
-  if (!names) return [];
-  return lines.map((line, i) => row(Object.fromEntries(names.map((name, j) => [name.trim(), line[j] ?? ""])), `Row ${i + 2}`, names[0].trim()));
+  const { names, rows } = table(content);
+  if (!names.length) return [];
+  const text = TEXT_NAMES.find((name) => names.includes(name));
+  if (!text) throw noText(names, names.join(","));
+  const isNumber = numbers({ names, rows });
+  const value = (cell, j) => (isNumber[j] && cell !== "" ? Number(cell) || 0 : cell); // || 0: no -0
+  const extra = names.map((name, j) => [name, j]).filter(([name]) => name && name !== text && name !== "id");
+  return rows.map(({ line, cells }) => ({
+    line, text: cells[names.indexOf(text)], id: idOf(cells[names.indexOf("id")], line), wanted: text,
+    metadata: Object.fromEntries(extra.filter(([, j]) => !isNumber[j] || cells[j] !== "").map(([name, j]) => [name, value(cells[j], j)])),
+  }));
 }
 
-function row(value, where, fallback) {
-  const named = TEXT_NAMES.find((name) => typeof value[name] === "string") ?? fallback;
-  const text = value[named];
-  if (typeof text !== "string" || !text.trim()) throw new Error(`${where} has no text; name its field "text".`);
-  const { id, metadata, [named]: _, ...rest } = value;
-  const inner = metadata && typeof metadata === "object" ? metadata : metadata ? { metadata } : {};
-  return { text, metadata: { ...rest, ...inner }, ...(id === undefined || id === "" ? {} : { id: String(id) }) };
+function noText(names, header) {
+  const other = Object.keys(OTHERS).find((mark) => header.split(mark).length > names.length);
+  if (other) return new Error(`it has ${OTHERS[other]} between its cells; save the file with commas`);
+  const there = names.slice(0, 8).map((name) => (name.length > 40 ? `${name.slice(0, 40)}…` : name)).join(", ");
+  return new Error(`none of its columns (${there}${names.length > 8 ? ", …" : ""}) is ${TEXT_NAMES.slice(0, -1).join(", ")} or ${TEXT_NAMES.at(-1)}; name the column of the texts "text"`);
 }
 
-/** The cells of a CSV text (RFC 4180): quotes may hold commas, line ends and doubled quotes. */
-export function cells(content) {
-  const lines = [];
-  let line = [], cell = "", quoted = false;
-  for (let i = 0; i < content.length; i++) {
-    const c = content[i];
-    if (quoted) {
-      if (c !== '"') cell += c;
-      else if (content[i + 1] === '"') { cell += '"'; i++; }
-      else quoted = false;
-    } else if (c === '"' && cell === "") quoted = true;
-    else if (c === ",") { line.push(cell); cell = ""; }
-    else if (c === "\n" || c === "\r") {
-      if (c === "\r" && content[i + 1] === "\n") i++;
-      line.push(cell);
-      lines.push(line);
-      line = []; cell = "";
-    } else cell += c;
+function fromJsonl(content) {
+  let named = null;
+  return linesOf(content).map(([line, json]) => {
+    const value = valueOf(line, json);
+    if (typeof value === "string") return { line, text: value, id: null, metadata: {} };
+    named ??= TEXT_NAMES.find((name) => typeof value[name] === "string");
+    if (!named) throw noText(Object.keys(value), "");
+    const { id, [named]: text, ...rest } = value;
+    return { line, text, id: idOf(id, line), metadata: flat(rest), wanted: named };
+  });
+}
+
+function valueOf(line, json) {
+  let value;
+  try {
+    value = parse(/NaN|Infinity/.test(json) ? withoutNaN(json) : json);
+  } catch (error) {
+    if (error instanceof RangeError) throw refusal(line, `cannot be read: ${error.message}`);
+    throw refusal(line, `is not JSON; write one object a line${json.trim() === "[" ? ", without a list around them" : ""}`);
   }
-  if (cell || line.length) { line.push(cell); lines.push(line); }
-  return lines.filter((one) => one.length > 1 || one[0] !== "");
+  if (typeof value === "string" || isObject(value)) return value;
+  throw refusal(line, "is neither an object nor a string; write one object a line");
+}
+
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value) && digits(value) === undefined;
+
+/** Fields of an object in `metadata` count as the row's own. */
+function flat({ metadata, ...rest }) {
+  if (metadata === undefined) return rest;
+  return isObject(metadata) ? { ...rest, ...metadata } : { ...rest, metadata };
+}
+
+function idOf(id, line) {
+  if (id === undefined || id === null || (typeof id === "string" && blank(id))) return null;
+  if (typeof id === "string") return id;
+  if (isObject(id) && Object.keys(id).join() === "$oid") return idOf(id.$oid, line); // as MongoDB exports it
+  if (digits(id)) return String(BigInt(digits(id)));
+  if (typeof id === "number" && Number.isFinite(id)) return Number.isInteger(id) ? String(BigInt(id)) : String(id);
+  throw refusal(line, "has an id that is neither a string nor a number; write it in quotes");
+}
+
+/** Refuse a row that the service would refuse. */
+function check({ line, text, id, metadata, wanted = "text" }) {
+  if (typeof text !== "string" || blank(text)) throw refusal(line, `has no text in "${wanted}"; fill it, or take the line out`);
+  checkText(text, line, "text");
+  if (isOver(text, MOST.textBytes)) throw refusal(line, `has a text of more than ${MOST.textBytes} bytes; split it`);
+  if (id !== null) {
+    checkText(id, line, "id");
+    if (UNSAFE.test(id)) throw refusal(line, 'has an id with a control character, or with "." or ".." between slashes; leave them out');
+    if ([...id].length > MOST.idChars) throw refusal(line, `has an id of more than ${MOST.idChars} characters; shorten it`);
+  }
+  checkValue(metadata, line, 1);
+  if (isOver(JSON.stringify(metadata), MOST.metadataBytes)) {
+    throw refusal(line, `has more than ${MOST.metadataBytes} bytes beside its text; take columns out`);
+  }
+}
+
+const isOver = (text, bytes) => 3 * text.length > bytes && new TextEncoder().encode(text).length > bytes;
+
+function checkText(text, line, what) {
+  if (text.includes("\0")) throw refusal(line, `holds a NUL in its ${what}; take it out`);
+  if (/\p{Surrogate}/u.test(text)) throw refusal(line, `holds half a character (\\ud800 to \\udfff) in its ${what}; write it whole`);
+}
+
+function checkValue(value, line, depth) {
+  if (typeof value === "string") return checkText(value, line, "metadata");
+  if (value === null || typeof value !== "object") return;
+  if (digits(value)) {
+    const number = BigInt(digits(value));
+    if (number > MOST.integer || number < -MOST.integer) throw refusal(line, "holds a whole number beyond 64 bits; write it in quotes");
+    return;
+  }
+  if (depth > MOST.depth) throw refusal(line, `is nested deeper than ${MOST.depth} levels; flatten it`);
+  for (const [key, inner] of Object.entries(value)) {
+    checkText(key, line, "metadata");
+    if (!Array.isArray(value) && /^\$|\./.test(key)) throw refusal(line, `names a field "${key}", which no filter could; take out its dots, and a $ at its start`);
+    checkValue(inner, line, depth + 1);
+  }
 }

@@ -1,6 +1,7 @@
 // Settings: what each is, changing it, taking it back, and who changed what when.
 
 import { call } from "./api.js";
+import { plainNumber } from "./csv.js";
 import { $, complain, confirmed, el, toast } from "./dom.js";
 
 // Title, place on the page, and what belongs there: the first that takes a setting has it.
@@ -53,7 +54,7 @@ const shown = (value) => (value === null ? "" : typeof value === "string" ? valu
 function read(text, row) {
   const clean = text.trim();
   if (Array.isArray(row.value) || Array.isArray(row.default)) return clean.split(",").map((part) => part.trim()).filter(Boolean);
-  if (typeof row.value === "number" || typeof row.default === "number") return clean === "" || Number.isNaN(Number(clean)) ? clean : Number(clean);
+  if (typeof row.value === "number" || typeof row.default === "number") return plainNumber(clean) ? Number(clean) : clean; // the service judges all else
   return clean === "" && row.default === null ? null : clean;
 }
 

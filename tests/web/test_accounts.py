@@ -165,22 +165,43 @@ def test_a_taken_name_is_told(admin: Page, seen: Seen) -> None:
     expect(admin.locator("#admin-people form > .error:visible")).to_contain_text("rita")
 
 
+@pytest.mark.fault("Console")
 def test_a_providers_key_is_stored_tried_and_deleted(
     admin: Page, seen: Seen, guarded: Guarded
 ) -> None:
-    row = admin.locator("[data-provider=openai]")
+    """A provider's key that is wrong, or was not used yet -> no green dot, and its model is not
+    made the default."""
+    row, model = admin.locator("[data-provider=openai]"), admin.locator("[data-model=away]")
     expect(row).to_contain_text("no key")
     row.get_by_role("button", name="Store a key").click()
     row.get_by_label("API key of openai").fill(KEY)
     row.get_by_role("button", name="Store", exact=True).click()
     expect(row).to_contain_text(f"stored key ending in {KEY[-4:]}")
     assert KEY not in admin.content()
+    expect(row.locator(".hosts")).to_contain_text("not called yet")
+    expect(row.locator(".dot.healthy")).to_have_count(0)
+    seen.expected.update({502, 503})
+    guarded.provider.always = (401, {})
+    admin.get_by_role("tab", name="Models").click()
+    model.get_by_role("button", name="Make default").click()
+    expect(model).to_contain_text("its key is refused")
+    admin.get_by_role("tab", name="Admin").click()
+    expect(row.locator(".hosts")).to_contain_text("failing")
+    row.get_by_role("button", name="Test").click()
+    expect(row.locator(".error").first).to_contain_text("its key is refused")
+    expect(row.locator(".dot.healthy")).to_have_count(0)
+    admin.get_by_role("tab", name="Models").click()
+    expect(model).to_contain_text("unavailable")
+    expect(model.get_by_role("button")).to_have_count(0)
+    assert guarded.ask("GET", "/models")["default"] == "first"
+    admin.get_by_role("tab", name="Admin").click()
+    guarded.provider.always = "good"
     row.get_by_role("button", name="Test").click()
     expect(row.locator(".well")).to_contain_text("text-embedding-3-small answered with 8 dimen")
     assert guarded.provider.seen[-1][1]["Authorization"] == f"Bearer {KEY}"
     expect(row.locator(".hosts")).to_contain_text("127.0.0.1")
     expect(row.locator(".hosts")).to_contain_text("well")
-    seen.expected.update({502, 503})
+    expect(row.locator(".dot.healthy")).to_have_count(1)
     guarded.provider.always = (500, {})
     for _ in range(2):  # three tries each, and five failures in a row open the breaker
         row.get_by_role("button", name="Test").click()

