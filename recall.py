@@ -20,6 +20,7 @@ import tracing
 from cache import Cache, Entry, keys_of, pack, unpack
 from embedders.base import Input, Prompt, Truncate, Vectors
 from errors import DeadlineExceeded, Invalid, ServiceError
+from server import turns
 from serving.lineup import Loaded
 
 # A request does not wait for another one's pass over more than so many times its own texts: a lone
@@ -171,7 +172,9 @@ class _Flight:
 
 def _wait(event: threading.Event, deadline: float | None) -> None:
     left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    if not event.wait(left):
+    with turns.away():
+        there = event.wait(left)
+    if not there:
         raise DeadlineExceeded("the request's deadline passed while it waited")
 
 

@@ -1,9 +1,7 @@
-"""A gthread worker that does not wait for ever on its clients, and stops only when it is relieved.
+"""A worker that does not wait for ever on its clients, and stops only when it is relieved.
 
-gunicorn's own `timeout` is a heartbeat of the worker, not of a request: clients that send or read a
-byte now and then hold a thread each for as long as they like. Here every connection in a thread has
-a deadline: to send its request, then to take its reply. Work in between is not timed. The check
-rides on `notify`, which the worker's main thread calls about once a second, also while it stops.
+gunicorn's own `timeout` is a heartbeat of the worker, not of a request. Here every connection has a
+deadline: to send its request, then to take its reply. Work in between is not timed.
 A stop has a deadline too: shortly before it the application is told to answer what it cannot do.
 How a worker takes over from an older one is in `server/relay.py`. Loaded by name from
 `gunicorn.conf.py`; knows nothing of the application.
@@ -21,11 +19,9 @@ from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from gunicorn.workers import gthread  # type: ignore[import-untyped]
 
 from server import arbiter, relay
+from server.connection import Connection
 from server.scarcity import ThriftyWorker, has_data
 
-# How long a thread waits for the first byte of a new connection. Beyond it the connection waits in
-# the poller, where it holds no thread: balancers and health checks connect without sending.
-FIRST_BYTE_S = 0.05
 # How often a worker that waits for its model looks whether it is there.
 LOOK_S = 0.05
 # `near_the_end` is called so long before a stopping worker's time is up, or in the middle of it.
@@ -35,19 +31,12 @@ near_the_end: list[Callable[[], object]] = []  # what to call then; the applicat
 
 
 class DeadlineWorker(ThriftyWorker):
-    """gthread with a deadline for reading a request and one for writing its reply."""
+    """Tells where each request is, and stops when it is relieved."""
 
-    read_timeout_s = 30.0
-    write_timeout_s = 60.0
     told_to_stop = told_to_quit = False
     wsgi: Callable[..., Iterable[bytes]]
     sockets: list[Any]
     last_call = float("inf")  # when a stopping worker has to come to an end, in time.monotonic()
-
-    def init_process(self) -> None:
-        """Begin with no connection in a thread."""
-        self.deadlines: dict[socket.socket, float] = {}
-        super().init_process()
 
     def load_wsgi(self) -> None:
         """Load the application and tell from its calls where each request is.
@@ -72,19 +61,6 @@ class DeadlineWorker(ThriftyWorker):
             self.notify()
             time.sleep(LOOK_S)
 
-    def handle(self, conn: Any) -> Any:
-        """Handle one request of a connection, which must come within the read deadline."""
-        if not conn.initialized and not conn.data_ready:
-            if not has_data(conn.sock, FIRST_BYTE_S):
-                return gthread._DEFER
-            conn.data_ready = True
-        sock = conn.sock
-        self.deadlines[sock] = time.monotonic() + self.read_timeout_s
-        try:
-            return super().handle(conn)
-        finally:
-            self.deadlines.pop(sock, None)
-
     def run(self) -> None:
         """Serve; where another worker can, only once this one's model is there too."""
         self._wait_while(lambda: not relay.takes_requests())
@@ -102,7 +78,10 @@ class DeadlineWorker(ThriftyWorker):
 
         Clients would wait there until the last request is answered, to be reset then.
         """
-        super().set_accept_enabled(enabled and self.alive and relay.takes_requests())
+        if self.alive and relay.takes_requests():
+            super().set_accept_enabled(enabled)
+        else:
+            gthread.ThreadWorker.set_accept_enabled(self, False)
         if self.alive:
             return
         for listener in self.sockets:
@@ -135,7 +114,7 @@ class DeadlineWorker(ThriftyWorker):
             super().handle_quit(sig, frame)
 
     def notify(self) -> None:
-        """Show a sign of life, come to an end if it is time, and cut off who is late."""
+        """Show a sign of life, and come to an end if it is time."""
         super().notify()
         self._stop_if_relieved()
         now = time.monotonic()
@@ -143,9 +122,6 @@ class DeadlineWorker(ThriftyWorker):
             self.last_call = float("inf")
             for tell in near_the_end:
                 tell()
-        for sock, deadline in list(self.deadlines.items()):
-            if deadline < now and self.deadlines.pop(sock, None) is not None:
-                self._cut(sock)
 
     def _stop_if_relieved(self) -> None:
         if not self.told_to_stop or relay.is_needed():
@@ -155,22 +131,20 @@ class DeadlineWorker(ThriftyWorker):
             self.last_call = time.monotonic() + time_left_s - min(LAST_S, time_left_s / 2)
         super().handle_exit(signal.SIGTERM, None)
 
-    def _cut(self, sock: socket.socket) -> None:
-        self.log.info("a client was too slow and is cut off")
-        try:
-            sock.shutdown(socket.SHUT_RDWR)  # wakes the thread that is blocked on it
-        except OSError:
-            self.log.debug("it was gone already")
-
     def _timed(self, application: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
         def timed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            sock = environ.get("gunicorn.socket")
+            conn: Connection = environ["gunicorn.socket"]
+            environ["gunicorn.socket"] = conn.socket
 
             def arrived() -> None:
-                self.deadlines.pop(sock, None)  # type: ignore[arg-type]
+                self.body_is_here(conn)
 
             def answering(*args: Any, **kwargs: Any) -> Any:
-                self.deadlines[sock] = time.monotonic() + self.write_timeout_s  # type: ignore[index]
+                conn.reply_began = time.monotonic()
+                conn.deadline = conn.reply_began + self.write_timeout_s
+                if not conn.body_came:
+                    # Where the next request begins would be known only once all of it was read.
+                    conn.request.force_close()
                 return start_response(*args, **kwargs)
 
             environ["wsgi.input"] = Body(environ, arrived)

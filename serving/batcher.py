@@ -17,7 +17,8 @@ import numpy as np
 import metrics
 import tracing
 from embedders.base import Embedder, Encoded, Item, Vectors
-from errors import DeadlineExceeded, QueueFull, ServiceError, Unavailable
+from errors import ClientGone, DeadlineExceeded, QueueFull, Unavailable
+from server import turns
 from serving.passes import Passes, Pulse, indexed
 from serving.picking import Job, take_alike, take_any
 
@@ -84,13 +85,14 @@ class Batcher:
         job = Job(items, deadline, gone and _Caller(gone), order, len(items), tokens)
         entered = time.monotonic()
         self._enter(job)
-        while not job.done:
-            if job.leads:
-                self._lead(job)
-            elif not job.awake.wait(_remaining(deadline)):
-                self._leave(job)
-            else:
-                job.awake.clear()
+        with turns.away():
+            while not job.done:
+                if job.leads:
+                    self._lead(job)
+                elif not job.awake.wait(_remaining(deadline)):
+                    self._leave(job)
+                else:
+                    job.awake.clear()
         ended = time.monotonic()
         tracing.note("queue", entered, job.taken or ended)
         tracing.note("encode", job.taken or ended, ended)
@@ -281,13 +283,6 @@ class _Caller:
 
     def __call__(self) -> bool:
         return self.left
-
-
-class ClientGone(ServiceError):
-    """The caller hung up before its turn came; nobody reads this error."""
-
-    status = 499
-    code = "client_closed_request"
 
 
 def _stopping() -> Unavailable:

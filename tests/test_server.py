@@ -107,9 +107,11 @@ def exchange(port: int, *parts: bytes) -> bytes:
     return answer
 
 
+@pytest.mark.fault("Requests that are none")
 def test_bodies_over_the_limit_are_refused_on_the_wire(
     serve: Callable[..., str], fake_env: dict[str, str]
 ) -> None:
+    """A body over the limit by its `Content-Length` -> the same on the wire."""
     url = serve(**fake_env, MAX_REQUEST_BYTES="4096")
     port = int(url.rpartition(":")[2])
     head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

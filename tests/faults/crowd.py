@@ -1,11 +1,38 @@
 """Many clients at once, while the service is stopped, reloaded or hurt."""
 
+import re
+import socket
 import threading
-from http.client import HTTPConnection, HTTPException
+from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 from tests.faults.conftest import Service, until
 
 JSON = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, read to its end."""
+
+    status: int
+    headers: Message
+    content: bytes
+    will_close: bool
+
+
+def answer(sock: socket.socket, method: str = "GET") -> Answer:
+    """Read one answer. Raises what a client would see: a reset, or an end before the answer's."""
+    with HTTPResponse(sock, method=method) as reply:
+        reply.begin()
+        return Answer(reply.status, reply.headers, reply.read(), reply.will_close)
+
+
+def statuses_of(sock: socket.socket) -> list[int]:
+    """Read answers until the connection is closed; return their statuses."""
+    data = b"".join(iter(lambda: sock.recv(65536), b""))
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", data)]
 
 
 class Crowd:

@@ -88,9 +88,7 @@ def assert_they_are_cut_off(service: Service, known: int, began: float) -> None:
 
 @pytest.mark.fault("Clients")
 def test_slow_headers_on_every_thread_are_cut_off(service) -> None:
-    """Headers a byte at a time, on every thread -> the same; without these deadlines nobody would
-    be served.
-    """
+    """Headers a byte at a time -> cut off after `READ_TIMEOUT`."""
     known, began = cut_off(service), time.monotonic()
     with sending(service, SLOW_HEADERS, drips=True):
         assert_they_are_cut_off(service, known, began)
@@ -107,7 +105,9 @@ def test_bodies_shorter_than_announced_are_cut_off(service, drips) -> None:
         assert_they_are_cut_off(service, known, began)
 
 
+@pytest.mark.fault("Clients")
 def test_slow_chunked_bodies_are_cut_off(service) -> None:
+    """A chunked body that comes slowly -> cut off after `READ_TIMEOUT`."""
     known, began = cut_off(service), time.monotonic()
     with sending(service, SLOW_CHUNKS, drips=True):
         assert_they_are_cut_off(service, known, began)
@@ -115,7 +115,7 @@ def test_slow_chunked_bodies_are_cut_off(service) -> None:
 
 @pytest.mark.fault("Clients")
 def test_a_reader_that_takes_its_reply_slowly_is_cut_off(service) -> None:
-    """The reply is not read -> cut off after `WRITE_TIMEOUT`; a long pass is not."""
+    """The reply is not read -> cut off after `WRITE_TIMEOUT`."""
     known, count = cut_off(service), THREADS - 1  # one thread is kept for probes
     with not_reading(service, count) as held:
         until(lambda: all(sock.recv(100) for sock in held) and cut_off(service) == known + count)
@@ -141,7 +141,9 @@ def test_idle_connections_hold_no_thread(service) -> None:
         sock.close()
 
 
+@pytest.mark.fault("Clients")
 def test_a_long_pass_is_no_slow_client(start) -> None:
+    """A pass takes longer than `READ_TIMEOUT` and `WRITE_TIMEOUT` -> its client is not cut off."""
     service = start(*FLAGS, READ_TIMEOUT="0.3", WRITE_TIMEOUT="0.3")
     assert service.embed("slow") == 200  # a second of work, more than both deadlines
     assert service.ask("/embed", {"texts": ["x"] * 1000})[0] == 200
@@ -171,7 +173,10 @@ def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(service, holding) -
     until(lambda: hung_up(service) == known + 1)
 
 
+@pytest.mark.fault("Process and machine")
 def test_connections_that_are_opened_and_broken_off_leave_nothing_behind(service) -> None:
+    """10,000 connections are broken off -> nothing is left behind."""
+
     def files() -> int:
         text = service.ask("/metrics")[2].decode()
         return int(float(text.split("\nembedding_process_open_files ")[1].split()[0]))
@@ -198,7 +203,7 @@ SMUGGLED = [
 @pytest.mark.fault("Clients")
 @pytest.mark.parametrize("rest", SMUGGLED)
 def test_a_request_that_two_servers_could_read_differently_is_refused(service, rest) -> None:
-    """A request that two servers could read differently -> 4xx, or the connection ends."""
+    """A request that two servers could read differently -> 4xx."""
     with service.connect() as sock:
         sock.sendall(HEAD + rest)
         sock.shutdown(socket.SHUT_WR)
@@ -208,13 +213,17 @@ def test_a_request_that_two_servers_could_read_differently_is_refused(service, r
     assert service.healthy()
 
 
+@pytest.mark.fault("Clients")
 def test_a_huge_address_is_refused(service) -> None:
+    """An address of 20 kB -> 4xx."""
     with service.connect() as sock:
         sock.sendall(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sock.recv(100).split()[1] in (b"400", b"414", b"431")
 
 
+@pytest.mark.fault("Clients")
 def test_paths_and_methods_that_are_not_there_make_no_series(service) -> None:
+    """Made-up paths and methods -> no series of their own in the metrics."""
     for i in range(50):
         service.ask(f"/nothing/{i}?model={i}")
     text = urllib.request.urlopen(f"{service.url}/metrics", timeout=10).read().decode()
@@ -226,9 +235,7 @@ def test_paths_and_methods_that_are_not_there_make_no_series(service) -> None:
 @pytest.mark.fault("Clients")
 @pytest.mark.parametrize("form", ["line", "json"])
 def test_what_a_client_calls_itself_stays_on_one_line_of_the_log(start, form) -> None:
-    """Line feeds, escapes or 10 kB in `X-Request-ID`, `User-Agent` or a model's name -> 400, or an
-    id of our own; the log keeps one short line.
-    """
+    """Line feeds or escapes in `User-Agent` or a model's name -> the log keeps one short line."""
     service = start(LOG_FORMAT=form)
     known = len(service.lines)
     for evil in (b"a\nroot: 1", b"\x1b[31m", b"a\rb"):  # no header can hold these: gunicorn says so
@@ -247,7 +254,7 @@ def test_what_a_client_calls_itself_stays_on_one_line_of_the_log(start, form) ->
 
 @pytest.mark.fault("Clients")
 def test_a_page_of_another_origin_is_given_no_leave(start) -> None:
-    """A page of another origin asks for leave -> no header allows it."""
+    """A page asks for leave that a list in CORS_ORIGINS does not name -> no header gives it."""
     service = start(CORS_ORIGINS="https://ours.example")
     asked = {"Access-Control-Request-Method": "POST"}
     for origin, allowed in (("https://evil.example", None), ("https://ours.example",) * 2):

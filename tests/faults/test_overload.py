@@ -18,7 +18,9 @@ SECONDS = os.environ.get("OVERLOAD_SECONDS", "8")
 LIMIT_MS = os.environ.get("OVERLOAD_LIMIT_MS", "800")
 
 
+@pytest.mark.fault("Overload")
 def test_twice_the_capacity_is_borne(serve) -> None:
+    """Twice the capacity is offered -> refusals are 429 and counted; nothing is lost."""
     # So few threads that a slow machine too has work for all of them within the seconds.
     url = serve(
         SUPPORTED_MODELS=MODEL, DEVICE="cpu", CACHE="none", LOG_LEVEL="WARNING", THREADS="40"

@@ -4,6 +4,7 @@ import errno
 import http.client
 import os
 import resource
+import selectors
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
 from server import scarcity
+from server.connection import Stage
 from server.deadlines import DeadlineWorker
 from tests.conftest import ROOT
 from tests.faults.conftest import until
@@ -63,9 +65,9 @@ class Running:
             1, os.getppid(), [self.listener], None, 30, config, Logger(config)
         )
         self.worker.tpool = self.worker.get_thread_pool()
-        self.worker.poller = scarcity.gthread.selectors.DefaultSelector()
+        self.worker.poller = selectors.DefaultSelector()
         self.worker.method_queue.init()
-        self.worker.deadlines, self.worker.wsgi = {}, self.app
+        self.worker.wsgi = self.worker._timed(self.app)
         self.thread = threading.Thread(target=self.worker.run)
 
     def __enter__(self) -> "Running":
@@ -108,11 +110,13 @@ def in_a_thread(running: Running, path: str) -> tuple[threading.Thread, list[int
     return thread, statuses
 
 
+@pytest.mark.fault("Process and machine")
 def test_without_a_descriptor_the_longest_idle_connections_make_room(running) -> None:
+    """Descriptors run out -> the longest idle connections make room."""
     idle = [running.connect() for _ in range(4)]
     for connection in idle:
         assert ask(connection) == 200
-    until(lambda: len(running.worker.keepalived_conns) == 4)
+    until(lambda: len(running.worker.stages[Stage.IDLE]) == 4)
     thread, statuses = in_a_thread(running, "/slow")
     assert running.app.slow.acquire(timeout=30)
     running.listener.short = 1
@@ -141,7 +145,9 @@ def test_without_a_descriptor_and_without_idle_connections_it_tries_once_a_secon
     waiting.close()
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_stop_takes_the_connections_that_wait_and_refuses_further_ones(running) -> None:
+    """SIGTERM under load -> waiting connections are taken, further ones refused."""
     first, statuses = in_a_thread(running, "/slow")
     assert running.app.slow.acquire(timeout=30)
     running.listener.short = 1000
