@@ -9,7 +9,7 @@ FROM ${BASE}
 # CUDA along. PyTorch's CPU index makes the CPU image some gigabytes smaller.
 ARG TORCH_INDEX_URL=
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    EMBEDDING_MODEL_CACHE_DIR=/models STORE_DIR=/data/store DATA_DIR=/data \
+    EMBEDDING_MODEL_CACHE_DIR=/models HF_HOME=/models/huggingface STORE_DIR=/data/store DATA_DIR=/data \
     EMBEDDING_DB_URL=sqlite:////data/service.db
 WORKDIR /app
 

@@ -14,23 +14,15 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 import migrations
-from config import ConfigError
+from config.addresses import driver_url
 from errors import Busy, Invalid, Unavailable
 
 T = TypeVar("T")
 
-# Asynchronous drivers, and no driver at all, mean the synchronous one that is installed.
-DRIVERS = {
-    "sqlite": "sqlite",
-    "mysql": "mysql+pymysql",
-    "mariadb": "mysql+pymysql",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-}
 TIMEOUT_S = 2  # to connect and for each answer
 SQLITE_TIMEOUT_S = 5  # for another process's write to end
 LOCK = 0x656D6265  # "embe": the number of the lock under which tables are made
@@ -39,18 +31,6 @@ LOCK_TRIES = 5  # of a second each
 
 class _Deadlock(Busy):
     """The database undid a transaction so that another, which it crossed, could go on."""
-
-
-def driver_url(text: str) -> sa.URL:
-    """Read a database URL and give it a driver we have. Raises ConfigError without showing it."""
-    try:
-        url = sa.make_url(text)
-    except (ArgumentError, ValueError):
-        raise ConfigError(["EMBEDDING_DB_URL: is no URL such as sqlite:///data/x.db"]) from None
-    driver = DRIVERS.get(url.drivername.partition("+")[0])
-    if driver is None:
-        raise ConfigError([f"EMBEDDING_DB_URL: {url.drivername!r} is none of {', '.join(DRIVERS)}"])
-    return url.set(drivername=driver)
 
 
 class Database:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import logs  # noqa: E402
 from config import Config, ModelSpec, load_config  # noqa: E402
-from server import arbiter, relay, scarcity, scrapes  # noqa: E402
+from server import arbiter, listening, relay, scarcity, scrapes  # noqa: E402
 from settings import open_settings  # noqa: E402
 
 
@@ -27,8 +27,8 @@ def _read() -> tuple[Config, tuple[ModelSpec, ...]]:
 
 _config, _models = _read()  # a mistake stops the start here
 
-bind = [f"{_config.host}:{_config.port}"]
-worker_class = "server.deadlines.DeadlineWorker"  # gthread, but it waits for no slow client
+bind = listening.bind_of(_config.host, _config.port)
+worker_class = "server.deadlines.DeadlineWorker"  # gthread, but no thread waits for a client
 workers = _config.max_workers
 threads = _config.threads
 timeout = _config.timeout_s
@@ -38,6 +38,10 @@ worker_connections = scarcity.room_for_connections(1000)
 backlog = 2048
 preload_app = False
 
+# Headers of a proxy are read in one place, server/proxies.py; gunicorn believes any local client.
+secure_scheme_headers: dict[str, str] = {}
+forwarder_headers = ""
+sendfile = False  # replies are kept until the client has taken them
 control_socket_disable = True
 loglevel = _config.log_level.lower()
 logconfig_dict = logs.of_the_master(_config.log_level, _config.log_format)
@@ -50,7 +54,8 @@ def on_starting(server):  # type: ignore[no-untyped-def]
     server.reload = arbiter.reload_if(_read, server.reload)
     arbiter.share_numbers(_config.metrics_dir)
     if _config.enable_metrics:
-        scrapes.listen(_config.host, _config.metrics_port)
+        token = _config.metrics_token.get_secret_value() if _config.metrics_token else None
+        scrapes.listen(_config.metrics_host, _config.metrics_port, token)
 
 
 def when_ready(server):  # type: ignore[no-untyped-def]
@@ -82,6 +87,7 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
     os.environ["THREADS"] = str(server.cfg.threads)  # and so does `--threads`
     worker.read_timeout_s = _config.read_timeout_s
     worker.write_timeout_s = _config.write_timeout_s
+    worker.urgent = frozenset((b"/health", b"/health/live", b"/health/ready"))
     if worker.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = worker.gpu
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # what it was called before
@@ -123,4 +129,4 @@ def child_exit(server, worker):  # type: ignore[no-untyped-def]
 
 def on_exit(server):  # type: ignore[no-untyped-def]
     """Remove the directory of the numbers."""
-    arbiter.forget_numbers(_config.metrics_dir)
+    arbiter.forget_numbers()

@@ -24,6 +24,7 @@ from config.fields import (
     process_environment,
     read_dotenv,
     unknown_names,
+    without_service_links,
 )
 from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
 from config.operations import OperationsSettings
@@ -76,7 +77,7 @@ def load_config(
 
     Raises ConfigError, which ends the process with a list of everything that was wrong.
     """
-    environ = process_environment() if environ is None else environ
+    environ = without_service_links(process_environment() if environ is None else environ)
     values, given = from_sources(Config, environ, read_dotenv(dotenv or Path(".env")))
     known = {name for info in Config.model_fields.values() for name in names_of(info)}
     for name in unknown_names(known, environ):

@@ -8,7 +8,8 @@ from config.fields import is_secret, names_of
 HEAD = """\
 # Every setting with its default. Copy to .env and take the # off a line to change it.
 # Order, highest first: environment, .env, the model files (for what they say), default. Of several
-# names of one setting in the same place the first one here wins. NAME_FILE works for secrets."""
+# names of one setting in the same place the first one here wins. NAME_FILE works for secrets.
+# This file is UTF-8 text. Values are taken as written: ${X} is not replaced."""
 
 
 def example() -> str:

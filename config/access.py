@@ -8,11 +8,17 @@ from pydantic import BaseModel, SecretStr, model_validator
 
 from config.fields import setting
 
-PLACEHOLDER = re.compile(r"(?i)^(your|change|changeme|replace|todo|xxx|example|secret$)")
+# What examples of settings have in place of a secret, and what a keyboard gives first.
+PLACEHOLDER = re.compile(
+    r"(?i)[<{\[$%]?(your|change|replace|insert|todo|xxx|example|sample|dummy|default|placeholder"
+    r"|(fill|put|enter)[-_ ]|password|passw0rd|123456|abcdef|qwert"
+    r"|((my|a|the|some)[-_ ]?)?(secret|password|key|token)[^a-z0-9]*$)"
+)
 MAKE_ONE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
 SHORTEST = 16  # characters of a fixed key: nobody counts wrong guesses at it
+SHORTEST_SIGNING = 32  # bytes of what signs or encrypts: it can be guessed at without the service
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 1024  # characters; a megabyte of password is an attack
-NAME_RULE = "1 to 64 printable characters, no / and no blank at either end"
+NAME_RULE = "1 to 64 printable characters, no / and no blank at either end, and is not . or .."
 LIMIT = "a minute; 0 is no limit."
 
 
@@ -25,9 +31,11 @@ def secrets_of(value: SecretStr | None) -> list[str]:
 def is_username(text: str) -> bool:
     """Tell whether a user may be named so.
 
-    MySQL and MariaDB overlook blanks at the end: `admin ` would be taken for `admin`.
+    MySQL and MariaDB overlook blanks at the end: `admin ` would be taken for `admin`. Clients take
+    `.` and `..` in a path for a folder and the one above it.
     """
-    return 1 <= len(text) <= 64 and text.isprintable() and "/" not in text and text == text.strip()
+    plain = text.isprintable() and "/" not in text and text == text.strip()
+    return plain and 1 <= len(text) <= 64 and text not in (".", "..")
 
 
 class AccessSettings(BaseModel):
@@ -112,15 +120,12 @@ class AccessSettings(BaseModel):
             return self
         keys = secrets_of(self.jwt_secret_key)
         missing = not keys and self.api_key_secret is None  # with one fixed key nobody signs in
-        if missing or any(len(key.encode()) < 32 or PLACEHOLDER.match(key) for key in keys):
+        if missing or any(map(is_weak, keys)):
             raise ValueError(
-                "JWT_SECRET_KEY must be set to secrets of at least 32 bytes that are no "
-                f"placeholders when AUTH_ENABLED is true; {MAKE_ONE}"
+                f"JWT_SECRET_KEY must be set to secrets of at least {SHORTEST_SIGNING} bytes that "
+                f"are no placeholders when AUTH_ENABLED is true; {MAKE_ONE}"
             )
         check_key("API_KEY_SECRET", self.api_key_secret)
-        password = self.admin_password
-        if password and PLACEHOLDER.match(password.get_secret_value()):
-            raise ValueError(f"ADMIN_PASSWORD is a placeholder; {MAKE_ONE}")
         return self
 
     @model_validator(mode="after")
@@ -136,7 +141,14 @@ class AccessSettings(BaseModel):
                 f"ADMIN_PASSWORD must have {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters; "
                 f"leave it out for a random one, or {MAKE_ONE}"
             )
+        if PLACEHOLDER.match(password):
+            raise ValueError(f"ADMIN_PASSWORD is a placeholder; {MAKE_ONE}")
         return self
+
+
+def is_weak(secret: str) -> bool:
+    """Tell whether a secret that signs or encrypts is too short, or everybody's."""
+    return len(secret.encode()) < SHORTEST_SIGNING or PLACEHOLDER.match(secret) is not None
 
 
 def check_key(name: str, value: SecretStr | None) -> None:

@@ -5,10 +5,10 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, SecretStr, field_validator
 
+from config.addresses import Host, check_redis
 from config.fields import setting
 
 CacheKind = Literal["memory", "redis", "none"]
-SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class CacheSettings(BaseModel):
@@ -33,7 +33,7 @@ class CacheSettings(BaseModel):
     redis_enabled: bool = setting(
         False, "REDIS_ENABLED", help="Whether Redis is used: true or false."
     )
-    redis_host: str = setting("localhost", "REDIS_HOST", help="Redis's host.")
+    redis_host: Host = setting("localhost", "REDIS_HOST", help="Redis's host.")
     redis_port: int = setting(6379, "REDIS_PORT", ge=1, le=65535, help="Redis's port.")
     redis_url: SecretStr | None = setting(
         None,
@@ -48,8 +48,8 @@ class CacheSettings(BaseModel):
     @field_validator("redis_url")
     @classmethod
     def _is_an_address(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(SCHEMES):
-            raise ValueError(f"must begin with {', '.join(SCHEMES)}")
+        if value is not None:
+            check_redis(value.get_secret_value())
         return value
 
     @property

@@ -7,12 +7,18 @@ several names of one setting are given in the same source, the first listed in `
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
+
+LONGEST_S = 30 * 86400  # of a time limit; the system's own clocks overflow at some point
+LARGEST = 16 << 20  # of a file of settings, in bytes
+LINK = re.compile(r"[^=]+_PORT=(tcp|udp|sctp)://\S*")
 
 
 class ConfigError(SystemExit):
@@ -60,6 +66,8 @@ def from_sources(
             found = _first(source, names_of(info), with_file=is_secret(info))
             if found:
                 given[field], values[field] = found
+                if not _is_text(found[1]):
+                    raise ConfigError([f"{found[0]}: is not UTF-8 text; give it as UTF-8"])
                 break
     return values, given
 
@@ -71,12 +79,40 @@ def _first(
         if value := (source.get(name) or "").strip():
             return name, value
         if with_file and (path := source.get(f"{name}_FILE")):
-            try:
-                return f"{name}_FILE", Path(path).read_text().strip()
-            except OSError as exc:
-                problem = f"{name}_FILE={path}: cannot be read ({exc.strerror})"
-                raise ConfigError([problem]) from exc
+            text = read_text(Path(path), f"{name}_FILE={path}")
+            if text is None or not text.strip():  # which would be taken for a secret that is set
+                problem = "cannot be read (there is no such file)" if text is None else "is empty"
+                raise ConfigError([f"{name}_FILE={path}: {problem}; write the value into it"])
+            return f"{name}_FILE", text.strip()
     return None
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a value is text: bytes of the environment that are none become surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def read_text(path: Path, shown: str) -> str | None:
+    """Return the text of a file of settings, None if there is none.
+
+    Raises ConfigError that names it as `shown`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise ConfigError([f"{shown[:300]}: cannot be read ({exc.strerror})"]) from None
+    if len(content) > LARGEST:
+        raise ConfigError([f"{shown}: is larger than {LARGEST >> 20} MB; name a file of settings"])
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:  # UTF-16, which older PowerShell writes, has one in every other byte
+        raise ConfigError([f"{shown}: is not UTF-8 text; save it as UTF-8"])
+    return text
 
 
 def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, str]) -> list[str]:
@@ -88,7 +124,7 @@ def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, st
         name = given.get(field) or (names_of(info)[0] if info and names_of(info) else field)
         # without a field the input is all settings at once, secrets among them
         shown = "" if info is None or is_secret(info) else f"={error['input']!s:.80}"
-        reason = error["msg"].removeprefix("Value error, ")
+        reason = error["msg"].removeprefix("Value error, ")[:500]  # it may quote what was given
         help = f". {info.description}" if info else ""
         lines.append(f"{name}{shown}: {reason}{help}" if name else reason)
     return lines
@@ -105,10 +141,30 @@ def unknown_names(known: set[str], environ: Mapping[str, str]) -> list[str]:
 
 
 def read_dotenv(path: Path) -> dict[str, str | None]:
-    """Read a `.env` file; a missing one is empty."""
+    """Read a `.env` file; a missing one is empty. Values are as written: `${X}` stays so."""
     from dotenv import dotenv_values
 
-    return dict(dotenv_values(path)) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    text = read_text(path, str(path))
+    return dict(dotenv_values(stream=StringIO(text), interpolate=False)) if text else {}
+
+
+def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out what Kubernetes and Docker set to tell where another service is.
+
+    For a Service named `redis` that is REDIS_PORT=tcp://10.0.0.11:6379, which is no port of ours,
+    REDIS_SERVICE_HOST, REDIS_PORT_6379_TCP_ADDR and more.
+    """
+    links = [name for name, value in environ.items() if LINK.fullmatch(f"{name}={value}")]
+    beginnings = tuple(
+        start for name in links for start in (f"{name}_", f"{name[: -len('PORT')]}SERVICE_")
+    )
+    return {
+        name: value
+        for name, value in environ.items()
+        if name not in links and not name.startswith(beginnings)
+    }
 
 
 def process_environment() -> Mapping[str, str]:

@@ -12,10 +12,18 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 
-from config.fields import ConfigError, setting
-from config.serving import CommaList
+from config.fields import LONGEST_S, ConfigError, read_text, setting
+from config.serving import CommaList, split_list
 
 ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "fake"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -33,6 +41,15 @@ def _device(value: object) -> object:
 Device = Annotated[str, BeforeValidator(_device)]
 
 
+def _printable(value: str) -> str:
+    if not (0 < len(value) <= 1024 and value.isprintable()):
+        raise ValueError("must be 1 to 1024 printable characters")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_printable)]
+
+
 class ModelSpec(BaseModel):
     """One configured model: what it is called, where it comes from and how it is run.
 
@@ -41,9 +58,9 @@ class ModelSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    id: str
+    id: Name
     type: ModelType = "sentence_transformer"
-    model_name: str
+    model_name: Name
     revision: str | None = None
     normalize: bool | None = None
     max_seq_length: int | None = Field(None, ge=1)
@@ -69,13 +86,13 @@ class ModelSpec(BaseModel):
 class ModelSettings(BaseModel):
     """Which models there are and how local ones run unless their own entry says otherwise."""
 
-    model: str | None = setting(
+    model: Name | None = setting(
         None,
         "EMBEDDING_MODEL",
         "EMBEDDING_MODEL_NAME",
         help="The default model: an id of model_config.json, a Hugging Face name or a folder.",
     )
-    supported_models: CommaList = setting(
+    supported_models: Annotated[tuple[Name, ...], BeforeValidator(split_list)] = setting(
         (),
         "SUPPORTED_MODELS",
         help="Comma list of the only models to serve; unset means those of both model files.",
@@ -126,6 +143,7 @@ class ModelSettings(BaseModel):
         300,
         "ENCODE_TIMEOUT",
         gt=0,
+        le=LONGEST_S,
         help="Seconds one pass through a model may take; a worker whose pass hangs longer is "
         "replaced.",
     )
@@ -164,6 +182,12 @@ class ModelSettings(BaseModel):
         "EMBEDDING_MODEL_CACHE_DIR",
         help="Where downloaded models are kept; unset means the Hugging Face cache.",
     )
+    model_dirs: CommaList = setting(
+        (),
+        "MODEL_DIRS",
+        help="Comma list of folders; in them an admin may choose a model's folder while the "
+        "service runs, as in the model cache. What is configured at the start may be anywhere.",
+    )
     allow_pickled_weights: bool = setting(
         True,
         "ALLOW_PICKLED_WEIGHTS",
@@ -176,15 +200,26 @@ class ModelSettings(BaseModel):
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    text = read_text(path, str(path))
+    if text is None:
         return {}
-    except (OSError, ValueError) as exc:
+    try:
+        content = json.loads(text, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as exc:
         raise ConfigError([f"{path}: cannot be read as JSON ({exc})"]) from exc
     if not isinstance(content, dict) or not isinstance(content.get("models"), dict):
         raise ConfigError([f'{path}: must be {{"default": id, "models": {{id: {{...}}}}}}'])
     return content
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its pairs; of two with one name JSON readers drop the first unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:80]!r} is there twice; give each its own name")
+    return found
 
 
 def _specs(path: Path, content: dict[str, Any]) -> list[ModelSpec]:
@@ -195,7 +230,8 @@ def _specs(path: Path, content: dict[str, Any]) -> list[ModelSpec]:
         except (ValidationError, TypeError) as exc:
             errors = exc.errors(include_url=False) if isinstance(exc, ValidationError) else []
             problems += [
-                f"{path}: models.{model_id}.{'.'.join(map(str, e['loc']))}: {e['msg']}"
+                f"{path}: models.{model_id}.{'.'.join(map(str, e['loc']))}: "
+                + e["msg"].removeprefix("Value error, ")
                 for e in errors
             ] or [f"{path}: models.{model_id}: must be an object"]
     if problems:
@@ -204,10 +240,11 @@ def _specs(path: Path, content: dict[str, Any]) -> list[ModelSpec]:
 
 
 def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line]
+    text = read_text(path, str(path)) or ""
+    lines = [line for line in (each.split("#")[0].strip() for each in text.splitlines()) if line]
+    if wrong := [line for line in lines if not line.isprintable() or len(line) > 1024]:
+        raise ConfigError([f"{path}: {wrong[0][:80]!r} is no model; write one name a line"])
+    return lines
 
 
 def read_catalogue(settings: ModelSettings) -> tuple[tuple[ModelSpec, ...], str]:

@@ -2,11 +2,13 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, SecretStr, field_validator, model_validator
 
-from config.fields import setting
+from config.access import check_key
+from config.addresses import Host
+from config.fields import LONGEST_S, setting
 
 TRACING = {  # module -> what to install for it
     "opentelemetry.sdk": "opentelemetry-sdk",
@@ -26,11 +28,22 @@ class OperationsSettings(BaseModel):
     metrics_port: int = setting(
         8002, "METRICS_PORT", ge=1, le=65535, help="Port of the metrics, 1 to 65535."
     )
+    metrics_host: Host = setting(
+        "127.0.0.1",
+        "METRICS_HOST",
+        help="Address or name on which METRICS_PORT listens, as EMBEDDING_HOST; only this machine "
+        "unless set.",
+    )
+    metrics_token: SecretStr | None = setting(
+        None,
+        "METRICS_TOKEN",
+        help="A bearer token without which METRICS_PORT answers 401; at least 16 characters.",
+    )
     metrics_dir: Path | None = setting(
         None,
         "METRICS_DIR",
-        help="Where several workers add their metrics up; default: a new directory in memory. A "
-        "full disk there ends the workers.",
+        help="The folder in which workers add their metrics up, each service in a new folder of "
+        "its own; default: in memory. A full disk there ends the workers.",
     )
     log_format: Literal["line", "json"] = setting(
         "line", "LOG_FORMAT", help="One of line (name=value pairs) or json (an object a line)."
@@ -54,14 +67,29 @@ class OperationsSettings(BaseModel):
         30,
         "READ_TIMEOUT",
         gt=0,
+        le=LONGEST_S,
         help="Seconds a client may take to send a request, body included; then it is cut off.",
     )
     write_timeout_s: float = setting(
         60,
         "WRITE_TIMEOUT",
         gt=0,
+        le=LONGEST_S,
         help="Seconds a client may take to read a reply; then it is cut off.",
     )
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _token_cannot_be_guessed(cls, value: SecretStr | None) -> SecretStr | None:
+        check_key("METRICS_TOKEN", value)
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_port_of_its_own(self) -> Self:
+        port = getattr(self, "port", None)  # a setting of config/serving.py
+        if self.enable_metrics and self.metrics_port == port:
+            raise ValueError(f"METRICS_PORT={port} is EMBEDDING_PORT too; give it another one")
+        return self
 
     @field_validator("otel_enabled")
     @classmethod

@@ -1,19 +1,11 @@
 """Settings of the remote providers: their keys, their limits and where they may be reached."""
 
-import ipaddress
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, SecretStr
 
-from config.fields import setting
-from config.serving import CommaList, split_list
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-def _networks(value: object) -> object:
-    parts = split_list(value)
-    return tuple(map(ipaddress.ip_network, parts)) if isinstance(parts, tuple) else parts
+from config.fields import LONGEST_S, setting
+from config.serving import CommaList, Network, networks
 
 
 class ProviderSettings(BaseModel):
@@ -30,6 +22,7 @@ class ProviderSettings(BaseModel):
         60,
         "PROVIDER_TIMEOUT",
         gt=0,
+        le=LONGEST_S,
         help="Seconds one request to a provider may take, retries included; then it is a 504.",
     )
     provider_parallel: int = setting(
@@ -57,7 +50,7 @@ class ProviderSettings(BaseModel):
         "PROVIDER_HTTP_HOSTS",
         help="Comma list of hosts that a base_url may name with http: instead of https:.",
     )
-    provider_networks: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = setting(
+    provider_networks: Annotated[tuple[Network, ...], BeforeValidator(networks)] = setting(
         (),
         "PROVIDER_NETWORKS",
         help="Comma list of private networks (10.0.0.0/8) in which providers may be; public "

@@ -1,10 +1,13 @@
 """Settings of the vector store."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, SecretStr, field_validator
 
+from config.addresses import check_sql
 from config.fields import setting
 
 
@@ -47,3 +50,25 @@ class StoreSettings(BaseModel):
         help="File store: search collections of so many rows approximately, by a usearch index; "
         "0: always exactly.",
     )
+
+    @field_validator("store_ann_above")
+    @classmethod
+    def _can_index(cls, value: int) -> int:
+        if value and find_spec("usearch") is None:
+            raise ValueError("not installed: pip install usearch")
+        return value
+
+    @field_validator("store_url")
+    @classmethod
+    def _names_a_store(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value else ""
+        scheme = text.partition(":")[0].partition("+")[0].lower()
+        if scheme == "file":
+            parts = urlsplit(text)
+            if parts.netloc or not parts.path.startswith("/"):
+                raise ValueError("names no folder; write file:///folder")
+        elif scheme in ("postgresql", "postgres"):
+            check_sql(text)
+        elif text:
+            raise ValueError("must begin with postgresql:// or file:///")
+        return value

@@ -8,14 +8,17 @@ lists the GPUs; knows nothing of the application.
 """
 
 import contextlib
+import fcntl
 import itertools
 import logging
 import mmap
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,10 @@ _settled = mmap.mmap(-1, 1)  # shared with the worker forked next; it writes a 1
 _lost = 0  # workers in a row that died before
 LONGEST_PAUSE_S = 60
 
+_numbers: Path | None = None  # the directory that `share_numbers` made
+NUMBERS_PREFIX = "embedding-metrics-"
+NUMBERS_FILE = re.compile(r"(counter|gauge_\w+|histogram|summary)_\d+\.db")  # prometheus_client's
+NEW_S = 60.0  # a folder so new may not have been locked yet by who made it
 # A worker's numbers take 0.4 MB, twice that during a reload.
 NUMBERS_ROOM = 16 << 20
 
@@ -39,18 +46,54 @@ def share_numbers(folder: Path | None) -> None:
 
     One worker needs it too: what it counted just before it died would never be seen otherwise, and
     during a reload two processes answer for one. Without a directory each worker counts for itself.
+    It is a new one in `folder`, which may hold anything else, another service's too.
     """
+    global _numbers
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # of whoever started us: not ours to empty
     if folder and not _has_room(folder):
         log.error("METRICS_DIR %s is full or cannot be written; another place is used", folder)
         folder = None
     try:
-        path = Path(folder or tempfile.mkdtemp(prefix="metrics-", dir=_room()))
-        for file in path.glob("*.db"):
-            file.unlink()
+        root = Path(folder or _room() or tempfile.gettempdir())
+        _remove_orphans(root)
+        _numbers = Path(tempfile.mkdtemp(prefix=NUMBERS_PREFIX, dir=root)).absolute()
+        with contextlib.suppress(OSError):  # a disk without locks: nobody removes what is left
+            _lock(_numbers)  # until the last process that has it ends
     except OSError as exc:
         log.error("no directory for the metrics (%s): each worker counts for itself", exc.strerror)
         return
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(path)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(_numbers)
+
+
+def _remove_orphans(root: Path) -> None:
+    """Remove what services left behind that were killed: nobody holds the lock of it any more."""
+    for folder in root.glob(f"{NUMBERS_PREFIX}*"):
+        with contextlib.suppress(OSError):  # of another user, no folder, in use, or just gone
+            held = _lock(folder)
+            try:
+                if time.time() - os.fstat(held).st_mtime > NEW_S:
+                    _remove(folder)
+            finally:
+                os.close(held)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder of numbers; return the descriptor that holds the lock. Raises OSError."""
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        raise
+    return held
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder of numbers, unless something else lies in it."""
+    for file in folder.iterdir():
+        if NUMBERS_FILE.fullmatch(file.name):
+            file.unlink()
+    folder.rmdir()
 
 
 def choose_slot(taken: Iterable[int | None]) -> int:
@@ -74,17 +117,17 @@ def end_slot(slot: int) -> None:
         mark_process_dead(slot)  # type: ignore[no-untyped-call]
 
 
-def forget_numbers(given: Path | None) -> None:
-    """Remove the directory of `share_numbers`, if it was ours to choose."""
-    path = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    if path and given is None:
-        shutil.rmtree(path, ignore_errors=True)
+def forget_numbers() -> None:
+    """Remove the directory of `share_numbers`."""
+    if _numbers is not None:
+        with contextlib.suppress(OSError):
+            _remove(_numbers)
 
 
-def _room() -> str | None:
+def _room() -> Path | None:
     """Return a memory file system with room for the numbers, if there is one."""
     shm = Path("/dev/shm")  # mkdtemp makes the folder in it  # nosec B108
-    return str(shm) if shm.is_dir() and _has_room(shm) else None
+    return shm if shm.is_dir() and _has_room(shm) else None
 
 
 def _has_room(folder: Path) -> bool:

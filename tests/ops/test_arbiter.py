@@ -29,18 +29,84 @@ def test_without_gpus_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     assert arbiter.choose_gpu([]) is None
 
 
-def test_the_numbers_of_an_earlier_run_are_wiped(tmp_path: Path) -> None:
-    (tmp_path / "counter_1.db").write_bytes(b"old")
+def tree(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder, and what the files hold."""
+    found = sorted(folder.rglob("*"))
+    return {str(f.relative_to(folder)): f.read_bytes() if f.is_file() else b"" for f in found}
+
+
+def numbers() -> Path:
+    """The folder that the workers write their numbers to."""
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
+@pytest.mark.fault("Files")
+def test_nothing_that_lies_in_the_metrics_folder_is_removed(tmp_path: Path) -> None:
+    """`METRICS_DIR` is the folder of the users, of a cache or of another service -> each service
+    uses a new folder in it, and removes that one alone.
+    """
+    for name in (
+        "service.db",
+        "service.db-wal",
+        "counter_0.db",
+        "store/a/b",
+        "embedding-metrics-x",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    full = tmp_path / "embedding-metrics-full"
+    full.mkdir()
+    (full / "kept.txt").write_bytes(b"mine")
+    (tmp_path / "embedding-metrics-link").symlink_to(tmp_path / "store")
+    for old in (full, tmp_path / "store"):
+        os.utime(old, (1, 1))
+    before = tree(tmp_path)
     arbiter.share_numbers(tmp_path)
-    assert not list(tmp_path.iterdir())
-    assert os.environ["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path)
+    (numbers() / "counter_0.db").write_bytes(b"ours")
+    assert numbers().parent == tmp_path and before.items() <= tree(tmp_path).items()
+    arbiter.forget_numbers()
+    assert tree(tmp_path) == before
+
+
+def test_what_a_killed_service_left_is_removed_and_what_a_living_one_uses_is_not(tmp_path) -> None:
+    arbiter.share_numbers(tmp_path)
+    living = numbers()
+    left = tmp_path / "embedding-metrics-left"
+    left.mkdir()
+    (left / "gauge_livesum_3.db").write_bytes(b"old")
+    for folder in (living, left):
+        os.utime(folder, (1, 1))
+    arbiter.share_numbers(tmp_path)
+    assert living.is_dir() and not left.exists()
+    arbiter.forget_numbers()
+    assert living.is_dir() and numbers() != living and not numbers().exists()
+
+
+def test_a_folder_that_somebody_else_named_is_not_emptied(monkeypatch, tmp_path) -> None:
+    (tmp_path / "counter_0.db").write_bytes(b"theirs")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(arbiter, "_room", lambda: Path("/nonexistent"))
+    arbiter.share_numbers(None)
+    arbiter.forget_numbers()
+    assert list(tree(tmp_path)) == ["counter_0.db"]
+
+
+def test_a_folder_that_is_a_link_or_relative_is_used(monkeypatch, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    for given in ("link", "."):
+        arbiter.share_numbers(Path(given))
+        assert numbers().is_absolute() and numbers().is_dir()
+        arbiter.forget_numbers()
+    assert list(tree(tmp_path)) == ["link", "real"]
 
 
 def test_a_directory_of_our_own_choice_is_removed_at_the_end() -> None:
     arbiter.share_numbers(None)
-    path = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+    path = numbers()
     assert path.is_dir()
-    arbiter.forget_numbers(None)
+    arbiter.forget_numbers()
     assert not path.exists()
 
 
@@ -52,14 +118,14 @@ def test_a_worker_gets_the_lowest_number_that_no_living_one_has(living, given) -
 def test_a_directory_that_cannot_be_used_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     arbiter.share_numbers(tmp_path / "file" / "under")
-    assert Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).is_dir()
-    arbiter.forget_numbers(None)
+    assert numbers().is_dir()
+    arbiter.forget_numbers()
 
 
 def test_without_any_directory_each_worker_counts_for_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(arbiter, "_room", lambda: "/nonexistent")
+    monkeypatch.setattr(arbiter, "_room", lambda: Path("/nonexistent"))
     arbiter.share_numbers(None)
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
     arbiter.count_as(0)

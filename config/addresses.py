@@ -1,0 +1,155 @@
+"""Addresses that a person writes: of SQL databases, of Redis, and to listen on.
+
+What a driver would refuse at its first connection is refused here, at the start: else it would look
+like a server that is away. No message holds any value of a URL, for one may be a password.
+"""
+
+import ipaddress
+import re
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from pydantic import BeforeValidator
+from sqlalchemy.exc import ArgumentError, SAWarning
+
+# Asynchronous drivers, and no driver at all, mean the synchronous one that is installed.
+DRIVERS = {
+    "sqlite": "sqlite",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mysql+pymysql",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+}
+TLS = {
+    "mysql": "for TLS write ssl_ca=/path/to/ca.pem",
+    "postgresql": "for TLS write sslmode=verify-full&sslrootcert=/path/to/ca.pem",
+    "sqlite": "leave it out",
+}
+ESCAPE = "write @ : / ? # % and blanks in a name or password as %40 %3A %2F %3F %23 %25 %20"
+SEVERAL = re.compile(r"(?P<start>[^/]+//(?:[^/]*@)?)(?P<hosts>[^/@?]*,[^/@?]*)(?P<rest>[^@]*)")
+HOSTS = re.compile(r"[\w.:-]+")
+WHOLE = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "tcp_user_timeout",
+)
+REDIS = "it takes db, protocol, socket_timeout, ssl_ca_certs, ssl_cert_reqs and the like"
+NOWHERE = "/nonexistent"  # a folder of sockets: no name is looked up for it
+
+
+def driver_url(text: str) -> sa.URL:
+    """Read a database URL of any common spelling and give it a driver we have. Raises ValueError.
+
+    libpq's own `//user@one:5432,two:5433/db` becomes SQLAlchemy's `?host=one:5432&host=two:5433`.
+    """
+    several = SEVERAL.fullmatch(text)
+    hosts = tuple(several["hosts"].split(",")) if several else ()
+    try:
+        url = sa.make_url(several["start"] + several["rest"] if several else text)
+    except (ArgumentError, ValueError):  # whose message may hold a part of the password
+        raise ValueError(f"is no URL; {ESCAPE}, and the port as a number") from None
+    driver = DRIVERS.get(url.drivername.partition("+")[0].lower())
+    if driver is None:
+        scheme = url.drivername[:40]
+        raise ValueError(f"has the unknown scheme {scheme!r}; known are {', '.join(DRIVERS)}")
+    url = url.set(drivername=driver)
+    return url.update_query_dict({"host": hosts}, append=True) if hosts else url
+
+
+def check_sql(text: str) -> None:
+    """Raise ValueError if no driver could ever connect to this URL, whoever listens there."""
+    several = text.count("@") > 1 and not text.startswith("sqlite")  # of which the last is meant
+    if several or not text.isprintable():
+        raise ValueError(f"has a character that must be escaped; {ESCAPE}")
+    url = driver_url(text)
+    kind = url.get_backend_name()
+    if url.host is not None and not HOSTS.fullmatch(url.host):
+        raise ValueError(f"names no host; {ESCAPE}")
+    if url.port is not None and not 1 <= url.port <= 65535:
+        raise ValueError("has a port that is not 1 to 65535")
+    if kind == "sqlite" and url.host is not None:
+        raise ValueError("has two slashes; write sqlite:///data/x.db, or four for /data/x.db")
+    if kind == "mysql" and not url.database:
+        raise ValueError("names no database; write mysql://user:password@host/database")
+    if _refused(url):
+        for name in url.query:
+            if _refused(url.set(query={name: url.query[name]})):
+                raise ValueError(
+                    f"has the parameter {name[:40]!r}, which the driver does not know or whose "
+                    f"value it does not take; {TLS[kind]}"
+                )
+        raise ValueError("has parameters that the driver does not take together")
+
+
+def _refused(url: sa.URL) -> bool:
+    """Try the URL on its driver without connecting."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SAWarning)
+            _, params = url.get_dialect()().create_connect_args(url)
+        kind = url.get_backend_name()
+        if kind == "mysql":
+            import pymysql  # type: ignore[import-untyped]
+
+            pymysql.connect(defer_connect=True, **params)
+        return kind == "postgresql" and _libpq_refuses(dict(params))
+    except Exception:  # of whatever kind: none of them is a server's answer
+        return True
+
+
+def _libpq_refuses(params: dict[str, Any]) -> bool:
+    """Have libpq look at every option and go no further than to a socket that is not there."""
+    from psycopg import pq
+    from psycopg.conninfo import make_conninfo
+
+    hosts = str(params.pop("host", "")).split(",")
+    params.pop("hostaddr", None)
+    if any(not str(params.get(name, 0)).isdecimal() for name in WHOLE):
+        return True
+    if (file := params.get("sslrootcert", "system")) != "system" and not Path(file).is_file():
+        return True
+    nowhere = ",".join([NOWHERE] * len(hosts))
+    link = pq.PGconn.connect_start(make_conninfo(**params, host=nowhere).encode())
+    said = link.get_error_message()
+    link.finish()
+    return not said.startswith("connection to server")
+
+
+def check_redis(text: str) -> None:
+    """Raise ValueError if redis-py could never connect to this URL, whoever listens there."""
+    from redis.connection import Connection, parse_url
+
+    schemes = ("redis://", "rediss://", "unix://")
+    if not text.startswith(schemes):
+        raise ValueError(f"must begin with {', '.join(schemes)}")
+    try:
+        options: dict[str, Any] = dict(parse_url(text))  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError):
+        raise ValueError(f"is no URL of Redis; {ESCAPE}, and the port as a number") from None
+    path = re.fullmatch(r"rediss?://[^/?#]*(/\d*/?)?([?].*)?", text, re.S)
+    if not text.startswith("unix://") and path is None:
+        raise ValueError(f"must end with the database's number, as in /0; {ESCAPE}")
+    try:
+        options.pop("connection_class", Connection)(**options)
+    except Exception:
+        raise ValueError(f"has a parameter that redis-py does not take; {REDIS}") from None
+
+
+def _host(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    host = value.strip().removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        named = re.fullmatch(r"(?!\d+(\.\d+)*$)[\w-]+(\.[\w-]+)*\.?", host)
+        if named is None or len(host) > 253:
+            raise ValueError("must be one address or one name, without a port") from None
+    return host
+
+
+Host = Annotated[str, BeforeValidator(_host)]
