@@ -4,20 +4,16 @@ A route declares its access in the route table; here it is decided. Runs before 
 request's body is read, so that a stranger costs nothing.
 """
 
-import re
+import contextlib
 
 from flask import g, request
 
+import origins
 from accounts import Caller
 from accounts.access import ALLOWED, Access
 from context import services
-from errors import Forbidden, Unauthorized
-
-# A proxy on this machine calls from this machine, for whoever it calls.
-FORWARDED = (
-    "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP",
-)  # fmt: skip
-LOOPBACK = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
+from errors import Forbidden, ServiceError, Unauthorized
+from serving.lineup import alias
 
 
 def caller() -> Caller:
@@ -28,11 +24,11 @@ def caller() -> Caller:
 
 def identify(access: Access) -> None:
     """Find out who calls and whether the route's rule lets them. Raises Unauthorized, Forbidden."""
-    accounts = services().accounts
     g.caller = Caller(address(), "anonymous")
     if access == "public":
         return
-    g.caller = accounts.identify(credential(), local=is_local(), address=address())
+    lasting = access == "admin" or request.path.startswith("/users/")
+    g.caller = _identified(fresh=lasting and request.method != "GET")
     g.who = g.caller.name
     if access not in ALLOWED[g.caller.role]:
         if g.caller.role == "anonymous":
@@ -43,6 +39,43 @@ def identify(access: Access) -> None:
         raise Forbidden(f"the role {g.caller.role!r} may not do this")
     if access == "admin":
         require_unlimited()
+
+
+def _identified(*, fresh: bool = False) -> Caller:
+    return services().accounts.identify(
+        credential(), local=is_local(), address=address(), fresh=fresh
+    )
+
+
+def sees_all() -> bool:
+    """Tell whether the caller is told how the service is inside: paths, hosts, files of models.
+
+    Only admins are, on public routes too; there a credential that is no good is none.
+    """
+    if "sees_all" not in g:
+        found: Caller | None = g.get("caller")
+        if found is None or found.role == "anonymous":
+            with contextlib.suppress(ServiceError):
+                found = _identified()
+        g.sees_all = found is not None and found.role == "admin" and not found.limited
+    seen: bool = g.sees_all
+    return seen
+
+
+def shown(name: str) -> str:
+    """Return a model's name as the caller may see it: a folder's path is an admin's to know."""
+    return name if sees_all() else alias(name)
+
+
+def logged() -> dict[str, str]:
+    """Return who called and from where, for the log: a user's name, the id of a key."""
+    found: Caller | None = g.get("caller")
+    if found is None or found.role == "anonymous":
+        who = "anonymous"
+    else:
+        who = found.name if services().accounts.enabled else "admin"
+    key = {"key": found.key} if found and found.key else {}
+    return {"caller": who, **key, "address": address()}
 
 
 def require_unlimited() -> None:
@@ -87,12 +120,8 @@ def is_local() -> bool:
     That is nobody behind a proxy, whatever it says of the address; no page of another origin that
     is open in a browser here; and no page whose own name was made to lead here (DNS rebinding).
     """
-    if any(name in request.headers for name in FORWARDED):
+    if any(name in request.headers for name in origins.FORWARDED):
         return False
-    host = request.headers.get("Host", "")
-    origin = request.headers.get("Origin")
-    if not LOOPBACK.fullmatch(host):
+    if not (origins.loopback(address()) and origins.loopback_host()):
         return False
-    if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
-        return False
-    return address() == "::1" or address().startswith("127.")
+    return origins.own_origin() and not origins.from_another_origin()

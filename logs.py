@@ -9,11 +9,14 @@ import logging
 import logging.config
 import os
 import queue
+import re
+import textwrap
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
+BARE = re.compile(r'[^ "=\\]+')  # what needs no quotes as a value, if all of it is printable
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 # Lines that wait for the log: some 3 MB, ten seconds of the busiest service.
 ROOM = 20_000
@@ -37,6 +40,22 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             facts["exception"] = self.formatException(record.exc_info)
         return json.dumps(facts, default=str)
+
+
+class LineFormatter(logging.Formatter):
+    """Writes each record on one line, whatever its message holds; a traceback below it, indented.
+
+    So no line but a record's own begins as a record does.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """Return the line, without control characters."""
+        record.message = _printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """Return the traceback."""
+        return textwrap.indent(super().formatException(ei), "  ", lambda _: True)
 
 
 def _facts(record: logging.LogRecord) -> Mapping[str, object]:
@@ -119,7 +138,7 @@ def _settings(
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"format": FORMAT}, "json": {"()": JsonFormatter}},
+        "formatters": {"line": {"()": LineFormatter, "fmt": FORMAT}, "json": {"()": JsonFormatter}},
         "handlers": {"stderr": handler},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": loggers,
@@ -127,10 +146,26 @@ def _settings(
 
 
 def line(facts: Mapping[str, object]) -> str:
-    """Write facts as `name=value` pairs on one line, whatever the values hold."""
-    return " ".join(f"{name}={_safe(value)}" for name, value in facts.items() if value is not None)
+    """Write facts as `name=value` pairs on one line, so that no value can be taken for a pair.
+
+    As logfmt has it: a value that is empty or holds a blank, `=`, quotes or what cannot be printed
+    stands in double quotes, escaped as in JSON.
+    """
+    return " ".join(f"{name}={_value(value)}" for name, value in facts.items() if value is not None)
 
 
-def _safe(value: object) -> str:
+def _value(value: object) -> str:
     text = str(value)[:LONGEST]
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+    if text.isprintable() and BARE.fullmatch(text):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+def _printable(text: str) -> str:
+    """Escape what cannot be printed: with it a line could be made to look like two."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode("ascii")
+        for c in text
+    )

@@ -47,6 +47,11 @@ class Memo:
         self._ready = False
         self._guard = Guard("the SQL database", self._probe, (Unavailable,), PROBE_S)
 
+    @property
+    def problem(self) -> str | None:
+        """Why the database is not asked just now."""
+        return self._guard.problem
+
     def prepare(self) -> None:
         """Make the tables if they are not there. Raises Unavailable."""
         with self._lock:
@@ -111,25 +116,25 @@ class Memo:
             self._writer = threading.Thread(target=self._write_all, name="notes", daemon=True)
             self._writer.start()
 
-    def remembered(self, what: What, work: Work[T]) -> T:
-        """Return what `work` reads, as of at most two seconds ago.
+    def remembered(self, what: What, work: Work[T], *, fresh: bool = False) -> T:
+        """Return what `work` reads, as of at most two seconds ago; `fresh` is as of now.
 
         With the database away, what was known in the last minute will do, and likewise while
         another thread asks for the same. Raises Unavailable.
         """
         now = time.monotonic()
         at, value = self._known.get(what, (-1e9, None))
-        if now - at < REMEMBER_S and at > self._doubted:
+        if not fresh and now - at < REMEMBER_S and at > self._doubted:
             return value  # type: ignore[no-any-return]
         usable = value is not None and now - at < REMEMBER_AWAY_S
         with self._lock:
             writes = self._writes
             first = what not in self._asking
             self._asking.add(what)
-        if usable and not first:
+        if usable and not first and not fresh:
             return value  # type: ignore[no-any-return]
         try:
-            fresh = self.read(work)
+            found = self.read(work)
         except Unavailable:
             if usable:
                 return value  # type: ignore[no-any-return]
@@ -137,8 +142,8 @@ class Memo:
         finally:
             with self._lock:
                 self._asking.discard(what)
-        self._keep(what, now, fresh, writes)
-        return fresh
+        self._keep(what, now, found, writes)
+        return found
 
     def _keep(self, what: What, at: float, value: object, writes: int) -> None:
         with self._lock:

@@ -11,15 +11,16 @@ before this module is imported), so a gauge must name its `multiprocess_mode`, a
 
 import contextlib
 import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from machine import Gpus, Processes
 
 Mode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -82,6 +83,17 @@ PROVIDER_SECONDS = _histogram(
 )
 
 
+PROVIDER_OPEN = _gauge(
+    "provider_open", "1 where a host is left alone after failures.", "provider", "host",
+    mode="livemax",
+)  # fmt: skip
+# ---- the service itself: vitals.py shows these
+BUILD = _gauge("build_info", "1, for what runs.", "version", "python", "torch", mode="livemax")
+DEGRADED = _gauge("degraded", "1 where a part is away, yet requests are served.", "part",
+                  mode="livemax")  # fmt: skip
+DISK_FREE = _gauge("disk_free_bytes", "Bytes free there.", "folder", mode="livemostrecent")
+
+
 _GONE = 2.0  # of a model that left: above 0 and 1, so that workers that still have it are shown
 
 
@@ -102,9 +114,11 @@ def show_ready(ready: Mapping[str, bool], default: str) -> None:
 _shown: set[tuple[str, str]] = set()  # the labels, model and default, that were ever shown
 
 
-def _served(families: Iterable[Metric]) -> Iterator[Metric]:
-    """Leave out the models that serve no more."""
+def _served(families: Iterable[Metric], hosts: bool) -> Iterator[Metric]:
+    """Leave out the models that serve no more, and what names hosts where that is not wanted."""
     for family in families:
+        if family.name == "embedding_provider_open" and not hosts:
+            continue
         if family.name == "embedding_model_ready":
             family.samples = [sample for sample in family.samples if sample.value != _GONE]
         yield family
@@ -138,9 +152,12 @@ class Lane:
         self._fill.observe(share)
 
 
-def exposition() -> bytes:
-    """Return every series of every worker in Prometheus's text format."""
-    return generate_latest(_everything())
+def exposition(*, hosts: bool = True) -> bytes:
+    """Return every series of every worker in Prometheus's text format.
+
+    Those that name the providers' hosts are for who may know them.
+    """
+    return generate_latest(_everything(hosts))
 
 
 def summary() -> dict[str, Any]:
@@ -171,28 +188,34 @@ def summary() -> dict[str, Any]:
     }
 
 
-def _everything() -> CollectorRegistry:
+def _everything(hosts: bool = True) -> CollectorRegistry:
     registry = CollectorRegistry()
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry.register(_Shared())
+        registry.register(_Shared(hosts))
     else:
-        registry.register(_Own())
-    registry.register(_Processes())
-    registry.register(_Gpus())
+        registry.register(_Own(hosts))
+    registry.register(Processes())
+    registry.register(Gpus())
     return registry
 
 
 class _Own(Collector):
+    """The numbers of this process."""
+
+    def __init__(self, hosts: bool) -> None:
+        self._hosts = hosts
+
     def collect(self) -> Iterator[Metric]:
-        return _served(_own.collect())
+        return _served(_own.collect(), self._hosts)
 
 
-class _Shared(Collector):
+class _Shared(_Own):
     """The numbers of all workers, added up from their files."""
 
     def collect(self) -> Iterator[Metric]:
         files = [str(file) for file in _numbers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))]
-        return _served(MultiProcessCollector.merge(files, accumulate=True))  # type: ignore[no-untyped-call]
+        merged = MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return _served(merged, self._hosts)
 
 
 def _numbers(folder: Path) -> Iterator[Path]:
@@ -203,96 +226,3 @@ def _numbers(folder: Path) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             if file.stat().st_size:
                 yield file
-
-
-class _Processes(Collector):
-    """Memory, CPU, files and threads of this process and of the workers beside it."""
-
-    def collect(self) -> Iterator[Metric]:
-        workers = [_facts(pid) for pid in _workers()]
-        for name in ("memory_bytes", "open_files", "threads"):
-            text = f"{name.replace('_', ' ').capitalize()} of all workers."
-            value = sum(facts.get(name, 0.0) for facts in workers)
-            yield GaugeMetricFamily(f"embedding_process_{name}", text, value)
-        text = "Time on the CPU of all workers."
-        yield CounterMetricFamily("embedding_process_cpu_seconds", text, _cpu_seconds())
-
-
-def _cpu_seconds() -> float:
-    """Return what the workers used, those that have ended too: it never becomes less."""
-    while True:
-        ended = _ended_cpu_seconds()
-        living = sum(_facts(pid).get("cpu_seconds", 0.0) for pid in _workers())
-        if _ended_cpu_seconds() == ended:  # else one ended meanwhile: counted twice, or not at all
-            return ended + living
-
-
-def _ended_cpu_seconds() -> float:
-    shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return _facts(os.getppid()).get("ended_cpu_seconds", 0.0) if shared else 0.0
-
-
-def _workers() -> list[int]:
-    """Return the pids of the workers, where several share a directory of numbers; else ours."""
-    if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        return [os.getpid()]
-    try:
-        parent = os.getppid()
-        return [int(p) for p in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
-    except OSError:
-        return [os.getpid()]
-
-
-def _facts(pid: int) -> dict[str, float]:
-    """Read one process's numbers from /proc (proc(5)); nothing where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return {
-            "memory_bytes": float(int(stat[21]) * os.sysconf("SC_PAGE_SIZE")),
-            "cpu_seconds": (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"),
-            "ended_cpu_seconds": (int(stat[13]) + int(stat[14])) / os.sysconf("SC_CLK_TCK"),
-            "threads": float(stat[17]),
-            "open_files": float(len(os.listdir(f"/proc/{pid}/fd"))),
-        }
-    except (OSError, ValueError, IndexError):
-        return {}
-
-
-class _Gpus(Collector):
-    """Memory and use of each GPU, through NVIDIA's management library where there is one."""
-
-    _lock = threading.Lock()
-
-    def collect(self) -> Iterator[Metric]:
-        used = GaugeMetricFamily("embedding_gpu_memory_used_bytes", "In use.", labels=["gpu"])
-        total = GaugeMetricFamily("embedding_gpu_memory_bytes", "There is.", labels=["gpu"])
-        busy = GaugeMetricFamily("embedding_gpu_utilization_ratio", "Time busy.", labels=["gpu"])
-        with self._lock:
-            for index, (memory, size, share) in enumerate(_gpus()):
-                for family, value in ((used, memory), (total, size), (busy, share)):
-                    if value is not None:
-                        family.add_metric([str(index)], value)
-        yield from (used, total, busy)
-
-
-def _gpus() -> list[tuple[float | None, float | None, float | None]]:
-    """Return (bytes used, bytes there are, share of time busy) of each GPU.
-
-    None is what one cannot tell: a part of a GPU (MIG) knows its memory but not its use.
-    """
-    try:
-        import pynvml
-    except ImportError:
-        return []
-    rows = []
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle, used, size, busy = pynvml.nvmlDeviceGetHandleByIndex(index), None, None, None
-            with contextlib.suppress(pynvml.NVMLError):
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-                used, size = float(memory.used), float(memory.total)
-            with contextlib.suppress(pynvml.NVMLError):
-                busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-            rows.append((used, size, busy))
-    return rows

@@ -41,13 +41,14 @@ RANKS: dict[str, int] = {"reader": 0, "user": 1, "admin": 2}
 class Caller:
     """Who is calling. `collections` is what a scoped key is for; None is all.
 
-    `limited` says that the key may do less than its owner, or for less long.
+    `limited` says that the key may do less than its owner, or for less long. `key` is its id.
     """
 
     name: str
     role: CallerRole
     collections: tuple[str, ...] | None = None
     limited: bool = False
+    key: str | None = None
 
 
 class Accounts:
@@ -60,7 +61,7 @@ class Accounts:
         self.keys = ApiKeys(memo, self.users)
         self.tickets = Tickets(secrets_of(config.jwt_secret_key), config.token_lifetime_s)
         self._memo = memo
-        self._tries = Tries()
+        self._tries = Tries(config.redis_address if config.redis_enabled else None)
         self._stop = threading.Event()
         self._problem: str | None = None  # why there is no first admin yet
 
@@ -69,12 +70,26 @@ class Accounts:
         """Whether callers must say who they are."""
         return self._config.auth_enabled
 
+    @property
+    def problem(self) -> str | None:
+        """Why the database is not asked just now."""
+        return self._memo.problem
+
+    @property
+    def uncounted(self) -> str | None:
+        """Why each process counts wrong passwords for itself just now, if it should not."""
+        return self._tries.problem
+
     # -- telling who it is -----------------------------------------------------------------------
 
-    def identify(self, credential: str | None, *, local: bool, address: str) -> Caller:
+    def identify(
+        self, credential: str | None, *, local: bool, address: str, fresh: bool = False
+    ) -> Caller:
         """Return who calls with this key or token. Raises Unauthorized or Unavailable.
 
-        `local` says that the request comes from this very machine, through no proxy.
+        `local` says that the request comes from this very machine, through no proxy. `fresh` asks
+        the database even for who called a moment ago, as must be where accounts are changed: what
+        has ended elsewhere makes nothing that lasts.
         """
         if not self.enabled:
             known = _same(credential, self._config.admin_token)
@@ -83,26 +98,26 @@ class Accounts:
             raise Unauthorized("sign in with POST /token, or send an API key as a bearer token")
         if _same(credential, self._config.api_key_secret):
             return Caller(FIXED_KEY, "user", limited=True)
-        caller = self._by_key(credential) or self._by_token(credential)
+        caller = self._by_key(credential, fresh) or self._by_token(credential, fresh)
         if caller is None:
             raise Unauthorized("this key or token is unknown, expired or revoked")
         return caller
 
-    def _by_key(self, text: str) -> Caller | None:
+    def _by_key(self, text: str, fresh: bool) -> Caller | None:
         if not text.startswith("emb_"):
             return None
-        key = self.keys.find(text)
-        owner = self.users.get(key.owner) if key else None
+        key = self.keys.find(text, fresh=fresh)
+        owner = self.users.get(key.owner, fresh=fresh) if key else None
         if key is None or owner is None:
             return None
         role: Role = owner.role
         if key.role and RANKS[key.role] < RANKS[role]:
             role = key.role
-        return Caller(owner.username, role, key.collections, key.limited)
+        return Caller(owner.username, role, key.collections, key.limited, key.id)
 
-    def _by_token(self, text: str) -> Caller | None:
+    def _by_token(self, text: str, fresh: bool) -> Caller | None:
         ticket = self.tickets.verify(text)
-        user = self.users.get(ticket.username) if ticket else None
+        user = self.users.get(ticket.username, fresh=fresh) if ticket else None
         if ticket is None or user is None or user.token_version != ticket.version:
             return None
         return Caller(user.username, user.role)
@@ -143,6 +158,7 @@ class Accounts:
         """End what runs in the background and let go of connections."""
         self._stop.set()
         self._memo.close()
+        self._tries.close()
 
     def _until_made(self) -> None:
         while not self._stop.wait(RETRY_S):

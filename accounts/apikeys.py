@@ -6,6 +6,7 @@ Belong to users, whose names are all that is known of them here.
 import hashlib
 import hmac
 import json
+import math
 import secrets
 import string
 import time
@@ -16,10 +17,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from accounts.users import Role, Users, check_role
-from errors import Invalid, NotFound
+from errors import Conflict, Invalid, NotFound
 from memo import REMEMBER_MOST, Memo
 
 USED_EVERY_S = 60.0  # how often a key's last use is written
+KEYS_MOST = 100  # of a user's living keys, and of the dead that are still listed
 
 TABLES = sa.MetaData()
 KEYS = sa.Table(
@@ -61,7 +63,7 @@ class ApiKey:
 
     def alive(self, now: float) -> bool:
         """Tell whether the key may still be used."""
-        return self.revoked is None and (self.expires is None or now < self.expires)
+        return _alive(self, now)
 
 
 class ApiKeys:
@@ -82,7 +84,8 @@ class ApiKeys:
     ) -> tuple[ApiKey, str]:
         """Make a key; return it with the full text, which is shown only now.
 
-        `collections` are those that it is for; None is all. Raises Invalid if it is for none.
+        `collections` are those that it is for; None is all. Raises Invalid if it is for none,
+        NotFound without its owner, Conflict if they have too many.
         """
         if collections is not None and not collections:
             raise Invalid(
@@ -90,17 +93,12 @@ class ApiKeys:
                 "'collections' out (or null) for a key to all of them",
                 param="collections",
             )
-        self._users.require(owner)
-        id_ = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))
-        secret = secrets.token_urlsafe(32).replace("_", "-")
-        key = ApiKey(
-            id_, owner, label[:190], _hash(secret), role and check_role(role),
-            None if collections is None else tuple(collections), time.time(), expires, None, None,
-        )  # fmt: skip
-        scope = None if collections is None else json.dumps(collections)
-        row = {**vars(key), "collections": scope}
-        self._memo.write(lambda c: c.execute(KEYS.insert().values(**row)))
-        return key, f"emb_{id_}_{secret}"
+        if not label.isprintable():
+            raise Invalid("a key's label has printable characters only", param="label")
+        scope = None if collections is None else tuple(collections)
+        key, text = _made(owner, label[:190], role and check_role(role), scope, expires)
+        self._memo.write(lambda c: self._insert(c, key))
+        return key, text
 
     def of(self, owner: str) -> Sequence[ApiKey]:
         """Return a user's keys, the oldest first."""
@@ -110,26 +108,56 @@ class ApiKeys:
 
     def revoke(self, owner: str, id_: str) -> None:
         """End a key now. Raises NotFound."""
-        self._set(owner, id_, {"revoked": time.time()})
+        where = sa.and_(KEYS.c.id == id_, KEYS.c.owner == owner)
+        update = KEYS.update().where(where).values(revoked=time.time())
+        if not self._memo.write(lambda c: c.execute(update).rowcount):
+            raise NotFound(f"user {owner!r} has no key {id_[:16]!r}")
 
     def rotate(self, owner: str, id_: str, overlap_s: float) -> tuple[ApiKey, str]:
-        """Make a like key; the old one is good for `overlap_s` more. Raises NotFound."""
-        old = next((key for key in self.of(owner) if key.id == id_), None)
-        now = time.time()
-        if old is None or not old.alive(now):
-            raise NotFound(f"user {owner!r} has no living key {id_[:16]!r}")
-        made = self.add(owner, old.label, old.role, old.collections, old.expires)
-        ends = now + overlap_s if old.expires is None else min(old.expires, now + overlap_s)
-        self._set(owner, id_, {"expires": ends})
-        return made
+        """Make a like key; the old one is good for `overlap_s` more. Raises as `add` does."""
 
-    def find(self, text: str) -> ApiKey | None:
-        """Return the living key whose full text this is, and note that it was used."""
+        def work(connection: sa.Connection) -> tuple[ApiKey, str]:
+            self._users.lock(connection, owner)
+            where = sa.and_(KEYS.c.id == id_, KEYS.c.owner == owner)
+            old, now = _key(connection.execute(sa.select(KEYS).where(where)).first()), time.time()
+            if old is None or not old.alive(now):
+                raise NotFound(f"user {owner!r} has no living key {id_[:16]!r}")
+            ends = min(old.expires or math.inf, now + overlap_s)
+            connection.execute(KEYS.update().where(where).values(expires=ends))
+            key, text = _made(owner, old.label, old.role, old.collections, old.expires)
+            self._insert(connection, key)
+            return key, text
+
+        return self._memo.write(work)
+
+    def _insert(self, connection: sa.Connection, key: ApiKey) -> None:
+        """Add a key where its owner still is and has room; forget the oldest of the dead."""
+        self._users.lock(connection, key.owner)
+        mine = sa.select(KEYS.c.id, KEYS.c.revoked, KEYS.c.expires).where(KEYS.c.owner == key.owner)
+        there = connection.execute(mine.order_by(KEYS.c.created)).all()
+        dead = [row.id for row in there if not _alive(row, key.created)]
+        if len(there) - len(dead) >= KEYS_MOST:
+            raise Conflict(
+                f"user {key.owner!r} has {KEYS_MOST} living keys, the most there may be: revoke "
+                "one first"
+            )
+        if forgotten := dead[:-KEYS_MOST]:
+            connection.execute(KEYS.delete().where(KEYS.c.id.in_(forgotten)))
+        scope = None if key.collections is None else json.dumps(key.collections)
+        connection.execute(KEYS.insert().values(**{**vars(key), "collections": scope}))
+
+    def find(self, text: str, *, fresh: bool = False) -> ApiKey | None:
+        """Return the living key whose full text this is, and note that it was used.
+
+        It is as of at most two seconds ago; `fresh` is as of now.
+        """
         parts = text.split("_", 2)
         if len(parts) != 3 or parts[0] != "emb":
             return None
         query = sa.select(KEYS).where(KEYS.c.id == parts[1])
-        key = self._memo.remembered(("key", parts[1]), lambda c: _key(c.execute(query).first()))
+        key = self._memo.remembered(
+            ("key", parts[1]), lambda c: _key(c.execute(query).first()), fresh=fresh
+        )
         mine = _hash(parts[2]).encode()
         if key is None or not hmac.compare_digest(mine, key.hash.encode()):
             return None
@@ -149,12 +177,25 @@ class ApiKeys:
         update = KEYS.update().where(KEYS.c.id == key.id).values(last_used=now)
         self._memo.write_later(("key", key.id), lambda c: c.execute(update))
 
-    def _set(self, owner: str, id_: str, values: dict[str, Any]) -> None:
-        where = sa.and_(KEYS.c.id == id_, KEYS.c.owner == owner)
-        if not self._memo.write(
-            lambda c: c.execute(KEYS.update().where(where).values(**values)).rowcount
-        ):
-            raise NotFound(f"user {owner!r} has no key {id_[:16]!r}")
+
+def _made(
+    owner: str,
+    label: str,
+    role: Role | None,
+    collections: tuple[str, ...] | None,
+    expires: float | None,
+) -> tuple[ApiKey, str]:
+    """Return a new key that is not kept yet, and its full text."""
+    id_ = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))
+    secret = secrets.token_urlsafe(32).replace("_", "-")
+    made = ApiKey(
+        id_, owner, label, _hash(secret), role, collections, time.time(), expires, None, None
+    )
+    return made, f"emb_{id_}_{secret}"
+
+
+def _alive(key: Any, now: float) -> bool:
+    return key.revoked is None and (key.expires is None or now < key.expires)
 
 
 def _hash(secret: str) -> str:

@@ -3,6 +3,7 @@
 Knows no HTTP, no keys (`apikeys.py`) and no tokens (`tickets.py`).
 """
 
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from memo import Memo
 
 Role = Literal["admin", "user", "reader"]
 ROLES: tuple[Role, ...] = ("admin", "user", "reader")
+USERS_MOST = 10_000  # one list of them has 1 MB
+FIRST_VERSIONS = 2**30  # from here a database's 32-bit number can rise as often again
 
 TABLES = sa.MetaData()
 USERS = sa.Table(
@@ -33,7 +36,10 @@ USERS = sa.Table(
 
 @dataclass(frozen=True)
 class User:
-    """A user. `token_version` rises when every token given so far shall end."""
+    """A user. `token_version` rises when every token given so far shall end.
+
+    It starts at random: no token of a user who was deleted fits one who is made by that name.
+    """
 
     username: str
     role: Role
@@ -52,16 +58,24 @@ class Users:
         """Make a user. Raises Conflict if the name is taken, Invalid for what is not allowed."""
         _check_name(username)
         passwords.check_new(password)
-        user = User(username, check_role(role), passwords.hash_password(password), 1, time.time())
+        hashed, version = passwords.hash_password(password), 1 + secrets.randbelow(FIRST_VERSIONS)
+        user = User(username, check_role(role), hashed, version, time.time())
+
+        def work(connection: sa.Connection) -> None:
+            there = connection.scalar(sa.select(sa.func.count()).select_from(USERS)) or 0
+            if there >= USERS_MOST:
+                raise Conflict(f"there are {USERS_MOST} users, the most there may be: delete some")
+            connection.execute(USERS.insert().values(**vars(user)))
+
         try:
-            self._memo.write(lambda c: c.execute(USERS.insert().values(**vars(user))))
+            self._memo.write(work)
         except IntegrityError:
             raise Conflict(f"user {username!r} is there already", param="username") from None
         return user
 
-    def get(self, username: str) -> User | None:
-        """Return a user, as of at most two seconds ago."""
-        return self._memo.remembered(("user", username), lambda c: _named(c, username))
+    def get(self, username: str, *, fresh: bool = False) -> User | None:
+        """Return a user, as of at most two seconds ago; `fresh` is as of now."""
+        return self._memo.remembered(("user", username), lambda c: _named(c, username), fresh=fresh)
 
     def require(self, username: str) -> User:
         """Return a user. Raises NotFound."""
@@ -80,14 +94,26 @@ class Users:
         """Delete a user with all keys. Raises NotFound; Conflict for the last admin."""
 
         def work(connection: sa.Connection) -> None:
-            _must_be(connection, username)
+            self.lock(connection, username)
             self._keep_an_admin(connection, username)
             connection.execute(USERS.delete().where(USERS.c.username == username))
 
         self._memo.write(work)
 
-    def change(self, username: str, password: str | None, role: Role | None) -> None:
-        """Set a password, which ends every token given so far, or a role."""
+    def lock(self, connection: sa.Connection, username: str) -> User:
+        """Return a user and keep them as they are until the transaction ends. Raises NotFound."""
+        user = _named(connection, username, lock=True)
+        if user is None:
+            raise NotFound(f"no user {username[:64]!r}")
+        return user
+
+    def change(
+        self, username: str, password: str | None, role: Role | None, known: User | None = None
+    ) -> None:
+        """Set a password or a role; either ends every token given so far.
+
+        `known` is who was seen to be the user: raises Conflict if they changed since.
+        """
         values: dict[str, Any] = {"token_version": USERS.c.token_version + 1}
         if password is not None:
             passwords.check_new(password)
@@ -96,7 +122,9 @@ class Users:
             values["role"] = check_role(role)
 
         def work(connection: sa.Connection) -> None:
-            _must_be(connection, username)
+            user = self.lock(connection, username)
+            if known is not None and user.token_version != known.token_version:
+                raise Conflict(f"user {username!r} was changed meanwhile; sign in and try again")
             if role is not None and role != "admin":
                 self._keep_an_admin(connection, username)
             connection.execute(USERS.update().where(USERS.c.username == username).values(**values))
@@ -110,7 +138,10 @@ class Users:
             return None
         if user and passwords.outdated(user.password_hash):
             new = {"password_hash": passwords.hash_password(password)}
-            where = USERS.c.username == username
+            # a password that was set meanwhile, or the user made anew, stays as it is
+            where = sa.and_(
+                USERS.c.username == username, USERS.c.password_hash == user.password_hash
+            )
             self._memo.write(lambda c: c.execute(USERS.update().where(where).values(**new)))
         return user
 
@@ -124,15 +155,11 @@ def _user(row: Any) -> User | None:
     return None if row is None else User(**row._mapping)
 
 
-def _named(connection: sa.Connection, username: str) -> User | None:
+def _named(connection: sa.Connection, username: str, *, lock: bool = False) -> User | None:
     """Return the user of exactly this name: MySQL and MariaDB find `admin` for `admin ` too."""
-    user = _user(connection.execute(sa.select(USERS).where(USERS.c.username == username)).first())
+    query = sa.select(USERS).where(USERS.c.username == username)
+    user = _user(connection.execute(query.with_for_update() if lock else query).first())
     return user if user and user.username == username else None
-
-
-def _must_be(connection: sa.Connection, username: str) -> None:
-    if _named(connection, username) is None:
-        raise NotFound(f"no user {username[:64]!r}")
 
 
 def _check_name(username: str) -> None:

@@ -146,6 +146,10 @@ class Embedder:
         """Say why nothing can be encoded just now although all is loaded (a key is missing)."""
         return None
 
+    def trouble(self) -> str | None:
+        """Say why it is likely that nothing can be encoded, though it may be tried."""
+        return self.obstacle()
+
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
         """Encode once more at the highest precision, after rows came out that are not finite."""
         return self.encode(items)

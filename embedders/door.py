@@ -25,11 +25,25 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from config.providers import Network
+from config.serving import Network
 from errors import ModelUnavailable, ProviderError, ProviderTimeout
 
 CONNECT_S = 10.0
 CHUNK = 64 * 1024
+# What is no public address, of IANA's registries of special-purpose addresses (November 2026). Of
+# its own, as `is_global` says other things in other versions of Python. Teredo, 2001::/32, is here
+# whatever it wraps; 6to4 and NAT64 are judged by the address in them, and of IPv6 only what is
+# within 2000::/3 is given to hosts.
+_NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16",
+        "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16",
+        "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        "2001::/23", "2001:db8::/32", "3fff::/20",
+    )
+]  # fmt: skip
+_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -241,14 +255,22 @@ def allowed(address: str, networks: Sequence[Network]) -> bool:
     """Tell whether an address may be connected to: public, or in a network that was allowed."""
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = inner or ip
-    if any(ip.version == network.version and ip in network for network in networks):
+    if _within(ip, networks):
         return True
-    return ip.is_global and not ip.is_multicast
+    if isinstance(ip, ipaddress.IPv4Address):
+        return not _within(ip, _NOT_PUBLIC)
+    if inner := ip.ipv4_mapped or ip.sixtofour or _translated(ip):
+        return allowed(str(inner), networks)
+    return ip in _UNICAST and not _within(ip, _NOT_PUBLIC)
+
+
+def _translated(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address to which a translator leads what is sent to this one."""
+    return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else None
+
+
+def _within(ip: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Sequence[Network]) -> bool:
+    return any(ip.version == network.version and ip in network for network in networks)
 
 
 def _private() -> str:

@@ -19,14 +19,23 @@ from errors import ModelUnavailable
 log = logging.getLogger("embedders")
 WAIT_S = 10.0  # for the hub's list of files, as its library waits for a file's size
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+FILES_MOST = 10_000  # files and folders; a model's folder has some dozens
 DEPTH = 4  # folders under a model's own that are looked into: modules in routers, and templates
 _confirmed: set[Path] = set()  # snapshots whose list the hub gave where it cannot be kept
 
 
 def files_in(folder: Path) -> set[str]:
-    """Return the files under a folder, relative to it. Dead links are left out."""
-    found = set()
+    """Return the files under a folder, relative to it. Dead links are left out.
+
+    Raises ModelUnavailable for more than a model has, before the whole of a disk is walked.
+    """
+    found, seen = set(), 0
     for here, folders, names in os.walk(folder, followlinks=True):
+        seen += len(folders) + len(names)
+        if seen > FILES_MOST:
+            raise ModelUnavailable(
+                f"{folder} is no model's folder: it holds more than {FILES_MOST} files and folders"
+            )
         inside = Path(here).relative_to(folder)
         folders[:] = [f for f in folders if f[0] != "." and len(inside.parts) < DEPTH]
         found |= {(inside / n).as_posix() for n in names if os.path.isfile(os.path.join(here, n))}

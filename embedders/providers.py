@@ -12,10 +12,12 @@ from pydantic import SecretStr
 
 from config import Config
 from embedders.door import Door
-from embedders.link import Link
+from embedders.link import Link, LinkState
 from errors import ModelUnavailable, NotFound
 
 GetKey = Callable[[str], str | None]
+
+WORST_FIRST: tuple[LinkState, ...] = ("open", "failing", "well", "untried")
 
 # Each provider with the environment's name for its key.
 KEY_NAMES = {
@@ -55,11 +57,18 @@ class Provider:
         return max((link.last_used or 0 for link in list(self.links.values())), default=0) or None
 
     def status(self) -> dict[str, object]:
-        """Return what may be shown of it: JSON, and never a key."""
+        """Return what an admin may be shown of it: JSON, and never a key."""
+        links = dict(self.links)
+        states = {link.state for link in links.values()}
         return {
             "provider": self.name,
             "last_used": self.last_used,
-            "breaker": {host: link.breaker.state for host, link in list(self.links.items())},
+            "state": next((state for state in WORST_FIRST if state in states), "untried"),
+            "problem": next((link.problem for link in links.values() if link.problem), None),
+            "hosts": {
+                host: {"state": link.state, "problem": link.problem} for host, link in links.items()
+            },
+            "breaker": {host: link.breaker.state for host, link in links.items()},
         }
 
 
@@ -77,6 +86,7 @@ class Providers:
         )
         self._providers = {name: Provider(name) for name in KEY_NAMES}
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._keys: dict[str, str | None] = {}  # as last seen
 
     def names(self) -> list[str]:
         """Return every provider's name: the built-in ones and those that models name."""
@@ -106,9 +116,14 @@ class Providers:
     def key(self, name: str) -> str | None:
         """Return a provider's key, fit for a header. Raises ModelUnavailable, never with the key.
 
-        None is for a model that needs none; `missing` tells what to do about one that does.
+        None is for a model that needs none; `missing` tells what to do about one that does. With
+        another key than before it is not known any more how the provider's hosts are.
         """
         key = self.get_key(name)
+        if key != self._keys.setdefault(name, key):
+            self._keys[name] = key
+            for link in list(self.get(name).links.values()):
+                link.forget()
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ModelUnavailable(
                 f"the key for {name} has characters that no key has; set it anew"

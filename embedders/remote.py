@@ -7,6 +7,7 @@ one total deadline, and what comes back is believed only after it was checked. N
 texts nor a provider's words ever reach a log or an error.
 """
 
+import contextlib
 import hashlib
 import threading
 import time
@@ -26,9 +27,11 @@ from embedders.door import Answer
 from embedders.link import RETRIES
 from embedders.providers import Providers, missing_key
 from embedders.replies import raise_for_status
-from errors import BadRequest, ModelUnavailable, ProviderError, ProviderTimeout
+from errors import BadRequest, ModelUnavailable, ProviderError, ProviderTimeout, ServiceError
 
 Payload = Sequence[int] | str
+TRIAL_S = 15.0
+REFUSED_S = 60.0  # from one try of a key that was refused to the next, if nobody makes one
 Send = Callable[..., tuple[Any, Mapping[str, str]]]
 
 
@@ -93,6 +96,25 @@ class RemoteEmbedder(Embedder):
             return None if self._providers.key(self.key_of) else missing_key(self.key_of)
         except ModelUnavailable as exc:
             return exc.message
+
+    def trouble(self) -> str | None:
+        """Say also that the key was refused. It is tried again unasked, which no provider charges:
+
+        a service that counts as unwell gets no requests that would show it to be well again.
+        """
+        if reason := self.obstacle():
+            return reason
+        if not self.link.refused:
+            return None
+        if self.link.rested(REFUSED_S):
+            with contextlib.suppress(RuntimeError):  # the threads are at their end, as we are
+                self._pool.submit(self._try_again)
+        return self.link.problem
+
+    def _try_again(self) -> None:
+        with contextlib.suppress(ServiceError):
+            item = self._item(0, "ping", Prompt(), self.variant(Prompt(), "auto"))
+            self._deliver([item], time.monotonic() + TRIAL_S, threading.Event())
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Keep the texts with what else decides their vectors: a cache may key by the payload."""

@@ -19,6 +19,10 @@ class Refusal(ProviderError):
         self.http = http
 
 
+class KeyRefused(ModelUnavailable):
+    """The provider answered, and takes no request with this key."""
+
+
 def raise_for_status(name: str, answer: Answer, *, keyed: bool) -> None:
     """Raise what a status other than 200 means to our caller."""
     status = answer.status
@@ -31,7 +35,7 @@ def raise_for_status(name: str, answer: Answer, *, keyed: bool) -> None:
             if keyed
             else 'no key was sent, as the model\'s entry has a base_url and no "provider"'
         )
-        raise ModelUnavailable(f"{said}: {mend}")
+        raise KeyRefused(f"{said}: {mend}")
     if status in (400, 413, 422):
         raise BadRequest(
             f"{said}: an input is empty or too long for the model, or the model's configured "

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import request
+from flask import g, request
 
 from accounts import Accounts, seconds_from
 from auth import address, caller, require_unlimited
@@ -35,7 +35,7 @@ ERRORS = (400, 404, 409, 413, 415, 422, 503)
 
 
 @route("POST", "/token", access="public", reads=TokenBody, form=True, reply=TokenReply,
-       errors=(*ERRORS, 401, 429), tag=TAG)  # fmt: skip
+       errors=(*ERRORS, 401, 403, 429), tag=TAG)  # fmt: skip
 def token() -> Reply:
     """Sign in with a username and a password, as a form or as JSON."""
     accounts = _accounts()
@@ -43,6 +43,7 @@ def token() -> Reply:
         raise Conflict("AUTH_ENABLED is false: nobody signs in")
     form = request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data")
     body = parse_form(TokenBody) if form else parse_body(TokenBody)
+    g.facts = {"user": body.username}  # whom somebody tries to be
     issued = accounts.login(body.username, body.password, address())
     reply = {
         "access_token": issued,
@@ -88,12 +89,12 @@ def remove_user(username: str) -> dict[str, Any]:
 def change_user(username: str, body: UserChangeBody) -> dict[str, Any]:
     """Set a password (one's own with the current one) or, as an admin, a role."""
     _oneself_or_admin(username)
-    accounts = _accounts()
+    accounts, known = _accounts(), None
     if caller().role != "admin":
         if body.role is not None:
             raise Forbidden("only an admin gives roles")
-        accounts.check_password(username, body.current_password or "", address())
-    accounts.users.change(username, body.password, body.role)
+        known = accounts.check_password(username, body.current_password or "", address())
+    accounts.users.change(username, body.password, body.role, known)
     return dump_user(accounts.users.require(username))
 
 
@@ -102,7 +103,7 @@ def change_user(username: str, body: UserChangeBody) -> dict[str, Any]:
 def add_key(username: str) -> Reply:
     """Make an API key; it is shown only now."""
     _oneself_or_admin(username)
-    body = parse_body(KeyBody) if request.content_length else KeyBody()
+    body = parse_body(KeyBody, optional=True)
     key, text = _accounts().keys.add(
         username, body.label, body.role, body.collections, seconds_from(body.expires_in_days)
     )
@@ -139,7 +140,7 @@ def revoke_key(username: str, id_: str) -> dict[str, Any]:
 def rotate_key(username: str, id_: str) -> Reply:
     """Make a new key in place of one, which stays good for a while."""
     _oneself_or_admin(username)
-    body = parse_body(RotateBody) if request.content_length else RotateBody()
+    body = parse_body(RotateBody, optional=True)
     key, text = _accounts().keys.rotate(username, id_, body.overlap_s)
     return _shown_once(dump_key(key), text)
 

@@ -1,9 +1,11 @@
 """Remote providers: which there are, how they are, and their keys. A key goes in and never out."""
 
+import contextlib
 from typing import Any
 
 from context import services
 from embedders import try_provider
+from errors import ModelUnavailable
 from routes.table import Reply, route
 from schemas.providers import ProviderKeyBody, ProviderReply, ProvidersReply, TrialReply
 
@@ -44,11 +46,14 @@ def try_provider_key(provider: str) -> dict[str, object]:
 
 
 def _describe(name: str) -> dict[str, Any]:
+    with contextlib.suppress(ModelUnavailable):
+        services().providers.key(name)  # of another key nothing is known yet
     key = services().vault.state(name)
+    status = services().providers.get(name).status()
     return {
-        **services().providers.get(name).status(),
+        **status,
         "configured": key.source != "none",
         "key_source": key.source,
         "last_four": key.last_four,
-        "problem": key.problem,
+        "problem": key.problem or status["problem"],
     }

@@ -6,19 +6,16 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
 from accounts.apikeys import ApiKey
 from accounts.users import User
+from schemas.strict import Strict
 
 RoleName = Literal["admin", "user", "reader"]
 Password = Field(min_length=8, max_length=1024, repr=False)
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TokenBody(BaseModel):
+class TokenBody(Strict):
     """Body of `POST /token`, as JSON or as OAuth's password form; other form fields are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
     username: StrictStr = Field(max_length=190)
     password: StrictStr = Field(max_length=1024, repr=False)
@@ -32,7 +29,7 @@ class TokenReply(BaseModel):
     expires_in: int
 
 
-class UserBody(_Body):
+class UserBody(Strict):
     """Body of `POST /users`."""
 
     username: StrictStr
@@ -40,7 +37,7 @@ class UserBody(_Body):
     role: RoleName = "user"
 
 
-class UserChangeBody(_Body):
+class UserChangeBody(Strict):
     """Body of `POST /users/{username}/password` and of `/role`."""
 
     password: StrictStr | None = Field(None, min_length=8, max_length=1024, repr=False)
@@ -48,16 +45,18 @@ class UserChangeBody(_Body):
     role: RoleName | None = None
 
 
-class KeyBody(_Body):
+class KeyBody(Strict):
     """Body of `POST /users/{username}/api-key`; may be left out."""
 
     label: StrictStr = Field("", max_length=190)
     role: RoleName | None = Field(None, description="At most this role, whatever the user's.")
-    collections: list[StrictStr] | None = Field(None, description="Only for these; null is all.")
+    collections: list[StrictStr] | None = Field(
+        None, max_length=1000, description="Only for these; null is all."
+    )
     expires_in_days: float | None = Field(None, gt=0, le=36500)
 
 
-class RotateBody(_Body):
+class RotateBody(Strict):
     """Body of `POST /users/{username}/api-keys/{id}/rotate`; may be left out."""
 
     overlap_s: float = Field(3600, ge=0, le=86400 * 30, description="How long the old one is good.")

@@ -55,7 +55,7 @@ class ModelReply(BaseModel):
     backend: str | None
     pooling: str | None
     notes: list[str] = Field(
-        description="What its operator should know: what was assumed, what runs it."
+        description="What an admin should know: what was assumed, what runs it. Others get none."
     )
     prompts: dict[str, str] | None
     revision: str | None

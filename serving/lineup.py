@@ -6,6 +6,7 @@ how models are loaded or exchanged: that is `registry.py`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal, Protocol
 
 import metrics
@@ -85,7 +86,20 @@ class Model:
     @property
     def reason(self) -> str | None:
         """Why it is unavailable, if it is."""
-        return self._failure if self._loaded is None else self._loaded.embedder.obstacle()
+        if self._loaded is None:
+            return self._failure
+        if isinstance(self._loaded.lane, Replicas):  # of which one in trouble is left out
+            return self._loaded.embedder.obstacle()
+        return self._loaded.embedder.trouble()
+
+    @property
+    def trouble(self) -> str | None:
+        """The same in short, without what an admin alone may know: paths, files, hosts."""
+        if self.reason is None:
+            return None
+        if self._loaded is None:
+            return "it could not be loaded; the service's log says why"
+        return "its provider has no key, or refuses it"
 
     @property
     def held(self) -> Loaded | None:
@@ -95,12 +109,15 @@ class Model:
     @property
     def loaded(self) -> Loaded:
         """Return what encodes. Raises ModelLoading or ModelUnavailable."""
-        state = self.state
-        if self._loaded is not None and state == "ready":
+        obstacle = self._failure if self._loaded is None else self._loaded.embedder.obstacle()
+        if self._loaded is not None and obstacle is None:
             return self._loaded
-        if state == "loading":
-            raise ModelLoading(f"model {self.spec.id!r} is still loading", retry_after_s=2)
-        raise ModelUnavailable(f"model {self.spec.id!r} is unavailable: {self.reason}")
+        if obstacle is None:
+            raise ModelLoading(f"model {alias(self.spec.id)!r} is still loading", retry_after_s=2)
+        raise ModelUnavailable(
+            f"model {self.spec.id!r} is unavailable: {obstacle}",
+            short=f"model {alias(self.spec.id)!r} is unavailable: {self.trouble}",
+        )
 
     @property
     def replicas(self) -> list[dict[str, object]] | None:
@@ -135,6 +152,12 @@ class Model:
                     max_items=spec.max_batch_size or settings.max_batch_size,
                     max_queue_tokens=settings.max_queue_tokens,
                 )
+
+
+def alias(name: str) -> str:
+    """Return a model's name that tells no folder: of a path the last part, which is a name too."""
+    is_path = name.startswith(("/", ".", "~")) or "\\" in name
+    return (PurePath(name).name or name) if is_path else name
 
 
 def _identity(spec: ModelSpec, settings: ModelSettings) -> list[object]:

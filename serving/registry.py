@@ -17,7 +17,7 @@ from embedders.base import DeviceBroken
 from embedders.device import meaning
 from errors import Conflict, Invalid, ServiceError, UnknownModel
 from serving.building import Build, build_model, reason_of
-from serving.lineup import Lane, LineUp, Loaded, Model
+from serving.lineup import Lane, LineUp, Loaded, Model, alias
 from serving.swap import Leaving, check, free, give_back_memory
 
 __all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
@@ -83,7 +83,7 @@ class Registry:
         try:
             return line_up.names[name]
         except KeyError:
-            known = ", ".join(line_up.models)
+            known = ", ".join(map(alias, line_up.models))
             raise UnknownModel(
                 f"unknown model {name[:128]!r}; available: {known}", param="model"
             ) from None

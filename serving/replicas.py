@@ -174,7 +174,11 @@ class Replicas:
     def _nobody(self) -> Unavailable:
         known = [f"{each.name}: {each.reason or each.state}" for each in self._all]
         reasons = "; ".join(known + [f"{each.name}: {each.reason}" for each in self._missing])
-        return Unavailable(f"no replica is up ({reasons})", retry_after_s=PAUSES_S[1])
+        return Unavailable(
+            f"no replica is up ({reasons})",
+            short="no replica of the model is up; send this again later",
+            retry_after_s=PAUSES_S[1],
+        )
 
     # -- in the background -------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from typing import Any
 from config import Config
 from db import Database
 from errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
+from settings.folders import check_folder
 from settings.keepers import Change, Changes, Keeper, MemoryKeeper, SqlKeeper
 from settings.keys import KEYS, Key, parse
 from settings.refusal import Refusal, with_models_of
@@ -133,6 +134,8 @@ class Settings:
             changes = _differences(old.kept, kept)
             if not changes:
                 return old
+            if name := json.loads(changes.get("model_name", (None, None))[1] or "null"):
+                check_folder(name, self._start)
             with self._apply(self._state, new) as follow:
                 self._keeper.write(old.version, changes, who, action)
                 follow()

@@ -59,7 +59,9 @@ def people(app: Flask) -> tuple[FlaskClient, dict, dict, dict]:
     return client, admin, add_user(client, admin, "uma"), add_user(client, admin, "rob", "reader")
 
 
+@pytest.mark.fault("Accounts")
 def test_requests_are_limited_by_role_and_counted_by_caller(limited: Callable[..., Flask]) -> None:
+    """A rate limit is passed -> other callers are untouched."""
     client, admin, uma, rob = people(
         limited(requests_per_minute_user=3, requests_per_minute_reader=2)
     )
@@ -72,9 +74,7 @@ def test_requests_are_limited_by_role_and_counted_by_caller(limited: Callable[..
 
 @pytest.mark.fault("Accounts")
 def test_a_refusal_says_when_to_come_back(limited: Callable[..., Flask]) -> None:
-    """A rate limit is passed -> 429 with the first second in which it is served; others are
-    untouched; texts are counted as texts.
-    """
+    """A rate limit is passed -> 429 with `Retry-After`."""
     client, _, uma, _ = people(limited(requests_per_minute_user=1))
     fine = client.get("/models", headers=uma)
     assert fine.headers["X-RateLimit-Limit"] == "1"
@@ -106,7 +106,9 @@ def test_refusals_are_counted_by_role(make_app: Callable[..., Flask]) -> None:
     assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1, 0]
 
 
+@pytest.mark.fault("Accounts")
 def test_texts_are_counted_as_texts(limited: Callable[..., Flask]) -> None:
+    """Many texts in one request -> each counts."""
     client, _, uma, rob = people(limited(texts_per_minute_user=10))
 
     def embed(count: int, who: dict = uma) -> int:
@@ -146,9 +148,11 @@ def test_a_refusal_for_texts_says_so_and_tells_no_limit_of_requests(
     assert not told & {"x-ratelimit-limit", "x-ratelimit-limit-requests", "x-ratelimit-reset"}
 
 
+@pytest.mark.fault("Accounts")
 def test_who_comes_back_when_told_is_served_and_not_before(
     make_app: Callable[..., Flask], clock: Clock
 ) -> None:
+    """A client comes back when `Retry-After` says -> served then, and not before."""
     app = make_app(auth_enabled=False, texts_per_minute_anonymous=10)
     client, far = app.test_client(), {"REMOTE_ADDR": "203.0.113.1"}
 
@@ -242,7 +246,9 @@ def test_probes_and_pages_are_not_counted_and_signing_in_is(make_app: Callable[.
     assert statuses == [200, 200, 429]
 
 
+@pytest.mark.fault("Overload")
 def test_while_every_permit_is_taken_only_work_is_refused(make_app: Callable[..., Flask]) -> None:
+    """More requests than threads -> only work is refused: `/metrics` and `/models` still answer."""
     app = make_app(auth_enabled=False)
     client, permits = app.test_client(), app.extensions["throttle"].permits
     with ExitStack() as held:
@@ -258,7 +264,9 @@ def test_while_every_permit_is_taken_only_work_is_refused(make_app: Callable[...
     assert client.post("/embed", json={"text": "x"}).status_code == 200
 
 
+@pytest.mark.fault("Redis")
 def test_a_dead_redis_costs_no_request(make_app: Callable[..., Flask]) -> None:
+    """Redis refuses connections -> limits are counted in memory."""
     with Redis() as server:
         app = make_app(redis_enabled=True, redis_url=server.url(), requests_per_minute_user=3)
         client, _, uma, _ = people(app)
@@ -268,23 +276,27 @@ def test_a_dead_redis_costs_no_request(make_app: Callable[..., Flask]) -> None:
     assert statuses == [200] * 3 + [429] * 2, "counted anew in memory"
 
 
+@pytest.mark.fault("Redis")
 def test_a_frozen_redis_costs_no_request(make_app: Callable[..., Flask]) -> None:
+    """Redis hangs -> limits are counted in memory."""
     with Redis() as server:
         app = make_app(redis_enabled=True, redis_url=server.url(), requests_per_minute_user=3)
-        client, _, uma, _ = people(app)
+        client, admin, uma, _ = people(app)
         server.pause()
         asked = count_calls(app.extensions["throttle"]._tally._shared)
         statuses = [client.get("/models", headers=uma).status_code for _ in range(5)]
-        degraded = client.get("/health").json["degraded"]
+        degraded = client.get("/health", headers=admin).json["degraded"]
         server.resume()
     assert statuses == [200] * 3 + [429] * 2
     assert "redis for the limits failed (TimeoutError)" in degraded
     assert len(asked) == 1, "more than one request waited for it"
 
 
+@pytest.mark.fault("Redis")
 def test_a_redis_that_is_back_counts_again(
     make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Redis is back -> it counts the limits again."""
     monkeypatch.setattr(guard.Guard.__init__, "__defaults__", ((TimeoutError,), 0.05))
     with Redis() as server:
         app = make_app(redis_enabled=True, redis_url=server.url(), requests_per_minute_user=2)

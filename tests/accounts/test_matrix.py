@@ -123,9 +123,11 @@ def test_every_route_times_every_caller(client: FlaskClient, callers: dict) -> N
     assert wrong == []
 
 
+@pytest.mark.fault("Accounts")
 def test_users_are_let_at_what_is_their_own_and_limited_keys_are_not(
     client: FlaskClient, callers: dict
 ) -> None:
+    """A user calls a route of another user -> 403."""
     wrong = []
     for row in ROUTES:
         for who, owner in OWNER.items():

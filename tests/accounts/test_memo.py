@@ -51,9 +51,11 @@ def went_stale(app: Flask) -> None:
     accounts_of(app)._memo._doubted = time.monotonic()
 
 
+@pytest.mark.fault("The SQL database")
 def test_a_database_that_hangs_costs_one_pause_and_no_more(
     make_app: Callable[..., Flask], server: MariaDB | Postgres
 ) -> None:
+    """The database hangs -> callers known in the last minute go on, after one pause."""
     app = make_app(db_url=server.database())
     client, took = app.test_client(), []
     key = key_of(client)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import requests
 
 from accounts.users import Users
@@ -13,9 +14,13 @@ from tests.accounts.conftest import SECRET, bearer
 from tests.conftest import write_models
 
 
+@pytest.mark.fault("Accounts")
 def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(
     serve: Callable[..., str], tmp_path: Path, database_url: str
 ) -> None:
+    """Several workers start at once, or a key is revoked in one -> one admin is made; every worker
+    knows.
+    """
     models = {"fake": {"type": "fake", "model_name": "tests/fake"}}
     url = serve(
         "-w", "3",

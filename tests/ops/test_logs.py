@@ -50,9 +50,7 @@ def test_every_line_is_json_where_that_is_asked(environment) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_a_log_that_nobody_reads_holds_no_request(environment) -> None:
-    """The log is not read, or cannot be written -> no request waits or fails; lines wait in memory,
-    and those beyond 20,000 are counted.
-    """
+    """The log is not read -> no request waits."""
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     env = {**os.environ, **environment}
@@ -97,7 +95,9 @@ def heal(descriptor: int, file: Path) -> None:
         os.dup2(healthy.fileno(), descriptor)
 
 
+@pytest.mark.fault("Process and machine")
 def test_what_finds_no_room_is_counted_and_told(descriptor, tmp_path) -> None:
+    """The log is not read -> lines beyond 20,000 are dropped, counted and told."""
     handler = logs.Aside(3, descriptor)
     handler.emit(record("line 0"))
     until(handler._lines.empty)  # it is in the thread's hand
@@ -110,9 +110,11 @@ def test_what_finds_no_room_is_counted_and_told(descriptor, tmp_path) -> None:
     assert (tmp_path / "log").read_text().splitlines() == expected
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_full_disk_costs_few_attempts_and_no_line_that_has_room(
     descriptor, tmp_path, monkeypatch
 ) -> None:
+    """The log's disk is full -> lines wait in memory."""
     attempts = Attempts(monkeypatch)
     handler = logs.Aside(descriptor=descriptor)
     expected = [f"line {i}" for i in range(100)]

@@ -4,12 +4,14 @@ import json
 import os
 import re
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+import machine
 import metrics
 from tests.faults.conftest import until
 from tests.ops.conftest import Watched
@@ -41,6 +43,19 @@ def test_every_request_and_text_is_counted_on_both_ports(watched: Watched) -> No
 def test_a_model_is_shown_as_ready_once_every_worker_has_it(watched: Watched) -> None:
     series = 'embedding_model_ready{default="true",model="fake"}'
     until(lambda: value(watched.get("/metrics")[0].decode(), series) == 1)
+
+
+def test_the_service_tells_what_it_is_and_how_much_room_it_has(watched: Watched) -> None:
+    text = watched.get("/metrics", watched.metrics_port)[0].decode()
+    [build] = [line for line in text.splitlines() if line.startswith("embedding_build_info{")]
+    assert all(f'{label}="' in build for label in ("version", "python", "torch"))
+    assert build.endswith(" 1.0")
+    for folder in ("data", "store"):
+        assert value(text, f'embedding_disk_free_bytes{{folder="{folder}"}}') > 0
+    started = value(text, "embedding_process_start_time_seconds")
+    assert time.time() - 3600 < started <= time.time() + 1
+    for part in ("settings", "database", "cache", "vault", "store", "limits"):
+        assert f'embedding_degraded{{part="{part}"}} 0.0' in text
 
 
 def test_what_is_done_with_collections_is_counted_and_their_size_is_known(watched: Watched) -> None:
@@ -126,15 +141,15 @@ def test_the_time_on_the_cpu_never_becomes_less_when_a_worker_ends(
     facts = {us: {"cpu_seconds": 3.0}, other: {"cpu_seconds": 5.0}, master: {}}
     listed = iter([[us, other], [us], [us]])  # it is gone when the second is listed
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nonexistent")
-    monkeypatch.setattr(metrics, "_facts", facts.get)
+    monkeypatch.setattr(machine, "_facts", facts.get)
 
     def workers() -> list[int]:
         pids = next(listed)
         facts[master]["ended_cpu_seconds"] = 0.0 if other in pids else 5.0
         return pids
 
-    monkeypatch.setattr(metrics, "_workers", workers)
-    assert [metrics._cpu_seconds() for _ in range(2)] == [8.0, 8.0]
+    monkeypatch.setattr(machine, "_workers", workers)
+    assert [machine._cpu_seconds() for _ in range(2)] == [8.0, 8.0]
 
 
 def test_a_gpu_that_cannot_tell_its_use_still_tells_its_memory(

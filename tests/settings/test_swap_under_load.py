@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 
-from db import driver_url
+from config.addresses import driver_url
 from tests.servers.process import children
 from tests.settings.conftest import BUNDLED, Service, until
 
@@ -111,12 +111,11 @@ def let_each_answer(clients: list[Client]) -> None:
 def test_no_request_is_lost_or_mixed_while_models_are_swapped(
     start: Callable[..., Service], small_model: Path, db_url: str
 ) -> None:
-    """The model is exchanged under load -> no request is lost, none mixes two models; the cache
-    knows whose vectors it holds.
-    """
+    """The model is exchanged under load -> no request is lost or mixes two models."""
     kind = driver_url(db_url).get_backend_name()
     cache = CACHES[kind]
     env = {"EMBEDDING_MODEL": BUNDLED, "EMBEDDING_DTYPE": "float32", "CACHE": cache, **FEW_SHAPES}
+    env["MODEL_DIRS"] = str(small_model.parent)
     service, small = start(db_url, **env), str(small_model)
     truths = [alone(service)]
     for settings in ({"model_name": small}, {"max_seq_length": FEW_TOKENS}):

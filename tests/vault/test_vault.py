@@ -76,11 +76,13 @@ def test_the_database_files_hold_no_key(vault_of: Make, url: str, tmp_path: Path
     assert SECRET.encode() in files(tmp_path)
 
 
+@pytest.mark.fault("Providers")
 def test_no_log_and_no_repr_holds_a_key(
     vault_of: Make, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A provider's key is stored -> no message and no log holds it."""
     with caplog.at_level(logging.DEBUG):
-        vault = vault_of(url, "not a fernet key")
+        vault = vault_of(url, "no Fernet key but one of more than 32 bytes")
         vault.store("openai", SECRET)
         vault.get_key("openai")
         for bad in ("", " ", "a b", "schlüssel", "x" * 5000, "a\nb"):
@@ -88,7 +90,7 @@ def test_no_log_and_no_repr_holds_a_key(
                 vault.store("openai", bad)
             assert not bad.strip() or bad not in str(caught.value)
     told = caplog.text + repr(vault) + repr(vault.state("openai")) + repr(vars(vault._seal))
-    for secret in (SECRET, "not a fernet key"):
+    for secret in (SECRET, "no Fernet key but one of more than 32 bytes"):
         assert secret not in told
 
 
@@ -106,7 +108,11 @@ def test_a_short_keys_last_characters_are_not_told(key: str, told: str | None) -
 # -- the keys that encrypt -------------------------------------------------------------------------
 
 
+@pytest.mark.fault("Providers")
 def test_rotation_encrypts_anew_at_the_start(vault_of: Make, any_url: str) -> None:
+    """`ENCRYPTION_KEY` has a new key before the old one -> stored keys are encrypted again at the
+    start.
+    """
     vault_of(any_url, A).store("openai", SECRET)
     vault_of(any_url, f"{B}, {A}")
     only_b = vault_of(any_url, B)
@@ -168,8 +174,8 @@ def test_many_workers_may_store_at_once(vault_of: Make, any_url: str) -> None:
 def test_a_lost_key_is_told_and_mended_by_storing_anew(
     vault_of: Make, any_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`ENCRYPTION_KEY` is changed or lost -> the service starts; the key is said to be unreadable
-    until it is stored anew; two keys rotate.
+    """`ENCRYPTION_KEY` is lost -> the service starts; the provider's key is said to be unreadable
+    until it is stored again.
     """
     vault_of(any_url, A).store("openai", SECRET)
     later = vault_of(any_url, B, openai=OTHER)
@@ -235,17 +241,23 @@ def test_a_damaged_secret_does_not_open(damaged: str) -> None:
     assert Seal([A]).open("openai", damaged) is None
 
 
-PLACEHOLDERS = ("your-encryption-key", "change-me", f"{A},your-old-key")
+GUESSED = ("x", "31-bytes-are-not-enough-for-thi", "your-encryption-key-goes-here-please-now",
+           f"{A},your-old-key", f"x,{A}", f"{A},,y")  # fmt: skip
 
 
-@pytest.mark.parametrize("key", PLACEHOLDERS)
-def test_a_placeholder_stops_the_start_where_callers_sign_in(key: str) -> None:
-    signs_in = {"AUTH_ENABLED": "true", "JWT_SECRET_KEY": "k" * 40}
-    with pytest.raises(ConfigError, match="ENCRYPTION_KEY is a placeholder") as caught:
-        load_config({**signs_in, "ENCRYPTION_KEY": key})
-    assert key not in str(caught.value)
-    load_config({**signs_in, "ENCRYPTION_KEY": A})
-    load_config({"ENCRYPTION_KEY": key})  # as the examples have it, while everything is open
+@pytest.mark.fault("Providers")
+@pytest.mark.parametrize("key", [*GUESSED])
+@pytest.mark.parametrize("signs_in", [True, False])
+def test_an_encryption_key_that_can_be_guessed_stops_the_start(key: str, signs_in: bool) -> None:
+    """An `ENCRYPTION_KEY` of one character, or an example's, also among others -> the start ends
+    and says what to do.
+    """
+    auth = {"AUTH_ENABLED": "true", "JWT_SECRET_KEY": "k" * 40} if signs_in else {}
+    with pytest.raises(ConfigError, match="ENCRYPTION_KEY must have at least 32 bytes") as caught:
+        load_config({**auth, "ENCRYPTION_KEY": key}, Path("/nonexistent"))
+    assert "make one with" in str(caught.value).lower()
+    assert len(key) < 5 or key not in str(caught.value)
+    load_config({**auth, "ENCRYPTION_KEY": f"{A}, {B}"}, Path("/nonexistent"))
 
 
 # -- the database away -----------------------------------------------------------------------------
@@ -289,7 +301,9 @@ def test_a_database_that_hangs_is_waited_for_once(vault_of: Make, postgres: Post
         vault.close()
 
 
+@pytest.mark.fault("The SQL database")
 def test_the_service_starts_without_its_database(vault_of: Make) -> None:
+    """The database is down at the start -> the service starts, and `degraded` says so."""
     vault = vault_of("postgresql://nobody@127.0.0.1:1/none", openai=OTHER)
     assert vault.get_key("openai") == OTHER
     assert vault.state("openai").problem == "the database failed (Unavailable)"
