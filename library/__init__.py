@@ -8,30 +8,25 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
 import tracing
 from engine import Embedded, EmbedRequest, Engine
 from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
+from library.rules import Draft, check_new
 from serving.registry import Loaded
 from store import CollectionInfo, Found, Item, Limits, VectorStore, Written
 from store.base import SUCCESSOR, Identity, IfExists, Metric, Mode, successor
+from store.budget import UNBOUNDED, Budget
 from store.validation import being_replaced, check_columns, check_items, check_name
 
 # Another collection may come under the name while one is searched or texts are embedded for it, by
 # a re-embedding; the uuid tells, and all is done again with what is there now.
 ATTEMPTS = 3
-
-
-class Draft(NamedTuple):
-    """What a caller wants to store: its vector, or a text whose vector is to be made."""
-
-    id: str | None = None
-    vector: Any = None
-    text: str | None = None
-    metadata: dict[str, Any] = {}  # never changed
+# Of one collection: every description of it lists them all.
+MOST_ALIASES = 100
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,7 @@ class Library:
 
     def add(self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest) -> Stored:
         """Store drafts in an existing collection, embedding those texts that have no vector."""
-        self._check_count(drafts)
+        self._check(drafts)
         for _ in range(ATTEMPTS - 1):
             mine = self.store.identity(name)
             try:
@@ -128,27 +123,31 @@ class Library:
             written = self.store.upsert(name, items, mode, info.uuid)
         return Stored([item.id for item in items], written, info, created, embedded)
 
-    def search(self, name: str, query: Query, embed: EmbedRequest) -> tuple[Found, Embedded | None]:
+    def search(
+        self, name: str, query: Query, embed: EmbedRequest, budget: Budget = UNBOUNDED
+    ) -> tuple[Found, Embedded | None]:
         """Find the nearest records to each query, all of them in one state of the collection."""
         for _ in range(ATTEMPTS - 1):
             mine = self.store.identity(name)
             try:
-                found = self._search(mine, name, query, embed)
+                found = self._search(mine, name, query, embed, budget.anew())
             except ServiceError:  # right, unless another was switched in meanwhile
                 if self.store.identity(name).uuid == mine.uuid:
                     raise
                 continue
             if self.store.identity(name).uuid == mine.uuid:
                 return found
-        return self._search(self.store.identity(name), name, query, embed)
-
-    def delete(self, name: str, ids: Sequence[str] | None, filter: object) -> int:
-        """Delete by ids or filter; return how many were there."""
-        return self.store.delete(name, ids, filter)
+        return self._search(self.store.identity(name), name, query, embed, budget.anew())
 
     def alias(self, alias: str, name: str) -> CollectionInfo:
         """Give a collection another name; return what is known of it."""
         check_own_name(alias)
+        there = self.store.info(name).aliases
+        if len(there) >= MOST_ALIASES and alias not in there:
+            raise Invalid(
+                f"collection {name!r} has {len(there)} aliases; at most {MOST_ALIASES}: delete one",
+                param="alias",
+            )
         self.store.alias(alias, name)
         return self.store.info(name)
 
@@ -173,10 +172,10 @@ class Library:
         return Stored([item.id for item in items], written, mine, False, embedded)
 
     def _search(
-        self, mine: Identity, name: str, query: Query, embed: EmbedRequest
+        self, mine: Identity, name: str, query: Query, embed: EmbedRequest, budget: Budget
     ) -> tuple[Found, Embedded | None]:
         embedded = None
-        options = dict(query.options)
+        options = query.options | {"budget": budget}
         if query.id is not None:
             return self._like(name, query, options), None
         vectors: Any = query.vectors
@@ -194,7 +193,7 @@ class Library:
     def _like(self, name: str, query: Query, options: dict[str, Any]) -> Found:
         """Find the neighbours of a stored record, itself left out."""
         wanted = str(query.id)
-        records = self.store.get(name, [wanted], ["vector"])
+        records = self.store.get(name, [wanted], ["vector"], options["budget"].unmetered())
         if not records:
             raise NotFound(f"no vector {wanted[:64]!r} in collection {name!r}")
         vector = np.asarray(records[0].vector)[None, :]
@@ -216,9 +215,11 @@ class Library:
         role = request.role if request.role is not None else role
         return self._engine.embed(replace(request, model=asked, role=role))
 
-    def _check_count(self, drafts: Sequence[Draft]) -> None:
+    def _check(self, drafts: Sequence[Draft]) -> None:
         if len(drafts) > self.limits.items:
             raise TooLarge(f"{len(drafts)} items; at most {self.limits.items} in one call")
+        for i, draft in enumerate(drafts):
+            check_new(i, draft)
 
     def _exists(self, name: str) -> bool:
         try:

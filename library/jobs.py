@@ -1,5 +1,6 @@
 """Jobs of re-embedding as they are kept: notes of the store, so that every copy of it has them."""
 
+import contextlib
 import json
 import re
 from contextlib import AbstractContextManager
@@ -8,6 +9,7 @@ from typing import Literal
 
 from errors import NotFound
 from store import VectorStore
+from store.base import successor
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 # So many that have ended are remembered; the oldest are forgotten first.
@@ -30,6 +32,9 @@ class Job:
     created: float = 0.0
     updated: float = 0.0
     target: str | None = None  # the uuid of the collection that holds the new vectors
+    asked: str | None = None  # by which name or alias the collection was meant
+    by: str | None = None  # who began it
+    pace: int = 0  # the most texts a minute, 0 without a limit
 
 
 class Jobs:
@@ -56,12 +61,16 @@ class Jobs:
         found = [Job(**json.loads(text)) for text in self._store.notes.all()]
         return sorted(found, key=lambda job: -job.created)
 
-    def running(self, source: str | None = None) -> list[Job]:
-        """Return the jobs that have not ended, of one collection's uuid or all."""
-        return [
-            job for job in self.all()
-            if job.state == "running" and source in (None, job.source)
-        ]  # fmt: skip
+    def running(self) -> list[Job]:
+        """Return the jobs that have not ended."""
+        return [job for job in self.all() if job.state == "running"]
+
+    def forget(self, job: Job) -> None:
+        """Remove a job; one that is running ends at its next step."""
+        self._store.notes.remove(job.id)
+        if job.state == "running":
+            with contextlib.suppress(NotFound):
+                self._store.drop(successor(job.source))
 
     def claimed(self, key: str) -> AbstractContextManager[bool]:
         """Hold a job, or another word, against every other process."""

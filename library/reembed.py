@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 
 from engine import EmbedRequest, Engine
@@ -23,6 +24,7 @@ from errors import (
     ModelUnavailable,
     NotFound,
     ProviderError,
+    QueueFull,
     ServiceError,
     TooMany,
     Unavailable,
@@ -38,6 +40,8 @@ STEP = 256
 # So long may the first look at the jobs hold up a start.
 FIRST_LOOK_S = 0.5
 RETRY_S = 1.0
+# Running at once, in all processes: each has a thread, and holds the texts of a step.
+RUNNING_MOST = 8
 STARTING = "starting"  # claimed by who writes a new job down, or takes away what no job made
 
 
@@ -50,20 +54,40 @@ class Reembedder:
         self._jobs = Jobs(store)
         self._stop = threading.Event()
 
-    def start(self, name: str, model: str) -> Job:
-        """Begin to re-embed a collection. Raises Conflict if that is under way already."""
+    def start(
+        self, name: str, model: str, by: str | None = None, pace: int = 0,
+        admit: Callable[[int], None] = lambda texts: None,
+    ) -> Job:  # fmt: skip
+        """Begin to re-embed a collection. Raises Conflict if that is under way already.
+
+        `pace` is how many texts a minute whoever begins it (`by`) may have embedded: one job of
+        theirs keeps to it, however long that takes. `admit` may refuse its first minute.
+        """
         info = self._store.info(name)
         found = self._engine.registry.get(model)
         if info.fingerprint == found.loaded.facts.fingerprint:
             raise Invalid(f"collection {name!r} holds vectors of {model!r} already", param="model")
         id_, now = uuid.uuid4().hex, time.time()
         job = Job(id_, info.name, info.uuid, found.spec.id, total=info.count, created=now,
-                  updated=now)  # fmt: skip
+                  updated=now, asked=name, by=by, pace=pace)  # fmt: skip
         with self._jobs.claimed(STARTING) as mine:
             if not mine:
                 raise Busy("another job is being started; send it again", retry_after_s=1)
-            if self._jobs.running(info.uuid):
+            running = self._jobs.running()
+            if any(each.source == info.uuid for each in running):
                 raise Conflict(f"collection {name!r} is being re-embedded already; see GET /jobs")
+            mine_too = [each for each in running if pace and each.by == by]
+            if mine_too or len(running) >= RUNNING_MOST:
+                whose = (
+                    "you have one job with a limit of texts a minute"
+                    if mine_too
+                    else (f"{len(running)} jobs are running, which is the most")
+                )
+                raise QueueFull(
+                    f"{whose}: wait until one has ended, or stop one with DELETE /jobs/{{id}}",
+                    retry_after_s=60,
+                )
+            admit(min(info.count, pace) if pace else info.count)
             self._jobs.save(job)
         self._run_aside(job.id)
         return job
@@ -78,6 +102,14 @@ class Reembedder:
         if job.state == "running":
             self._run_aside(id_)
         return job
+
+    def load(self, id_: str) -> Job:
+        """Return one job as it is written down."""
+        return self._jobs.load(id_)
+
+    def forget(self, job: Job) -> None:
+        """Stop a job that is running, and remember it no longer."""
+        self._jobs.forget(job)
 
     def resume(self) -> None:
         """Take up what was running when a process ended. Called at start."""
@@ -130,6 +162,9 @@ class Reembedder:
                     if mine and job.state == "running":
                         self._attempt(job)
                     return
+            except NotFound:
+                log.info("job %s was stopped", id_)
+                return
             except ServiceError as exc:
                 if not _passes(exc):
                     log.error("job %s cannot go on: %s", id_, exc.message)
@@ -166,7 +201,7 @@ class Reembedder:
             self._store.swap(job.collection, target, job.source)
         elif now != job.target:
             raise NotFound(
-                f"collection {job.collection!r} was dropped or replaced; nothing was re-embedded"
+                "the collection was dropped or replaced meanwhile; nothing was re-embedded"
             )
         self._drop(target)  # the old vectors, which have that name now
         log.info("collection %s holds vectors of %s now", job.collection, job.model)
@@ -180,6 +215,7 @@ class Reembedder:
             there = self._store.identity(target)
             if (there.uuid, there.fingerprint) == (job.target, facts.fingerprint):
                 return job
+        self._jobs.load(job.id)  # it is still wanted
         self._drop(target)
         info = self._store.info(job.collection)
         made, _ = self._store.create(
@@ -193,9 +229,10 @@ class Reembedder:
     def _build(self, job: Job, target: str) -> tuple[Job, bool]:
         """Embed what is not embedded yet; return the job, and whether that was all."""
         while not self._stop.is_set():
-            page = self._store.scroll(job.collection, job.cursor, STEP, None, ("text", "metadata"))
+            began, step = time.monotonic(), min(STEP, job.pace or STEP)
+            page = self._store.scroll(job.collection, job.cursor, step, None, ("text", "metadata"))
             if page.records:
-                self._step(job.model, page.records, target)
+                self._step(job, page.records, target)
             done = job.done + len(page.records)
             last = page.records[-1].id if page.records else job.cursor
             total = done if page.next_cursor is None else job.total
@@ -203,9 +240,12 @@ class Reembedder:
             self._jobs.save(job)
             if page.next_cursor is None:
                 return job, True
+            if job.pace:
+                due = began + 60 * len(page.records) / job.pace
+                self._stop.wait(max(0.0, due - time.monotonic()))
         return job, False
 
-    def _step(self, model: str, records: list[Record], target: str) -> None:
+    def _step(self, job: Job, records: list[Record], target: str) -> None:
         textless = [record.id for record in records if record.text is None]
         if textless:
             raise Invalid(
@@ -213,10 +253,11 @@ class Reembedder:
                 "only texts stored with their vectors can be re-embedded"
             )
         texts = [record.text or "" for record in records]
-        request = EmbedRequest(texts, model, role="document")
+        request = EmbedRequest(texts, job.model, role="document")
         vectors = self._engine.embed(request).vectors
         rows = zip(records, vectors, strict=True)
-        self._store.upsert(target, [Item(r.id, v, r.text, r.metadata or {}) for r, v in rows])
+        items = [Item(r.id, v, r.text, r.metadata or {}) for r, v in rows]
+        self._store.upsert(target, items, uuid=job.target)
 
     def _check(self, name: str, target: str) -> None:
         """Compare all but the vectors, page by page. Raises Conflict when something differs."""
@@ -237,9 +278,9 @@ class Reembedder:
         _ = self._engine.registry.get(model).loaded
 
     def _fail(self, job: Job, reason: str) -> None:
-        """End a job that cannot be done; first let writes go on, or it would be forgotten."""
-        self._drop(successor(job.source))
+        """End a job that cannot be done, if it is still wanted; first let writes go on."""
         latest = self._jobs.load(job.id)
+        self._drop(successor(job.source))
         self._jobs.save(replace(latest, state="failed", error=reason, updated=time.time()))
         log.warning("job %s failed: %s", job.id, reason)
 

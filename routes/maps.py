@@ -3,20 +3,25 @@
 from typing import Any
 
 from context import services
+from routes.bounds import budget_of_request
 from routes.table import route
 from schemas.maps import MapQuery, MapReply, PlaceBody, dump_map
 from store.plane import chart, chart_of
 
+ERRORS = (404, 413, 422, 503, 504)
+
 
 @route("GET", "/collections/<name>/map", access="read", query=MapQuery, reply=MapReply,
-       errors=(404, 422, 503), tag="collections")  # fmt: skip
+       errors=ERRORS, tag="collections")  # fmt: skip
 def collection_map(name: str, query: MapQuery) -> dict[str, Any]:
     """Place a collection's records on a plane by their first two principal components."""
-    return dump_map(chart(services().library.store, name, query.limit))
+    store = services().library.store
+    return dump_map(chart(store, name, query.limit, budget_of_request()))
 
 
 @route("POST", "/collections/<name>/map", access="read", large=True, body=PlaceBody, reply=MapReply,
-       errors=(404, 413, 422, 503), tag="collections")  # fmt: skip
+       errors=ERRORS, tag="collections")  # fmt: skip
 def place_on_map(name: str, body: PlaceBody) -> dict[str, Any]:
     """Place the records asked for on the axes of the map, whether it shows them or not."""
-    return dump_map(chart_of(services().library.store, name, body.limit, body.ids))
+    store = services().library.store
+    return dump_map(chart_of(store, name, body.limit, body.ids, budget_of_request()))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
+    BaseModel,
     ConfigDict,
     Field,
     StrictBool,
@@ -20,8 +21,20 @@ from schemas.embed import Options
 from schemas.items import LIMITS, Body
 from schemas.vectors import BASE64, Float, Vector
 from store import CollectionInfo, Found, Record
+from store.base import PARTS
+from store.validation import MAX_INDEXED
 
-Part = Literal["vector", "text", "metadata"]
+Parts = Annotated[list[Literal["vector", "text", "metadata"]], Field(max_length=len(PARTS))]
+Ids = Annotated[list[StrictStr], Field(max_length=LIMITS.items)]
+
+
+class CollectionsQuery(BaseModel):
+    """Query string of `GET /collections`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limit: int = Field(10_000, ge=1, le=10_000, description="Most collections to describe.")
+    cursor: str | None = Field(None, description="The `next_cursor` of the list before.")
 
 
 class CreateBody(Body):
@@ -41,7 +54,9 @@ class CreateBody(Body):
     )
     if_exists: Literal["error", "ok"] = "error"
     indexed: list[StrictStr] = Field(
-        [], description="Metadata fields as filters name them, kept ready for the first filter."
+        [],
+        max_length=MAX_INDEXED,
+        description="Metadata fields as filters name them, kept ready for the first filter.",
     )
 
 
@@ -53,13 +68,13 @@ class SearchBody(Options):
     vector: Vector | None = None
     vectors: Annotated[list[Vector], Field(min_length=1, max_length=LIMITS.queries)] | None = None
     text: StrictStr | None = Field(None, validation_alias=AliasChoices("text", "query"))
-    texts: Annotated[list[StrictStr], Field(min_length=1)] | None = None
+    texts: Annotated[list[StrictStr], Field(min_length=1, max_length=LIMITS.queries)] | None = None
     id: StrictStr | None = Field(None, description="More like this one, which is left out.")
     k: StrictInt = Field(10, validation_alias=AliasChoices("k", "top_k", "limit"))
     filter: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("filter", "where"))
     min_score: Float | None = None
     offset: StrictInt = 0
-    include: list[Part] = ["text", "metadata"]
+    include: Parts = ["text", "metadata"]
     exact: StrictBool = False
 
     @model_validator(mode="after")
@@ -78,14 +93,14 @@ class SearchBody(Options):
 class IdsBody(Body):
     """Body of `.../vectors/get`."""
 
-    ids: list[StrictStr] = Field(min_length=1)
-    include: list[Part] = ["vector", "text", "metadata"]
+    ids: Ids = Field(min_length=1)
+    include: Parts = ["vector", "text", "metadata"]
 
 
 class DeleteBody(Body):
     """Body of `.../vectors/delete`: ids or a filter."""
 
-    ids: list[StrictStr] | None = None
+    ids: Ids | None = None
     filter: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("filter", "where"))
 
     @model_validator(mode="after")
@@ -101,7 +116,7 @@ class ScrollBody(Body):
     cursor: StrictStr | None = None
     limit: StrictInt = 100
     filter: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("filter", "where"))
-    include: list[Part] = ["text", "metadata"]
+    include: Parts = ["text", "metadata"]
 
 
 class CountBody(Body):

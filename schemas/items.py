@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -19,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from schemas.embed import Options
+from schemas.strict import Strict
 from schemas.vectors import BASE64, Matrix, Vector
 from store import Limits
 
@@ -30,12 +30,10 @@ COLUMNS = ("ids", "embeddings", "matrix", "documents", "metadatas")  # of `AddBo
 LIMITS = Limits()
 
 
-class Body(BaseModel):
-    """A body that refuses unknown fields and numbers that are none."""
+class Body(Strict):
+    """A body that may hold vectors, and fields that are called `model`."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), **BASE64
-    )
+    model_config = ConfigDict(protected_namespaces=(), **BASE64)
 
 
 def check_lengths(count: int, of: str, **columns: Sequence[Any] | None) -> None:
@@ -80,14 +78,14 @@ class AddBody(Options):
     ids: Annotated[list[StrictStr], Field(min_length=1, max_length=LIMITS.items)] | None = Field(
         None, description="Columns instead of items; each has as many rows as this one."
     )
-    embeddings: list[Vector] | None = None
+    embeddings: Annotated[list[Vector], Field(max_length=LIMITS.items)] | None = None
     matrix: Matrix | None = Field(
         None,
         description="In place of `embeddings`: base64 of a matrix of little-endian float32, "
         "one vector behind the other.",
     )
-    documents: list[StrictStr | None] | None = None
-    metadatas: list[Metadata | None] | None = None
+    documents: Annotated[list[StrictStr | None], Field(max_length=LIMITS.items)] | None = None
+    metadatas: Annotated[list[Metadata | None], Field(max_length=LIMITS.items)] | None = None
     mode: Literal["upsert", "insert", "update"] = Field(
         "upsert", description="Whether an id may, must not or must be there already."
     )
@@ -155,15 +153,18 @@ class StoreTextsBody(Options):
 
     collection: StrictStr = Field(validation_alias=AliasChoices("collection", "collection_name"))
     text: StrictStr | None = None
-    texts: Annotated[list[StrictStr], Field(min_length=1)] | None = None
+    texts: Annotated[list[StrictStr], Field(min_length=1, max_length=LIMITS.items)] | None = None
     id: StrictStr | None = None
-    ids: list[StrictStr] | None = None
+    ids: Annotated[list[StrictStr | None], Field(max_length=LIMITS.items)] | None = Field(
+        None, description="One is made where it is null."
+    )
     metadata: (
         Annotated[
-            list[Metadata],
+            list[Metadata | None],
+            Field(max_length=LIMITS.items),
             BeforeValidator(
                 lambda v: [v] if isinstance(v, dict) else v,
-                json_schema_input_type=Metadata | list[Metadata],
+                json_schema_input_type=Metadata | list[Metadata | None],
             ),
         ]
         | None
@@ -185,7 +186,7 @@ class StoreTextsBody(Options):
         return [self.text] if self.text is not None else list(self.texts or ())
 
     @property
-    def all_ids(self) -> list[str] | None:
+    def all_ids(self) -> Sequence[str | None] | None:
         """The ids, one or many, if any were given."""
         return [self.id] if self.id is not None else self.ids
 
@@ -193,5 +194,5 @@ class StoreTextsBody(Options):
     def rows(self) -> Iterable[Row]:
         """What to store, row by row."""
         empty: list[None] = [None] * len(self.inputs)
-        metadata = self.metadata or [{} for _ in self.inputs]
+        metadata = [each or {} for each in self.metadata or empty]
         return zip(self.all_ids or empty, empty, self.inputs, metadata, strict=True)

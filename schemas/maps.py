@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from schemas.strict import Strict
 from store.plane import Chart
 
 
@@ -12,13 +13,16 @@ class MapQuery(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    limit: int = Field(1000, ge=1, le=2000, description="Most records to place, by id.")
+    limit: int = Field(
+        1000,
+        ge=1,
+        le=2000,
+        description="Most records to place; of more, a random choice that stays while they do.",
+    )
 
 
-class PlaceBody(BaseModel):
+class PlaceBody(Strict):
     """Body of `POST /collections/{name}/map`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     ids: list[StrictStr] = Field(min_length=1, max_length=100)
     limit: StrictInt = Field(1000, ge=1, le=2000, description="The `limit` of the map they go on.")

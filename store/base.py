@@ -5,9 +5,8 @@ them in files of this machine, `SqlStore` in PostgreSQL; both pass the contract 
 `tests/store/contract.py`. Knows no HTTP: routes call this interface and nothing below it.
 
 Errors, all from `errors.py`: NotFound (no such collection, alias, or id to update), Conflict (it is
-there already, or holds another model's vectors), DimensionMismatch, Invalid (a value is not
-allowed; the message names the item), BadRequest (a filter that cannot be read), TooLarge, Full,
-Busy (a lock was not had in time), Corrupt (stored data is damaged), Unavailable.
+there, or holds another model's vectors), DimensionMismatch, Invalid (the message names the item),
+BadRequest (a filter that cannot be read), TooLarge, Full, Busy, Unavailable and a `Budget`'s own.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from store.budget import UNBOUNDED, Budget
 from store.notes import Notes
 
 Vectors = npt.NDArray[np.float32]  # (n, d), or (d,) for one
@@ -93,7 +93,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Identity:
-    """Which collection it is and whose vectors it holds. `uuid` stays the same through renames."""
+    """Which collection it is and whose vectors it holds. `uuid` stays through renames."""
 
     name: str
     uuid: str
@@ -137,8 +137,8 @@ class VectorStore(ABC):
     """Named collections of vectors. Every method may be called from any thread and process.
 
     `name` is a collection or an alias everywhere but in `create`, `rename`, `swap` and `drop`.
-    A call is atomic: it is done wholly or not at all, and what it answered for is durable.
-    While a collection named `successor(uuid)` is there, writes to that uuid raise Conflict.
+    A call is atomic: it is done wholly or not at all, also where its budget ends it, and what it
+    answered for is durable. While there is a `successor(uuid)`, writes to that uuid raise Conflict.
     """
 
     notes: Notes
@@ -151,9 +151,8 @@ class VectorStore(ABC):
     ) -> tuple[CollectionInfo, bool]:  # fmt: skip
         """Make an empty collection, with fields ready for filters; also say whether it is new.
 
-        `indexed` has fields as filters name them. With `if_exists="ok"` one of equal dim and metric
-        (and model and fingerprint, where both sides name one, and fields, where any are given) is
-        returned as it is. Raises Conflict otherwise.
+        `indexed` has fields as filters name them. With `if_exists="ok"` one that agrees in all that
+        both sides name is returned as it is. Raises Conflict otherwise.
         """
 
     @abstractmethod
@@ -202,8 +201,8 @@ class VectorStore(ABC):
     def stamp(self, name: str, model: str, fingerprint: str | None) -> CollectionInfo:
         """Record whose vectors the collection holds, if nothing is recorded yet.
 
-        Compare and set: raises Conflict when another model or fingerprint is there. A missing
-        fingerprint, on either side, agrees with any; a present one fills a missing one.
+        Raises Conflict when another model or fingerprint is there. A missing fingerprint, on either
+        side, agrees with any; a present one fills a missing one.
         """
 
     # -- writing ---------------------------------------------------------------------------------
@@ -212,14 +211,16 @@ class VectorStore(ABC):
     def upsert(
         self, name: str, items: Sequence[Item], mode: Mode = "upsert", uuid: str | None = None
     ) -> Written:
-        """Write items, all or none; an id twice in one call is Invalid.
+        """Write items, all or none; an id twice in one call is Invalid. `uuid` is as in `swap`.
 
         `insert` raises Conflict if an id is there already, `update` raises NotFound if one is not.
-        Raises Conflict unless the name means the collection `uuid`, where that is given.
         """
 
     @abstractmethod
-    def delete(self, name: str, ids: Sequence[str] | None = None, filter: object = None) -> int:
+    def delete(
+        self, name: str, ids: Sequence[str] | None = None, filter: object = None,
+        budget: Budget = UNBOUNDED,
+    ) -> int:  # fmt: skip
         """Delete by ids or by filter (exactly one of them); return how many were there."""
 
     @abstractmethod
@@ -229,41 +230,40 @@ class VectorStore(ABC):
     # -- reading ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def get(self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS) -> list[Record]:
-        """Return the records of `ids` that exist, in the order asked."""
+    def get(
+        self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS,
+        budget: Budget = UNBOUNDED,
+    ) -> list[Record]:  # fmt: skip
+        """Return the records of `ids` that exist, each once, in the order asked."""
 
     @abstractmethod
     def search(
-        self,
-        name: str,
-        vectors: npt.ArrayLike,
-        k: int = 10,
-        *,
-        filter: object = None,
-        min_score: float | None = None,
-        offset: int = 0,
-        exact: bool = False,
-        include: Sequence[Part] = DEFAULT_PARTS,
-    ) -> Found:
+        self, name: str, vectors: npt.ArrayLike, k: int = 10, *, filter: object = None,
+        min_score: float | None = None, offset: int = 0, exact: bool = False,
+        include: Sequence[Part] = DEFAULT_PARTS, budget: Budget = UNBOUNDED,
+    ) -> Found:  # fmt: skip
         """Return the `k` best records for each of `vectors` (q, d), after skipping `offset`.
 
-        By score, then by id; never fewer than `k` when so many match. `exact`: no approximation.
+        By score, then id; never fewer than `k` when so many match. `exact`: no approximation.
         """
 
     @abstractmethod
     def scroll(
-        self,
-        name: str,
-        cursor: str | None = None,
-        limit: int = 100,
-        filter: object = None,
-        include: Sequence[Part] = PARTS,
-    ) -> Page:
-        """Return the next `limit` records by id, after `cursor` (None: from the start)."""
+        self, name: str, cursor: str | None = None, limit: int = 100, filter: object = None,
+        include: Sequence[Part] = PARTS, budget: Budget = UNBOUNDED,
+    ) -> Page:  # fmt: skip
+        """Return the next `limit` records by id after `cursor`; fewer where the budget ends.
+
+        But one at least, so that whoever goes on with `next_cursor` comes to the end.
+        """
 
     @abstractmethod
-    def count(self, name: str, filter: object = None) -> int:
+    def count(self, name: str, filter: object = None, budget: Budget = UNBOUNDED) -> int:
         """Return how many records match."""
+
+    @abstractmethod
+    def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
+        """Return up to `most` ids, in order: a random choice that stays while the rows do."""
 
     # -- keeping ---------------------------------------------------------------------------------
 

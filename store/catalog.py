@@ -158,7 +158,7 @@ class Catalog(Ledger):
     def own(self, name: str) -> Entry:
         """Return a collection by its own name. Raises Conflict for an alias."""
         if name in self.aliases:
-            raise Conflict(f"{name!r} is an alias of {self.aliases[name]!r}")
+            raise Conflict(f"{name!r} is an alias: name the collection itself, or unalias it")
         return self.entries[self.resolve(name)]
 
     def free(self, name: str) -> None:
@@ -166,7 +166,7 @@ class Catalog(Ledger):
         if name in self.entries:
             raise Conflict(f"a collection {name!r} is there already")
         if name in self.aliases:
-            raise Conflict(f"{name!r} is an alias of {self.aliases[name]!r} already")
+            raise Conflict(f"{name!r} is an alias already")
 
     def aliases_of(self, name: str) -> tuple[str, ...]:
         """Return a collection's aliases, in order."""

@@ -16,6 +16,7 @@ import numpy as np
 from errors import ServiceError
 from store.ann import Ann, Graph
 from store.base import Metric, Vectors, Written
+from store.budget import UNBOUNDED, Budget
 from store.compaction import rewrite
 from store.filters import Filter, path_of
 from store.frames import RECORD, Frame, read_raw, records
@@ -127,13 +128,13 @@ class Collection(Ledger):
             raw = np.frombuffer(read_raw(journal.read, offset), "<f4").reshape(-1, self.dim)
             yield first, directions(raw, self.metric)
 
-    def snapshot(self, tree: Filter | None = None) -> Snapshot:
+    def snapshot(self, tree: Filter | None = None, budget: Budget = UNBOUNDED) -> Snapshot:
         """Return the collection as it is now, narrowed to what matches."""
         with self.current() as journal:
             n = len(self.table)
             allowed, count = self.table.alive(), len(self.table.row_of)
             if tree is not None:
-                mask = self.postings.mask(tree, n)
+                mask = self.postings.mask(tree, n, budget)
                 allowed = mask if allowed is None else mask & allowed
                 count = int(np.count_nonzero(allowed))
             return Snapshot(journal, self.matrix.view(n), self.table, allowed, count)
@@ -145,14 +146,14 @@ class Collection(Ledger):
             return shot, [self.table.row_of[id_] for id_ in ids if id_ in self.table.row_of]
 
     def rows_after(
-        self, cursor: str | None, limit: int, tree: Filter | None
+        self, cursor: str | None, limit: int, tree: Filter | None, budget: Budget
     ) -> tuple[Snapshot, list[int], bool]:
         """Return up to `limit` matching rows by id behind `cursor`, and whether more follow."""
         with self.current() as journal:
             shot = Snapshot(journal, self.matrix.view(0), self.table, None, 0)
             rows = (self.table.row_of[id_] for id_ in self.table.after(cursor))
             if tree is not None:
-                mask = self.postings.mask(tree, len(self.table))
+                mask = self.postings.mask(tree, len(self.table), budget)
                 rows = (row for row in rows if mask[row])
             found = list(itertools.islice(rows, limit + 1))
             return shot, found[:limit], len(found) > limit
@@ -276,7 +277,7 @@ class Collection(Ledger):
         for write in group:
             try:
                 if write.mode is None:
-                    ids = self._matching(write.filter) if write.by_filter else write.ids
+                    ids = self._matching(write) if write.by_filter else write.ids
                     plan.remove(write, ids)
                 else:
                     plan.put(write)
@@ -284,9 +285,11 @@ class Collection(Ledger):
                 write.error = exc
         return plan
 
-    def _matching(self, tree: Filter | None) -> list[str]:
-        if tree is None:
+    def _matching(self, write: Write) -> list[str]:
+        write.budget.check()
+        if write.filter is None:
             return list(self.table.row_of)
-        mask, alive = self.postings.mask(tree, len(self.table)), self.table.alive()
+        mask = self.postings.mask(write.filter, len(self.table), write.budget)
+        alive = self.table.alive()
         rows = np.flatnonzero(mask if alive is None else mask & alive)
         return [self.table.ids[row] for row in rows.tolist()]

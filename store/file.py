@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from errors import Invalid, NotFound
@@ -31,6 +32,7 @@ from store.base import (
     Report,
     Written,
 )
+from store.budget import UNBOUNDED, Budget
 from store.catalog import Entry
 from store.filters import parse
 from store.fs import failures, size_of
@@ -58,7 +60,10 @@ class FileStore(FileNames):
         assert isinstance(result, Written)
         return result
 
-    def delete(self, name: str, ids: Sequence[str] | None = None, filter: object = None) -> int:
+    def delete(
+        self, name: str, ids: Sequence[str] | None = None, filter: object = None,
+        budget: Budget = UNBOUNDED,
+    ) -> int:  # fmt: skip
         """Delete by ids or by filter; return how many were there."""
         _, entry = self._find(name)
         if (ids is None) == (filter is None):
@@ -66,7 +71,7 @@ class FileStore(FileNames):
         if ids is not None:
             write = Write(ids=validation.check_ids(ids, self.limits))
         else:
-            write = Write(filter=parse(filter), by_filter=True)
+            write = Write(filter=parse(filter), by_filter=True, budget=budget)
         result = self._write(entry, write)
         assert isinstance(result, int)
         return result
@@ -84,14 +89,23 @@ class FileStore(FileNames):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def get(self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS) -> list[Record]:
-        """Return the records of `ids` that exist, in the order asked."""
+    def get(
+        self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS,
+        budget: Budget = UNBOUNDED,
+    ) -> list[Record]:  # fmt: skip
+        """Return the records of `ids` that exist, each once, in the order asked."""
         _, entry = self._find(name)
         parts = validation.check_parts(include)
         wanted = validation.check_ids(ids, self.limits)
-        snapshot, rows = self._collection(entry).rows_of(wanted)
+        snapshot, rows = self._collection(entry).rows_of(list(dict.fromkeys(wanted)))
+        found: dict[int, Record] = {}
         with failures("read"):
-            return [snapshot.record(row, parts) for row in rows]
+            for row, record in zip(
+                sorted(rows), snapshot.records(sorted(rows), parts), strict=True
+            ):
+                budget.spend(record)
+                found[row] = record
+        return [found[row] for row in rows]
 
     def search(
         self,
@@ -104,26 +118,34 @@ class FileStore(FileNames):
         offset: int = 0,
         exact: bool = False,
         include: Sequence[Part] = DEFAULT_PARTS,
+        budget: Budget = UNBOUNDED,
     ) -> Found:
         """Return the `k` best records for each of `vectors` (q, d), after skipping `offset`."""
         _, entry = self._find(name)
         k, offset = validation.check_window(k, offset, min_score, self.limits)
         parts, tree = validation.check_parts(include), parse(filter)
         checked = validation.check_queries(vectors, entry.dim, entry.metric, self.limits)
+        validation.check_reads(len(checked), k, offset, self.limits)
         queries = directions(checked, entry.metric)
         collection = self._collection(entry)
-        shot = collection.snapshot(tree)
+        shot = collection.snapshot(tree, budget)
         margin = slack(queries, collection.norm_bound(shot))
         asked = queries, offset + k, shot.allowed
         graph = None if exact else collection.graph(shot)
         near = approximate(graph, shot.matrix, *asked, shot.count, margin) if graph else None
-        per_query = candidates(shot.matrix, *asked, margin) if near is None else near
-        hits = []
+        per_query = candidates(shot.matrix, *asked, margin, budget) if near is None else near
+        hits, read = [], {}  # a row that several queries find is read once
         with failures("read"):
             for query, rows in zip(queries, per_query, strict=True):
                 ids, metric = shot.table.ids, entry.metric
                 best = settle(shot.matrix, rows, query, ids, metric, offset, k, min_score)
-                hits.append([Hit(ids[row], *shot.parts(row, parts), score) for row, score in best])
+                new = sorted(row for row, _ in best if row not in read)
+                for row, record in zip(new, shot.records(new, parts), strict=True):
+                    budget.spend(record)
+                    read[row] = record
+                for row in {row for row, _ in best}.difference(new):
+                    budget.spend(read[row])
+                hits.append([Hit(**vars(read[row]), score=score) for row, score in best])
         return Found(hits, exact=near is None)
 
     def scroll(
@@ -133,20 +155,33 @@ class FileStore(FileNames):
         limit: int = 100,
         filter: object = None,
         include: Sequence[Part] = PARTS,
+        budget: Budget = UNBOUNDED,
     ) -> Page:
         """Return the next `limit` records by id, after `cursor`."""
         _, entry = self._find(name)
         cursor, limit = validation.check_page(cursor, limit, self.limits)
         parts, tree = validation.check_parts(include), parse(filter)
-        snapshot, rows, more = self._collection(entry).rows_after(cursor, limit, tree)
+        snapshot, rows, more = self._collection(entry).rows_after(cursor, limit, tree, budget)
+        found: list[Record] = []
         with failures("read"):
-            found = [snapshot.record(row, parts) for row in rows]
+            for record in snapshot.records(rows, parts):
+                if not budget.fits(record) and found:
+                    return Page(found, found[-1].id)
+                found.append(record)
         return Page(found, found[-1].id if more else None)
 
-    def count(self, name: str, filter: object = None) -> int:
+    def count(self, name: str, filter: object = None, budget: Budget = UNBOUNDED) -> int:
         """Return how many records match."""
         _, entry = self._find(name)
-        return self._collection(entry).snapshot(parse(filter)).count
+        return self._collection(entry).snapshot(parse(filter), budget).count
+
+    def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
+        """Return up to `most` ids, in order: a random choice that stays while the rows do."""
+        _, entry = self._find(name)
+        shot = self._collection(entry).snapshot(None, budget)
+        live = np.arange(len(shot.matrix)) if shot.allowed is None else np.flatnonzero(shot.allowed)
+        lots = np.random.default_rng(0).random(len(shot.matrix))[live]  # a row keeps its own
+        return sorted(shot.table.ids[row] for row in live[lots.argsort()[:most]].tolist())
 
     # -- keeping ---------------------------------------------------------------------------------
 

@@ -29,8 +29,14 @@ Scalar = str | int | float | bool | None
 Path = tuple[str, ...]  # the field `author.name` is ("author", "name")
 
 MAX_DEPTH = 16
-MAX_CONDITIONS = 256
-MAX_VALUES = 10_000  # of one $in or $nin
+# What one whole filter may have: each costs time for every row, or memory while it is at work.
+MOST = {
+    "conditions": 256,
+    "filters within it": 1024,  # empty ones too
+    "values of $in and $nin": 10_000,
+    "characters": 1 << 20,
+}
+FIELD_CHARS = 512
 FIELD = f"at most {MAX_DEPTH} names joined by single dots"
 OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$contains")
 
@@ -85,8 +91,7 @@ def parse(raw: object) -> Filter | None:
     """
     if raw is None:
         return None
-    budget = [MAX_CONDITIONS]
-    tree = _parse_filter(raw, "filter", 1, budget)
+    tree = _parse_filter(raw, "filter", 1, _Room(MOST))
     return None if tree == And(()) else tree
 
 
@@ -102,6 +107,8 @@ def lookup(metadata: Mapping[str, Any], path: Path) -> Any:
 
 def path_of(field: str) -> Path | None:
     """Return the path of a field as filters name it; None if it names none."""
+    if len(field) > FIELD_CHARS:
+        return None
     path = tuple(field.split("."))
     return path if all(path) and len(path) <= MAX_DEPTH and field[0] != "$" else None
 
@@ -167,49 +174,59 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
 # -- parsing -------------------------------------------------------------------------------------
 
 
+class _Room(dict[str, int]):
+    """What a filter may still have of `MOST`."""
+
+    def take(self, what: str, count: int, where: str) -> None:
+        """Count something. Raises BadRequest if it is too much."""
+        self[what] -= count
+        if self[what] < 0:
+            raise _bad(where, f"more than {MOST[what]:,} {what}; ask with fewer in several calls")
+
+
 def _bad(where: str, what: str) -> BadRequest:
     return BadRequest(f"{where}: {what}", param="filter")
 
 
-def _parse_filter(raw: object, where: str, depth: int, budget: list[int]) -> Filter:
+def _parse_filter(raw: object, where: str, depth: int, room: _Room) -> Filter:
     if not isinstance(raw, Mapping):
         raise _bad(where, f"a filter is an object, not {_name(raw)}")
     if depth > MAX_DEPTH:
         raise _bad(where, f"nested deeper than {MAX_DEPTH} levels")
+    room.take("filters within it", 1, where)
     parts: list[Filter] = []
     for key, value in raw.items():
-        here = f"{where}.{key}"
+        here = f"{where}.{str(key)[:64]}"
         if key in ("$and", "$or"):
             if not isinstance(value, list) or not value:
                 raise _bad(here, f"takes a list of filters that is not empty, not {_name(value)}")
             inner = tuple(
-                _parse_filter(each, f"{here}[{i}]", depth + 1, budget)
-                for i, each in enumerate(value)
+                _parse_filter(each, f"{here}[{i}]", depth + 1, room) for i, each in enumerate(value)
             )
             parts.append(And(inner) if key == "$and" else Or(inner))
         elif key == "$not":
-            parts.append(Not(_parse_filter(value, here, depth + 1, budget)))
+            parts.append(Not(_parse_filter(value, here, depth + 1, room)))
         else:
-            parts += _parse_field(key, value, here, budget)
+            parts += _parse_field(key, value, here, room)
     return parts[0] if len(parts) == 1 else And(tuple(parts))
 
 
-def _parse_field(key: object, value: object, where: str, budget: list[int]) -> list[Filter]:
+def _parse_field(key: object, value: object, where: str, room: _Room) -> list[Filter]:
     if not isinstance(key, str) or not key or key.startswith("$"):
         known = ", ".join(("$and", "$or", "$not"))
         raise _bad(where, f"unknown operator; here come field names or {known}")
     path = path_of(key)
     if path is None:
-        raise _bad(where, f"a field is {FIELD}")
+        raise _bad(where, f"a field is {FIELD}, {FIELD_CHARS} characters at most")
     _no_surrogates(key, where)
     tests = value if isinstance(value, Mapping) else {"$eq": value}
     if not tests:
         raise _bad(where, f"an empty object; give a value or one of {', '.join(OPERATORS)}")
-    budget[0] -= len(tests)
-    if budget[0] < 0:
-        raise _bad(where, f"more than {MAX_CONDITIONS} conditions in one filter")
+    room.take("conditions", len(tests), where)
+    room.take("characters", len(key), where)
     return [
-        Condition(path, _operator(op, where), _operand(op, raw, where)) for op, raw in tests.items()
+        Condition(path, _operator(op, where), _operand(op, raw, where, room))
+        for op, raw in tests.items()
     ]
 
 
@@ -219,24 +236,26 @@ def _operator(op: object, where: str) -> str:
     return str(op)
 
 
-def _operand(op: str, raw: object, where: str) -> Scalar | tuple[Scalar, ...]:
+def _operand(op: str, raw: object, where: str, room: _Room) -> Scalar | tuple[Scalar, ...]:
     where = f"{where}.{op}"
     if op == "$exists":
         if not isinstance(raw, bool):
             raise _bad(where, f"takes true or false, not {_name(raw)}")
         return raw
     if op in ("$in", "$nin"):
-        if not isinstance(raw, list) or len(raw) > MAX_VALUES:
-            raise _bad(where, f"takes a list of at most {MAX_VALUES} values")
-        return tuple(_scalar(each, where) for each in raw)
-    value = _scalar(raw, where)
+        if not isinstance(raw, list):
+            raise _bad(where, f"takes a list of values, not {_name(raw)}")
+        room.take("values of $in and $nin", len(raw), where)
+        return tuple(_scalar(each, where, room) for each in raw)
+    value = _scalar(raw, where, room)
     if op in _ORDER and kind(value) not in ("number", "string"):
         raise _bad(where, f"compares numbers or strings, not {_name(raw)}")
     return value
 
 
-def _scalar(raw: object, where: str) -> Scalar:
+def _scalar(raw: object, where: str, room: _Room) -> Scalar:
     if isinstance(raw, str):
+        room.take("characters", len(raw), where)
         _no_surrogates(raw, where)
         return raw
     if raw is None or isinstance(raw, bool | int):

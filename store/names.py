@@ -174,12 +174,12 @@ class FileNames(VectorStore):
         """Record whose vectors the collection holds, if nothing is recorded yet."""
         validation.check_label(model, "model")
         validation.check_label(fingerprint, "fingerprint")
-        own, entry = self._find(name)
-        if stamped(entry, own, model, fingerprint) != entry:
+        _, entry = self._find(name)
+        if stamped(entry, name, model, fingerprint) != entry:
             with self._catalog.exclusive() as journal:
                 own = self._catalog.resolve(name)
                 entry = self._catalog.entries[own]
-                now = stamped(entry, own, model, fingerprint)
+                now = stamped(entry, name, model, fingerprint)
                 if now != entry:
                     self._catalog.change(journal, {own: now})
         return self.info(name)
@@ -196,7 +196,7 @@ class FileNames(VectorStore):
         if not any(trash.iterdir()):
             return
         with suppress(Busy), self._catalog.locked():  # nothing is being moved there now
-            for folder in trash.iterdir():
+            for folder in trash.glob("[0-9a-f]" * 32):  # by the name of a collection's folder
                 shutil.rmtree(folder, ignore_errors=True)
 
     # -- finding ---------------------------------------------------------------------------------

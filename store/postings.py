@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from store.budget import UNBOUNDED, Budget
 from store.filters import MISSING, And, Condition, Filter, Not, Or, Path, holds, kind, lookup
 from store.rows import Mask
 
 # Fields that nobody declared, and conditions; the longest unused go first.
 MAX_FIELDS = 64
 MAX_TABLES = 256
+# Rows read between two looks at the budget: each takes some microseconds.
+CHECK_ROWS = 256
+# Longer strings and lists that were asked for are not remembered.
+MAX_OPERAND = 256
 EXACT_INT = 2**53  # whole numbers beyond are not all float64
 
 # (first row) -> metadata of that row and all after it, in order
@@ -40,17 +45,19 @@ class Postings:
                 for each in metadata:
                     field.add(each)
 
-    def mask(self, tree: Filter, n: int) -> Mask:
+    def mask(self, tree: Filter, n: int, budget: Budget = UNBOUNDED) -> Mask:
         """Return which of the first `n` rows match, dead ones too, (n,)."""
         wanted = {path: self._field(path) for path in _paths(tree)}
         late = [field for field in wanted.values() if field.upto < n]
         if late:
             start = min(field.upto for field in late)
             for row, metadata in enumerate(self._read(start), start):
+                if row % CHECK_ROWS == 0:
+                    budget.check()
                 for field in late:
                     if field.upto == row:
                         field.add(metadata)
-        return self._walk(tree, n, wanted)
+        return self._walk(tree, n, wanted, budget)
 
     def _field(self, path: Path) -> "_Field":
         if path in self._kept:
@@ -61,16 +68,17 @@ class Postings:
             del self._fields[next(iter(self._fields))]
         return field
 
-    def _walk(self, tree: Filter, n: int, fields: "dict[Path, _Field]") -> Mask:
+    def _walk(self, tree: Filter, n: int, fields: "dict[Path, _Field]", budget: Budget) -> Mask:
+        budget.check()
         match tree:
             case Condition(path):
                 return fields[path].mask(tree, n)
             case Not(part):
-                return ~self._walk(part, n, fields)
+                return ~self._walk(part, n, fields, budget)
             case And(parts) | Or(parts):
                 out = np.full(n, isinstance(tree, And))
                 for part in parts:
-                    mask = self._walk(part, n, fields)
+                    mask = self._walk(part, n, fields, budget)
                     out = out & mask if isinstance(tree, And) else out | mask
                 return out
 
@@ -126,6 +134,8 @@ class _Field:
         table = self._tables.pop(key, np.zeros(0, np.bool_))
         if len(table) < len(self._values):
             table = np.concatenate([table, self._decide(op, operand, len(table))])
+        if isinstance(operand, str | tuple) and len(operand) > MAX_OPERAND:
+            return table  # it would be kept with all it names
         self._tables[key] = table
         while len(self._tables) > MAX_TABLES:
             del self._tables[next(iter(self._tables))]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.base import Metric, Vectors
+from store.budget import UNBOUNDED, Budget
 from store.rows import Mask, RowNumbers
 
 # Rows of one block: the scores of 64 queries stay in the cache; larger gains nothing.
@@ -49,8 +50,9 @@ def slack(queries: Vectors, largest_norm: float) -> Scores:
 
 
 def candidates(
-    matrix: Vectors, queries: Vectors, want: int, allowed: Mask | None, margin: Scores
-) -> list[RowNumbers]:
+    matrix: Vectors, queries: Vectors, want: int, allowed: Mask | None, margin: Scores,
+    budget: Budget = UNBOUNDED,
+) -> list[RowNumbers]:  # fmt: skip
     """Return for each query the rows that may be among its `want` best.
 
     matrix (n, d), queries (q, d), allowed (n,) or None for all, margin (q,) from `slack`.
@@ -59,10 +61,10 @@ def candidates(
         rows = np.flatnonzero(allowed)
         if len(rows) < GATHER_SHARE * len(matrix):
             picked = _Gathered(matrix, rows)
-            return [rows[found] for found in _scan(picked, queries, want, None, margin)]
+            return [rows[found] for found in _scan(picked, queries, want, None, margin, budget)]
         if len(rows) == len(matrix):
             allowed = None
-    return _scan(matrix, queries, want, allowed, margin)
+    return _scan(matrix, queries, want, allowed, margin, budget)
 
 
 class Nearest(Protocol):
@@ -124,8 +126,9 @@ class _Gathered:
 
 
 def _scan(
-    matrix: Vectors | _Gathered, queries: Vectors, want: int, allowed: Mask | None, margin: Scores
-) -> list[RowNumbers]:
+    matrix: Vectors | _Gathered, queries: Vectors, want: int, allowed: Mask | None, margin: Scores,
+    budget: Budget,
+) -> list[RowNumbers]:  # fmt: skip
     size = BLOCK if isinstance(matrix, np.ndarray) else GATHER_BLOCK
     if len(queries) == 1:
         scores = _scores(matrix, queries[0])
@@ -134,6 +137,7 @@ def _scan(
         return [_best(scores, want, margin[0])]
     best = [_Best(want, float(each)) for each in margin]
     for start in range(0, len(matrix), size):
+        budget.check()
         block = queries @ matrix[start : start + size].T  # (q, rows of the block)
         if allowed is not None:
             block[:, ~allowed[start : start + size]] = -np.inf

@@ -1,6 +1,6 @@
 """A collection as it was at one moment, and reading its rows back from the journal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,23 +26,32 @@ class Snapshot:
 
     def record(self, row: int, parts: frozenset[Part]) -> Record:
         """Read one row back from the journal."""
-        return Record(self.table.ids[row], *self.parts(row, parts))
+        return next(self.records([row], parts))
 
-    def parts(
-        self, row: int, parts: frozenset[Part]
-    ) -> tuple[Vectors | None, str | None, dict[str, Any] | None]:
-        """Read a row's vector, text and metadata, those that are asked for."""
-        offset, i = self.table.place(row)
-        vector, text, metadata = None, None, None
-        if "vector" in parts:
-            raw = read_raw(self.journal.read, offset)
-            dim = self.matrix.shape[1]
-            vector = np.frombuffer(raw, "<f4", dim, i * dim * 4).astype(np.float32)
-        if "text" in parts or "metadata" in parts:
-            data = loads(read_pickle(self.journal.read, offset))
-            text = data["t"][i] if "text" in parts else None
-            metadata = data["m"][i] if "metadata" in parts else None
-        return vector, text, metadata
+    def records(self, rows: Iterable[int], parts: frozenset[Part]) -> Iterator[Record]:
+        """Read rows, with those parts that are asked for.
+
+        A record of the journal holds many rows: it is read once for those that come in a row.
+        """
+        at, raw = -1, b""
+        data: dict[str, Any] = {}
+        dim = self.matrix.shape[1]
+        for row in rows:
+            offset, i = self.table.place(row)
+            if offset != at:
+                if "vector" in parts:
+                    raw = read_raw(self.journal.read, offset)
+                if "text" in parts or "metadata" in parts:
+                    data = loads(read_pickle(self.journal.read, offset))
+                at = offset
+            yield Record(
+                self.table.ids[row],
+                np.frombuffer(raw, "<f4", dim, i * dim * 4).astype(np.float32)
+                if "vector" in parts
+                else None,
+                data["t"][i] if "text" in parts else None,
+                data["m"][i] if "metadata" in parts else None,
+            )
 
 
 class MetadataReader:

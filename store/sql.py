@@ -7,6 +7,7 @@ are in `sql_names`, rows in `sql_rows`, tables in `sql_schema`, the server's moo
 
 import random
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from store.base import (
     Report,
     Written,
 )
+from store.budget import UNBOUNDED, Budget
 from store.filters import parse
 from store.sql_catalogue import SqlNames
 from store.sql_filter import Where
@@ -74,7 +76,10 @@ class SqlStore(SqlNames):
         self.indexer.grown(collection, done.inserted)
         return done
 
-    def delete(self, name: str, ids: Sequence[str] | None = None, filter: object = None) -> int:
+    def delete(
+        self, name: str, ids: Sequence[str] | None = None, filter: object = None,
+        budget: Budget = UNBOUNDED,
+    ) -> int:  # fmt: skip
         """Delete by ids or by filter."""
         if (ids is None) == (filter is None):
             raise Invalid("give either ids or a filter to delete by")
@@ -86,6 +91,7 @@ class SqlStore(SqlNames):
             name,
             lambda c, collection: sql_rows.delete(c, collection, where),
             lambda c, collection: not sql_rows.count(c, collection, where),
+            budget,
         )
 
     def wait_for_writers(self, name: str) -> None:
@@ -94,10 +100,16 @@ class SqlStore(SqlNames):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def get(self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS) -> list[Record]:
-        """Return the records of `ids` that exist, in the order asked."""
-        parts, wanted = validation.check_parts(include), validation.check_ids(ids, self.limits)
-        return self._look(name, lambda c, collection: sql_rows.get(c, collection, wanted, parts))
+    def get(
+        self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS,
+        budget: Budget = UNBOUNDED,
+    ) -> list[Record]:  # fmt: skip
+        """Return the records of `ids` that exist, each once, in the order asked."""
+        parts = validation.check_parts(include)
+        wanted = list(dict.fromkeys(validation.check_ids(ids, self.limits)))
+        return self._look(
+            name, lambda c, collection: sql_rows.get(c, collection, wanted, parts, budget), budget
+        )
 
     def search(
         self,
@@ -110,6 +122,7 @@ class SqlStore(SqlNames):
         offset: int = 0,
         exact: bool = False,
         include: Sequence[Part] = DEFAULT_PARTS,
+        budget: Budget = UNBOUNDED,
     ) -> Found:
         """Return the best records for each of `vectors`."""
         parts, tree = validation.check_parts(include), parse(filter)
@@ -119,15 +132,12 @@ class SqlStore(SqlNames):
             queries = validation.check_queries(
                 vectors, collection.dim, collection.metric, self.limits
             )
-            ask = sql_rows.Ask(offset + k, tree, parts, self.shards, exact)
-            found = sql_rows.search(connection, collection, queries, ask)
-            hits = [
-                [hit for hit in best[offset:] if min_score is None or hit.score >= min_score]
-                for best in found
-            ]
+            validation.check_reads(len(queries), k, offset, self.limits)
+            ask = sql_rows.Ask(k, offset, tree, parts, self.shards, exact, min_score, budget)
+            hits = sql_rows.search(connection, collection, queries, ask)
             return Found(hits, exact or not collection.ready)
 
-        return self._look(name, work)
+        return self._look(name, work, budget)
 
     def scroll(
         self,
@@ -136,6 +146,7 @@ class SqlStore(SqlNames):
         limit: int = 100,
         filter: object = None,
         include: Sequence[Part] = PARTS,
+        budget: Budget = UNBOUNDED,
     ) -> Page:
         """Return the next `limit` records by id, after `cursor`."""
         parts, where = validation.check_parts(include), Where(parse(filter))
@@ -143,14 +154,24 @@ class SqlStore(SqlNames):
 
         def work(connection: sa.Connection, collection: Collection) -> Page:
             rows = sql_rows.page(connection, collection, cursor, limit + 1, where, parts)
-            return Page(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)
+            found: list[Record] = []
+            with closing(rows):
+                for record in rows:
+                    if len(found) == limit or (not budget.fits(record) and found):
+                        return Page(found, found[-1].id)
+                    found.append(record)
+            return Page(found, None)
 
-        return self._look(name, work)
+        return self._look(name, work, budget)
 
-    def count(self, name: str, filter: object = None) -> int:
+    def count(self, name: str, filter: object = None, budget: Budget = UNBOUNDED) -> int:
         """Return how many records match."""
         where = Where(parse(filter))
-        return self._look(name, lambda c, collection: sql_rows.count(c, collection, where))
+        return self._look(name, lambda c, found: sql_rows.count(c, found, where), budget)
+
+    def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
+        """Return up to `most` ids, in order: a random choice that stays while the rows do."""
+        return self._look(name, lambda c, found: sql_rows.sample(c, found, most), budget)
 
     # -- keeping ---------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from store import sql_names, validation
 from store.base import CollectionInfo, Identity, IfExists, Metric, VectorStore
+from store.budget import UNBOUNDED, Budget
 from store.sql_engine import Again, Database
 from store.sql_notes import SqlNotes
 from store.sql_schema import Collection, lock_catalogue, prepare
@@ -112,12 +113,14 @@ class SqlNames(VectorStore):
 
     # -- transactions ----------------------------------------------------------------------------
 
-    def _read(self, work: Callable[[sa.Connection], T]) -> T:
-        return self.db.read(work)
+    def _read(self, work: Callable[[sa.Connection], T], budget: Budget = UNBOUNDED) -> T:
+        return self.db.read(work, budget)
 
-    def _look(self, name: str, work: Callable[[sa.Connection, Collection], T]) -> T:
+    def _look(
+        self, name: str, work: Callable[[sa.Connection, Collection], T], budget: Budget = UNBOUNDED
+    ) -> T:
         """Read from the collection that a name means."""
-        return self._read(lambda c: work(c, sql_names.resolve(c, name)))
+        return self._read(lambda c: work(c, sql_names.resolve(c, name)), budget)
 
     def _change(
         self,
@@ -137,6 +140,7 @@ class SqlNames(VectorStore):
         name: str,
         work: Callable[[sa.Connection, Collection], T],
         landed: Callable[[sa.Connection, Collection], bool],
+        budget: Budget = UNBOUNDED,
     ) -> T:
         """Write to the collection that a name means, still means when all is written."""
 
@@ -155,4 +159,4 @@ class SqlNames(VectorStore):
             sql_names.wait_for_writers(connection, collection)  # ours may still be under way
             return landed(connection, collection)
 
-        return self.db.write(attempt, settled)
+        return self.db.write(attempt, settled, budget)

@@ -5,7 +5,6 @@ work may run more than once: it must keep nothing from a run that failed.
 """
 
 import os
-import re
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,12 +18,15 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 import errors
+from config.addresses import driver_url
+from store.budget import UNBOUNDED, Budget
 from store.sql_wire import register
 
 T = TypeVar("T")
 Owner = TypeVar("Owner", bound=object)
 
 RETRY_PAUSES_S = (0.05, 0.25)  # three attempts; a promoted standby or a lost deadlock needs two
+SERVER_MS = 900  # of each second of patience: the server gives up first
 PING_S = 3.0  # how long a connection out of the pool may take to say that it lives
 TCP_TIMEOUT_MS = 10_000  # a host that is gone, and not just silent, is noticed by the kernel
 RETRY_AFTER_S = 2.0  # what a client is told when the database is away
@@ -108,19 +110,20 @@ class Database:
         _hasten_ping(self.engine.dialect)
         after_fork(self.engine, lambda engine: engine.dispose(close=False))
 
-    def read(self, work: Callable[[sa.Connection], T]) -> T:
+    def read(self, work: Callable[[sa.Connection], T], budget: Budget = UNBOUNDED) -> T:
         """Run `work` in a transaction; run it again if the server went away."""
-        return self._run(work, lambda _: False)
+        return self._run(work, lambda _: False, budget)
 
     def write(
-        self, work: Callable[[sa.Connection], T], landed: Callable[[sa.Connection], bool]
-    ) -> T:
+        self, work: Callable[[sa.Connection], T], landed: Callable[[sa.Connection], bool],
+        budget: Budget = UNBOUNDED,
+    ) -> T:  # fmt: skip
         """Run `work` in a transaction and commit it.
 
         If the connection is lost during the commit nobody knows whether it took place: `landed`
         looks, on a new connection, and only if it did not is the work done again.
         """
-        return self._run(work, landed)
+        return self._run(work, landed, budget)
 
     @contextmanager
     def upkeep(self) -> Iterator[sa.Connection]:
@@ -143,10 +146,26 @@ class Database:
         self.engine.dispose()
 
     def _run(
-        self, work: Callable[[sa.Connection], T], landed: Callable[[sa.Connection], bool]
-    ) -> T:
+        self, work: Callable[[sa.Connection], T], landed: Callable[[sa.Connection], bool],
+        budget: Budget,
+    ) -> T:  # fmt: skip
         self._once()
-        return self._attempts(work, landed)
+        left = budget.left
+
+        def within(connection: sa.Connection) -> T:
+            budget.left = left  # what an attempt that failed has read is read again
+            budget.check()
+            if budget.deadline is not None:
+                self._stop_at(connection, budget.deadline)
+            return work(connection)
+
+        return self._attempts(within, landed)
+
+    def _stop_at(self, connection: sa.Connection, deadline: float) -> None:
+        """Have the server stop each statement when a deadline comes, if it would run longer."""
+        left_ms = int((deadline - time.monotonic()) * 1000)
+        if left_ms < self.patience_s * SERVER_MS:
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, left_ms)}")
 
     def _once(self) -> None:
         """Run `prepare`, if it has not been. Twice at the same time does no harm."""
@@ -192,27 +211,13 @@ class Database:
         ) from lost
 
     def _connect(self, dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> Any:
-        own = f"-c statement_timeout={int(self.patience_s * 900)}"  # the server gives up first
+        own = f"-c statement_timeout={int(self.patience_s * SERVER_MS)}"
+        own += " -c cursor_tuple_fraction=1"  # of a cursor, too, everything is read
         options["options"] = f"{own} {options.get('options', '')}"
         connection = _Connection.connect(*args, **options)
         connection.patience_s = self.patience_s
         register(connection)
         return connection
-
-
-def driver_url(text: str) -> sa.URL:
-    """Read a PostgreSQL URL of any common spelling, several hosts included.
-
-    `postgres://`, `postgresql+asyncpg://` and the like all mean psycopg 3 here, and libpq's own
-    `//user@one:5432,two:5433/db` becomes SQLAlchemy's `?host=one:5432&host=two:5433`.
-    """
-    several = re.match(r"(?P<start>[^/]+//(?:[^/]*@)?)(?P<hosts>[^/@?]*,[^/@?]*)(?P<rest>.*)", text)
-    hosts: tuple[str, ...] = ()
-    if several:
-        hosts = tuple(several["hosts"].split(","))
-        text = several["start"] + several["rest"]
-    url = sa.make_url(text).set(drivername="postgresql+psycopg")
-    return url.update_query_dict({"host": hosts}, append=True) if hosts else url
 
 
 def translate(error: SQLAlchemyError) -> errors.ServiceError:

@@ -74,7 +74,8 @@ def _write_out(db: Database, name: str, folder: Path) -> dict[str, Any]:
 
 def _lines(connection: sa.Connection, collection: Collection) -> Iterator[bytes]:
     cursor, where = "", Where(parse(None))
-    while records := sql_rows.page(connection, collection, cursor, PAGE, where, frozenset(PARTS)):
+    parts = frozenset(PARTS)
+    while records := list(sql_rows.page(connection, collection, cursor, PAGE, where, parts)):
         for record in records:
             assert record.vector is not None
             row = {

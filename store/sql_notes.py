@@ -5,9 +5,10 @@ failover lets go too while the holder lives: what is done under a claim must bea
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from store.notes import check_key
 from store.sql_engine import Database
@@ -21,6 +22,7 @@ _GET = sa.text("SELECT body FROM emb_notes WHERE key = :key")
 _ALL = sa.text("SELECT body FROM emb_notes ORDER BY key")
 _REMOVE = sa.text("DELETE FROM emb_notes WHERE key = :key")
 _CLAIM = sa.text(f"SELECT pg_try_advisory_lock({_CLAIMS}, hashtext(:key))")
+_RELEASE = sa.text(f"SELECT pg_advisory_unlock({_CLAIMS}, hashtext(:key))")
 
 
 class SqlNotes:
@@ -50,7 +52,13 @@ class SqlNotes:
     def claimed(self, key: str) -> Iterator[bool]:
         """Hold a key against every other process, for as long as the connection lasts."""
         with self._db.upkeep() as connection:
-            yield bool(connection.scalar(_CLAIM, {"key": check_key(key)}))
+            mine = bool(connection.scalar(_CLAIM, {"key": check_key(key)}))
+            try:
+                yield mine
+            finally:  # at once: the server notices some time later that a connection was closed
+                if mine:
+                    with suppress(SQLAlchemyError):
+                        connection.scalar(_RELEASE, {"key": key})
 
     def _change(self, statement: sa.TextClause, values: dict[str, str]) -> None:
         """Make a change that may be made twice to the same effect."""

@@ -50,10 +50,36 @@ def loads(data: bytes) -> dict[str, Any]:
     return value
 
 
+class _Nesting:
+    """How deep the containers on an unpickler's stack are nested; None is a mark."""
+
+    def __init__(self) -> None:
+        self._stack: list[int | None] = []
+
+    def step(self, name: str) -> int:
+        """Follow one opcode; return the depth of what is now on top."""
+        stack = self._stack
+        if name in ("APPEND", "SETITEM"):
+            inner = [stack.pop() for _ in range(1 if name == "APPEND" else 2)]
+        elif name in ("APPENDS", "SETITEMS"):
+            inner = []
+            while (each := stack.pop()) is not None:
+                inner.append(each)
+        else:
+            if name not in ("PROTO", "FRAME", "MEMOIZE", "STOP"):
+                stack.append(None if name == "MARK" else int(name in ("EMPTY_LIST", "EMPTY_DICT")))
+            return 0
+        if None in inner or stack[-1] is None:
+            raise ValueError("a mark stands where a value is needed")
+        stack[-1] = max([stack[-1], *(each + 1 for each in inner if each is not None)])
+        return stack[-1]
+
+
 def check(data: bytes) -> None:
     """Raise Invalid unless the pickle holds only plain data and asks for nothing more."""
     strings: list[bool] = []  # whether the memo's entry is a string
-    last, depth, count = "", 0, 0
+    nesting = _Nesting()
+    last, count = "", 0
     try:
         for opcode, argument, _ in pickletools.genops(_Sized(data)):
             name, count = opcode.name, count + 1
@@ -65,8 +91,7 @@ def check(data: bytes) -> None:
                 strings.append(last.endswith(("UNICODE", "UNICODE8", "BYTES", "BYTES8")))
             elif name.endswith("BINGET") and not any(strings[int(argument or 0) :][:1]):
                 raise Invalid("not a backup: its pickle refers to itself")
-            depth += {"MARK": 1, "SETITEMS": -1, "APPENDS": -1}.get(name, 0)
-            if not 0 <= depth <= MAX_DEPTH:
+            if nesting.step(name) > MAX_DEPTH:
                 raise Invalid("not a backup: its pickle is nested too deep")
             last = name
     except (ValueError, IndexError, OverflowError, EOFError) as exc:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from errors import Conflict, Invalid, TooLarge
 from store.base import METRICS, MODES, PARTS, Item, Metric, Mode, Part, Vectors
-from store.filters import FIELD, path_of
+from store.filters import FIELD, FIELD_CHARS, path_of
 from store.values import (
     Place,
     brief,
@@ -28,7 +28,6 @@ from store.values import (
 
 MAX_DIM = 16_000  # also what pgvector stores
 MAX_INDEXED = 64  # fields that a collection may declare
-FIELD_CHARS = 512
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
@@ -40,6 +39,7 @@ class Limits:
     queries: int = 100  # of one search
     k: int = 1000
     window: int = 10_000  # offset + k
+    reads: int = 100_000  # of one search: queries x (offset + k)
     page: int = 1000  # of one scroll
     id_chars: int = 512
     text_bytes: int = 1 << 20
@@ -118,7 +118,7 @@ def check_indexed(fields: Sequence[str]) -> tuple[str, ...]:
     if len(fields) > MAX_INDEXED:
         raise Invalid(f"{len(fields)} indexed fields; at most {MAX_INDEXED}", param="indexed")
     for i, each in enumerate(fields):
-        if not isinstance(each, str) or len(each) > FIELD_CHARS or path_of(each) is None:
+        if not isinstance(each, str) or path_of(each) is None:
             raise Invalid(
                 f"indexed field {i}: {brief(each)} is no field; a field is {FIELD}, without a $ "
                 f"before them, {FIELD_CHARS} characters at most",
@@ -200,6 +200,15 @@ def check_window(k: object, offset: object, min_score: object, limits: Limits) -
     ):
         raise Invalid(f"min_score must be a number, not {brief(min_score)}", param="min_score")
     return k, offset
+
+
+def check_reads(queries: int, k: int, offset: int, limits: Limits) -> None:
+    """Refuse a search that ranks too many records, over all its queries."""
+    if queries * (offset + k) > limits.reads:
+        raise TooLarge(
+            f"{queries} queries x (offset {offset} + k {k}) records; at most {limits.reads:,} in "
+            "one call: send fewer queries, or ask for less with k or offset"
+        )
 
 
 def check_page(cursor: object, limit: object, limits: Limits) -> tuple[str | None, int]:

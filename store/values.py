@@ -22,6 +22,7 @@ MIN_NORM = 1e-15
 PLAIN_SQUARES = (1e-24, 1e29)
 MAX_INT = 2**63 - 1
 MAX_JSON_DEPTH = 32
+MAX_KEYS = 1000  # of one object
 
 
 class Place:
@@ -129,6 +130,8 @@ def _copy_json(value: Any, where: object, depth: int) -> Any:
     if isinstance(value, list | tuple):
         return [_copy_json(each, where, depth + 1) for each in value]
     if isinstance(value, Mapping):
+        if len(value) > MAX_KEYS:
+            raise TooLarge(f"{where}: an object of over {MAX_KEYS} keys", param="metadata")
         for key in value:
             if not isinstance(key, str):
                 raise Invalid(f"{where}: the key {brief(key)} is no string", param="metadata")

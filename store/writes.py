@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from errors import Busy, Conflict, NotFound, TooLarge
 from store.base import Mode, Vectors, Written
+from store.budget import UNBOUNDED, Budget
 from store.filters import Filter
 from store.frames import MAX_FRAME, encode_record
 from store.unpickle import dumps
@@ -35,6 +36,7 @@ class Write:
     mode: Mode | None = None  # None: a deletion
     filter: Filter | None = None  # of a deletion; the leader finds the ids
     by_filter: bool = False
+    budget: Budget = UNBOUNDED  # for finding them
     result: Written | int | None = None
     error: BaseException | None = None
     leads: bool = False

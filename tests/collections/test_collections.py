@@ -172,7 +172,7 @@ def test_an_alias_is_the_collection(points: FlaskClient) -> None:
         ({"id": "a" * 600, "vector": unit(1)}, 422, "600"),
         ({"id": "a", "vector": unit(1), "metadata": {"m": "x" * 66_560}}, 413, "metadata"),
         ({"vectors": [{"id": "a", "vector": unit(1)}] * 2}, 422, "twice"),
-        ({"vectors": [{"vector": unit(1)}] * 1001}, 413, "1001 items"),
+        ({"vectors": [{"vector": unit(1)}] * 1001}, 413, "vectors: over 1000 items"),
         ({"id": "a", "vector": ["x"]}, 422, "vector"),
         ({"id": "a", "vector": "!!"}, 422, "base64"),
         ({"id": "a", "vector": "AAAA"}, 422, "base64"),
@@ -184,8 +184,8 @@ def test_an_alias_is_the_collection(points: FlaskClient) -> None:
 def test_a_bad_item_is_named_and_nothing_is_stored(
     points: FlaskClient, body: dict, status: int, said: str
 ) -> None:
-    """Vectors of the wrong length, NaN, an id twice, huge metadata, a name with `../` -> 400, 413
-    or 422; nothing is stored.
+    """A vector of the wrong length, an id twice, huge metadata -> 400, 413 or 422 that names the
+    item; nothing is stored.
     """
     reply = points.post("/collections/points/vectors", json=body)
     assert reply.status_code == status, reply.text
@@ -193,8 +193,10 @@ def test_a_bad_item_is_named_and_nothing_is_stored(
     assert points.get("/collections/points").json["count"] == 4
 
 
+@pytest.mark.fault("Requests that are none")
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "1e39"])
 def test_numbers_that_are_none_are_refused(points: FlaskClient, number: str) -> None:
+    """NaN, Infinity, 1e400 in a vector -> 400 or 422."""
     raw = f'{{"id": "a", "vector": [1, 2, 3, {number}]}}'
     reply = points.post("/collections/points/vectors", data=raw,
                         content_type="application/json")  # fmt: skip
@@ -225,8 +227,10 @@ def test_a_bad_search_is_refused(points: FlaskClient, body: dict, status: int) -
     assert len(reply.json["error"]) > 10
 
 
+@pytest.mark.fault("The store")
 @pytest.mark.parametrize("name", ["../x", "", "a/b", "-a", "x" * 256, "a b", "ü", "a\x00"])
 def test_a_name_that_is_none_is_refused(client: FlaskClient, name: str) -> None:
+    """A collection's name with `../` -> 422."""
     reply = client.post("/collections", json={"name": name, "dimension": 4})
     assert reply.status_code == 422
     assert client.get("/collections").json["collections"] == []

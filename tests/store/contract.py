@@ -16,9 +16,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from errors import BadRequest, Conflict, DimensionMismatch, Invalid, NotFound, TooLarge
+from errors import (
+    BadRequest,
+    ClientGone,
+    Conflict,
+    DeadlineExceeded,
+    DimensionMismatch,
+    Invalid,
+    NotFound,
+    TooLarge,
+)
 from store import Item, Record, VectorStore
 from store.base import successor
+from store.budget import Budget
 from store.filters import matches, parse
 from store.transfer import export_jsonl, import_jsonl
 
@@ -876,3 +886,105 @@ class Contract:
         assert sorted(outcomes) == sorted(f"shared{i}" for i in range(15))
         assert store.count("docs") == 6 * 14 + 15
         assert all(store.count("docs", {"w": me}) == 14 for me in range(6))
+
+    # -- budgets ---------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("budget", "error"),
+        [(Budget(deadline=0.0), DeadlineExceeded), (Budget(gone=lambda: True), ClientGone)],
+    )
+    def test_a_call_that_nobody_waits_for_ends(
+        self, store: VectorStore, budget: Budget, error: type
+    ) -> None:
+        store.create("docs", DIM)
+        store.upsert("docs", items(40))
+        for call in (
+            lambda: store.get("docs", ["id0001"], budget=budget),
+            lambda: store.search("docs", vectors(1), budget=budget),
+            lambda: store.search("docs", vectors(2), filter={"n": {"$gt": 1}}, budget=budget),
+            lambda: store.scroll("docs", budget=budget),
+            lambda: store.scroll("docs", filter={"n": {"$gt": 2}}, budget=budget),
+            lambda: store.count("docs", {"n": {"$gt": 3}}, budget),
+            lambda: store.delete("docs", filter={"n": {"$gt": 4}}, budget=budget),
+        ):
+            with pytest.raises(error):
+                call()
+        assert store.count("docs") == 40
+
+    def test_a_reply_over_its_bytes_is_refused(self, store: VectorStore) -> None:
+        store.create("docs", DIM)
+        rows = [Item(f"{i:02}", v, "é\n" * 1000) for i, v in enumerate(vectors(40))]
+        store.upsert("docs", rows)
+        ids = [row.id for row in rows]
+        for call in (
+            lambda budget: store.get("docs", ids, budget=budget),
+            lambda budget: store.search("docs", vectors(20), 10, budget=budget),
+            lambda budget: store.search("docs", vectors(1), 40, budget=budget),
+        ):
+            with pytest.raises(TooLarge, match="ask for less"):
+                call(Budget(left=100_000))
+            call(Budget(left=1_000_000))
+        few = Budget(left=100_000)
+        assert len(store.get("docs", ids[:10], budget=few)) == 10
+        assert len(store.get("docs", ids, ["metadata"], budget=few)) == 40
+        assert few.left is not None and 0 < few.left < 60_000
+
+    @pytest.mark.parametrize("left", [1, 5_000, 30_000])
+    def test_a_scroll_within_its_bytes_comes_to_the_end(
+        self, store: VectorStore, left: int
+    ) -> None:
+        store.create("docs", DIM)
+        store.upsert("docs", [Item(f"{i:02}", v, "x" * 2000) for i, v in enumerate(vectors(50))])
+        seen: list[str] = []
+        cursor, pages = None, 0
+        while True:
+            page = store.scroll("docs", cursor, 40, budget=Budget(left=left))
+            assert 1 <= len(page.records) <= max(1, left // 2000)
+            seen += [record.id for record in page.records]
+            cursor, pages = page.next_cursor, pages + 1
+            if cursor is None:
+                break
+        assert seen == [f"{i:02}" for i in range(50)]
+        assert pages >= (50 if left < 4_000 else 4)
+
+    def test_vectors_count_as_the_numbers_that_are_written(self, store: VectorStore) -> None:
+        store.create("docs", 1000)
+        store.upsert("docs", [Item(str(i), v) for i, v in enumerate(vectors(50, 1000))])
+        with pytest.raises(TooLarge):
+            store.search(
+                "docs", vectors(1, 1000), 50, include=["vector"], budget=Budget(left=400_000)
+            )
+        assert store.search("docs", vectors(1, 1000), 50, budget=Budget(left=400_000)).hits
+
+    def test_an_id_that_is_asked_for_twice_comes_once(self, store: VectorStore) -> None:
+        store.create("docs", DIM)
+        store.upsert("docs", items(3))
+        found = store.get("docs", ["id0002", "id0000"] * 400)
+        assert [record.id for record in found] == ["id0002", "id0000"]
+
+    def test_a_search_that_ranks_too_much_is_refused(self, store: VectorStore) -> None:
+        store.create("docs", DIM)
+        store.upsert("docs", items(3))
+        with pytest.raises(TooLarge, match="100,000"):
+            store.search("docs", vectors(100), 1000, offset=1)
+        assert len(store.search("docs", vectors(100), 1000).hits) == 100
+        assert len(store.search("docs", vectors(10), 1000, offset=9000).hits) == 10
+
+    def test_an_offset_costs_no_bytes(self, store: VectorStore) -> None:
+        store.create("docs", DIM)
+        store.upsert("docs", [Item(str(i), v, "x" * 5000) for i, v in enumerate(vectors(60))])
+        query, budget = vectors(1, seed=1), Budget(left=30_000)
+        (hits,) = store.search("docs", query, 5, offset=50, budget=budget).hits
+        assert hits == store.search("docs", query, 60).hits[0][50:55]
+
+    @pytest.mark.parametrize("most", [1, 10, 40, 100])
+    def test_a_sample_is_random_and_stays(self, store: VectorStore, most: int) -> None:
+        store.create("docs", DIM)
+        store.upsert("docs", items(50))
+        store.delete("docs", [f"id{i:04}" for i in range(0, 50, 5)])
+        live = [f"id{i:04}" for i in range(50) if i % 5]
+        found = store.sample("docs", most)
+        assert found == sorted(found) == store.sample("docs", most)
+        assert len(set(found)) == len(found) == min(most, 40)
+        assert set(found) <= set(live)
+        assert (found == live[: len(found)]) == (most >= 40)

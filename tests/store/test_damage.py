@@ -55,7 +55,9 @@ def rows_of_first(writes: int) -> dict[str, str]:
     return {f"{seed}-{i}": str(seed) for seed in range(writes) for i in range(3)}
 
 
+@pytest.mark.fault("The store")
 def test_a_journal_cut_at_any_length_holds_every_whole_write(folder: Path) -> None:
+    """The journal is cut at any length -> every whole write is there."""
     journal = journal_of(folder)
     whole = journal.read_bytes()
     ends = frame_ends(whole)
@@ -214,6 +216,10 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     yield "refers to itself", b"\x80\x04}\x94\x8c\x01k\x94h\x00s."
     yield "laughs", b"\x80\x04]\x94" + b"(h\x00h\x00e\x94" * 40 + b"."
     yield "deep", b"\x80\x04" + b"](" * 100_000 + b"e" * 100_000 + b"."
+    yield "deep, one by one", b"\x80\x05" + b"]" * 200_000 + b"a" * 199_999 + b"."
+    key = b"\x8c\x01k"
+    yield "deep objects", b"\x80\x05" + (b"}" + key) * 200_000 + b"N" + b"s" * 200_000 + b"."
+    yield "a deep value", b"\x80\x05}(" + key + b"]" * 70 + b"a" * 69 + b"u."
     yield "no end", b"\x80\x05}\x94"
     yield "empty", b""
     yield "not a pickle", b"\xff\xfe hello"
@@ -408,8 +414,12 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], object]]]:
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
+@pytest.mark.fault("Process and machine")
 def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
-    """On a real small file system. The test below does the like where none can be mounted."""
+    """The disk is full -> the store refuses and loses nothing.
+
+    On a real small file system. The test below does the like where none can be mounted.
+    """
     with small_disk(tmp_path) as (small, make_larger):
         with opened(small / "s") as store:
             store.create("docs", 8)

@@ -1,10 +1,24 @@
 """A collection's map: the projection is the principal components', whatever it is given."""
 
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from store.plane import project
+from config import Config
+from errors import ClientGone, DeadlineExceeded
+from factory import create_app
+from store import Item, VectorStore
+from store.budget import Budget
+from store.file import FileStore
+from store.plane import chart, project
+from store.sql import SqlStore
+from tests.servers.postgres import Postgres
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (6, 40), (30, 30), (3, 2)])
@@ -75,9 +89,129 @@ def test_records_beyond_the_map_are_placed_on_its_axes(fake_client: FlaskClient)
     asked = {"ids": ["007", "059", "none"], "limit": 40}
     placed = fake_client.post("/collections/c/map", json=asked).get_json()
     assert [point["id"] for point in placed["points"]] == ["007", "059"]
-    assert placed["points"][0] == shown["points"][7]
-    assert placed["points"][1]["text"] == "text 59"
+    places = {point["id"]: point for point in shown["points"]}
+    for point in placed["points"]:
+        assert point == places.get(point["id"], point)
+        assert point["text"] == f"text {int(point['id'])}"
     assert placed["count"] == 60 and placed["explained"] == shown["explained"]
     for wrong in ({"ids": []}, {"ids": ["a"] * 101}, {"ids": ["a"], "limit": 0}):
         assert fake_client.post("/collections/c/map", json=wrong).status_code in (413, 422)
     assert fake_client.post("/collections/none/map", json={"ids": ["a"]}).status_code == 404
+
+
+@pytest.mark.parametrize("shape", [(530, 600), (600, 530)])
+def test_the_axes_of_a_large_map_are_the_principal_ones(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(6)
+    apart = rng.normal(size=(5, shape[1]))[rng.integers(0, 5, shape[0])] * 3
+    vectors = (apart + rng.normal(size=shape)).astype(np.float32)
+    values = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False).astype(np.float64) ** 2
+    found = project(vectors)
+    assert found.explained == pytest.approx(tuple(values[:2] / values.sum()), rel=0.01)
+    assert (project(vectors).points == found.points).all()
+
+
+@pytest.fixture(params=["file", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStore]:
+    if request.param == "file":
+        with FileStore(tmp_path / "store") as opened:
+            yield opened
+    else:
+        server: Postgres = request.getfixturevalue("postgres")
+        with SqlStore(server.database()) as opened:
+            yield opened
+
+
+def fill(store: VectorStore, name: str, ids: list[str], dim: int = 4) -> None:
+    rows = np.random.default_rng(7).normal(size=(len(ids), dim)).astype(np.float32)
+    store.create(name, dim)
+    for start in range(0, len(ids), 500):
+        part = list(zip(ids, rows, strict=True))[start : start + 500]
+        store.upsert(name, [Item(id_, row, f"text of {id_}") for id_, row in part])
+
+
+@pytest.mark.fault("The store")
+def test_a_map_of_some_records_has_some_of_each_kind(store: VectorStore) -> None:
+    """A map of fewer records than there are -> a random choice, the same each time; not the first
+    ids.
+    """
+    kinds = ("alpha", "beta", "gamma")
+    fill(store, "c", [f"{kind}-{i}" for kind in kinds for i in range(200)])
+    first, second = chart(store, "c", 150), chart(store, "c", 150)
+    ids = [record.id for record in first.records]
+    counted = [sum(id_.startswith(kind) for id_ in ids) for kind in kinds]
+    assert len(set(ids)) == 150 and min(counted) > 25
+    assert ids == [record.id for record in second.records]
+    assert (first.plane.points == second.plane.points).all()
+    store.delete("c", [id_ for id_ in ids if id_.startswith("beta")])
+    later = {record.id for record in chart(store, "c", 150).records}
+    assert set(ids) - later == {id_ for id_ in ids if id_.startswith("beta")}
+
+
+@pytest.mark.parametrize(
+    ("budget", "error"),
+    [(Budget(deadline=0.0), DeadlineExceeded), (Budget(gone=lambda: True), ClientGone)],
+)
+def test_a_map_that_nobody_waits_for_is_not_made(budget: Budget, error: type) -> None:
+    rng = np.random.default_rng(8)
+    with pytest.raises(error):
+        project(rng.normal(size=(600, 600)).astype(np.float32), budget=budget)
+
+
+def test_a_maps_texts_fit_a_reply_or_it_is_refused(config_of: Callable[..., Config]) -> None:
+    app = create_app(config_of(max_reply_bytes=100_000), wait=True)
+    with contextlib.closing(app.extensions["services"].library.store) as store:
+        fill(store, "c", [f"{i:03}" for i in range(300)], dim=200)  # of 60,000 numbers in all
+        store.upsert("c", [Item(str(i), np.ones(200), "x" * 30_000) for i in range(5)])
+        client = app.test_client()
+        for reply in (
+            client.get("/collections/c/map"),
+            client.post("/collections/c/map", json={"ids": [str(i) for i in range(5)]}),
+        ):
+            assert (reply.status_code, reply.json["error_type"]) == (413, "too_large")
+            assert "ask for less" in reply.json["error"]
+        assert client.post("/collections/c/map", json={"ids": ["0", "1"]}).status_code == 200
+
+
+@pytest.mark.fault("Overload")
+def test_a_second_map_waits_for_the_first_and_then_says_when_to_come_back(
+    fake_app, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two maps of a collection at once -> one after the other; who waits too long gets 503 with
+    Retry-After.
+    """
+    client, store = fake_app.test_client(), fake_app.extensions["services"].library.store
+    fill(store, "c", [str(i) for i in range(10)])
+    began, go = threading.Event(), threading.Event()
+    sample = store.sample
+
+    def slow(*args: object) -> list[str]:
+        began.set()
+        assert go.wait(30)
+        return sample(*args)
+
+    monkeypatch.setattr(store, "sample", slow, raising=False)
+    monkeypatch.setattr("store.plane.TURN_S", 0.05)
+    first: list[int] = []
+    asking = threading.Thread(
+        target=lambda: first.append(client.get("/collections/c/map").status_code)
+    )
+    asking.start()
+    assert began.wait(30)
+    second = fake_app.test_client().get("/collections/c/map")
+    assert (second.status_code, second.headers["Retry-After"]) == (503, "2")
+    go.set()
+    asking.join()
+    assert first == [200]
+    assert client.get("/collections/c/map").status_code == 200
+
+
+def test_who_left_is_asked_through_the_socket(fake_app) -> None:
+    store = fake_app.extensions["services"].library.store
+    fill(store, "c", [str(i) for i in range(10)])
+    mine, theirs = socket.socketpair()
+    with mine, fake_app.test_client() as client:
+        asked = {"gunicorn.socket": mine}
+        there = client.get("/collections/c/map", environ_overrides=asked)
+        theirs.close()
+        left = client.get("/collections/c/map", environ_overrides=asked)
+    assert (there.status_code, left.status_code) == (200, 499)

@@ -1,0 +1,107 @@
+"""Filters that cost more than they say are refused while they are read, whatever they look like."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from errors import BadRequest, ClientGone, DeadlineExceeded
+from store import Item, VectorStore
+from store.budget import Budget
+from store.file import FileStore
+from store.filters import FIELD_CHARS, parse
+from store.postings import CHECK_ROWS
+
+
+def chain(depth: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {}
+    for _ in range(depth):
+        inner = {"$not": inner}
+    return inner
+
+
+COSTLY: dict[str, Callable[[], Any]] = {
+    "empty filters": lambda: {"$and": [{}] * 100_000},
+    "empty filters in empty filters": lambda: {"$or": [{"$and": [{}] * 40}] * 40},
+    "a chain of $not": lambda: chain(200),
+    "many chains of $not": lambda: {"$and": [chain(10)] * 200},
+    "many fields": lambda: {f"f{i}": i for i in range(300)},
+    "many operators": lambda: {f"f{i}": {"$gt": 0, "$lt": 9} for i in range(200)},
+    "a long $in": lambda: {"a": {"$in": list(range(20_000))}},
+    "many $in": lambda: {f"f{i}": {"$in": list(range(1000))} for i in range(20)},
+    "long strings in $in": lambda: {"a": {"$in": [f"{i}" + "x" * 5000 for i in range(9000)]}},
+    "a long string": lambda: {"a": "x" * 2_000_000},
+    "long strings of many fields": lambda: {
+        f"f{i}": {"$contains": "x" * 60_000} for i in range(99)
+    },
+    "a long field": lambda: {"a" * 5000: 1},
+    "a deep field": lambda: {".".join("a" * 200): 1},
+    "a long operator": lambda: {"a": {"$" + "x" * 10_000_000: 1}},
+}
+
+
+@pytest.mark.fault("Hostile clients")
+@pytest.mark.parametrize("kind", COSTLY)
+def test_a_filter_that_costs_too_much_is_refused(kind: str) -> None:
+    """A filter of 100,000 empty filters, of 300 fields, of long strings -> 400 at once, before any
+    record is looked at.
+    """
+    raw = COSTLY[kind]()
+    began = time.thread_time()
+    with pytest.raises(BadRequest) as refused:
+        parse(raw)
+    assert time.thread_time() - began < 1
+    assert len(refused.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"$or": [{f"field{i}": i} for i in range(256)]},
+        {"a": {"$in": [f"0b7e5a2c-{i:026}" for i in range(10_000)]}},
+        chain(15),
+        {"a" * FIELD_CHARS: 1},
+    ],
+)
+def test_what_people_ask_for_is_not(raw: dict[str, Any]) -> None:
+    assert parse(raw) is not None
+
+
+@pytest.fixture
+def filled(store: FileStore) -> VectorStore:
+    store.create("c", 2)
+    for start in range(0, 2 * CHECK_ROWS, 500):
+        rows = range(start, start + 500)
+        store.upsert("c", [Item(str(i), [1, i], None, {"n": i}) for i in rows])
+    return store
+
+
+@pytest.mark.fault("Overload")
+def test_a_filter_that_is_at_work_ends_with_its_request(filled: VectorStore) -> None:
+    """The deadline passes, or the client leaves, while a filter reads records -> 504, or nothing;
+    a deletion has then deleted nothing.
+    """
+    asked = []
+
+    def gone() -> bool:
+        asked.append(1)
+        time.sleep(0.11)  # so that it is asked each time
+        return len(asked) > 2
+
+    with pytest.raises(ClientGone):
+        filled.delete("c", filter={"n": {"$gte": 0}}, budget=Budget(gone=gone))
+    with pytest.raises(DeadlineExceeded):
+        filled.delete("c", filter={"n": {"$gte": 0}}, budget=Budget(deadline=time.monotonic()))
+    assert len(asked) == 3
+    assert filled.count("c") == filled.count("c", {"n": {"$gte": 0}}) == 1000
+
+
+def test_long_operands_are_not_remembered(filled: FileStore) -> None:
+    _, entry = filled._find("c")
+    for i in range(20):
+        assert filled.count("c", {"n": {"$in": list(range(i, 5000 + i))}}) == 1000 - i
+    (field,) = filled._collection(entry).postings._fields.values()
+    assert not field._tables
+    assert filled.count("c", {"n": 5}) == 1
+    assert len(field._tables) == 1
