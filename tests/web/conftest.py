@@ -22,8 +22,12 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
     "--disable-component-update", "--no-first-run",
 ]  # fmt: skip
-LAN = "box.lan"  # this machine by another name: to a browser no secure context over plain HTTP
-ALONE = f"--host-resolver-rules=MAP {LAN} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+LAN = "box.local"  # this machine by another name: to a browser no secure context over plain HTTP
+EVIL = "evil.example"  # a stranger's name that was made to lead to this machine
+ALONE = (
+    f"--host-resolver-rules=MAP {LAN} 127.0.0.1, MAP {EVIL} 127.0.0.1, MAP * ~NOTFOUND, "
+    "EXCLUDE 127.0.0.1, EXCLUDE localhost"
+)
 MODELS = {
     "first": {"type": "fake", "model_name": "tests/first"},
     "second": {"type": "fake", "model_name": "tests/second", "dimensions": 24},

@@ -21,11 +21,10 @@ OURS = [*(ROOT / "static").glob("*.*"), *(ROOT / "static/js").glob("*"),
 def test_a_browser_gets_the_console_and_others_the_json(fake_client: FlaskClient) -> None:
     page = fake_client.get("/", headers={"Accept": BROWSER})
     assert page.mimetype == "text/html" and b"<h1>" in page.data
-    assert b"POST /v1/embeddings" in page.data
     for accept in ("*/*", "application/json", None):
         reply = fake_client.get("/", headers={"Accept": accept} if accept else {})
         assert reply.get_json()["service"] == "Embedding Service"
-        assert reply.headers["Vary"] == page.headers["Vary"] == "Accept"
+        assert reply.headers["Vary"] == page.headers["Vary"] == "Accept, Origin"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/redoc", "/static/js/main.js"])
@@ -103,3 +102,15 @@ def test_docs_public_decides_who_may_read_the_description() -> None:
 def test_the_application_has_the_pages(fake_app: Flask) -> None:
     rules = {rule.rule for rule in fake_app.url_map.iter_rules()}
     assert {"/", "/docs", "/redoc", "/static/<path:name>"} <= rules
+
+
+@pytest.mark.fault("Console")
+def test_the_console_hands_no_list_of_routes_to_strangers(config_of: Callable[..., Config]) -> None:
+    """DOCS_PUBLIC=false, and a stranger opens the console -> its page lists no routes."""
+    settings = {"auth_enabled": True, "jwt_secret_key": "k" * 48, "docs_public": False}
+    client = create_app(config_of(**settings), wait=True).test_client()
+    assert client.get("/openapi.json").status_code == 401
+    for path in ("/", "/docs", "/redoc"):
+        page = client.get(path, headers={"Accept": BROWSER}).get_data(as_text=True)
+        told = [row.path for row in ROUTES if row.access != "public" and row.path in page]
+        assert told == [], path
