@@ -27,23 +27,35 @@ these into a reply, in the shape the route's dialect asks for. The tree:
     │   ├── ModelLoading                 not ready yet
     │   ├── Busy                         a lock or a pool was not had in time
     │   └── Corrupt                      stored data is damaged; says where and how to repair
+    ├── ClientGone 499                   the caller hung up; nobody reads this
     ├── DeadlineExceeded 504
     └── Full 507                         no space left to store
 """
 
 
 class ServiceError(Exception):
-    """An error with a status, a code and a message that is safe to show to the caller."""
+    """An error with a status, a code and a message that is safe to show to the caller.
+
+    `short` is what callers who are no admins are told instead, where the message may name hosts or
+    files of the service.
+    """
 
     status = 500
     code = "internal_error"
+    short: str | None = None
     wait_s: float | None = None  # when to try again, where the one who raises it cannot tell
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        short: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.short = short or self.short
         self.param = param
         self.retry_after_s = self.wait_s if retry_after_s is None else retry_after_s
 
@@ -153,6 +165,7 @@ class ProviderError(ServiceError):
 
     status = 502
     code = "provider_error"
+    short = "the model's provider failed; the service's log says how"
 
     def __init__(
         self, message: str, *, permanent: bool = False, retry_after_s: float | None = None
@@ -166,6 +179,7 @@ class ProviderBusy(ProviderError):
 
     status = 503
     code = "provider_busy"
+    short = "the model's provider takes no requests now; send this again later"
 
 
 class ProviderTimeout(ProviderError):
@@ -173,6 +187,7 @@ class ProviderTimeout(ProviderError):
 
     status = 504
     code = "provider_timeout"
+    short = "the model's provider did not answer in time; send this again later"
 
 
 class Unavailable(ServiceError):
@@ -187,6 +202,7 @@ class ModelUnavailable(Unavailable):
     """The model could not be loaded."""
 
     code = "model_unavailable"
+    short = "the model cannot be used now; the service's log says why"
     wait_s = None  # it takes a change
 
 
@@ -208,7 +224,15 @@ class Corrupt(Unavailable):
     """Stored data is damaged."""
 
     code = "store_corrupt"
+    short = "what is stored here is damaged; the service's log says how to repair it"
     wait_s = None  # it takes a repair
+
+
+class ClientGone(ServiceError):
+    """The caller hung up before its turn came; nobody reads this error."""
+
+    status = 499
+    code = "client_closed_request"
 
 
 class DeadlineExceeded(ServiceError):

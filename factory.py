@@ -16,14 +16,16 @@ from typing import Any
 import orjson
 from flask import Flask, Response, g, request
 from pydantic import SecretStr
-from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import PathConverter
 
 import embedders
 import metrics
+import origins
 import routes.errors
 import tracing
+import vitals
 from accounts import Accounts
-from auth import allow_collection, credential, identify
+from auth import allow_collection, caller, identify, logged
 from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
@@ -35,9 +37,10 @@ from library.reembed import Reembedder
 from logs import line
 from recall import Recall
 from routes import ROUTES
-from routes.parse import parse_body, parse_query
+from routes.parse import check_url, parse_body, parse_query, read_body
 from routes.table import Reply, Route, guarded
 from server import arbiter, deadlines, relay
+from server.proxies import Proxies
 from serving.registry import Build, Registry
 from serving.watchdog import watch, wind_up
 from settings import open_settings
@@ -49,9 +52,17 @@ from vault import Vault
 
 access_log = logging.getLogger("access")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# What admins use: no page of another origin is let at it unless it sends a key or a token.
-ADMIN_PATHS = {r.path for r in ROUTES if r.access == "admin" or r.path.startswith("/users/<")}
+FOR_EVERY_PAGE = {f"{row.method} {row.path}" for row in ROUTES if row.any_page}
+# Asked every few seconds: a line for each answer that all is well would be most of the log.
+PROBES = ("/health", "/health/live", "/health/ready", "/metrics")
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class AnyText(PathConverter):
+    """The rest of a path, whatever it is: an id may begin with a slash or hold a line feed."""
+
+    regex = "(?s:.+)"
+    part_isolating = False
 
 
 def create_app(
@@ -68,7 +79,10 @@ def create_app(
     config = config or load_config()
     app = Flask("embedding-service", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
+    # A path is taken as it came: with slashes merged, `/c/vectors//a` would be the record `a`.
+    app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
+    app.url_map.converters["path"] = AnyText
     settings = open_settings(config)
     vault = Vault(config.db_url.get_secret_value(), config, environment_keys(config))
     providers = Providers(config, vault.get_key)
@@ -91,12 +105,12 @@ def create_app(
         version=version(),
     )
     Throttle(app, config)
-    if config.trusted_proxy_hops:
-        hops = config.trusted_proxy_hops
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
+    proxies = Proxies(app.wsgi_app, config.trusted_proxy_hops, config.trusted_proxies)
+    app.wsgi_app = proxies  # type: ignore[method-assign]
     app.before_request(_begin)
+    app.before_request(check_url)
     for row in guarded(ROUTES, docs_public=config.docs_public):
-        app.add_url_rule(row.path, f"{row.method} {row.path}", _view(row), methods=[row.method])
+        _add(app, row)
     routes.errors.register(app)
     app.after_request(_finish)
     app.teardown_request(_end)
@@ -116,6 +130,7 @@ def create_worker(config: Config, *, build: Build | None = None) -> Flask:
     app = create_app(config, build=build, pause_s=arbiter.pause_s())
     registry = app.extensions[KEY].engine.registry
     watch(registry, settled=arbiter.settle, ready=relay.take_over)
+    vitals.watch(app.extensions[KEY], app.extensions["throttle"])
     deadlines.near_the_end.append(lambda: wind_up(registry))
     return app
 
@@ -153,11 +168,23 @@ def _begin() -> None:
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+def _add(app: Flask, row: Route) -> None:
+    """Make a row of the table a rule of Flask's.
+
+    A slash at the end does not count, but after a name: there it is what a client leaves of
+    `/collections/c/vectors/..`, and to take it for `/collections/c` would delete the collection.
+    """
+    name, exactly = f"{row.method} {row.path}", row.path.endswith(">")
+    app.add_url_rule(row.path, name, _view(row), methods=[row.method], strict_slashes=exactly)
+
+
 def _view(row: Route) -> Callable[..., Response]:
     """Wrap a handler: who, how many at once, then `_handle`, then write its answer."""
 
     def view(**values: Any) -> Response:
         identify(row.access)
+        if not row.any_page and caller().role == "anonymous":
+            origins.keep_out_pages()
         with throttle().permits.one() if row.works else nullcontext():
             answer = _handle(row, values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
@@ -177,6 +204,9 @@ def _handle(row: Route, values: dict[str, Any]) -> Any:
         throttle().count_request()
     if row.tag == "collections" and "name" in values:
         allow_collection(values["name"])
+    request.max_content_length = row.most_bytes(services().config.max_request_bytes)
+    if row.body is None and row.reads is None:
+        read_body()  # which nobody asked for: it is bounded, and read to its end
     if row.query is not None:
         values["query"] = parse_query(row.query)
     if row.body is not None:
@@ -188,18 +218,21 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     add_headers(response)
-    _allow_origin(response)
+    origins.let_pages_read(response, FOR_EVERY_PAGE)
     _count(response)
     facts = {
         "method": request.method,
         "path": request.path,
         **g.get("facts", {}),
+        **logged(),
         "status": response.status_code,
         "ms": round((time.monotonic() - g.started) * 1000, 1),
         "id": g.request_id,
         **({"trace": g.trace.id} if g.trace.id else {}),
     }
-    access_log.info(line(facts), extra={"facts": facts})
+    quiet = _route() in PROBES and response.status_code < 300
+    level = logging.DEBUG if quiet else logging.INFO
+    access_log.log(level, line(facts), extra={"facts": facts})
     return response
 
 
@@ -231,28 +264,3 @@ def _end(_: BaseException | None) -> None:
     if "started" in g:
         metrics.IN_FLIGHT.dec()
     tracing.forget()
-
-
-def _allow_origin(response: Response) -> None:
-    """Let pages of the configured origins call this service (CORS, without credentials)."""
-    origin = request.headers.get("Origin")
-    allowed = services().settings.current.cors_origins
-    if origin is None or not ("*" in allowed or origin in allowed):
-        return
-    if _route() in ADMIN_PATHS and not _with_credential():
-        return
-    response.headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin
-    response.headers.add("Vary", "Origin")
-    response.headers["Access-Control-Expose-Headers"] = "*"
-    if request.method == "OPTIONS":
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
-        response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-API-Key"
-        response.headers["Access-Control-Max-Age"] = "600"
-
-
-def _with_credential() -> bool:
-    """Tell whether the request carries a key or token, or asks leave to send one that does."""
-    if credential() is not None:
-        return True
-    wanted = request.headers.get("Access-Control-Request-Headers", "").lower().split(",")
-    return not {"authorization", "x-api-key"}.isdisjoint(name.strip() for name in wanted)

@@ -6,6 +6,7 @@ at fault. On `/v1`: OpenAI's `{"error": {"message", "type", "param", "code"}}`.
 
 import logging
 import math
+import re
 from typing import Any
 
 import orjson
@@ -13,12 +14,14 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 import metrics
+from auth import sees_all
 from errors import ProviderError, ServiceError, TooLarge
 
 log = logging.getLogger("errors")
 
 # OpenAI's clients repeat 408, 409, 429 and 5xx unless this header forbids it.
 PERMANENT = {409, 413, 501, 507}
+PATH = re.compile(r"/[^\s/'\":;,]+(/[^\s'\":;,]*)+")  # of two parts at least
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -33,9 +36,10 @@ def _service_error(exc: ServiceError) -> Response:
     status = exc.status
     if _openai() and isinstance(exc, TooLarge) and exc.param == "input":
         status = 400  # OpenAI's status for too many inputs
-    if status >= 500 and status != 503:
+    message = _told(exc, status)
+    if status >= 500 and (status != 503 or message != exc.message):
         log.error("%s: %s", exc.code, exc.message)
-    response = _respond(status, exc.code, exc.message, exc.param)
+    response = _respond(status, exc.code, message, exc.param)
     if exc.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
     if status == 401:
@@ -45,11 +49,18 @@ def _service_error(exc: ServiceError) -> Response:
     return response
 
 
+def _told(exc: ServiceError, status: int) -> str:
+    """Return what the caller may know of a failure of ours: of paths and hosts only an admin."""
+    if status < 500 or sees_all():
+        return exc.message
+    return exc.short or PATH.sub("(a path)", exc.message)
+
+
 def _http_error(exc: HTTPException) -> Response:
     """Answer what Werkzeug raises: no such path, wrong method, a body it could not read."""
     status = exc.code or 500
     messages = {
-        404: f"there is no {request.path[:200]} here; see /docs for what there is",
+        404: f"there is no {request.path[:200]} here; {_hint()}see /docs for what there is",
         405: f"{request.method} is not allowed here",
         413: "the body is over the size limit",
     }
@@ -60,6 +71,12 @@ def _http_error(exc: HTTPException) -> Response:
     if isinstance(exc, RequestEntityTooLarge):
         response.headers["Connection"] = "close"
     return response
+
+
+def _hint() -> str:
+    path = request.path
+    wrong = "//" in path or path.endswith("/")
+    return "slashes count: none comes twice in a row, or after a name at the end; " if wrong else ""
 
 
 def _unexpected(exc: Exception) -> Response:

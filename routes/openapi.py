@@ -20,7 +20,7 @@ from schemas.status import DescriptionReply, ErrorReply, OpenAIErrorReply
 
 REF = "#/components/schemas/{model}"
 # Statuses that any route may answer: what gunicorn, the size cap and the error handler say.
-ANYWHERE = (400, 500)
+ANYWHERE = (400, 413, 500)
 # Made by `python -m tests.routes.examples`.
 EXAMPLES = Path(__file__).parent / "examples.json"
 ABOUT = (
@@ -49,7 +49,8 @@ MEANINGS = {
 }
 
 
-@route("GET", "/openapi.json", access="public", reply=DescriptionReply, tag="service")
+@route("GET", "/openapi.json", access="public", any_page=True, reply=DescriptionReply,
+       tag="service")  # fmt: skip
 def openapi() -> dict[str, Any]:
     """Describe every route as OpenAPI does."""
     return description(services().version, services().accounts.enabled)

@@ -6,6 +6,7 @@ from typing import Any
 from flask import g
 
 from context import services
+from errors import TooLarge
 from routes.table import route
 from schemas.settings import (
     BulkBody,
@@ -70,10 +71,16 @@ def revert_setting(key: str) -> dict[str, Any]:
 
 
 @route("GET", "/settings/history", access="admin", query=HistoryQuery, reply=HistoryReply,
-       errors=(422, 503), tag="settings")  # fmt: skip
+       errors=(413, 422, 503), tag="settings")  # fmt: skip
 def history(query: HistoryQuery) -> dict[str, Any]:
     """List who changed what and when, newest first."""
-    return {"history": [_entry(change) for change in services().settings.history(query.limit)]}
+    changes, most = services().settings.history(query.limit), services().config.max_reply_bytes
+    texts = (text for change in changes for pair in change.changes.values() for text in pair)
+    if sum(len(text or "") for text in texts) > most:
+        raise TooLarge(
+            f"{len(changes)} changes are over the {most} bytes of a reply: ask for fewer"
+        )
+    return {"history": [_entry(change) for change in changes]}
 
 
 @route("POST", "/settings/rollback", access="admin", body=RollbackBody, reply=SettingsReply,

@@ -50,6 +50,9 @@ class Route:
     same: tuple[int, ...] = ()  # errors that have the reply's body
     other: str | None = None  # what else is answered than JSON
     large: bool = False  # whether a body may have MAX_REQUEST_BYTES: it embeds, writes or searches
+    # Whether `*` in CORS_ORIGINS opens it to every page of a browser: it computes, or is public to
+    # read. Any other answers only pages of origins that are named, or a caller with a credential.
+    any_page: bool = False
 
     @property
     def summary(self) -> str:
@@ -64,6 +67,10 @@ class Route:
         """
         embeds = self.tag in ("embed", "openai") and self.method == "POST"
         return embeds or self.tag == "collections"
+
+    def most_bytes(self, large: int) -> int:
+        """Return how many bytes a body may have, of the route's own or of the `large` ones."""
+        return large if self.large else min(SMALL, large)
 
     @property
     def counted(self) -> bool:
@@ -104,6 +111,7 @@ def route(
     same: tuple[int, ...] = (),
     other: str | None = None,
     large: bool = False,
+    any_page: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a handler as a route. It is called with `body=`, `query=` and the path's values."""
 
@@ -126,6 +134,7 @@ def route(
                 same,
                 other,
                 large,
+                any_page,
             )  # fmt: skip
         )
         return handler

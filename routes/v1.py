@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from auth import shown
 from context import services
 from embedders.base import Input
 from errors import BadRequest, NotFound
@@ -24,8 +25,8 @@ ERRORS = (400, 413, 415, 422, 429, 503, 504)
 CREATED = 1_700_000_000
 
 
-@route("POST", "/v1/embeddings", access="embed", large=True, body=OpenAIBody, reply=OpenAIReply,
-       dialect="openai", errors=ERRORS, tag="openai")  # fmt: skip
+@route("POST", "/v1/embeddings", access="embed", any_page=True, large=True, body=OpenAIBody,
+       reply=OpenAIReply, dialect="openai", errors=ERRORS, tag="openai")  # fmt: skip
 def embeddings(body: OpenAIBody) -> Reply:
     """Embed text or token ids, as OpenAI's API does."""
     inputs = list(body.inputs)
@@ -33,7 +34,7 @@ def embeddings(body: OpenAIBody) -> Reply:
     _check_limit(body)
     form, options = form_of(body), options_of(body, services().engine.truncate)
     try:
-        result = run(inputs, body.model, options, normalize_of(body))
+        result = run(inputs, body.model, options, normalize_of(body), form)
     except BadRequest as refused:
         raise _by_its_name(refused, body) from None
     name = result.model.spec.id if body.model is None else body.model
@@ -41,15 +42,16 @@ def embeddings(body: OpenAIBody) -> Reply:
     return Reply(reply, headers=facts_headers(result))
 
 
-@route("GET", "/v1/models", access="embed", reply=OpenAIModelsReply, dialect="openai", tag="openai")
+@route("GET", "/v1/models", access="embed", any_page=True, reply=OpenAIModelsReply,
+       dialect="openai", tag="openai")  # fmt: skip
 def list_models() -> dict[str, Any]:
     """List the models that can be asked for."""
     models = services().engine.registry.models.values()
     return {"object": "list", "data": [_model(m) for m in models if m.state != "unavailable"]}
 
 
-@route("GET", "/v1/models/<path:name>", access="embed", reply=OpenAIModelReply, dialect="openai",
-       errors=(404,), tag="openai")  # fmt: skip
+@route("GET", "/v1/models/<path:name>", access="embed", any_page=True, reply=OpenAIModelReply,
+       dialect="openai", errors=(404,), tag="openai")  # fmt: skip
 def get_model(name: str) -> dict[str, Any]:
     """Describe one model."""
     return _model(find(name))
@@ -93,18 +95,18 @@ def find(name: str) -> Model:
     """Return the model of a path. Raises NotFound, which is what a path's unknown name is."""
     registry = services().engine.registry
     if name not in registry.names:
-        known = ", ".join(registry.models)
+        known = ", ".join(map(shown, registry.models))
         raise NotFound(f"unknown model {name[:128]!r}; available: {known}", param="model")
     return registry.get(name)
 
 
 def _model(model: Model) -> dict[str, Any]:
-    owner = model.spec.model_name.partition("/")[0]
+    owner = shown(model.spec.model_name).partition("/")[0]
     prompts = (
         sorted(name for name, text in model.facts.prompts.items() if text) if model.facts else []
     )
     return {
-        "id": model.spec.id,
+        "id": shown(model.spec.id),
         "object": "model",
         "created": CREATED,
         "owned_by": owner,

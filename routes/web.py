@@ -7,7 +7,6 @@ loads anything from another machine: the content security policy forbids it.
 import hashlib
 from dataclasses import replace
 from functools import cache
-from html import escape
 from pathlib import Path
 
 from flask import request
@@ -15,15 +14,15 @@ from flask import request
 from context import services
 from errors import NotFound
 from routes.ops import index
-from routes.table import ROUTES, Reply, route
+from routes.table import Reply, route
 from schemas.status import IndexReply
 
 ROOT = Path(__file__).parent.parent
 HTML, CSS, JS, SVG = "text/html", "text/css", "text/javascript", "image/svg+xml"
 MODULES = (
-    "account", "admin", "api", "charts", "collections", "dom", "heat", "keys", "live", "main",
-    "map", "models", "people", "pick", "providers", "rows", "samples", "settings", "snippets",
-    "try", "upload",
+    "account", "admin", "api", "charts", "collections", "csv", "dom", "heat", "ids", "json", "keys",
+    "lines", "live", "main", "map", "models", "people", "pick", "providers", "rows", "samples",
+    "settings", "snippets", "try", "upload",
 )  # fmt: skip
 STATIC = {
     "style.css": CSS,
@@ -49,7 +48,7 @@ DOCS_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="")
 REDOC_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="worker-src blob:; ")
 
 
-@route("GET", "/", access="public", reply=IndexReply, other=HTML, tag="service")
+@route("GET", "/", access="public", any_page=True, reply=IndexReply, other=HTML, tag="service")
 def home() -> Reply:
     """Show the console to a browser; name the service, its version and its models to others."""
     if request.accept_mimetypes.best_match(["application/json", HTML]) != HTML:
@@ -58,19 +57,19 @@ def home() -> Reply:
     return replace(reply, headers={**reply.headers, "Vary": "Accept"})
 
 
-@route("GET", "/docs", access="public", tag="web", success=(200, 304))
+@route("GET", "/docs", access="public", any_page=True, tag="web", success=(200, 304))
 def docs() -> Reply:
     """Show the API's description, to read and to try (Swagger UI)."""
     return _page(_described("docs"), DOCS_POLICY)
 
 
-@route("GET", "/redoc", access="public", tag="web", success=(200, 304))
+@route("GET", "/redoc", access="public", any_page=True, tag="web", success=(200, 304))
 def redoc() -> Reply:
     """Show the API's description, to read (Redoc)."""
     return _page(_described("redoc"), REDOC_POLICY)
 
 
-@route("GET", "/static/<path:name>", access="public", errors=(404,), tag="web",
+@route("GET", "/static/<path:name>", access="public", any_page=True, errors=(404,), tag="web",
        success=(200, 304))  # fmt: skip
 def static(name: str) -> Reply:
     """Return a file that the pages are made of."""
@@ -108,7 +107,6 @@ def _described(name: str) -> bytes:
 
 @cache
 def _console(guarded: bool) -> bytes:
-    """Return the console's page; it is told which routes there are, and whether one signs in."""
-    routes = escape("\n".join(f"{row.method} {row.path}" for row in ROUTES))
-    page = _read("templates/index.html").replace(b"{{routes}}", routes.encode())
+    """Return the console's page; it is told whether one signs in."""
+    page = _read("templates/index.html")
     return page.replace(b"{{guarded}}", b"true" if guarded else b"false")

@@ -3,7 +3,7 @@
 Native bodies refuse unknown fields, so that a typo is told.
 """
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,13 +18,25 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from embedders.base import Truncate
+from schemas.strict import Strict
+
+# Far over what MAX_TEXTS_PER_REQUEST is set to: it only keeps a list of nothing from being read.
+MOST_TEXTS = 100_000
+MOST_PROMPT = 10_000  # characters: it is put before each of the texts
+# Cohere's and NVIDIA's words name the end that is cut off, in any case.
+CUTS = {"none": "error", "start": "left", "end": "right"}
+
+
+def cut(value: object) -> object:
+    """Read the words of other services for what is done with an input that is too long."""
+    return CUTS.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _truncate(value: object) -> object:
-    """Read the booleans of other services: true means auto, false means error."""
+    """Read the booleans of other services, too: true means auto, false means error."""
     if value is True:
         return "auto"
-    return "error" if value is False else value
+    return "error" if value is False else cut(value)
 
 
 def _as_list(value: object) -> object:
@@ -33,32 +45,37 @@ def _as_list(value: object) -> object:
 
 
 TruncateField = Annotated[
-    Truncate | None, BeforeValidator(_truncate, json_schema_input_type=Truncate | bool | None)
+    Truncate | None,
+    BeforeValidator(
+        _truncate,
+        json_schema_input_type=Truncate | Literal["NONE", "START", "END"] | bool | None,
+    ),
 ]
 Texts = Annotated[
-    Annotated[list[StrictStr], Field(min_length=1)],
+    Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_TEXTS)],
     BeforeValidator(
         _as_list, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]
     ),
 ]
 
 
-class Options(BaseModel):
+class Options(Strict):
     """What every embedding body may say beside its texts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     truncate: TruncateField = Field(
         None,
-        description="An input over the model's limit: keep its start (`right`), keep its end "
-        "(`left`), cut as its tokenizer does (`auto`, or true), or refuse it (`error`, or false).",
+        description="An input over the model's limit: keep its start (`right` or `END`), keep its "
+        "end (`left` or `START`), cut as its tokenizer does (`auto`, or true), or refuse it "
+        "(`error`, `NONE` or false).",
     )
     dimensions: StrictInt | None = Field(
         None, ge=1, description="Cut vectors to this many numbers, then normalise them again."
     )
     prompt_name: StrictStr | None = Field(None, description="One of the model's prompts.")
     prompt: StrictStr | None = Field(
-        None, description="A prompt's own text, put before each input."
+        None,
+        max_length=MOST_PROMPT,
+        description="A prompt's own text, put before each input; at most 10,000 characters.",
     )
     input_type: StrictStr | None = Field(
         None, description="As `prompt_name`, by the names of other services (`search_query`, ...)."

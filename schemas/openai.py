@@ -27,11 +27,12 @@ from pydantic import (
 
 from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
+from schemas.embed import MOST_PROMPT, MOST_TEXTS, cut
 from schemas.packing import Dtype, Encoding, Form, written
+from schemas.strict import Strict
 
 Kind = Literal["float", "base64", "binary", "ubinary"]
-# Cohere's and NVIDIA's words name the end that is cut off, in any case.
-CUTS = {"none": "error", "start": "left", "end": "right"}
+MOST_IDS = 1_000_000  # token ids of one input: it only keeps a list of nothing from being read
 
 
 class TextItem(BaseModel):
@@ -51,10 +52,6 @@ def _text(value: object) -> object:
     return value["text"] if isinstance(value, dict) and set(value) == {"text"} else value
 
 
-def _cut(value: object) -> object:
-    return CUTS.get(value.lower(), value) if isinstance(value, str) else value
-
-
 def _alone(value: object) -> object:
     """Let a list of one stand for the one."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
@@ -71,18 +68,18 @@ def _input_form(value: object) -> str:
 
 
 Text = Annotated[StrictStr, BeforeValidator(_text, json_schema_input_type=str | TextItem)]
-Ids = Annotated[list[StrictInt], Field(min_length=1)]
+Ids = Annotated[list[StrictInt], Field(min_length=1, max_length=MOST_IDS)]
 OpenAIInput = Annotated[
     Annotated[Text, Tag("text")]
-    | Annotated[list[Text], Field(min_length=1), Tag("texts")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS), Tag("texts")]
     | Annotated[Ids, Tag("ids")]
-    | Annotated[list[Ids], Field(min_length=1), Tag("id_lists")],
+    | Annotated[list[Ids], Field(min_length=1, max_length=MOST_TEXTS), Tag("id_lists")],
     Discriminator(_input_form),
 ]
 Cut = Annotated[
     Truncate | StrictBool | None,
     BeforeValidator(
-        _cut, json_schema_input_type=Truncate | Literal["NONE", "START", "END"] | bool | None
+        cut, json_schema_input_type=Truncate | Literal["NONE", "START", "END"] | bool | None
     ),
 ]
 OneKind = Annotated[
@@ -97,12 +94,12 @@ OneKind = Annotated[
 Ignored = Annotated[Any, Field(description="Any value: it cannot change a vector.")]
 
 
-class OpenAIBody(BaseModel):
+class OpenAIBody(Strict):
     """Body of `POST /v1/embeddings`: OpenAI's fields, our own, and other services' names for them.
     A field of this list is honoured or refused; null is the same as leaving it out.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="ignore")
 
     input: OpenAIInput = Field(
         description="A text, a list of texts, a list of token ids, or a list of such lists. "
@@ -154,7 +151,9 @@ class OpenAIBody(BaseModel):
         None, description="As `prompt_name`, by Jina's names (`retrieval.query`, ...)."
     )
     prompt: StrictStr | None = Field(
-        None, description="A prompt's own text, put before each input."
+        None,
+        max_length=MOST_PROMPT,
+        description="A prompt's own text, put before each input; at most 10,000 characters.",
     )
     # An input over the model's limit.
     truncate: Cut = Field(
@@ -232,7 +231,7 @@ def shown(value: object) -> str:
     """Write a value that was sent, in short; what a list or an object holds is not told."""
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
-    text = json.dumps(value)
+    text = json.dumps(value[:50] if isinstance(value, str) else value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 

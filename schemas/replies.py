@@ -96,9 +96,10 @@ class CollectionReply(BaseModel):
 
 
 class CollectionsReply(BaseModel):
-    """Every collection that the caller may see."""
+    """The collections that the caller may see, by name."""
 
     collections: list[CollectionReply]
+    next_cursor: str | None = Field(description="Where the next list begins; null on the last.")
 
 
 class WrittenReply(BaseModel):

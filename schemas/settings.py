@@ -4,28 +4,24 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from schemas.strict import Strict
 
-class SettingBody(BaseModel):
+
+class SettingBody(Strict):
     """Body of `POST /settings`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     key: StrictStr = Field(description="Which setting.")
     value: Any = Field(description="Its new value.")
 
 
-class BulkBody(BaseModel):
+class BulkBody(Strict):
     """Body of `POST /settings/bulk`: all are set, or none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     settings: dict[str, Any] = Field(min_length=1, max_length=100, description="Values by key.")
 
 
-class RollbackBody(BaseModel):
+class RollbackBody(Strict):
     """Body of `POST /settings/rollback`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: StrictInt | None = Field(
         None, ge=0, description="The state to go back to; by default that before the last change."

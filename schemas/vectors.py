@@ -7,6 +7,8 @@ from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, Wi
 from pydantic_core import PydanticCustomError, core_schema
 
 Float = Annotated[float, Field(strict=True)]
+# Over the dimension of every model and store: it only keeps a list of nothing from being read.
+MOST_NUMBERS = 100_000
 
 
 def _decoded(value: list[float] | bytes) -> Any:
@@ -40,4 +42,5 @@ _Base64 = Annotated[bytes, WithJsonSchema({"type": "string"})]
 # Many vectors one behind the other, flat; how many they are is said elsewhere.
 Matrix = Annotated[_Base64, AfterValidator(_decoded)]
 # What every collection route that takes a vector takes: numbers, or base64 as `/v1` writes it.
-Vector = Annotated[list[Float] | _Base64, AfterValidator(_decoded), _Plain()]
+_Numbers = Annotated[list[Float], Field(max_length=MOST_NUMBERS)]
+Vector = Annotated[_Numbers | _Base64, AfterValidator(_decoded), _Plain()]

@@ -8,8 +8,8 @@ import pytest
 
 from config import Config, ModelSpec
 from embedders.base import Prompt
-from errors import DeadlineExceeded, Full, Invalid, ServiceError, Unavailable
-from serving.batcher import Batcher, ClientGone
+from errors import ClientGone, DeadlineExceeded, Full, Invalid, ServiceError, Unavailable
+from serving.batcher import Batcher
 from serving.lineup import Loaded, Model
 from serving.replicas import Replica, Replicas
 from serving.watchdog import EXIT_CODE, ailment, watch
@@ -34,15 +34,15 @@ def embed(batcher: Batcher, *texts: str, **how: object) -> np.ndarray:
 
 @pytest.mark.fault("Models and devices")
 def test_rows_that_are_not_numbers_are_made_again_once_in_float32(batcher, hurting) -> None:
-    """A vector that is not finite -> made again once in float32; if it stays so, 500 for that
-    request alone.
-    """
+    """A vector that is not finite -> made again once in float32."""
     rows = embed(batcher, "fine", "nan")
     assert np.isfinite(rows).all() and hurting.exact == 1
     assert np.array_equal(rows[1], hurting.vector("nan"))
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_row_that_stays_no_number_fails_that_request_alone(batcher) -> None:
+    """A vector that is not finite in float32 either -> 500 for that request alone."""
     with pytest.raises(ServiceError, match="not a number") as failed:
         embed(batcher, "fine", "never")
     assert failed.value.status == 500
@@ -51,17 +51,16 @@ def test_a_row_that_stays_no_number_fails_that_request_alone(batcher) -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_a_full_memory_halves_the_pass_and_every_text_is_served(batcher, hurting) -> None:
-    """The device's memory is full -> what can be freed is freed and the pass made again, then
-    halved until it fits; passes are smaller for a while; a text too large alone is 507, and the
-    model stays where it is; where not even one token fits, as 34.
-    """
+    """The device's memory is full -> the pass is halved until it fits."""
     texts = [f"big {i}" for i in range(16)]
     rows = embed(batcher, *texts)
     assert np.array_equal(rows, [hurting.vector(text) for text in texts])
     assert hurting.sizes == [16, 8, 4, 4, 8, 4, 4] and FITS == 4
 
 
+@pytest.mark.fault("Models and devices")
 def test_after_a_full_memory_passes_are_smaller_for_a_while(batcher, hurting) -> None:
+    """The device's memory is full -> passes are smaller for a while."""
     assert batcher._model.budget == 1
     embed(batcher, *[f"big {i}" for i in range(8)])
     assert batcher._model.budget == 0.5
@@ -75,14 +74,14 @@ def test_a_text_too_large_for_the_memory_alone_is_refused_alone(batcher) -> None
 
 @pytest.mark.fault("Models and devices")
 def test_a_poisonous_text_harms_nobody_else_in_its_pass(batcher, hurting) -> None:
-    """A text that the model cannot encode -> 422 for it alone; on a GPU 500, as the device may be
-    at fault.
-    """
+    """A text that the model cannot encode -> 422 for it alone."""
     with pytest.raises(Invalid, match="input 1"):
         embed(batcher, "fine", "bad", "fine too")
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_lost_device_fails_all_at_once_and_lets_nobody_wait(batcher, hurting) -> None:
+    """The device is lost: an error that sticks -> every waiting request fails at once."""
     with pytest.raises(Unavailable):
         embed(batcher, "sticky", "b", "c", "d")
     assert hurting.sizes == [4]  # no halving: every call would fail
@@ -143,7 +142,9 @@ def test_one_poisonous_text_does_not_make_the_service_unhealthy(model, batcher) 
     assert ailment(model) is None
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_hanging_pass_is_seen_and_ends_the_process(model, batcher) -> None:
+    """A pass takes longer than `ENCODE_TIMEOUT` -> `/health` is 503, and the process ends."""
     thread = threading.Thread(target=lambda: embed(batcher, "hang"), daemon=True)
     thread.start()
     until(lambda: ailment(model))
@@ -195,7 +196,9 @@ def test_a_model_of_replicas_is_well_while_one_of_them_is(pair) -> None:
     assert ailment(model) is None
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_lost_device_of_one_replica_ends_the_process(pair) -> None:
+    """The device of one replica is lost -> the worker ends."""
     model, _ = pair
     with pytest.raises(Unavailable):
         on(model.loaded.lane.replicas[1], "sticky")

@@ -19,7 +19,7 @@ VARIES = {
     "average_request_ms", "memory_bytes", "cpu_seconds", "requests_total", "errors_total",
     "texts_total", "tokens_total", "truncated_inputs_total", "cache_hits_total", "cursor",
     "version", "x", "y", "explained", "max_batch_size", "batch_size", "threads", "description",
-    "id_",
+    "id_", "deleted", "hosts",
 }  # fmt: skip
 
 

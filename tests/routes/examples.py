@@ -74,6 +74,7 @@ STEPS: list[Step] = [
     ("POST", "/collections/<name>/reembed", {"name": "notes"}, {}, {"model": "tiny"}),
     ("GET", "/jobs", {}, {}, None),
     ("GET", "/jobs/<id_>", {"id_": "{job}"}, {}, None),
+    ("DELETE", "/jobs/<id_>", {"id_": "{job}"}, {}, None),
     ("DELETE", "/collections/<name>/vectors/<path:id_>", {"name": "drafts", "id_": "a"}, {}, None),
     ("DELETE", "/collections/<name>", {"name": "drafts"}, {}, None),
     ("POST", "/token", {}, {}, {"username": "admin", "password": PASSWORD}),

@@ -48,7 +48,7 @@ def test_anything_but_texts_is_refused(real_client: FlaskClient, path: str, text
 @pytest.mark.fault("Requests that are none")
 @each_route
 def test_the_item_at_fault_is_named(real_client: FlaskClient, path: str) -> None:
-    """A list that holds null, a number, an object, a list -> 422 with its place."""
+    """A list that holds null, a number, an object or a list -> 422 with its place."""
     reply = real_client.post(path, json=body_of(path, ["a", "b", "c", 7]))
     assert ".3" in check(reply, 422)
 
@@ -59,7 +59,9 @@ def test_the_item_at_fault_is_named(real_client: FlaskClient, path: str) -> None
     "text", ["", "   ", "\x00\x01\x1f", "\u200d\u202e", "🙂" * 300, "e" + "\u0301" * 5000]
 )
 def test_any_unicode_text_is_embedded(real_client: FlaskClient, path: str, text: str) -> None:
-    """NUL and control characters in a text -> embedded like any other; one line in the log."""
+    """A text of NUL, control characters, combining marks, joiners, emoji or blanks -> embedded like
+    any other.
+    """
     reply = real_client.post(path, json=body_of(path, [text, "b"]))
     assert reply.status_code == 200
     rows = reply.json.get("embeddings") or [row["embedding"] for row in reply.json["data"]]
@@ -126,7 +128,7 @@ def test_a_body_that_is_no_request_is_refused(
 def test_a_dimension_must_be_a_number_of_the_vector(
     real_client: FlaskClient, path: str, number: str
 ) -> None:
-    """NaN, Infinity, 1e400, a number of 5,000 digits -> 400 or 422, in vectors too."""
+    """`dimensions` of 0, below 0, NaN, or text -> 400 or 422."""
     body = json.dumps(body_of(path, "x"))[:-1] + f', "dimensions": {number}}}'
     check(real_client.post(path, data=body, headers=JSON), 400, 422)
 
@@ -136,7 +138,7 @@ def test_a_dimension_must_be_a_number_of_the_vector(
 def test_more_dimensions_than_the_model_has_are_refused(
     real_client: FlaskClient, path: str
 ) -> None:
-    """`dimensions` of 0, below, above the model's, or text -> 400 or 422."""
+    """`dimensions` above the model's -> 400."""
     reply = real_client.post(path, json=body_of(path, "x", dimensions=385))
     assert "384" in check(reply, 400)
 
@@ -169,21 +171,23 @@ def narrow(config_of):
 
 @pytest.mark.fault("Requests that are none")
 def test_a_body_over_the_limit_is_refused_by_its_length(narrow: FlaskClient) -> None:
-    """A body over the limit, by its `Content-Length` -> 413, unread."""
+    """A body over the limit by its `Content-Length` -> 413, unread."""
     reply = narrow.post("/embed", json={"texts": "x" * 4000})
     assert "2048" in check(reply, 413)
 
 
 @pytest.mark.fault("Requests that are none")
 def test_a_body_over_the_limit_is_refused_without_a_length(narrow: FlaskClient) -> None:
-    """A body over the limit, in chunks -> 413; never cut and taken for whole."""
+    """A body over the limit in chunks -> 413."""
     body = io.BytesIO(json.dumps({"texts": "x" * 4000}).encode())
     stream = {"wsgi.input": body, "wsgi.input_terminated": True}
     reply = narrow.post("/embed", headers=JSON, environ_overrides=stream)
     assert "2048" in check(reply, 413)
 
 
+@pytest.mark.fault("Requests that are none")
 def test_a_body_at_the_limit_is_read_whole(narrow: FlaskClient) -> None:
+    """A body as long as the limit -> read whole, never cut."""
     body = json.dumps({"texts": ""})
     body = json.dumps({"texts": "x" * (2047 - len(body))})
     stream = {"wsgi.input": io.BytesIO(body.encode()), "wsgi.input_terminated": True}
@@ -212,9 +216,11 @@ def test_a_model_that_is_a_path_is_just_unknown(
     assert "available: minilm" in check(reply, 400)
 
 
+@pytest.mark.fault("Requests that are none")
 def test_one_bad_item_among_2048_is_named_and_the_next_request_is_served(
     real_client: FlaskClient,
 ) -> None:
+    """One bad item among 2,048 -> 422 with its place; the next request is served."""
     texts: list[object] = ["w"] * 2048
     texts[2047] = 7
     assert "texts.2047" in check(real_client.post("/embed", json={"texts": texts}), 422)
@@ -226,14 +232,14 @@ def test_one_bad_item_among_2048_is_named_and_the_next_request_is_served(
 
 @pytest.mark.fault("Requests that are none")
 def test_an_unknown_field_is_told_on_native_routes(real_client: FlaskClient) -> None:
-    """Unknown fields -> 422 with the name on native routes; passed over on `/v1`, as other vendors'
-    extras are sent there.
-    """
+    """An unknown field on a native route -> 422 with its name."""
     reply = real_client.post("/embed", json={"texts": "x", "normalise": True})
     assert "normalise: there is no such field" in check(reply, 422)
 
 
+@pytest.mark.fault("Requests that are none")
 def test_extras_of_other_vendors_pass_on_v1(real_client: FlaskClient) -> None:
+    """A field of another vendor on `/v1` that changes no vector -> ignored."""
     body = {"model": "minilm", "input": "x", "vendors_own": {"a": [1]}}
     assert real_client.post("/v1/embeddings", json=body).status_code == 200
 
@@ -350,7 +356,9 @@ def test_while_a_model_loads_requests_get_503_and_when_to_retry(config_of) -> No
     assert client.post("/embed", json={"text": "x"}).status_code == 200
 
 
+@pytest.mark.fault("Models and devices")
 def test_a_default_that_cannot_load_leaves_the_service_up_and_unhealthy(config_of) -> None:
+    """The default model cannot be loaded -> `/health` is 503."""
     from factory import create_app
 
     models = {"gone": {"type": "sentence_transformer", "model_name": "no-such-org/none"}}

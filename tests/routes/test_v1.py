@@ -104,7 +104,7 @@ def test_an_empty_input_is_refused(client: openai.OpenAI, empty: list) -> None:
 
 @pytest.mark.fault("Requests that are none")
 def test_an_empty_string_is_embedded_as_the_model_does(client: openai.OpenAI) -> None:
-    """An empty text, only spaces -> the vector that the model gives it."""
+    """An empty text -> the vector that the model gives it."""
     assert len(client.embeddings.create(model="minilm", input="").data[0].embedding) == 384
 
 

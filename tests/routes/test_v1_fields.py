@@ -72,7 +72,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "normalize": ("yes", 1, {}),
     "normalized": ("yes", 0, []),
     "use_activation": ("true", 1, 0.0),
-    "prompt": (5, ["a"], True),
+    "prompt": (5, ["a"], True, "x" * 10_001),
     "prompt_name": ("nonsense", 5),
     "input_type": ("nonsense", 5),
     "task": ("nonsense", ["retrieval.query"]),

@@ -1,0 +1,195 @@
+"""A body that is small to send and costly to read is refused before it costs anything."""
+
+import json
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from errors import TooLarge
+from routes import ROUTES, weigh
+from schemas.strict import LISTS
+
+JSON = {"Content-Type": "application/json"}
+MANY = 300_000
+SHOWN = "json_schema_input_schema"  # what is told of a field in the description, and no more
+BODIES = {model for row in ROUTES for model in (row.body, row.reads) if model}
+
+
+def parts_of(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every part of a schema that validates, wherever it stands."""
+    if isinstance(schema, dict):
+        yield schema
+        schema = [inner for name, inner in schema.items() if name != SHOWN]
+    if isinstance(schema, list | tuple):
+        for inner in schema:
+            yield from parts_of(inner)
+
+
+@pytest.mark.parametrize("model", sorted(BODIES, key=str), ids=lambda model: model.__name__)
+@pytest.mark.fault("Hostile clients")
+def test_every_list_of_a_body_ends_at_its_first_wrong_item(model: type[BaseModel]) -> None:
+    """A list of millions of wrong items -> 422 at the first of them."""
+    for part in parts_of(model.__pydantic_core_schema__):
+        if part.get("type") in LISTS and part["type"] != "tuple":
+            assert part.get("fail_fast"), f"{model.__name__}: a list reads on after a wrong item"
+            assert part.get("max_length"), f"{model.__name__}: a list has no max_length"
+        if part.get("type") == "tuple":
+            assert part.get("fail_fast")
+
+
+def body_of(name: str, items: str) -> str:
+    return f'{{"{name}": [{items}]}}'
+
+
+WRONG = {
+    "numbers": ("/embed", body_of("texts", "0," * MANY + "0")),
+    "one text, then numbers": ("/embed", body_of("texts", '"a",' + "0," * MANY + "0")),
+    "texts among token ids": ("/v1/embeddings", body_of("input", "[1]," + '"",' * MANY + '""')),
+    "numbers among texts": ("/v1/embeddings", body_of("input", '"",' + "1," * MANY + "1")),
+    "texts among ids": ("/v1/embeddings", body_of("input", "1," + '"",' * MANY + '""')),
+    "ids": ("/collections/c/vectors/get", body_of("ids", "0," * MANY + "0")),
+    "items": ("/collections/c/vectors", body_of("vectors", "0," * 999 + "0")),
+    "documents": ("/collections/c/vectors", body_of("documents", "0," * MANY + "0")),
+    "a vector": ("/collections/c/search", body_of("vector", '"",' * MANY + '""')),
+    "parts": ("/collections/c/search", body_of("include", "0," * MANY + "0")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body"), WRONG.values(), ids=WRONG)
+def test_wrong_items_cost_no_more_than_the_first_one(
+    signed_in: FlaskClient, path: str, body: str
+) -> None:
+    tracemalloc.start()
+    reply = signed_in.post(path, data=body, headers=JSON)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert reply.status_code in (413, 422)
+    assert "problems" not in reply.text
+    assert most < 30 * len(body) + 1_000_000  # an error of each item takes 500 bytes and more
+
+
+HEAVY = {
+    "names that nobody knows": ("{" + ",".join(f'"{i}":0' for i in range(30_000)) + "}", "names"),
+    "one name over and over": ("{" + '"a":0,' * 30_000 + '"a":0}', "names"),
+    "names in metadata": (
+        '{"text":"a","metadata":{' + ",".join(f'"{i}":0' for i in range(30_000)) + "}}", "names",
+    ),
+    "names far down": ('{"a":[[{"b":{' + '"a":{},' * 30_000 + '"a":{}}}]]}', "names"),
+    "lists": ('{"texts":[' + "[]," * 600_000 + "[]]}", "lists"),
+    "objects": ('{"texts":[' + '{"":0},' * 300_000 + "{}]}", "lists"),
+    "brackets that close nothing": ('{"a":[' + "[]," * 20_001 + "}" * 600_000, "lists"),
+    "numbers": ('{"texts":[' + "0," * 5_000_001 + "0]}", "5000000 values"),
+    "empty texts": ('{"texts":[' + '"",' * 5_000_001 + '""]}', "5000000 values"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "named"), HEAVY.values(), ids=HEAVY)
+@pytest.mark.fault("Hostile clients")
+def test_a_body_of_too_many_parts_is_refused_before_it_is_parsed(
+    signed_in: FlaskClient, body: str, named: str
+) -> None:
+    """An object of over 1,000 names, a body of over 500,000 lists, objects and names or of over
+    5,000,000 values -> 413, before it is parsed.
+    """
+    reply = signed_in.post("/embed", data=body, headers=JSON)
+    assert reply.status_code == 413
+    assert named in reply.text
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/collections/c/vectors", "/embed-and-store"])
+def test_so_is_one_of_any_other_route(signed_in: FlaskClient, path: str) -> None:
+    reply = signed_in.post(path, data=HEAVY["names in metadata"][0], headers=JSON)
+    assert reply.status_code == 413
+    assert "over 1000 names" in reply.text
+
+
+NOT_HEAVY = {
+    "a text full of marks": {"texts": ['{"a":[1,2,{:,"\\' * 40_000]},
+    "a text of escapes": {"texts": ['\\"\n\t' * 300_000]},
+    "1,000 texts with colons": {"texts": ["at 10:30: {1, 2, [3]}: yes" * 20] * 1000},
+}
+
+
+@pytest.mark.parametrize("body", NOT_HEAVY.values(), ids=NOT_HEAVY)
+def test_what_stands_in_a_text_does_not_count(signed_in: FlaskClient, body: object) -> None:
+    assert signed_in.post("/embed", json=body).status_code == 200
+
+
+def test_a_thousand_items_of_many_fields_pass() -> None:
+    metadata = {f"field {i}": i for i in range(200)}
+    items = [{"id": str(i), "text": "a:b", "metadata": metadata} for i in range(1000)]
+    weigh.refuse_heavy(json.dumps({"vectors": items}).encode())
+    weigh.refuse_heavy(json.dumps({"metadata": {str(i): [{}] for i in range(1000)}}).encode())
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.floats(allow_nan=False) | st.text(alphabet='a"\\:,{}[]é\n', max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(alphabet='ab"\\:{', max_size=3), inner, max_size=4)
+    ),
+    max_leaves=30,
+)
+
+
+def counted(value: Any) -> tuple[int, int, int]:
+    """Commas, then lists and objects and names, then the most names of an object."""
+    if not isinstance(value, dict | list):
+        return 0, 0, 0
+    inner = [counted(each) for each in (value.values() if isinstance(value, dict) else value)]
+    names = len(value) if isinstance(value, dict) else 0
+    commas = max(len(value) - 1, 0) + sum(row[0] for row in inner)
+    return commas, 1 + names + sum(row[1] for row in inner), max([names, *(r[2] for r in inner)])
+
+
+@given(value=JSON_VALUES, piece=st.integers(1, 40), blanks=st.booleans(), plain=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_what_is_counted_is_what_json_says(
+    value: Any, piece: int, blanks: bool, plain: bool
+) -> None:
+    raw = json.dumps(value, ensure_ascii=plain, separators=None if blanks else (",", ":")).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weigh, "PIECE", piece)
+        marks = np.concatenate([np.zeros(0, np.uint8), *weigh._outside_strings(raw)])
+    commas, parts, names = counted(value)
+    assert np.count_nonzero(marks == weigh.COMMA) == commas
+    assert np.count_nonzero(np.isin(marks, list(b"[{:"))) == parts
+    assert weigh._most_names(marks[marks != weigh.COMMA]) == names
+
+
+def test_the_count_follows_its_limits_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weigh, "FEW", 0)
+    weigh.refuse_heavy(json.dumps({str(i): 0 for i in range(1000)}).encode())
+    with pytest.raises(TooLarge, match="over 1000 names"):
+        weigh.refuse_heavy(json.dumps({"a": {str(i): 0 for i in range(1001)}}).encode())
+
+
+def test_half_a_surrogate_pair_in_a_large_body_is_refused_without_a_search(
+    signed_in: FlaskClient,
+) -> None:
+    body = '{"texts": [' + '"aaaaaaaaaa",' * 100_000 + '"\\ud800"]}'
+    reply = signed_in.post("/embed", data=body, headers=JSON)
+    assert reply.status_code == 422
+    assert "a string of the body has half a surrogate pair" in reply.json["error"]
+
+
+@pytest.mark.parametrize("path", ["/embed", "/v1/embeddings", "/embed-and-store"])
+@pytest.mark.fault("Hostile clients")
+def test_a_prompt_that_is_put_before_each_text_is_short(signed_in: FlaskClient, path: str) -> None:
+    """A `prompt` of megabytes, to be put before each of 2,048 texts -> 400 or 422; at most 10,000
+    characters.
+    """
+    texts = {"input" if path.startswith("/v1") else "texts": ["a"], "collection": "c"}
+    if path == "/embed":
+        del texts["collection"]
+    reply = signed_in.post(path, json={**texts, "prompt": "x" * 10_001})
+    assert reply.status_code in (400, 422)
+    assert "10,000" in reply.text or "10000" in reply.text
+    assert signed_in.post(path, json={**texts, "prompt": "x" * 10_000}).status_code < 300
