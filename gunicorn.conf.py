@@ -4,10 +4,12 @@ One worker: the threads of a worker share one model and batch together; every fu
 its own copy. Never preload: CUDA and torch's thread pools do not survive a fork.
 """
 
+import atexit
 import contextlib
 import ctypes
 import os
 import sys
+import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,6 +38,8 @@ graceful_timeout = _config.graceful_timeout_s
 keepalive = 75  # longer than the usual 60 s of a balancer, so that it closes first
 worker_connections = scarcity.room_for_connections(1000)
 backlog = 2048
+# The longest id, 512 characters of four bytes, percent-encoded in a path: 6,144 bytes and a name.
+limit_request_line = 8190
 preload_app = False
 
 # Headers of a proxy are read in one place, server/proxies.py; gunicorn believes any local client.
@@ -125,6 +129,19 @@ def child_exit(server, worker):  # type: ignore[no-untyped-def]
     arbiter.bury(worker)
     relay.bury(worker)
     arbiter.end_slot(worker.slot)
+
+
+def worker_exit(server, worker):  # type: ignore[no-untyped-def]
+    """End a worker that ends well at once, without taking the interpreter down.
+
+    A thread may be in the midst of a load or a pass. Python would end it inside of C++, which ends
+    the process by SIGABRT (`terminate called without an active exception`).
+    """
+    ended = sys.exc_info()[1]
+    if isinstance(ended, SystemExit) and not ended.code:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that answer
+        atexit._run_exitfuncs()
+        os._exit(0)
 
 
 def on_exit(server):  # type: ignore[no-untyped-def]

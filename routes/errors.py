@@ -11,7 +11,12 @@ from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    MethodNotAllowed,
+    RequestEntityTooLarge,
+)
 
 import metrics
 from auth import sees_all
@@ -64,6 +69,11 @@ def _http_error(exc: HTTPException) -> Response:
         405: f"{request.method} is not allowed here",
         413: "the body is over the size limit",
     }
+    if isinstance(exc, ClientDisconnected):
+        messages[400] = (
+            "the body did not come whole, or its chunks cannot be read; send all of it, with a "
+            "Content-Length or in chunks as RFC 9112 has them"
+        )
     message = messages.get(status, exc.description or exc.name)
     response = _respond(status, exc.name.lower().replace(" ", "_"), message, None)
     if isinstance(exc, MethodNotAllowed) and exc.valid_methods:

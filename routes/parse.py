@@ -7,6 +7,7 @@ import codecs
 import json
 import select
 import socket
+import ssl
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, TypeVar, get_args
@@ -14,7 +15,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 
 from flask import request
 from pydantic import BaseModel, ValidationError
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from errors import BadRequest, Invalid, TooLarge, UnsupportedMedia
@@ -26,12 +27,19 @@ SEARCHED = 1 << 20
 PLAIN = {"", "identity", "utf-8", "utf8"}  # contents that are not encoded; UTF-8 is a charset
 # Where the field of another service's body belongs here.
 MEANT = {"input": "texts", "inputs": "texts", "sentences": "texts", "documents": "texts"}
+# Where poll() tells of it: a client's end, though bytes that nobody has read lie before it (Linux).
+HUNG_UP = getattr(select, "POLLRDHUP", 0)
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def check_url() -> None:
-    """Refuse a path or a query that is no UTF-8. Werkzeug puts U+FFFD there, which is text, too."""
+    """Refuse a path or a query that is no UTF-8. Werkzeug puts U+FFFD there, which is text, too.
+
+    And a path that begins with two slashes, for all of which Werkzeug puts one.
+    """
     path = request.environ.get("PATH_INFO", "").encode("latin-1")
+    if path.startswith(b"//"):
+        raise NotFound
     for name, raw in (("path", path), ("query", unquote_to_bytes(request.query_string))):
         try:
             raw.decode()
@@ -203,12 +211,15 @@ def client_gone() -> Callable[[], bool] | None:
     sock = request.environ.get("gunicorn.socket")
     if not isinstance(sock, socket.socket):
         return None
+    if not HUNG_UP and isinstance(sock, ssl.SSLSocket):  # whose bytes cannot be looked at
+        return None
 
     def gone() -> bool:
         try:
             poll = select.poll()  # select() itself knows no descriptor over 1023
-            poll.register(sock, select.POLLIN)
-            return bool(poll.poll(0)) and sock.recv(1, socket.MSG_PEEK) == b""
+            poll.register(sock, HUNG_UP or select.POLLIN)
+            ready = bool(poll.poll(0))
+            return ready and (bool(HUNG_UP) or sock.recv(1, socket.MSG_PEEK) == b"")
         except (OSError, ValueError):
             return True
 

@@ -1,11 +1,11 @@
 """One client's connection: what has come of its request, and what it has yet to take of its reply.
 
 The socket never blocks. The worker's main thread reads into it until a whole request is there, and
-writes what the client did not take at once; a thread waits here only for a body too large for that.
+writes what the client did not take at once; a thread waits here only for a body too large for that,
+or one whose end only gunicorn's parser can find.
 gunicorn takes this for the socket itself. Knows nothing of the application.
 """
 
-import re
 import select
 import socket
 import ssl
@@ -14,24 +14,23 @@ from collections import deque
 from enum import Enum
 from typing import Any
 
-from gunicorn.http.errors import LimitRequestHeaders  # type: ignore[import-untyped]
+from gunicorn.http.errors import (  # type: ignore[import-untyped]
+    ChunkMissingTerminator,
+    LimitRequestHeaders,
+)
 from gunicorn.http.parser import RequestParser  # type: ignore[import-untyped]
 from gunicorn.http.unreader import SocketUnreader  # type: ignore[import-untyped]
 
 from server import turns
+from server.incoming import BODY_WAITED_FOR, Incoming
 
-HEAD_MOST = 64 * 1024  # bytes of a request's line and headers
-# A body up to this size is read before a thread has to do with it. As `routes.table.SMALL`.
-BODY_WAITED_FOR = 64 * 1024
+# Who sends less than this in so long is cut off where others wait for a place or for room.
+LEAST, LEAST_IN_S = 16 * 1024, 1.0
 PIECE = 64 * 1024  # bytes read at once
+LOOK_UP_S = 0.5  # for a deadline that has changed
 WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-_FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding|expect)[^\r\n]*", re.IGNORECASE)
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*", re.IGNORECASE)
-_BARE_LINE_FEED = re.compile(rb"(?<!\r)\n")
-_CHUNK = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
-CHUNK_LINE_MOST = 4096
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Stage(Enum):
@@ -44,7 +43,7 @@ class Stage(Enum):
     WRITING = "the client to take its reply"
 
 
-class Connection:
+class Connection(Incoming):
     """A connection of a client."""
 
     stage: Stage | None = None
@@ -55,17 +54,21 @@ class Connection:
     late = False  # whether a thread has waited in vain for the client
     ended = False  # whether the client has said all that it will
     reply_began = 0.0
+    moved_at = 0.0  # when the client last took something
     linger_until = 0.0
+    gathered = 0  # bytes of a request that no thread has yet
+    came = _came_then = 0  # bytes
+    _watched_at = 0.0
+    _invited = False
 
     def __init__(self, cfg: Any, sock: socket.socket, client: Any, server: Any) -> None:
         sock.setblocking(False)
         self.socket, self.client, self.server = sock, client, server
         self.parser = RequestParser(cfg, sock, client)
         self.parser.unreader = _Received(self)
-        self.received = bytearray()
+        super().__init__()
         self._out: deque[memoryview] = deque()
         self.unsent = self.sent = self.drained = 0
-        self._begin()
 
     @property
     def sock(self) -> "Connection":
@@ -75,15 +78,6 @@ class Connection:
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self.socket.fileno()
-
-    def _begin(self) -> None:
-        self._searched = self._chunks_at = 0
-        self._body_at: int | None = None
-        self._length: int | None = None
-        self._last_chunk = False
-        self.method = self.target = b""
-        self.large = False  # whether a thread has to wait for its body
-        self.body_came = False  # whether the body is here, read or not
 
     # What comes.
 
@@ -96,52 +90,18 @@ class Connection:
         except WOULD_BLOCK:
             return None
         self.ended = not data
+        self.came += len(data)
         return data
 
-    def is_ready(self) -> bool:
-        """Tell whether the request can be handed to a thread: whole, wrong, or large."""
-        data = self.received
-        if self._body_at is None:
-            at = data.find(b"\r\n\r\n", max(0, self._searched - 3))
-            if at < 0:
-                wrong = _BARE_LINE_FEED.search(data, self._searched)
-                self._searched = len(data)
-                return wrong is not None or len(data) > HEAD_MOST
-            self._read_head(bytes(data[: at + 4]))
-        assert self._body_at is not None
-        size = len(data) - self._body_at
-        if self._length is not None:
-            self.body_came = size >= self._length
-        elif not self.large:
-            self.body_came = self._chunks_came(data)
-            self.large = not self.body_came and size > BODY_WAITED_FOR
-        return self.body_came or self.large
-
-    def _read_head(self, head: bytes) -> None:
-        """Note how long the body is. What is not plain is left to gunicorn's parser at once."""
-        self._body_at = self._chunks_at = len(head)
-        self.method, self.target = (*head.split(None, 2), b"", b"")[:2]
-        framing = _FRAMING.findall(head)
-        if not framing:
-            self._length = 0
-        elif len(framing) == 1 and (found := _LENGTH.fullmatch(framing[0])):
-            self._length = int(found[1])
-            self.large = self._length > BODY_WAITED_FOR
-        else:
-            self.large = len(framing) > 1 or _CHUNKED.fullmatch(framing[0]) is None
-        self.large |= _BARE_LINE_FEED.search(head) is not None
-
-    def _chunks_came(self, data: bytearray) -> bool:
-        """Tell whether the last chunk is there, or one that is none."""
-        while not self._last_chunk:
-            chunk = _CHUNK.match(data, self._chunks_at)
-            if chunk is None:
-                line = data.find(b"\r\n", self._chunks_at)
-                return line >= 0 or len(data) - self._chunks_at > CHUNK_LINE_MOST
-            size = int(chunk[1], 16)
-            self._last_chunk = size == 0
-            self._chunks_at = chunk.end() + (size + 2 if size else 0)
-        return data.find(b"\r\n\r\n", self._chunks_at - 2) >= 0
+    def stalls(self, now: float) -> bool:
+        """Tell whether the client sends hardly anything, if asked again and again."""
+        if not LEAST_IN_S <= now - self._watched_at < 2 * LEAST_IN_S:
+            if now - self._watched_at < LEAST_IN_S:
+                return False
+            self._came_then = self.came - LEAST  # nobody has watched
+        few = self.came - self._came_then < LEAST
+        self._watched_at, self._came_then = now, self.came
+        return few
 
     def hand_over(self) -> None:
         """Give what came to gunicorn's parser."""
@@ -151,24 +111,30 @@ class Connection:
 
     def read_more(self, most: int) -> bytes:
         """Wait for more of the body; nothing is its end, or that of the client's time."""
+        if self.body_came or not self.large:  # this thread does not count as one that waits
+            raise ChunkMissingTerminator(b"")
         while not self.late:
             if (data := self.receive(most)) is not None:
                 return data
-            self._wait(select.POLLIN)
+            self._wait()
         return b""
 
-    def _wait(self, event: int) -> None:
-        left = self.deadline - time.monotonic()
+    def _wait(self) -> None:
+        """Wait for the client until the deadline, which the main thread may bring forward."""
         poll = select.poll()
-        poll.register(self.socket, event)
+        poll.register(self.socket, select.POLLIN)
         with turns.away():
-            self.late = left <= 0 or not poll.poll(left * 1000)
+            while (left := self.deadline - time.monotonic()) > 0:
+                if poll.poll(min(left, LOOK_UP_S) * 1000):
+                    return
+        self.late = True
 
     def next_request(self) -> None:
         """Begin anew, with what the parser has read beyond the last request."""
         self.received = bytearray(self.parser.unreader.take_buffered())
         self.request = None
         self.sent = 0
+        self._invited = False
         self._begin()
 
     # What goes.
@@ -183,8 +149,15 @@ class Connection:
         self.unsent += len(data)
 
     def send(self, data: bytes) -> int:
-        """Send something at once: that the body may come."""
-        return self.socket.send(data)
+        """Send something at once: that the body may come, if that has not been said."""
+        return len(data) if self._invited or self.body_came else self.socket.send(data)
+
+    def invite(self) -> None:
+        """Send it now, where the client waits for that and no thread has the request yet."""
+        if self.expects and not self._invited:
+            self._invited = True
+            self.sendall(CONTINUE)
+            self.flush()
 
     def flush(self) -> None:
         """Send what the client takes now."""
@@ -192,6 +165,7 @@ class Connection:
             while self._out:
                 count = self.socket.send(self._out[0])
                 self.sent += count
+                self.moved_at = time.monotonic()
                 self.unsent -= count
                 if count == len(self._out[0]):
                     self._out.popleft()
@@ -202,13 +176,13 @@ class Connection:
         except OSError:
             self.give_up()
 
-    def flush_all(self) -> None:
-        """Wait until the client has taken all, or its time is up."""
-        while self.unsent and not self.late:
-            self._wait(select.POLLOUT)
-            self.flush()
-        if self.late:
-            self.give_up()
+    def flush_within(self, limit_s: float) -> None:
+        """Wait so long at most until the client takes more, and send that."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLOUT)
+        with turns.away():
+            poll.poll(limit_s * 1000)
+        self.flush()
 
     def give_up(self) -> None:
         """Send nothing more."""

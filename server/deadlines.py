@@ -140,13 +140,14 @@ class DeadlineWorker(ThriftyWorker):
                 self.body_is_here(conn)
 
             def answering(*args: Any, **kwargs: Any) -> Any:
-                conn.reply_began = time.monotonic()
+                conn.reply_began = conn.moved_at = time.monotonic()
                 conn.deadline = conn.reply_began + self.write_timeout_s
                 if not conn.body_came:
                     # Where the next request begins would be known only once all of it was read.
                     conn.request.force_close()
                 return start_response(*args, **kwargs)
 
+            environ.pop("HTTP_UPGRADE", None)  # no other protocol is spoken, and it may be ignored
             environ["wsgi.input"] = Body(environ, arrived)
             return application(environ, answering)
 

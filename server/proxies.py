@@ -38,10 +38,12 @@ class Proxies:
             caller, passed = before, passed + 1
         if "HTTP_X_FORWARDED_FOR" in environ and not passed:
             self._warn(peer)
+        trusted = bool(self._hops) and self._is_trusted(peer)
         environ["proxies.peer"] = peer  # who is connected, whoever is believed to have called
+        environ["proxies.trusted"] = trusted
         if caller is not None:
             environ["REMOTE_ADDR"] = str(caller)
-        if self._hops and self._is_trusted(peer):
+        if trusted:
             scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
             if scheme in ("http", "https"):
                 environ["wsgi.url_scheme"] = scheme

@@ -5,6 +5,7 @@ The bodies have the shapes of `routes/errors.py`. Nothing that the client sent i
 
 import json
 import uuid
+from typing import Any
 
 from gunicorn.http import errors  # type: ignore[import-untyped]
 
@@ -12,7 +13,7 @@ ASK_ANEW = "send the request again on a new connection"
 # By kind, the more special first: status, reason, code and message.
 KINDS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
     (errors.LimitRequestLine, 414, "URI Too Long", "uri_too_long",
-     "the request's first line is too long: at most 4,094 bytes; what is long goes into the body"),
+     "the request's first line is too long: at most 8,190 bytes; what is long goes into the body"),
     (errors.LimitRequestHeaders, 431, "Request Header Fields Too Large", "headers_too_large",
      "the headers are too large: at most 100, of 8,190 bytes each and 64 KB in all; send fewer"),
     (errors.UnsupportedTransferCoding, 501, "Not Implemented", "not_implemented",
@@ -45,10 +46,18 @@ KINDS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
 )  # fmt: skip
 
 
-def explain(exc: Exception, target: bytes, method: bytes = b"") -> tuple[int, bytes]:
-    """Return the status for an error, and the whole reply."""
+def check_coding(request: Any) -> None:
+    """Raise UnsupportedTransferCoding for `gzip, chunked`, too: nobody here would unpack it."""
+    for name, value in request.headers:
+        if name == "TRANSFER-ENCODING" and value.strip().lower() != "chunked":
+            raise errors.UnsupportedTransferCoding(value)
+
+
+def explain(exc: Exception, target: bytes, method: bytes = b"") -> tuple[int, str, bytes]:
+    """Return the status for an error, the id that the reply bears, and the whole reply."""
     _, status, reason, code, message = next(kind for kind in KINDS if isinstance(exc, kind[0]))
-    return status, _reply(status, reason, code, message, target, method)
+    request_id = uuid.uuid4().hex
+    return status, request_id, _reply(status, reason, code, message, target, method, request_id)
 
 
 def too_slow(target: bytes, limit_s: float, method: bytes = b"") -> bytes:
@@ -57,13 +66,19 @@ def too_slow(target: bytes, limit_s: float, method: bytes = b"") -> bytes:
         f"the request did not come whole within {limit_s:g} s; "
         "send it again, in smaller parts if the line is slow"
     )
-    return _reply(408, "Request Timeout", "request_timeout", message, target, method)
+    request_id = uuid.uuid4().hex
+    return _reply(408, "Request Timeout", "request_timeout", message, target, method, request_id)
 
 
 def _reply(
-    status: int, reason: str, code: str, message: str, target: bytes, method: bytes
+    status: int,
+    reason: str,
+    code: str,
+    message: str,
+    target: bytes,
+    method: bytes,
+    request_id: str,
 ) -> bytes:
-    request_id = uuid.uuid4().hex
     body: dict[str, object] = {"error": message, "error_type": code, "request_id": request_id}
     if target.startswith(b"/v1/"):
         kind = "invalid_request_error" if status < 500 else "server_error"

@@ -6,6 +6,7 @@ What CUDA does is simulated here, at the embedder's edge: there is no GPU in the
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -35,6 +36,21 @@ WHILE_LOADING = os.environ.get("WHILE_LOADING")
 HELD = os.environ.get("HELD")
 DIMENSION = int(os.environ.get("DIMENSION", "8"))  # of its vectors: large ones make long replies
 FITS = 4  # inputs that fit the simulated device when one of them says "big"
+
+
+# A folder, made if the interpreter takes this module down, which no thread in C++ outlives.
+TAKEN_DOWN = os.environ.get("TAKEN_DOWN")
+
+
+class Last:
+    """Tells of the interpreter's end."""
+
+    def __del__(self, tell=os.mkdir, name=TAKEN_DOWN) -> None:
+        if name:
+            tell(name)
+
+
+sys.told_at_the_end = Last()  # what is in `sys` goes last, whatever holds the modules
 
 
 class Hurting(FakeEmbedder):

@@ -7,8 +7,10 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -118,10 +120,80 @@ def test_more_readers_that_take_nothing_than_there_are_threads_hold_nobody(servi
         assert len(json.loads(whole.content)["embeddings"]) == 200
 
 
-def test_threads_that_read_slow_bodies_are_half_of_them_at_most(service) -> None:
-    large = HEAD + b"Content-Length: 300000\r\n\r\n{"
+@pytest.mark.fault("Hostile clients")
+def test_large_replies_that_nobody_reads_are_not_all_kept(start, tmp_path: Path) -> None:
+    """Replies of 640 MB in all that nobody reads -> not all are kept: who takes nothing is cut off.
+    Whoever reads has all of theirs.
+    """
+    service = start("--threads", "64", STORE_DIR=str(tmp_path))
+    texts = {"ids": list("abcd"), "embeddings": [[1, 0]] * 4, "documents": ["x" * 1_000_000] * 4}
+    assert service.ask("/collections", {"name": "c", "dimension": 2})[0] == 201
+    for turn in range(4):
+        texts["ids"] = [f"{turn}-{i}" for i in range(4)]
+        assert service.ask("/collections/c/vectors", texts)[0] == 201
+    head = HEAD.replace(b"/embed ", b"/collections/c/vectors/scroll ")
+    request = head + b"Content-Length: 2\r\n\r\n{}"  # 16 MB of answer
+    (worker,) = service.workers()
     with contextlib.ExitStack() as stack:
-        for _ in range(2 * THREADS):
-            stack.enter_context(service.connect()).sendall(large)
-        until(lambda: service.embed("a") == 200)
+        for _ in range(40):
+            stack.enter_context(service.connect()).sendall(request)
+        until(lambda: any("too slow and is cut off" in line for line in service.lines), 20)
+        with service.connect() as sock:
+            sock.sendall(request)
+            assert len(json.loads(answer(sock, "POST").content)["vectors"]) == 16
+        assert service.embed("a") == 200 and service.healthy()
+    status = Path(f"/proc/{worker}/status").read_text()
+    peak_kb = int(status.partition("VmHWM:")[2].split()[0])
+    assert peak_kb < 900 << 10
+
+
+SLOW = {
+    "a length of 1 MB": HEAD + b"Content-Length: 1000000\r\n\r\n{",
+    "a length of 5 MB": HEAD + b"Content-Length: 5000000\r\n\r\n{",
+    "a chunk with zeros": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"0" * 16 + b"d\r\n",
+    "a long extension": HEAD + b"Transfer-Encoding: chunked\r\n\r\nd;" + b"a" * 4200,
+    "leave to send it": HEAD + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n",
+}
+
+
+@pytest.mark.fault("Hostile clients")
+@pytest.mark.parametrize("slow", SLOW.values(), ids=SLOW)
+def test_bodies_that_do_not_come_hold_no_other(service, slow) -> None:
+    """More bodies that stop after their first byte, or amid a chunk's line, than there are threads
+    -> others are read meanwhile, large ones too.
+    """
+    with contextlib.ExitStack() as stack:
+        for _ in range(4 * THREADS):
+            stack.enter_context(service.connect()).sendall(slow)
+        began = time.monotonic()
+        assert service.ask("/embed", {"texts": ["a" * 600] * 300})[0] == 200  # 180 KB
+        assert service.ask("/embed", {"texts": ["a" * 60_000] * 20})[0] == 200  # 1.2 MB
         assert service.healthy()
+        assert time.monotonic() - began < 15  # of the 30 s for which they could be silent
+
+
+@pytest.mark.fault("Hostile clients")
+def test_bodies_that_nobody_reads_keep_nobody_waiting(service) -> None:
+    """Refused bodies sent without end by 40 clients -> open connections are answered at once."""
+    refused = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n"
+    piece, stop = b"x" * (1 << 20), threading.Event()
+
+    def send() -> None:
+        while not stop.is_set():
+            with service.connect() as sock, contextlib.suppress(OSError):
+                sock.sendall(refused)
+                while not stop.is_set():
+                    sock.sendall(piece)
+
+    senders = [threading.Thread(target=send) for _ in range(40)]
+    for sender in senders:
+        sender.start()
+    try:
+        with probing(service, SECONDS) as found:
+            time.sleep(SECONDS)
+    finally:
+        stop.set()
+        for sender in senders:
+            sender.join()
+    assert not found["failed"], found["failed"]
+    assert max(found["times"]) < LIVE_WITHIN_S

@@ -39,6 +39,18 @@ def test_a_stop_finishes_the_requests_it_has_accepted(start, held) -> None:
 
 
 @pytest.mark.fault("Process and machine")
+def test_a_stop_takes_no_interpreter_down_around_its_threads(start, tmp_path) -> None:
+    """SIGTERM amid a load or a pass of the background -> the worker ends well; it was SIGABRT."""
+    service = start(TAKEN_DOWN=str(tmp_path / "said"))
+    assert service.embed("a") == 200
+    service.signal(signal.SIGTERM)
+    assert service.process.wait(40) == 0
+    assert not (tmp_path / "said").exists()
+    assert any("Worker exiting" in line for line in service.lines)
+    assert not any("was sent" in line for line in service.lines)
+
+
+@pytest.mark.fault("Process and machine")
 def test_a_stop_amid_arrivals_on_kept_connections_loses_none_of_them(start) -> None:
     """SIGTERM under load -> none on a kept connection is lost."""
     service = start()

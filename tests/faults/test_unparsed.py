@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.faults.conftest import Service
+from tests.faults.conftest import Service, until
 from tests.faults.crowd import Answer, answer, statuses_of
 
 GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
@@ -33,6 +33,7 @@ REFUSED = {
     "a length and chunks": (POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n"
                             b"0\r\n\r\n", 400),
     "an unknown coding": (POST + b"Transfer-Encoding: brotli\r\n\r\n", 501),
+    "a coding beside chunks": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
     "an unknown expectation": (POST + b"Expect: cookies\r\nContent-Length: 2\r\n\r\n{}", 417),
     "two lengths on /v1": (V1 + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", 400),
     "a cookie of 9 kB on /v1": (V1 + b"Cookie: " + b"a" * 9_000 + b"\r\n\r\n", 431),
@@ -67,6 +68,12 @@ def test_each_is_refused_in_json_and_the_connection_closed(service, name) -> Non
     assert SECRET not in reply.content
 
 
+def test_the_log_names_the_peer_and_the_id_that_the_reply_bears(service) -> None:
+    reply = exchange(service, REFUSED["two hosts"][0])
+    told = f"request {reply.headers['X-Request-ID']} of 127.0.0.1 is refused with 400: "
+    until(lambda: any(told in line for line in service.lines))
+
+
 @pytest.mark.fault("Requests that are none")
 def test_what_is_no_request_is_refused_as_everything_else_is(service) -> None:
     """A request line, header or length that cannot be read -> 4xx in JSON, nothing of it echoed."""
@@ -95,6 +102,38 @@ def test_a_request_that_is_refused_late_leaves_the_others_theirs(service) -> Non
 def test_headers_that_proxies_set_are_believed_from_nobody_unasked(service, headers) -> None:
     reply = exchange(service, GET + headers + b"\r\n", "GET")
     assert reply.status == 200 and json.loads(reply.content) == {"status": "alive"}
+
+
+@pytest.mark.fault("Requests that are none")
+def test_empty_lines_before_a_request_are_left_out(service) -> None:
+    """Empty lines before a request, or after the body of the one before -> left out."""
+    with service.connect() as sock:
+        for before in (b"\r\n\r\n", b"", b"\r\n"):
+            sock.sendall(before + GET + b"Content-Length: 2\r\n\r\n{}\r\n")
+            assert answer(sock).status == 200
+
+
+def test_an_offer_to_speak_another_protocol_is_ignored(service) -> None:
+    offer = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    assert exchange(service, GET + offer + b"\r\n", "GET").status == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'd;\x00\r\n{"text": "a"}\r\n0\r\n\r\n', b"zz\r\n", b"1\r\n{}\r\n0\r\n\r\n"],
+    ids=["an extension that is none", "a size that is none", "a chunk longer than its size"],
+)
+def test_chunks_that_cannot_be_read_are_told_in_words_of_ours(service, body) -> None:
+    reply = exchange(service, POST + b"Transfer-Encoding: chunked\r\n\r\n" + body)
+    assert reply.status == 400 and "chunks cannot be read" in json.loads(reply.content)["error"]
+
+
+def test_leave_to_send_a_body_is_given_once(service) -> None:
+    with service.connect() as sock:
+        sock.sendall(POST + b"Content-Length: 13\r\nExpect: 100-continue\r\n\r\n")
+        assert sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(b'{"text": "a"}')
+        assert sock.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_head_that_comes_a_byte_at_a_time_is_read(service) -> None:

@@ -108,6 +108,29 @@ def test_a_line_tells_who_called_and_from_where(
 
 
 @pytest.mark.fault("Accounts")
+def test_a_key_that_nobody_checks_leaves_its_id_in_the_log(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stolen key is tried on routes that are none (404, 405), or with a wrong secret (401) ->
+    the log has the id that it claims, and nothing else of it.
+    """
+    for method, path, status in (
+        ("GET", "/nowhere", "404"), ("DELETE", "/models", "405"), ("GET", "/models", "401")
+    ):  # fmt: skip
+        for headers in (bearer("emb_Abcd1234_se-cr_et"), {"X-API-Key": "emb_Abcd1234_se-cr_et"}):
+            client.open(path, method=method, headers=headers)
+            line = last(caplog)
+            assert (line["claimed"], line["caller"], line["status"]) == (
+                *("Abcd1234", "anonymous"),
+                status,
+            )
+        for strange in ("emb_secret_x", "emb_ab cd123_x", "eyJh.e30.x", "emb_Abcd1234_", "x"):
+            client.open(path, method=method, headers={"X-API-Key": strange})
+            assert "claimed" not in last(caplog)
+    assert "se-cr" not in caplog.text
+
+
+@pytest.mark.fault("Accounts")
 def test_guessing_is_seen_in_the_log(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
     """Passwords are guessed -> each try's line names the user that was tried and the address, with
     no password; a name forges no field.

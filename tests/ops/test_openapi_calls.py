@@ -74,6 +74,9 @@ class Service:
         owner = self.there["username"] = {"user": "uma", "reader": "rita"}.get(who, "vera")
         self.call("DELETE", "/collections/notes")
         self.call("POST", "/users", username="vera", password="vera-password-1")
+        for key in self.call("GET", f"/users/{owner}/api-keys").get("api_keys", []):
+            if key["label"] == "spare":
+                self.call("DELETE", f"/users/{owner}/api-keys/{key['id']}")
         self.there["key"] = self.call("POST", f"/users/{owner}/api-key", label="spare")["id"]
         self.call("POST", "/providers/openai/api-key", api_key="sk-no-key-at-all")
         made = self.call("POST", "/collections", name="notes", model="fake")

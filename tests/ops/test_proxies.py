@@ -142,6 +142,15 @@ def test_behind_nginx_each_caller_has_its_own_limit(service: int, name: str) -> 
         assert sign_in(nginx.port, "admin", PASSWORD, "127.0.0.9") == 200
 
 
+@pytest.mark.parametrize("name", FRONTS)
+def test_the_longest_path_of_a_record_gets_through(service: int, name: str) -> None:
+    """A collection's name of 255 characters, and an id of 512 of four bytes each."""
+    with Nginx(FRONTS[name](service)) as nginx:
+        path = f"/collections/{'c' * 255}/vectors/{'%F0%9F%98%80' * 512}"
+        for method in ("GET", "DELETE"):
+            assert ask(nginx.port, f"{method} {path} HTTP/1.1")[0] == 401  # by the service
+
+
 SPELLINGS = r"""
 /metrics /metrics/ //metrics //metrics// /./metrics /metrics/. /x/../metrics /health/../metrics
 /metrics%2f /metrics%2F /metrics%2f%2f /%6detrics /%6D%65%74rics/ /%2e/metrics /x/..%2fmetrics

@@ -164,11 +164,12 @@ def test_what_is_counted_is_what_json_says(
     assert weigh._most_names(marks[marks != weigh.COMMA]) == names
 
 
-def test_the_count_follows_its_limits_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weigh, "FEW", 0)
+def test_the_count_follows_its_limits_exactly() -> None:
     weigh.refuse_heavy(json.dumps({str(i): 0 for i in range(1000)}).encode())
     with pytest.raises(TooLarge, match="over 1000 names"):
         weigh.refuse_heavy(json.dumps({"a": {str(i): 0 for i in range(1001)}}).encode())
+    with pytest.raises(TooLarge, match="over 1000 names"):  # the shortest there is
+        weigh.refuse_heavy(b"{" + b'"":0,' * 1000 + b'"" : 0}')
 
 
 def test_half_a_surrogate_pair_in_a_large_body_is_refused_without_a_search(

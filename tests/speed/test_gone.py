@@ -94,6 +94,22 @@ def test_it_tells_who_waits_from_who_left(pair) -> None:
     assert check(ours)
 
 
+@pytest.mark.fault("Hostile clients")
+def test_a_client_that_sends_more_and_leaves_is_gone() -> None:
+    """A client sends a byte after its request and leaves -> its work ends all the same."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    with ours:
+        theirs.sendall(b"\r\n")
+        assert not check(ours)
+        theirs.close()
+        end = time.monotonic() + 20
+        while not check(ours):
+            assert time.monotonic() < end
+        assert ours.recv(10) == b"\r\n"  # they are left where they were
+
+
 def test_a_descriptor_over_1023_is_no_client_that_left(pair) -> None:
     ours, _ = pair
     high = os.dup2(ours.fileno(), 1500)
