@@ -25,7 +25,7 @@ import routes.errors
 import tracing
 import vitals
 from accounts import Accounts
-from auth import allow_collection, caller, identify, logged
+from auth import allow_collection, caller, identify, logged, sees_all
 from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
@@ -92,6 +92,7 @@ def create_app(
     engine = Engine(registry, settings.current.truncate, Recall(cache) if cache else None)
     settings.bind(Follower(engine, settings.state).prepare)
     store = _store(config)
+    limits = Throttle(app, config)
     app.extensions[KEY] = Services(
         config=config,
         accounts=Accounts(config),
@@ -101,10 +102,9 @@ def create_app(
         providers=providers,
         vault=vault,
         library=Library(engine, store),
-        reembedder=Reembedder(engine, store),
+        reembedder=Reembedder(engine, store, limits.count_for),
         version=version(),
     )
-    Throttle(app, config)
     proxies = Proxies(app.wsgi_app, config.trusted_proxy_hops, config.trusted_proxies)
     app.wsgi_app = proxies  # type: ignore[method-assign]
     app.before_request(_begin)
@@ -239,7 +239,9 @@ def _finish(response: Response) -> Response:
 def _count(response: Response) -> None:
     """Measure a request by its route, never by its path, and tell the client what it took."""
     took = time.monotonic() - g.started
-    response.headers["Server-Timing"] = g.trace.server_timing(took)
+    # Stages tell whether a text was cached, which is nobody's to know where callers have accounts.
+    stages = bool(g.trace.times) and (not services().accounts.enabled or sees_all())
+    response.headers["Server-Timing"] = g.trace.server_timing(took, stages=stages)
     metrics.REQUESTS.labels(_route(), _method(), response.status_code).inc()
     kind = f"{response.status_code // 100}xx"
     metrics.REQUEST_SECONDS.labels(_route(), kind).observe(took)

@@ -45,7 +45,7 @@ class Guard:
         try:
             done = work()
         except Exception as exc:
-            self._failed(exc)
+            self.failed(exc)
             return otherwise
         self._failures = 0
         return done
@@ -54,7 +54,8 @@ class Guard:
         """End the probing."""
         self._closed.set()
 
-    def _failed(self, exc: Exception) -> None:
+    def failed(self, exc: Exception) -> None:
+        """Note a failure, for one who asks the server himself."""
         with self._lock:
             self._failures += 1
             slow = isinstance(exc, self._slow)
@@ -62,7 +63,7 @@ class Guard:
                 return
             # Only the kind of error: its text may hold an address, or what the server sent.
             self.problem = f"{self._name} failed ({type(exc).__name__})"
-        log.warning("%s; it is left alone until it answers again", self.problem)
+        log.warning("%s; it is asked again every %g s", self.problem, self._pause_s)
         threading.Thread(target=self._watch, name=f"{self._name}-probe", daemon=True).start()
 
     def _watch(self) -> None:

@@ -17,15 +17,16 @@ from typing import cast
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter, RequestLimit
 from flask_limiter.errors import RateLimitExceeded
+from limits import RateLimitItemPerMinute
 
 import metrics
 from accounts import Caller
 from config import Config
 from context import services
 from errors import QueueFull, RateLimited, TooLarge
-from tally import Tally
+from tally import MARGIN_S, Tally
 
-KEY = "throttle"
+KEY, PREFIX = "throttle", "embedding-service"
 # One thread in so many is kept free of work. At twice the capacity /health took 1.2 s without.
 SPARE = 8
 
@@ -75,13 +76,13 @@ class Throttle:
 
     def __init__(self, app: Flask, config: Config) -> None:
         self._limiter = Limiter(
-            _key,
+            key_of_caller,
             app=app,
             storage_uri="tally://",
             storage_options={"address": config.redis_address if config.redis_enabled else ""},
             strategy="sliding-window-counter",  # constant cost whatever the number of texts
             headers_enabled=False,  # ours are written below, and never on what they do not concern
-            key_prefix="embedding-service",
+            key_prefix=PREFIX,
             request_identifier=lambda: "any",  # limits hang on callers here, not on routes
         )
         self._tally = cast(Tally, self._limiter.storage)
@@ -103,7 +104,7 @@ class Throttle:
         limit = self._limiter.shared_limit(
             lambda: f"{allowance(what)} per minute",
             scope=what,
-            key_func=_key,
+            key_func=key_of_caller,
             cost=cost,
             exempt_when=lambda: allowance(what) == 0,
         )
@@ -134,6 +135,16 @@ class Throttle:
             )
         g.texts = texts
         self._counted("texts", self._texts, max(1, texts))
+
+    def count_for(self, key: str, texts: int, most: int) -> float:
+        """Count texts outside a request, for whom `key` is; return 0 if they are within the limit.
+
+        Otherwise nothing is counted, and this is in how many seconds they may be.
+        """
+        limit, of = RateLimitItemPerMinute(most), (PREFIX, key, "texts")
+        if self._limiter.limiter.hit(limit, *of, cost=texts):
+            return 0.0
+        return max(MARGIN_S, self._tally.window(limit.key_for(*of)).wait_s(most, texts))
 
     def _counted(self, what: str, count: Callable[[], None], cost: int) -> None:
         try:
@@ -172,7 +183,8 @@ def allowance(what: str) -> int:
     return int(getattr(services().settings.current, f"{what}_per_minute_{role}"))
 
 
-def _key() -> str:
+def key_of_caller() -> str:
+    """Return under what the caller is counted."""
     caller: Caller = g.caller
     return f"{'address' if caller.role == 'anonymous' else 'user'}:{caller.name}"
 

@@ -20,7 +20,14 @@ from serving.registry import Loaded
 from store import CollectionInfo, Found, Item, Limits, VectorStore, Written
 from store.base import SUCCESSOR, Identity, IfExists, Metric, Mode, successor
 from store.budget import UNBOUNDED, Budget
-from store.validation import being_replaced, check_columns, check_items, check_name
+from store.validation import (
+    being_replaced,
+    check_columns,
+    check_items,
+    check_mode,
+    check_name,
+    check_present,
+)
 
 # Another collection may come under the name while one is searched or texts are embedded for it, by
 # a re-embedding; the uuid tells, and all is done again with what is there now.
@@ -163,13 +170,26 @@ class Library:
             if self._exists(successor(mine.uuid)):  # the store refuses too, after the embedding
                 raise being_replaced()
             embedded = self._embed(mine, name, replace(embed, inputs=texts), "document")
-            if mine.model is None or mine.fingerprint is None:
-                mark = fingerprint_of(embedded.loaded, embed)
-                self.store.stamp(name, embedded.model.spec.model_name, mark)
         items = _items(drafts, embedded)
+        if embedded and (mine.model is None or mine.fingerprint is None):
+            self._check_write(mine, name, items, mode)
+            mark = fingerprint_of(embedded.loaded, embed)
+            self.store.stamp(name, embedded.model.spec.model_name, mark)
         with tracing.stage("store"):
             written = self.store.upsert(name, items, mode, mine.uuid)
         return Stored([item.id for item in items], written, mine, False, embedded)
+
+    def _check_write(self, mine: Identity, name: str, items: Sequence[Item], mode: Mode) -> None:
+        """Refuse what the store would: a write that is refused must not bind a collection.
+
+        The model is recorded before the write, and not after it, so that two models cannot both
+        write first.
+        """
+        check_items(items, mine.dim, mine.metric, self.limits)
+        check_mode(mode)
+        if mode != "upsert":
+            ids = [item.id for item in items]
+            check_present(mode, ids, {record.id for record in self.store.get(name, ids, ())})
 
     def _search(
         self, mine: Identity, name: str, query: Query, embed: EmbedRequest, budget: Budget
@@ -197,9 +217,9 @@ class Library:
         if not records:
             raise NotFound(f"no vector {wanted[:64]!r} in collection {name!r}")
         vector = np.asarray(records[0].vector)[None, :]
-        found = self.store.search(name, vector, query.k + query.offset + 1, **options)
-        others = [hit for hit in found.hits[0] if hit.id != wanted]
-        return Found([others[query.offset : query.offset + query.k]], found.exact)
+        return self.store.search(
+            name, vector, query.k, offset=query.offset, without=wanted, **options
+        )
 
     def _embed(self, mine: Identity, name: str, request: EmbedRequest, role: str) -> Embedded:
         """Embed with the collection's own model. Raises Conflict for any other."""

@@ -7,13 +7,26 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from errors import NotFound
+from errors import (
+    Corrupt,
+    Full,
+    ModelUnavailable,
+    NotFound,
+    ProviderError,
+    QueueFull,
+    ServiceError,
+    TooMany,
+    Unavailable,
+)
 from store import VectorStore
 from store.base import successor
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 # So many that have ended are remembered; the oldest are forgotten first.
 KEPT = 100
+# Running at once, in all processes, of all callers and of one: each has a thread, and holds the
+# texts of a step.
+RUNNING_MOST, OF_ONE_MOST = 8, 4
 
 
 @dataclass(frozen=True)
@@ -33,8 +46,9 @@ class Job:
     updated: float = 0.0
     target: str | None = None  # the uuid of the collection that holds the new vectors
     asked: str | None = None  # by which name or alias the collection was meant
-    by: str | None = None  # who began it
+    by: str | None = None  # who began it: under what their texts are counted
     pace: int = 0  # the most texts a minute, 0 without a limit
+    counted: int = 0  # texts that are counted, embedded or not
 
 
 class Jobs:
@@ -85,3 +99,27 @@ class Jobs:
 def no_job(id_: str) -> NotFound:
     """Return the refusal of an id that is no job's."""
     return NotFound(f"no job {id_[:64]!r}: GET /jobs lists those that are remembered")
+
+
+def check_room(job: Job, running: list[Job]) -> None:
+    """Refuse a job more than may run at once. Raises QueueFull."""
+    mine = [each for each in running if job.by is not None and each.by == job.by]
+    if mine and job.pace:
+        why = "you have one job with a limit of texts a minute"
+    elif len(mine) >= OF_ONE_MOST:
+        why = f"{len(mine)} of your jobs are running, which is the most that one caller may have"
+    elif len(running) >= RUNNING_MOST:
+        why = f"{len(running)} jobs are running, which is the most"
+    else:
+        return
+    raise QueueFull(
+        f"{why}: wait until one has ended, or stop one with DELETE /jobs/{{id}}", retry_after_s=60
+    )
+
+
+def passes(exc: ServiceError) -> bool:
+    """Tell whether what was raised passes by itself: a store or a provider away, a full disk."""
+    if isinstance(exc, ProviderError):
+        return not exc.permanent
+    lasting = isinstance(exc, Corrupt | ModelUnavailable)
+    return isinstance(exc, TooMany | Unavailable | Full) and not lasting

@@ -18,18 +18,11 @@ from engine import EmbedRequest, Engine
 from errors import (
     Busy,
     Conflict,
-    Corrupt,
-    Full,
     Invalid,
-    ModelUnavailable,
     NotFound,
-    ProviderError,
-    QueueFull,
     ServiceError,
-    TooMany,
-    Unavailable,
 )
-from library.jobs import Job, Jobs
+from library.jobs import Job, Jobs, check_room, passes
 from store import Item, Record, VectorStore
 from store.base import SUCCESSOR, successor
 
@@ -40,16 +33,21 @@ STEP = 256
 # So long may the first look at the jobs hold up a start.
 FIRST_LOOK_S = 0.5
 RETRY_S = 1.0
-# Running at once, in all processes: each has a thread, and holds the texts of a step.
-RUNNING_MOST = 8
+# Of a minute's texts: a larger step would hardly find room beside what else its caller embeds.
+SHARE = 10
+WAIT_S = 5.0  # for the caller's texts, until it is looked whether the job is still wanted
 STARTING = "starting"  # claimed by who writes a new job down, or takes away what no job made
 
 
 class Reembedder:
     """Runs re-embedding jobs, one thread a job, one job a collection."""
 
-    def __init__(self, engine: Engine, store: VectorStore) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Engine, store: VectorStore,
+        count: Callable[[str, int, int], float] = lambda by, texts, most: 0.0,
+    ) -> None:  # fmt: skip
+        """`count` counts texts for a caller; it returns 0, or when to try again, in seconds."""
+        self._engine, self._count = engine, count
         self._store = store
         self._jobs = Jobs(store)
         self._stop = threading.Event()
@@ -60,34 +58,25 @@ class Reembedder:
     ) -> Job:  # fmt: skip
         """Begin to re-embed a collection. Raises Conflict if that is under way already.
 
-        `pace` is how many texts a minute whoever begins it (`by`) may have embedded: one job of
-        theirs keeps to it, however long that takes. `admit` may refuse its first minute.
+        `pace` is how many texts a minute whoever begins it (`by`) may have embedded: the job's are
+        counted as theirs, however long that takes. `admit` may refuse its first minute.
         """
         info = self._store.info(name)
         found = self._engine.registry.get(model)
         if info.fingerprint == found.loaded.facts.fingerprint:
             raise Invalid(f"collection {name!r} holds vectors of {model!r} already", param="model")
         id_, now = uuid.uuid4().hex, time.time()
+        first = min(info.count, pace) if pace else info.count
         job = Job(id_, info.name, info.uuid, found.spec.id, total=info.count, created=now,
-                  updated=now, asked=name, by=by, pace=pace)  # fmt: skip
+                  updated=now, asked=name, by=by, pace=pace, counted=first)  # fmt: skip
         with self._jobs.claimed(STARTING) as mine:
             if not mine:
                 raise Busy("another job is being started; send it again", retry_after_s=1)
             running = self._jobs.running()
             if any(each.source == info.uuid for each in running):
                 raise Conflict(f"collection {name!r} is being re-embedded already; see GET /jobs")
-            mine_too = [each for each in running if pace and each.by == by]
-            if mine_too or len(running) >= RUNNING_MOST:
-                whose = (
-                    "you have one job with a limit of texts a minute"
-                    if mine_too
-                    else (f"{len(running)} jobs are running, which is the most")
-                )
-                raise QueueFull(
-                    f"{whose}: wait until one has ended, or stop one with DELETE /jobs/{{id}}",
-                    retry_after_s=60,
-                )
-            admit(min(info.count, pace) if pace else info.count)
+            check_room(job, running)
+            admit(first)
             self._jobs.save(job)
         self._run_aside(job.id)
         return job
@@ -129,7 +118,7 @@ class Reembedder:
                     self._run_aside(job.id)
                 return
             except ServiceError as exc:
-                if not _passes(exc):
+                if not passes(exc):
                     log.warning("jobs were not taken up: %s", exc.message)
                     return
                 self._stop.wait(exc.retry_after_s or RETRY_S)
@@ -166,7 +155,7 @@ class Reembedder:
                 log.info("job %s was stopped", id_)
                 return
             except ServiceError as exc:
-                if not _passes(exc):
+                if not passes(exc):
                     log.error("job %s cannot go on: %s", id_, exc.message)
                     return
                 log.warning("job %s waits: %s", id_, exc.message)
@@ -177,7 +166,7 @@ class Reembedder:
         try:
             self._work(job)
         except ServiceError as exc:
-            if _passes(exc):
+            if passes(exc):
                 with contextlib.suppress(ServiceError):  # most likely what was raised again
                     self._jobs.save(replace(self._jobs.load(job.id), error=exc.message))
                 raise
@@ -222,28 +211,43 @@ class Reembedder:
             target, facts.dimension, info.metric, model.spec.model_name, facts.fingerprint,
             indexed=info.indexed,
         )  # fmt: skip
-        job = replace(job, target=made.uuid, done=0, cursor=None, total=info.count)
+        job = replace(job, target=made.uuid, done=0, cursor=None, total=info.count,
+                      counted=max(0, job.counted - job.done))  # fmt: skip
         self._jobs.save(job)
         return job
 
     def _build(self, job: Job, target: str) -> tuple[Job, bool]:
         """Embed what is not embedded yet; return the job, and whether that was all."""
         while not self._stop.is_set():
-            began, step = time.monotonic(), min(STEP, job.pace or STEP)
+            step = min(STEP, max(1, job.pace // SHARE)) if job.pace else STEP
             page = self._store.scroll(job.collection, job.cursor, step, None, ("text", "metadata"))
-            if page.records:
-                self._step(job, page.records, target)
             done = job.done + len(page.records)
+            if page.records:
+                if not self._counts(job, min(done - job.counted, len(page.records))):
+                    break
+                self._step(job, page.records, target)
             last = page.records[-1].id if page.records else job.cursor
             total = done if page.next_cursor is None else job.total
-            job = replace(job, done=done, cursor=last, total=total, error=None, updated=time.time())
+            job = replace(job, done=done, cursor=last, total=total, error=None,
+                          counted=max(job.counted, done), updated=time.time())  # fmt: skip
             self._jobs.save(job)
             if page.next_cursor is None:
                 return job, True
-            if job.pace:
-                due = began + 60 * len(page.records) / job.pace
-                self._stop.wait(max(0.0, due - time.monotonic()))
         return job, False
+
+    def _counts(self, job: Job, texts: int) -> bool:
+        """Count more texts as the caller's, once their limit allows; tell whether it came to that.
+
+        Raises NotFound if the job is not wanted any more.
+        """
+        while texts > 0 and job.pace:
+            wait_s = self._count(job.by or job.id, texts, job.pace)
+            if not wait_s:
+                break
+            if self._stop.wait(min(wait_s, WAIT_S)):
+                return False
+            self._jobs.load(job.id)
+        return True
 
     def _step(self, job: Job, records: list[Record], target: str) -> None:
         textless = [record.id for record in records if record.text is None]
@@ -287,11 +291,3 @@ class Reembedder:
     def _drop(self, name: str) -> None:
         with contextlib.suppress(NotFound):
             self._store.drop(name)
-
-
-def _passes(exc: ServiceError) -> bool:
-    """Tell whether what was raised passes by itself: a store or a provider away, a full disk."""
-    if isinstance(exc, ProviderError):
-        return not exc.permanent
-    lasting = isinstance(exc, Corrupt | ModelUnavailable)
-    return isinstance(exc, TooMany | Unavailable | Full) and not lasting

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from errors import Invalid
+from store.filters import FIELD, FIELD_CHARS, path_of
 from store.values import brief
 
 # Clients resolve dot segments before they send a path (RFC 3986, 5.2.4; browsers those between
@@ -38,18 +39,29 @@ def check_new(i: int, draft: Draft) -> None:
         _check_keys(i, draft.metadata)
 
 
-def _check_keys(i: int, value: object) -> None:
+def _check_keys(i: int, value: object, path: str | None = "") -> None:
+    """Check the keys of what lies at a path as filters name it; they name nothing in a list."""
     if isinstance(value, Mapping):
-        for key in value:
-            if "." in key or key.startswith("$"):
+        for key, each in value.items():
+            if not key or "." in key or key[0] == "$":
+                other = key.replace(".", "_").lstrip("$") or "name"
                 raise Invalid(
                     f"item {i}: the metadata key {brief(key)} could not be named in a filter, where"
-                    " a dot steps into an object and $ begins an operator: use another, as "
-                    f"{brief(key.replace('.', '_').lstrip('$'))}, or an object within",
+                    " names are not empty, a dot steps into an object and $ begins an operator: "
+                    f"use another, as {brief(other)}, or an object within",
                     param="metadata",
                 )
-        value = list(value.values())
-    if isinstance(value, list):
+            inner = None if path is None else f"{path}.{key}" if path else key
+            if inner is not None and path_of(inner) is None:
+                raise Invalid(
+                    f"item {i}: the metadata key {brief(key)} could not be named in a filter, where"
+                    f" a field is {FIELD}, {FIELD_CHARS} characters at most: use shorter keys, or "
+                    "fewer objects within each other",
+                    param="metadata",
+                )
+            if isinstance(each, Mapping | list):
+                _check_keys(i, each, inner)
+    elif isinstance(value, list):
         for each in value:
             if isinstance(each, Mapping | list):
-                _check_keys(i, each)
+                _check_keys(i, each, None)

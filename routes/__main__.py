@@ -25,7 +25,8 @@ searched for or named by ids. An object in it has at most 1,000 names; all of it
 lists, objects and names, and 5,000,000 values. Null is the same as leaving a field out. A reply of
 vectors or records has at most `MAX_REPLY_BYTES`. What is over a limit is answered 413.
 
-A path is taken as it comes: slashes count, and ids are percent-encoded as UTF-8.
+A path is taken as it comes: slashes count, two at its beginning are a 404, and ids are
+percent-encoded as UTF-8.
 
 Errors are `{"error", "error_type", "request_id"}`, and on `/v1` as OpenAI writes them; the last
 column has each route's. Any route may also answer 500, which is a fault of the service.

@@ -3,17 +3,17 @@
 from dataclasses import asdict
 from typing import Any
 
-from auth import caller, visible
+from auth import visible
 from context import services
 from library.jobs import Job, no_job
 from routes.bounds import known
 from routes.table import Reply, route
 from schemas.collections import ReembedBody
 from schemas.replies import DeletedReply, JobReply, JobsReply
-from throttle import allowance, throttle
+from throttle import allowance, key_of_caller, throttle
 
 TAG = "collections"
-INTERNAL = ("target", "asked", "by", "pace")
+INTERNAL = ("target", "asked", "by", "pace", "counted")
 
 
 @route("POST", "/collections/<name>/reembed", access="write", body=ReembedBody, reply=JobReply,
@@ -21,10 +21,12 @@ INTERNAL = ("target", "asked", "by", "pace")
 def reembed(name: str, body: ReembedBody) -> Reply:
     """Give a collection another model's vectors, in the background.
 
-    It keeps to the caller's texts a minute, and begins once they allow its first minute.
+    Its texts count against the caller's texts a minute, for which it waits; it begins once they
+    allow its first minute.
     """
-    pace = allowance("texts")
-    job = services().reembedder.start(name, body.model, caller().name, pace, throttle().count_texts)
+    job = services().reembedder.start(
+        name, body.model, key_of_caller(), allowance("texts"), throttle().count_texts
+    )
     return Reply(_job(job), 202, {"Location": f"/jobs/{job.id}"})
 
 

@@ -239,12 +239,13 @@ class VectorStore(ABC):
     @abstractmethod
     def search(
         self, name: str, vectors: npt.ArrayLike, k: int = 10, *, filter: object = None,
-        min_score: float | None = None, offset: int = 0, exact: bool = False,
-        include: Sequence[Part] = DEFAULT_PARTS, budget: Budget = UNBOUNDED,
+        min_score: float | None = None, exact: bool = False, without: str | None = None,
+        offset: int = 0, include: Sequence[Part] = DEFAULT_PARTS, budget: Budget = UNBOUNDED,
     ) -> Found:  # fmt: skip
         """Return the `k` best records for each of `vectors` (q, d), after skipping `offset`.
 
-        By score, then id; never fewer than `k` when so many match. `exact`: no approximation.
+        By score, then id; never fewer than `k` when so many match. `exact`: no approximation;
+        `without`: an id that is left out.
         """
 
     @abstractmethod
@@ -252,10 +253,7 @@ class VectorStore(ABC):
         self, name: str, cursor: str | None = None, limit: int = 100, filter: object = None,
         include: Sequence[Part] = PARTS, budget: Budget = UNBOUNDED,
     ) -> Page:  # fmt: skip
-        """Return the next `limit` records by id after `cursor`; fewer where the budget ends.
-
-        But one at least, so that whoever goes on with `next_cursor` comes to the end.
-        """
+        """Return the next `limit` records by id after `cursor`; fewer, but one, if bytes end."""
 
     @abstractmethod
     def count(self, name: str, filter: object = None, budget: Budget = UNBOUNDED) -> int:

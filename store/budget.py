@@ -4,8 +4,10 @@ Goes from a route through the library into the stores, which ask it while they r
 pages and filters, so that nothing is held in memory that will not be sent.
 """
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
@@ -57,6 +59,16 @@ class Budget:
         if self._was_gone:
             raise ClientGone("the client closed the connection")
 
+    @contextmanager
+    def holding(self, lock: "threading.Lock | threading.RLock") -> Iterator[None]:
+        """Hold a lock for a block. Raises as `check` when it is not had in time."""
+        while not lock.acquire(timeout=ASK_EVERY_S):
+            self.check()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def fits(self, record: Any) -> bool:
         """Tell whether a `store.base.Record` may be replied too, and count it if so."""
         self.check()
@@ -83,6 +95,7 @@ class Budget:
     def _take(self, cost: int) -> bool:
         assert self.left is not None
         if cost > self.left:
+            self.left = 0  # even where it is replied all the same, nothing follows it
             return False
         self.left -= cost
         return True

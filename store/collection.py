@@ -8,6 +8,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from store.fs import FS, failures
 from store.journal import Journal, Step, no_step, write_generation, write_manifest
 from store.ledger import Ledger, Options
 from store.locks import boot_id
-from store.matrix import Matrix, directions
+from store.matrix import Matrix, directions, longest
 from store.postings import Postings
 from store.rows import RowTable
 from store.snapshot import MetadataReader, Snapshot
@@ -33,8 +34,6 @@ from store.writes import Plan, Queue, Write
 
 log = logging.getLogger("store")
 
-# Rows whose lengths are looked at together.
-CHUNK_ROWS = 1024
 VERSION = 1
 
 
@@ -67,6 +66,7 @@ class Collection(Ledger):
         """Make new thread locks and an empty queue."""
         super().reset_locks()
         self._compacting = threading.Lock()
+        self._deciding = threading.Lock()  # of filters; never waited for with `state` held
         self.queue = Queue(self._commit, self.options.lock_timeout_s)
         self.ann = Ann(self.folder, self.options.ann_above, self._settled)
 
@@ -106,7 +106,11 @@ class Collection(Ledger):
 
     def _apply(self, offset: int, data: dict[str, Any]) -> None:
         if data["k"] == "put":
-            self.postings.follow(len(self.table), data["m"])
+            if self._deciding.acquire(blocking=False):  # else the next filter catches up
+                try:
+                    self.postings.follow(len(self.table), data["m"])
+                finally:
+                    self._deciding.release()
             self.table.put(data["ids"], offset)
         else:
             self.table.remove(data["ids"])
@@ -128,20 +132,29 @@ class Collection(Ledger):
             raw = np.frombuffer(read_raw(journal.read, offset), "<f4").reshape(-1, self.dim)
             yield first, directions(raw, self.metric)
 
-    def snapshot(self, tree: Filter | None = None, budget: Budget = UNBOUNDED) -> Snapshot:
-        """Return the collection as it is now, narrowed to what matches."""
-        with self.current() as journal:
-            n = len(self.table)
-            allowed, count = self.table.alive(), len(self.table.row_of)
-            if tree is not None:
-                mask = self.postings.mask(tree, n, budget)
-                allowed = mask if allowed is None else mask & allowed
-                count = int(np.count_nonzero(allowed))
-            return Snapshot(journal, self.matrix.view(n), self.table, allowed, count)
+    def snapshot(
+        self, tree: Filter | None = None, budget: Budget = UNBOUNDED, without: str | None = None
+    ) -> Snapshot:
+        """Return the collection as it is now, narrowed to what matches and has another id."""
+        with self.current(budget) as journal:
+            n, postings, view = len(self.table), self.postings, self.matrix.view(len(self.table))
+            left_out = None if without is None else self.table.row_of.get(without)
+            shot = Snapshot(journal, view, self.table, self.table.alive(), n - self.table.dead)
+        if tree is None and left_out is None:
+            return shot
+        mask = np.ones(n, np.bool_)
+        if tree is not None:  # decided while others read and write
+            with budget.holding(self._deciding), failures("read"):
+                mask = postings.mask(tree, n, budget)
+        if shot.allowed is not None:
+            mask &= shot.allowed
+        if left_out is not None:
+            mask[left_out] = False
+        return replace(shot, allowed=mask, count=int(np.count_nonzero(mask)))
 
-    def rows_of(self, ids: list[str]) -> tuple[Snapshot, list[int]]:
+    def rows_of(self, ids: list[str], budget: Budget) -> tuple[Snapshot, list[int]]:
         """Return the rows of those ids that are there, in their order."""
-        with self.current() as journal:
+        with self.current(budget) as journal:
             shot = Snapshot(journal, self.matrix.view(0), self.table, None, 0)
             return shot, [self.table.row_of[id_] for id_ in ids if id_ in self.table.row_of]
 
@@ -149,14 +162,14 @@ class Collection(Ledger):
         self, cursor: str | None, limit: int, tree: Filter | None, budget: Budget
     ) -> tuple[Snapshot, list[int], bool]:
         """Return up to `limit` matching rows by id behind `cursor`, and whether more follow."""
-        with self.current() as journal:
-            shot = Snapshot(journal, self.matrix.view(0), self.table, None, 0)
-            rows = (self.table.row_of[id_] for id_ in self.table.after(cursor))
-            if tree is not None:
-                mask = self.postings.mask(tree, len(self.table), budget)
-                rows = (row for row in rows if mask[row])
-            found = list(itertools.islice(rows, limit + 1))
-            return shot, found[:limit], len(found) > limit
+        while True:  # again after a compaction, which numbers the rows anew
+            known = self.snapshot(tree, budget)
+            with self.current(budget) as journal:
+                if journal is known.journal:
+                    rows = (self.table.row_of[id_] for id_ in self.table.after(cursor))
+                    rows = (row for row in rows if known.has(row, tree))
+                    found = list(itertools.islice(rows, limit + 1))
+                    return known, found[:limit], len(found) > limit
 
     def graph(self, snapshot: Snapshot) -> Graph | None:
         """Return the graph for an approximate search, if one is wanted and there."""
@@ -190,14 +203,12 @@ class Collection(Ledger):
                 "poisoned": journal.poison is not None,
             }
 
-    def norm_bound(self, snapshot: Snapshot) -> float:
+    def norm_bound(self, snapshot: Snapshot, budget: Budget) -> float:
         """Return a bound on the length of the matrix's rows."""
         if self.metric == "cosine":
             return 1.0
         upto, largest = self._norms
-        for start in range(upto, len(snapshot.matrix), CHUNK_ROWS):
-            part = snapshot.matrix[start : start + CHUNK_ROWS].astype(np.float64)
-            largest = max(largest, float(np.sqrt(np.max(np.sum(part * part, axis=1)))))
+        largest = max(largest, longest(snapshot.matrix[upto:], budget))
         with self.state:
             if self.journal is snapshot.journal:
                 self._norms = max((len(snapshot.matrix), largest), self._norms)
@@ -240,6 +251,10 @@ class Collection(Ledger):
         """Write a group as one frame. Each write gets its result or its error."""
         with self.exclusive() as journal:
             self.may_write()
+            for write in group:
+                if write.by_filter:
+                    write.budget.check()
+                    write.ids = self.snapshot(write.filter, write.budget).ids()
             with self.state:
                 plan = self._plan(group)
                 first_row = len(self.table)
@@ -277,19 +292,9 @@ class Collection(Ledger):
         for write in group:
             try:
                 if write.mode is None:
-                    ids = self._matching(write) if write.by_filter else write.ids
-                    plan.remove(write, ids)
+                    plan.remove(write, write.ids)
                 else:
                     plan.put(write)
             except ServiceError as exc:
                 write.error = exc
         return plan
-
-    def _matching(self, write: Write) -> list[str]:
-        write.budget.check()
-        if write.filter is None:
-            return list(self.table.row_of)
-        mask = self.postings.mask(write.filter, len(self.table), write.budget)
-        alive = self.table.alive()
-        rows = np.flatnonzero(mask if alive is None else mask & alive)
-        return [self.table.ids[row] for row in rows.tolist()]

@@ -72,6 +72,8 @@ class FileStore(FileNames):
             write = Write(ids=validation.check_ids(ids, self.limits))
         else:
             write = Write(filter=parse(filter), by_filter=True, budget=budget)
+            # Decided before others are kept from writing, who then wait for what is new alone.
+            self._collection(entry).snapshot(write.filter, budget)
         result = self._write(entry, write)
         assert isinstance(result, int)
         return result
@@ -97,7 +99,7 @@ class FileStore(FileNames):
         _, entry = self._find(name)
         parts = validation.check_parts(include)
         wanted = validation.check_ids(ids, self.limits)
-        snapshot, rows = self._collection(entry).rows_of(list(dict.fromkeys(wanted)))
+        snapshot, rows = self._collection(entry).rows_of(list(dict.fromkeys(wanted)), budget)
         found: dict[int, Record] = {}
         with failures("read"):
             for row, record in zip(
@@ -118,6 +120,7 @@ class FileStore(FileNames):
         offset: int = 0,
         exact: bool = False,
         include: Sequence[Part] = DEFAULT_PARTS,
+        without: str | None = None,
         budget: Budget = UNBOUNDED,
     ) -> Found:
         """Return the `k` best records for each of `vectors` (q, d), after skipping `offset`."""
@@ -128,17 +131,19 @@ class FileStore(FileNames):
         validation.check_reads(len(checked), k, offset, self.limits)
         queries = directions(checked, entry.metric)
         collection = self._collection(entry)
-        shot = collection.snapshot(tree, budget)
-        margin = slack(queries, collection.norm_bound(shot))
+        shot = collection.snapshot(tree, budget, without)
+        margin = slack(queries, collection.norm_bound(shot, budget))
         asked = queries, offset + k, shot.allowed
         graph = None if exact else collection.graph(shot)
-        near = approximate(graph, shot.matrix, *asked, shot.count, margin) if graph else None
+        near = None
+        if graph is not None:
+            near = approximate(graph, shot.matrix, *asked, shot.count, margin, budget)
         per_query = candidates(shot.matrix, *asked, margin, budget) if near is None else near
         hits, read = [], {}  # a row that several queries find is read once
         with failures("read"):
             for query, rows in zip(queries, per_query, strict=True):
                 ids, metric = shot.table.ids, entry.metric
-                best = settle(shot.matrix, rows, query, ids, metric, offset, k, min_score)
+                best = settle(shot.matrix, rows, query, ids, metric, offset, k, min_score, budget)
                 new = sorted(row for row, _ in best if row not in read)
                 for row, record in zip(new, shot.records(new, parts), strict=True):
                     budget.spend(record)
@@ -179,7 +184,7 @@ class FileStore(FileNames):
         """Return up to `most` ids, in order: a random choice that stays while the rows do."""
         _, entry = self._find(name)
         shot = self._collection(entry).snapshot(None, budget)
-        live = np.arange(len(shot.matrix)) if shot.allowed is None else np.flatnonzero(shot.allowed)
+        live = shot.rows()
         lots = np.random.default_rng(0).random(len(shot.matrix))[live]  # a row keeps its own
         return sorted(shot.table.ids[row] for row in live[lots.argsort()[:most]].tolist())
 

@@ -19,10 +19,15 @@ class LateStore:
         self._opener = opener
         self._lock = threading.Lock()
         self._store: VectorStore | None = None
-        self.cannot_open: str | None = reason
+        self._cannot_open: str | None = reason
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._opened(), name)
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be opened, or what is wrong with it since."""
+        return self._cannot_open or (problem_of(self._store) if self._store else None)
 
     def close(self) -> None:
         """Close it, if it was ever opened."""
@@ -35,9 +40,9 @@ class LateStore:
                 try:
                     self._store = self._opener()
                 except ServiceError as exc:
-                    self.cannot_open = exc.message
+                    self._cannot_open = exc.message
                     raise
-                self.cannot_open = None
+                self._cannot_open = None
             return self._store
 
 
@@ -52,5 +57,5 @@ def open_or_wait(opener: Callable[[], VectorStore]) -> VectorStore:
 
 
 def problem_of(store: VectorStore) -> str | None:
-    """Return why a store cannot be opened, if it cannot."""
-    return cast("str | None", getattr(store, "cannot_open", None))
+    """Return why nothing can be read or written now, of a store that finds out."""
+    return cast("str | None", getattr(store, "problem", None))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from errors import Busy, ServiceError
+from store.budget import UNBOUNDED, Budget
 from store.frames import Frame
 from store.fs import FS, failures
 from store.journal import Fsync, Journal, Step, gone, no_step
@@ -59,10 +60,10 @@ class Ledger:
         raise NotImplementedError
 
     @contextmanager
-    def current(self) -> Iterator[Journal]:
+    def current(self, budget: Budget = UNBOUNDED) -> Iterator[Journal]:
         """Hold the state still, as new as what is on the disk."""
         for _ in range(3):
-            with self.state, failures("read"):
+            with budget.holding(self.state), failures("read"):
                 if self._catch_up(exclusive=False):
                     assert self.journal is not None
                     yield self.journal

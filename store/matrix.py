@@ -12,10 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from store.base import Metric, Vectors
+from store.budget import Budget
 from store.fs import FS, Handle
 
 GROWTH = 1.25
 LEAST_BYTES = 1 << 20
+# Rows whose lengths are looked at together.
+CHUNK_ROWS = 1024
 
 
 def directions(vectors: Vectors, metric: Metric) -> Vectors:
@@ -29,6 +32,16 @@ def directions(vectors: Vectors, metric: Metric) -> Vectors:
     norms = np.sqrt(np.add.reduce(wide * wide, axis=1, keepdims=True))
     out: Vectors = np.divide(wide, norms, out=wide).astype(np.float32)
     return out
+
+
+def longest(rows: Vectors, budget: Budget) -> float:
+    """Return the length of the longest of (n, d) rows, 0.0 of none."""
+    largest = 0.0
+    for start in range(0, len(rows), CHUNK_ROWS):
+        budget.check()
+        part = rows[start : start + CHUNK_ROWS].astype(np.float64)
+        largest = max(largest, float(np.sqrt(np.max(np.sum(part * part, axis=1)))))
+    return largest
 
 
 class Matrix:

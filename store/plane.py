@@ -4,6 +4,7 @@ Reads any vector store through its contract. Knows no HTTP, no model and no draw
 """
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ EXACT_SIDE = 512
 # Beyond it, directions followed at once, and how often: 2,000 x 16,000 then take 2 s of one core
 # where all axes took 12, and 2,000 x 1,536 show 0.9996 of what the exact ones do (2026-11-29).
 DIRECTIONS, ROUNDS = 12, 12
-# One map at a time: the largest, 2,000 x 16,000, holds some 300 MB, of PostgreSQL 500. Others wait
-# for so long.
-TURN_S = 5.0
-_turn = threading.Lock()
+# One map at a time: the largest, 2,000 x 16,000, holds some 300 MB, of PostgreSQL 500. So many
+# others wait for so long, in steps; each has one of the service's threads.
+TURN_S, STEP_S, WAITING_MOST = 5.0, 0.1, 2
+SMALL = 200_000  # numbers: a map of so many waits for nobody, which takes some MB and 0.1 s
+_turn, _waiting = threading.Lock(), threading.Semaphore(WAITING_MOST)
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Chart:
 
 def chart(store: VectorStore, name: str, limit: int, budget: Budget = UNBOUNDED) -> Chart:
     """Place up to `limit` records of a collection, drawn at random, on a plane. Raises NotFound."""
-    with _one_at_a_time(budget):
-        info = store.info(name)
+    dim, total = store.identity(name).dim, store.count(name, budget=budget)
+    with _one_at_a_time(min(limit, total) * dim, budget):
         ids = store.sample(name, limit, budget)
-        records, vectors = _read(store, name, ids, info.dim, budget)
-        return Chart(records, project(vectors, budget=budget), info.count)
+        records, vectors = _read(store, name, ids, dim, budget)
+        return Chart(records, project(vectors, budget=budget), total)
 
 
 def chart_of(
@@ -63,24 +65,42 @@ def chart_of(
 
     Raises NotFound.
     """
-    with _one_at_a_time(budget):
-        info = store.info(name)
-        records, asked = _read(store, name, ids, info.dim, budget)
+    ids = list(dict.fromkeys(ids))
+    dim, total = store.identity(name).dim, store.count(name, budget=budget)
+    with _one_at_a_time((min(limit, total) + len(ids)) * dim, budget):
+        records, asked = _read(store, name, ids, dim, budget)
         sample = store.sample(name, limit, budget)
-        _, vectors = _read(store, name, sample, info.dim, budget, texts=False)
-        return Chart(records, project(vectors, asked, budget), info.count)
+        _, vectors = _read(store, name, sample, dim, budget, texts=False)
+        return Chart(records, project(vectors, asked, budget), total)
 
 
 @contextmanager
-def _one_at_a_time(budget: Budget) -> Iterator[None]:
+def _one_at_a_time(numbers: int, budget: Budget) -> Iterator[None]:
     budget.check()
-    if not _turn.acquire(timeout=TURN_S):
+    if numbers <= SMALL:
+        yield
+        return
+    if not (_turn.acquire(blocking=False) or _waited(budget)):
         raise Busy("another map is being made; ask again", retry_after_s=2)
     try:
-        budget.check()
         yield
     finally:
         _turn.release()
+
+
+def _waited(budget: Budget) -> bool:
+    """Wait for the turn, unless enough others do; tell whether it came."""
+    if not _waiting.acquire(blocking=False):
+        return False
+    try:
+        end = time.monotonic() + TURN_S
+        while time.monotonic() < end:
+            budget.check()
+            if _turn.acquire(timeout=STEP_S):
+                return True
+        return False
+    finally:
+        _waiting.release()
 
 
 def _read(

@@ -20,8 +20,8 @@ from store.rows import Mask
 # Fields that nobody declared, and conditions; the longest unused go first.
 MAX_FIELDS = 64
 MAX_TABLES = 256
-# Rows read between two looks at the budget: each takes some microseconds.
-CHECK_ROWS = 256
+# Values decided between two looks at the budget: each takes a microsecond, a list its elements'.
+CHECK_VALUES = 256
 # Longer strings and lists that were asked for are not remembered.
 MAX_OPERAND = 256
 EXACT_INT = 2**53  # whole numbers beyond are not all float64
@@ -52,8 +52,7 @@ class Postings:
         if late:
             start = min(field.upto for field in late)
             for row, metadata in enumerate(self._read(start), start):
-                if row % CHECK_ROWS == 0:
-                    budget.check()
+                budget.check()
                 for field in late:
                     if field.upto == row:
                         field.add(metadata)
@@ -72,7 +71,7 @@ class Postings:
         budget.check()
         match tree:
             case Condition(path):
-                return fields[path].mask(tree, n)
+                return fields[path].mask(tree, n, budget)
             case Not(part):
                 return ~self._walk(part, n, fields, budget)
             case And(parts) | Or(parts):
@@ -123,17 +122,17 @@ class _Field:
             self.codes[self.upto] = code
         self.upto += 1
 
-    def mask(self, condition: Condition, n: int) -> Mask:
+    def mask(self, condition: Condition, n: int, budget: Budget) -> Mask:
         """Return which of the first `n` rows pass."""
-        return self._table(condition).take(self.codes[:n])  # half the time of an index
+        return self._table(condition, budget).take(self.codes[:n])  # half the time of an index
 
-    def _table(self, condition: Condition) -> Mask:
+    def _table(self, condition: Condition, budget: Budget) -> Mask:
         """Return which codes pass, kept and extended when new values have come."""
         op, operand = condition.op, condition.operand
         key = (op, tuple(map(_key, operand)) if isinstance(operand, tuple) else _key(operand))
         table = self._tables.pop(key, np.zeros(0, np.bool_))
         if len(table) < len(self._values):
-            table = np.concatenate([table, self._decide(op, operand, len(table))])
+            table = np.concatenate([table, self._decide(op, operand, len(table), budget)])
         if isinstance(operand, str | tuple) and len(operand) > MAX_OPERAND:
             return table  # it would be kept with all it names
         self._tables[key] = table
@@ -141,7 +140,7 @@ class _Field:
             del self._tables[next(iter(self._tables))]
         return table
 
-    def _decide(self, op: str, operand: Any, first: int) -> Mask:
+    def _decide(self, op: str, operand: Any, first: int, budget: Budget) -> Mask:
         """Return which codes from `first` on pass."""
         if op in ("$eq", "$ne", "$in", "$nin"):
             passed = np.zeros(len(self._values), np.bool_)
@@ -156,7 +155,12 @@ class _Field:
                     out: Mask = COMPARE[op](numbers[first:], float(operand))
                 return out
         rest = self._values[first:]
-        return np.fromiter((holds(op, value, operand) for value in rest), np.bool_, len(rest))
+        passed = np.zeros(len(rest), np.bool_)
+        for i, value in enumerate(rest):
+            if i % CHECK_VALUES == 0 or isinstance(value, list):
+                budget.check()
+            passed[i] = holds(op, value, operand)
+        return passed
 
     def _as_numbers(self) -> npt.NDArray[np.float64] | None:
         """Return the values as float64, NaN where not a number; None if one would be rounded."""

@@ -68,7 +68,8 @@ class RowTable:
     def records(self, first_row: int) -> list[tuple[int, int]]:
         """Return (first row, offset) of the records that hold `first_row` and all after it."""
         start = max(bisect.bisect_right(self._first, first_row) - 1, 0)
-        return list(zip(self._first[start:], self._offset[start:], strict=True))
+        offsets = self._offset[start:]  # while rows are added: `put` adds to these last
+        return list(zip(self._first[start:], offsets, strict=False))
 
     def after(self, cursor: str | None) -> Iterable[str]:
         """Yield the live ids behind `cursor`, in order."""

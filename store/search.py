@@ -84,6 +84,7 @@ def approximate(
     allowed: Mask | None,
     count: int,
     margin: Scores,
+    budget: Budget = UNBOUNDED,
 ) -> list[RowNumbers] | None:
     """Return for each query rows among which its `want` best most likely are.
 
@@ -96,7 +97,7 @@ def approximate(
     if fetch > MOST_NEAREST:
         return None
     later = None if allowed is None else allowed[graph.rows :]
-    newer = candidates(matrix[graph.rows :], queries, want, later, margin)
+    newer = candidates(matrix[graph.rows :], queries, want, later, margin, budget)
     found = []
     for near, new in zip(graph.nearest(queries, fetch), newer, strict=True):
         kept = near if allowed is None else near[allowed[near]]
@@ -234,9 +235,10 @@ def settle(
     first: int,
     count: int,
     min_score: float | None,
+    budget: Budget = UNBOUNDED,
 ) -> list[tuple[int, float]]:
     """Return (row, score) of the candidates in their final order, `count` from `first` on."""
-    scores = exact_scores(matrix, rows, query)
+    scores = exact_scores(matrix, rows, query, budget)
     if metric == "cosine":
         np.clip(scores, -1, 1, out=scores)
     if min_score is not None:
@@ -249,11 +251,14 @@ def settle(
     return [(row, -score) for score, _, row in ranked[first:]]
 
 
-def exact_scores(matrix: Vectors, rows: RowNumbers, query: Vectors) -> Scores:
+def exact_scores(
+    matrix: Vectors, rows: RowNumbers, query: Vectors, budget: Budget = UNBOUNDED
+) -> Scores:
     """Return the inner products, summed in float64 row by row, as float32 (m,)."""
     out = np.empty(len(rows), np.float32)
     wide = query.astype(np.float64)
-    for start in range(0, len(rows), BLOCK):
-        part = matrix[rows[start : start + BLOCK]].astype(np.float64)
-        out[start : start + BLOCK] = np.sum(part * wide, axis=1)
+    for start in range(0, len(rows), GATHER_BLOCK):
+        budget.check()
+        part = matrix[rows[start : start + GATHER_BLOCK]].astype(np.float64)
+        out[start : start + GATHER_BLOCK] = np.sum(part * wide, axis=1)
     return out

@@ -8,9 +8,10 @@ import numpy as np
 
 from errors import Corrupt
 from store.base import Part, Record, Vectors
+from store.filters import Filter, matches
 from store.frames import read_pickle, read_raw
 from store.journal import Journal
-from store.rows import Mask, RowTable
+from store.rows import Mask, RowNumbers, RowTable
 from store.unpickle import loads
 
 
@@ -23,6 +24,20 @@ class Snapshot:
     table: RowTable
     allowed: Mask | None  # (n,) live and matching, None: all
     count: int  # of the allowed
+
+    def rows(self) -> RowNumbers:
+        """Return the allowed rows, in order."""
+        return np.arange(len(self.matrix)) if self.allowed is None else np.flatnonzero(self.allowed)
+
+    def ids(self) -> list[str]:
+        """Return the ids of the allowed rows."""
+        return [self.table.ids[row] for row in self.rows().tolist()]
+
+    def has(self, row: int, tree: Filter | None) -> bool:
+        """Tell whether a row that lives matches what the snapshot was narrowed to, `tree`."""
+        if row < len(self.matrix):
+            return self.allowed is None or bool(self.allowed[row])
+        return matches(tree, self.record(row, frozenset({"metadata"})).metadata or {})
 
     def record(self, row: int, parts: frozenset[Part]) -> Record:
         """Read one row back from the journal."""

@@ -122,6 +122,7 @@ class SqlStore(SqlNames):
         offset: int = 0,
         exact: bool = False,
         include: Sequence[Part] = DEFAULT_PARTS,
+        without: str | None = None,
         budget: Budget = UNBOUNDED,
     ) -> Found:
         """Return the best records for each of `vectors`."""
@@ -133,7 +134,11 @@ class SqlStore(SqlNames):
                 vectors, collection.dim, collection.metric, self.limits
             )
             validation.check_reads(len(queries), k, offset, self.limits)
-            ask = sql_rows.Ask(k, offset, tree, parts, self.shards, exact, min_score, budget)
+            where = Where(tree)
+            if without is not None:
+                where.sql = f"({where.sql} AND id <> :without)"
+                where.values["without"] = without
+            ask = sql_rows.Ask(k, offset, where, parts, self.shards, exact, min_score, budget)
             hits = sql_rows.search(connection, collection, queries, ask)
             return Found(hits, exact or not collection.ready)
 

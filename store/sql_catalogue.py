@@ -29,6 +29,11 @@ class SqlNames(VectorStore):
         self.db = Database(url, prepare, **pool)
         self.notes = SqlNotes(self.db)
 
+    @property
+    def problem(self) -> str | None:
+        """Why the database cannot be used, since a call has found so until it answers again."""
+        return self.db.guard.problem
+
     # -- collections -----------------------------------------------------------------------------
 
     def create(

@@ -19,7 +19,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 import errors
 from config.addresses import driver_url
+from guard import Guard
 from store.budget import UNBOUNDED, Budget
+from store.sql_connection import Connection, NoAnswer, hasten_ping
 from store.sql_wire import register
 
 T = TypeVar("T")
@@ -27,7 +29,6 @@ Owner = TypeVar("Owner", bound=object)
 
 RETRY_PAUSES_S = (0.05, 0.25)  # three attempts; a promoted standby or a lost deadlock needs two
 SERVER_MS = 900  # of each second of patience: the server gives up first
-PING_S = 3.0  # how long a connection out of the pool may take to say that it lives
 TCP_TIMEOUT_MS = 10_000  # a host that is gone, and not just silent, is noticed by the kernel
 RETRY_AFTER_S = 2.0  # what a client is told when the database is away
 
@@ -59,27 +60,6 @@ class Again(Exception):
     """Raised by work that met a change and is to be run anew."""
 
 
-class NoAnswer(psycopg.OperationalError):
-    """The server holds the connection open but says nothing (a machine that hangs)."""
-
-
-class _Connection(psycopg.Connection[Any]):
-    """A connection on which no single wait lasts for ever; past `patience_s` it is closed."""
-
-    patience_s: float | None = 30.0
-
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        began = time.monotonic()
-        try:
-            return super().wait(gen, interval, timeout=timeout or self.patience_s)
-        except psycopg.OperationalError as error:
-            waited_s = time.monotonic() - began
-            if error.sqlstate is None and self.patience_s and waited_s >= self.patience_s:
-                self.pgconn.finish()
-                raise NoAnswer(f"no answer within {self.patience_s:g} s") from error
-            raise
-
-
 class Database:
     """A PostgreSQL that may restart, fail over, be full, be busy or hang."""
 
@@ -107,7 +87,9 @@ class Database:
             connect_args={"connect_timeout": connect_timeout_s, "tcp_user_timeout": TCP_TIMEOUT_MS},
         )
         event.listen(self.engine, "do_connect", self._connect)
-        _hasten_ping(self.engine.dialect)
+        hasten_ping(self.engine.dialect)
+        away = (errors.Unavailable,)
+        self.guard = Guard("the store's database", self._probe, slow=away)
         after_fork(self.engine, lambda engine: engine.dispose(close=False))
 
     def read(self, work: Callable[[sa.Connection], T], budget: Budget = UNBOUNDED) -> T:
@@ -134,7 +116,7 @@ class Database:
                 driver = connection.connection.driver_connection
                 connection.execution_options(isolation_level="AUTOCOMMIT")
                 connection.detach()
-                assert isinstance(driver, _Connection)
+                assert isinstance(driver, Connection)
                 driver.patience_s = None
                 connection.exec_driver_sql("SET statement_timeout = 0")
                 yield connection
@@ -143,6 +125,7 @@ class Database:
 
     def close(self) -> None:
         """Close every idle connection."""
+        self.guard.close()
         self.engine.dispose()
 
     def _run(
@@ -157,12 +140,18 @@ class Database:
             budget.check()
             if budget.deadline is not None:
                 self._stop_at(connection, budget.deadline)
-            return work(connection)
+            driver = connection.connection.driver_connection
+            assert isinstance(driver, Connection)
+            driver.budget = budget
+            try:
+                return work(connection)
+            finally:
+                driver.budget = UNBOUNDED
 
         return self._attempts(within, landed)
 
     def _stop_at(self, connection: sa.Connection, deadline: float) -> None:
-        """Have the server stop each statement when a deadline comes, if it would run longer."""
+        """Have the server stop a statement by itself where no cancelling comes through."""
         left_ms = int((deadline - time.monotonic()) * 1000)
         if left_ms < self.patience_s * SERVER_MS:
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = {max(1, left_ms)}")
@@ -190,9 +179,15 @@ class Database:
                 if result and _is_away(error) and self._landed(landed, error):
                     return result[0]
                 if pause_s is None or not _may_repeat(error):
-                    raise translate(error) from error
+                    problem = translate(error)
+                    if type(problem) is errors.Unavailable:
+                        self.guard.failed(problem)
+                    raise problem from error
             time.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
+
+    def _probe(self) -> None:
+        self.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
 
     def _landed(self, landed: Callable[[sa.Connection], bool], lost: SQLAlchemyError) -> bool:
         """Find out whether a commit whose answer was lost took place."""
@@ -214,7 +209,7 @@ class Database:
         own = f"-c statement_timeout={int(self.patience_s * SERVER_MS)}"
         own += " -c cursor_tuple_fraction=1"  # of a cursor, too, everything is read
         options["options"] = f"{own} {options.get('options', '')}"
-        connection = _Connection.connect(*args, **options)
+        connection = Connection.connect(*args, **options)
         connection.patience_s = self.patience_s
         register(connection)
         return connection
@@ -261,20 +256,6 @@ def _may_repeat(error: SQLAlchemyError) -> bool:
     if isinstance(error, DBAPIError) and isinstance(error.orig, silent):
         return False
     return _is_away(error) or _state(error) in _AGAIN
-
-
-def _hasten_ping(dialect: Any) -> None:
-    """Let a connection's check on leaving the pool take no longer than `PING_S`."""
-    ping = dialect.do_ping
-
-    def hastened(connection: _Connection) -> Any:
-        patience_s, connection.patience_s = connection.patience_s, PING_S
-        try:
-            return ping(connection)
-        finally:
-            connection.patience_s = patience_s
-
-    dialect.do_ping = hastened
 
 
 def after_fork(owner: Owner, forget: Callable[[Owner], None]) -> None:

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 from errors import Conflict, NotFound
 from store.base import Hit, Mode, Part, Record, Vectors, Written
 from store.budget import Budget
-from store.filters import Filter
 from store.sql_filter import Where
 from store.sql_schema import Collection, search_settings
 from store.sql_wire import Vector, dump_json, read_vector
@@ -149,7 +148,7 @@ class Ask:
 
     k: int
     offset: int
-    tree: Filter | None
+    where: Where
     parts: frozenset[Part]
     shards: int
     exact: bool
@@ -170,15 +169,15 @@ def search(
     By the index when there is one, unless `exact`; and again without it for every query that it
     answered short, because it stops looking after `hnsw.max_scan_tuples`.
     """
-    where = Where(ask.tree)
     indexed = collection.ready and not ask.exact
     ef_search = min(1000, max(EF_SEARCH, 2 * ask.rows))
     connection.exec_driver_sql(search_settings(ef_search, ask.shards, not indexed))
-    statement = sa.text(_search_statement(collection, where, ask, indexed))
+    statement = sa.text(_search_statement(collection, ask, indexed))
     found, short = [], []
     for i, query in enumerate(queries):
+        ask.budget.check()  # of many statements each may be short
         left = ask.budget.left
-        values = {"query": Vector(query), **where.values}
+        values = {"query": Vector(query), **ask.where.values}
         with closing(_rows(connection, statement, values, ask.rows)) as rows:
             hits, ranked = _hits(collection, rows, ask)
         if indexed and ranked < ask.rows:
@@ -193,7 +192,8 @@ def search(
     return found
 
 
-def _search_statement(collection: Collection, where: Where, ask: Ask, indexed: bool) -> str:
+def _search_statement(collection: Collection, ask: Ask, indexed: bool) -> str:
+    where = ask.where
     sign = {"cosine": "<=>", "dot": "<#>"}[collection.metric]
     distance = f"embedding {sign} CAST(:query AS vector)"
     source = collection.table

@@ -2,8 +2,8 @@
 
 `loads` cannot call or import anything; it is for our own checksummed files. `check` goes before it
 for bytes that came from elsewhere: only the opcodes that our own data needs, no reference to
-anything but a string, and no size that the bytes themselves do not have, so that a small file
-cannot ask for much memory.
+anything but a string, a bound on what those stand for together, and no size that the bytes
+themselves do not have, so that a small file cannot ask for much memory.
 """
 
 import io
@@ -24,6 +24,8 @@ OPCODES = frozenset(
 )
 MAX_OPCODES = 2_000_000
 MAX_DEPTH = 64
+# What all references to strings of one record stand for: four times what its bytes may be.
+MAX_REFERRED = 256 << 20
 
 
 class _Data(pickle.Unpickler):
@@ -77,9 +79,9 @@ class _Nesting:
 
 def check(data: bytes) -> None:
     """Raise Invalid unless the pickle holds only plain data and asks for nothing more."""
-    strings: list[bool] = []  # whether the memo's entry is a string
+    strings: list[int | None] = []  # the length of the memo's entry, if it is a string
     nesting = _Nesting()
-    last, count = "", 0
+    last, size, count, referred = "", None, 0, 0
     try:
         for opcode, argument, _ in pickletools.genops(_Sized(data)):
             name, count = opcode.name, count + 1
@@ -88,12 +90,17 @@ def check(data: bytes) -> None:
             if name == "FRAME" and int(argument or 0) > len(data):
                 raise Invalid("not a backup: its pickle is longer than its bytes")
             if name == "MEMOIZE":
-                strings.append(last.endswith(("UNICODE", "UNICODE8", "BYTES", "BYTES8")))
-            elif name.endswith("BINGET") and not any(strings[int(argument or 0) :][:1]):
-                raise Invalid("not a backup: its pickle refers to itself")
+                strings.append(size)
+            elif name.endswith("BINGET"):
+                length = strings[int(argument or 0)]
+                if length is None:
+                    raise Invalid("not a backup: its pickle refers to itself")
+                referred += length
+                if referred > MAX_REFERRED:
+                    raise Invalid("not a backup: its pickle repeats a string too often")
             if nesting.step(name) > MAX_DEPTH:
                 raise Invalid("not a backup: its pickle is nested too deep")
-            last = name
+            last, size = name, len(argument) if isinstance(argument, str | bytes) else None
     except (ValueError, IndexError, OverflowError, EOFError) as exc:
         raise Invalid("not a backup: its pickle is broken") from exc
     if last != "STOP":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from errors import Conflict, Invalid, TooLarge
+from errors import Conflict, Invalid, NotFound, TooLarge
 from store.base import METRICS, MODES, PARTS, Item, Metric, Mode, Part, Vectors
 from store.filters import FIELD, FIELD_CHARS, path_of
 from store.values import (
@@ -136,6 +136,15 @@ def check_mode(mode: object) -> Mode:
         if mode == known:
             return known
     raise Invalid(f"unknown mode {brief(mode)}; known are {', '.join(MODES)}", param="mode")
+
+
+def check_present(mode: Mode, ids: Sequence[str], there: set[str]) -> None:
+    """Refuse to insert what is there already, and to update what is not."""
+    if mode == "insert" and there:
+        raise Conflict(f"id {brief(min(there))} is there already; nothing was written")
+    missing = [id_ for id_ in ids if id_ not in there]
+    if mode == "update" and missing:
+        raise NotFound(f"id {brief(missing[0])} is not there; nothing was written")
 
 
 def check_parts(include: Sequence[str]) -> frozenset[Part]:

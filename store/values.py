@@ -5,6 +5,7 @@ Called by `validation`, which knows the limits and the items.
 """
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ MAX_JSON_DEPTH = 32
 MAX_KEYS = 1000  # of one object
 
 
+_few = reprlib.Repr()  # reads no more of a list than it writes
+_few.maxlevel, _few.maxstring, _few.maxother = 3, 60, 60
+
+
 class Place:
     """Names an item in a message; written out only when there is one to write."""
 
@@ -39,20 +44,34 @@ class Place:
 
 def brief(value: object) -> str:
     """Return a value short enough for a message."""
-    text = ascii(value)
+    text = ascii(value[:60]) if isinstance(value, str) else _few.repr(value)
+    if not text.isascii():
+        text = ascii(text)[1:-1]
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class _Metadata:
-    """Names an item's metadata in a message, when there is one to write."""
+    """Names an item's metadata in a message, when there is one to write; knows how much it may be.
 
-    __slots__ = ("_place",)
+    What is counted is at most what JSON takes, so that no more is copied than may be stored.
+    """
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    __slots__ = ("_left", "_most", "_place")
+
+    def __init__(self, place: Place, most: int) -> None:
+        self._place, self._left, self._most = place, most, most
 
     def __str__(self) -> str:
         return f"{self._place}: metadata"
+
+    def take(self, size: int) -> None:
+        """Count bytes. Raises TooLarge if they are too many in all."""
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge(
+                f"{self._place}: metadata of over {self._most} bytes as JSON, which is the limit",
+                param="metadata",
+            )
 
 
 def check_id(id_: object, where: object, most: int) -> None:
@@ -103,18 +122,18 @@ def check_meta(metadata: object, where: Place, most: int) -> dict[str, Any]:
         raise Invalid(
             f"{where}: metadata is a JSON object, not {brief(metadata)}", param="metadata"
         )
-    copied: dict[str, Any] = _copy_json(metadata, _Metadata(where), 1)
-    size = len(orjson.dumps(copied))
-    if size > most:
-        raise TooLarge(f"{where}: metadata of {size} bytes; at most {most}", param="metadata")
+    copied: dict[str, Any] = _copy_json(metadata, _Metadata(where, most), 1)
+    _Metadata(where, most).take(len(orjson.dumps(copied)))
     return copied
 
 
-def _copy_json(value: Any, where: object, depth: int) -> Any:
+def _copy_json(value: Any, where: _Metadata, depth: int) -> Any:
     """Return a deep copy of a JSON value that shares nothing with the caller's."""
+    where.take(1)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
+        where.take(len(value))
         check_unicode(value, where, "metadata")
         return str(value)
     if isinstance(value, int):
@@ -135,6 +154,7 @@ def _copy_json(value: Any, where: object, depth: int) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise Invalid(f"{where}: the key {brief(key)} is no string", param="metadata")
+            where.take(len(key))
             if not is_plain(key):
                 check_unicode(key, f"{where}: a key", "metadata")
         return {str(key): _copy_json(each, where, depth + 1) for key, each in value.items()}

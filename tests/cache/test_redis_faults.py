@@ -33,7 +33,7 @@ def cache(own: Redis) -> Iterator[RedisCache]:
 def count_failures(cache: RedisCache) -> list[str]:
     """Note each attempt that failed, by thread: each costs its thread at most TIMEOUT_S."""
     failures: list[str] = []
-    for owner, name in ((cache._guard, "_failed"), (cache._guard, "_probe")):
+    for owner, name in ((cache._guard, "failed"), (cache._guard, "_probe")):
         true = getattr(owner, name)
 
         def noted(*args: object, true: Callable[..., object] = true) -> object:

@@ -116,6 +116,28 @@ def test_more_like_this_leaves_itself_out(points: FlaskClient) -> None:
     assert points.post(search, json={"id": "none"}).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("window", "status"),
+    [
+        ({"k": 1000}, 200),
+        ({"k": 1000, "offset": 9000}, 200),
+        ({"k": 10, "offset": 9990}, 200),
+        ({"k": 1001}, 422),
+        ({"k": 10, "offset": 9991}, 422),
+    ],
+)
+def test_more_like_this_goes_as_far_as_other_searches(
+    points: FlaskClient, window: dict[str, int], status: int
+) -> None:
+    replies = [
+        points.post("/collections/points/search", json={**like, **window})
+        for like in ({"id": "xy"}, {"vector": unit(1)})
+    ]
+    assert [reply.status_code for reply in replies] == [status] * 2
+    if status != 200:
+        assert replies[0].json["error"] == replies[1].json["error"]
+
+
 def test_scores_offsets_and_parts(points: FlaskClient) -> None:
     search = "/collections/points/search"
     assert ids(points.post(search, json={"vector": unit(1, 1), "min_score": 0.9})) == ["xy"]

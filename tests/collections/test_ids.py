@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -119,6 +120,20 @@ def test_every_id_is_got_and_deleted_by_its_path(url: str, client: str) -> None:
         assert held(url, client) == left
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_longest_id_is_got_and_deleted_by_its_path(url: str, client: str) -> None:
+    """512 characters of four bytes each are 6,144 bytes in a path."""
+    ask, name = CLIENTS[client], client.ljust(255, "n")
+    ids = ["\u6f22" * 512, "\U0001f600" * 512]
+    stored(url, name, ids)
+    urls = [f"{url}/collections/{name}/vectors/{quote(id_, safe='')}" for id_ in ids]
+    assert [(status, json.loads(body)["id"]) for status, body in ask("GET", urls)] == [
+        (200, id_) for id_ in ids
+    ]
+    assert [status for status, _ in ask("DELETE", urls)] == [200, 200]
+    assert not held(url, name)
+
+
 REFUSED = [
     "..", ".", "a/../b", "../a", "a/..", "./a", "a/.", "a/./b", "/..", "../", "a\\..\\b", "..\\a",
     "a\\.", "two\nlines", "\n", "a\r", "\t", "a\x00", "\x1f", "\x7f", "\x85", "a\x9b",
@@ -183,14 +198,35 @@ def test_what_was_stored_before_is_reached_with_ids_in_a_body(
     assert points.get("/collections/points").json["count"] == 4
 
 
+def nested(keys: list[str]) -> dict:
+    """A value in objects within each other."""
+    value: Any = 1
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
 @pytest.mark.fault("The store")
 @pytest.mark.parametrize(
     "metadata",
-    [{"a.b": 1}, {"a": {"b.c": 1}}, {"$a": 1}, {"a": [{"b": {"$gt": 1}}]}, {".": 1}],
+    [
+        {"a.b": 1},
+        {"a": {"b.c": 1}},
+        {"$a": 1},
+        {"a": [{"b": {"$gt": 1}}]},
+        {".": 1},
+        {"": 1},
+        {"a": {"": 1}},
+        {"a": [{"": 1}]},
+        {"k" * 600: 1},
+        nested(["k" * 200] * 5),
+        nested(["k"] * 21),
+    ],
+    ids=lambda metadata: str(metadata)[:20],
 )
 def test_metadata_that_no_filter_finds_is_refused(points: FlaskClient, metadata: dict) -> None:
-    """A metadata key with a dot, or a `$` before it -> 422 when it is stored: a filter would never
-    find it.
+    """A metadata key that is empty, has a dot or a `$` before it, or lies too deep or is too long
+    -> 422 when it is stored: a filter would never find it.
     """
     for path, body in (
         ("/collections/points/vectors", {"id": "new", "vector": unit(1), "metadata": metadata}),
@@ -201,7 +237,15 @@ def test_metadata_that_no_filter_finds_is_refused(points: FlaskClient, metadata:
         reply = points.post(path, json=body)
         assert (reply.status_code, reply.json["param"]) == (422, "metadata"), reply.text
         assert "could not be named in a filter" in reply.json["error"]
-    fine = {"id": "new", "vector": unit(1), "metadata": {"": 1, "a": {"b": [{"c$": "x.y"}]}}}
+    names = ["k" * 31] * 15 + ["k" * 32]  # 512 characters with the dots
+    fine = {
+        "id": "new",
+        "vector": unit(1),
+        "metadata": nested(names) | {"a": {"b": [{"c$": "x.y"}]}},
+    }
     assert points.post("/collections/points/vectors", json=fine).status_code == 201
+    where = {"filter": {".".join(names): 1}}
+    count = points.post("/collections/points/vectors/count", json=where)
+    assert count.json == {"count": 1}
     count = points.post("/collections/points/vectors/count", json={"filter": {"a.b": 1}})
     assert count.json == {"count": 0}

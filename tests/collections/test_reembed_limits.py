@@ -12,9 +12,10 @@ from flask.testing import FlaskClient
 
 from config import Config
 from engine import EmbedRequest
+from errors import QueueFull
 from factory import create_app
-from library.jobs import Job, Jobs
-from library.reembed import RUNNING_MOST
+from library.jobs import OF_ONE_MOST, RUNNING_MOST, Job, Jobs
+from library.reembed import Reembedder
 from store import Item
 from tests.collections.conftest import MODELS
 from tests.collections.test_reembed import ended
@@ -31,6 +32,7 @@ def make_app(config_of: Callable[..., Config]) -> Iterator[Callable[..., Flask]]
     yield make
     for app in made:
         app.extensions["services"].reembedder.stop()
+        until(lambda: not any(each.name.startswith("reembed-") for each in threading.enumerate()))
         app.extensions["throttle"].close()
         app.extensions["services"].library.store.close()
 
@@ -65,8 +67,8 @@ def until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.fault("Overload")
 def test_a_job_keeps_to_its_callers_texts_a_minute(make_app) -> None:
-    """A re-embedding of more texts than its caller may have in a minute -> it goes on at that pace;
-    its first minute is the caller's own. A second one meanwhile -> 429.
+    """A re-embedding of more texts than its caller may have in a minute -> each counts as theirs,
+    and it waits while they are used up. A second one meanwhile -> 429.
     """
     app = make_app(**limit(20))
     client, jobs = app.test_client(), jobs_of(app)
@@ -77,7 +79,47 @@ def test_a_job_keeps_to_its_callers_texts_a_minute(make_app) -> None:
     assert client.post("/embed", json={"texts": "one more"}).status_code == 429
     assert "DELETE /jobs/{id}" in start(client, "second", 429)["error"]
     now = jobs.load(job["id"])
-    assert (now.state, now.done, now.total) == ("running", 20, 50)
+    assert (now.state, now.total) == ("running", 50) and 20 <= now.done < 50
+
+
+def test_a_jobs_later_texts_are_counted_as_its_callers_too(make_app) -> None:
+    app = make_app(**limit(20))
+    filled(app, "big", 50)
+    services, jobs = app.extensions["services"], jobs_of(app)
+    counted: list[tuple[str, int, int]] = []
+    away = threading.Event()
+
+    def count(by: str, texts: int, most: int) -> float:
+        """Tell two times of three to wait."""
+        counted.append((by, texts, most))
+        if len(counted) == 20:
+            away.set()
+        return 0.001 if len(counted) % 3 or len(counted) >= 20 else 0.0
+
+    first = Reembedder(services.engine, services.library.store, count)
+    job = first.start("big", "wide", "user:ann", 20)
+    assert away.wait(60)
+    first.stop()
+    until(lambda: all(thread.name != f"reembed-{job.id[:8]}" for thread in threading.enumerate()))
+    stopped = jobs.load(job.id)
+    assert stopped.done == stopped.counted == 20 + 6 * 2
+    rest: list[tuple[str, int, int]] = []
+    again = Reembedder(services.engine, services.library.store, lambda *a: rest.append(a) or 0.0)
+    again.resume()
+    assert ended(jobs, job.id).state == "done"
+    assert set(counted) == set(rest) == {("user:ann", 2, 20)}
+    assert len(rest) == (50 - stopped.done) / 2
+
+
+def test_what_is_counted_for_a_job_is_the_callers(make_app) -> None:
+    app = make_app(**limit(20))
+    limits, client = app.extensions["throttle"], app.test_client()
+    filled(app, "small", 1)
+    start(client, "small", 202)
+    by = jobs_of(app).all()[0].by
+    assert limits.count_for(by, 18, 20) == 0
+    assert client.post("/embed", json={"texts": ["a", "b"]}).status_code == 429
+    assert 0 < limits.count_for(by, 20, 20) <= 120
 
 
 def test_a_job_within_a_minutes_texts_is_done_at_once(make_app) -> None:
@@ -107,6 +149,22 @@ def test_so_many_jobs_run_at_once(make_app) -> None:
     jobs.forget(jobs.running()[0])
     job = start(app.test_client(), "c", 202)
     assert ended(jobs, job["id"]).state == "done"
+
+
+@pytest.mark.fault("Overload")
+def test_one_caller_does_not_take_all_jobs(make_app) -> None:
+    """One caller begins more than half of the re-embeddings that may run at once -> 429; others
+    may.
+    """
+    app = make_app()
+    filled(app, "c", 2)
+    jobs, services = jobs_of(app), app.extensions["services"]
+    for _ in range(OF_ONE_MOST):
+        jobs.save(Job(uuid.uuid4().hex, "elsewhere", uuid.uuid4().hex, "wide", by="user:ann"))
+    with pytest.raises(QueueFull, match="of your jobs are running"):
+        services.reembedder.start("c", "wide", "user:ann")
+    job = services.reembedder.start("c", "wide", "user:bob")
+    assert ended(jobs, job.id).state == "done"
 
 
 def test_a_job_that_is_stopped_changes_nothing(make_app, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,3 +197,34 @@ def test_the_file_store_is_opened_as_the_settings_say(config_of) -> None:
     with contextlib.closing(store):
         assert (store.options.fsync, store.options.lock_timeout_s) == ("never", 3.5)
         assert store.stats()["fsync"] == "never"
+
+
+REFUSED_WRITES = {
+    "another dimension": ("c12", {"texts": ["a"]}, 400),
+    "an id that is there": ("c8", {"texts": ["a"], "ids": ["own"], "mode": "insert"}, 409),
+    "an id that is not there": ("c8", {"texts": ["a"], "ids": ["none"], "mode": "update"}, 404),
+    "an id twice": ("c8", {"texts": ["a", "b"], "ids": ["x", "x"]}, 422),
+}
+
+
+@pytest.mark.fault("The store")
+@pytest.mark.parametrize("name", REFUSED_WRITES)
+def test_a_refused_write_binds_a_collection_to_no_model(client: FlaskClient, name: str) -> None:
+    """Texts are refused by a collection of the caller's own vectors -> it stays free for any model;
+    the first that is stored binds it.
+    """
+    collection, body, status = REFUSED_WRITES[name]
+    for size in (8, 12):
+        made = {"name": f"c{size}", "dimension": size}
+        assert client.post("/collections", json=made).status_code == 201
+        item = {"id": "own", "vector": [1.0] * size}
+        assert client.post(f"/collections/c{size}/vectors", json=item).status_code == 201
+    reply = client.post(
+        "/embed-and-store", json={"collection": collection, "model": "small", **body}
+    )
+    assert reply.status_code == status
+    assert client.get(f"/collections/{collection}").json["model"] is None
+    right = "wide" if collection == "c12" else "other"
+    fine = {"collection": collection, "texts": ["a"], "model": right}
+    assert client.post("/embed-and-store", json=fine).status_code == 201
+    assert client.get(f"/collections/{collection}").json["model"] == f"tests/{right}"

@@ -54,6 +54,12 @@ def test_a_reply_over_its_limit_is_refused_with_what_to_ask_instead(
     assert long_texts.post(path, json={**body, "include": ["metadata"]}).status_code == 200
 
 
+def test_what_more_like_this_skips_costs_no_bytes(long_texts: FlaskClient) -> None:
+    body = {"id": "0", "k": 2, "offset": 7}
+    reply = long_texts.post("/collections/c/search", json=body)
+    assert [hit["id"] for hit in reply.json["results"]] == ["8", "9"]
+
+
 def test_an_id_that_comes_a_thousand_times_is_one_record(long_texts: FlaskClient) -> None:
     reply = long_texts.post("/collections/c/vectors/get", json={"ids": ["1"] * 1000})
     assert [record["id"] for record in reply.json["vectors"]] == ["1"]

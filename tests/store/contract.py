@@ -947,6 +947,45 @@ class Contract:
         assert seen == [f"{i:02}" for i in range(50)]
         assert pages >= (50 if left < 4_000 else 4)
 
+    def test_a_page_ends_with_a_record_that_alone_is_too_much(self, store: VectorStore) -> None:
+        store.create("docs", DIM)
+        texts = ["x" * 5000, *"abcde", "x" * 5000]
+        store.upsert("docs", [Item(str(i), v, texts[i]) for i, v in enumerate(vectors(7))])
+        pages, cursor = [], None
+        while not pages or cursor is not None:
+            page = store.scroll("docs", cursor, 40, budget=Budget(left=2048))
+            pages.append("".join(record.id for record in page.records))
+            cursor = page.next_cursor
+        assert pages == ["0", "12345", "6"]
+
+    def test_each_query_of_a_search_looks_at_its_budget(
+        self, store: VectorStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("store.budget.ASK_EVERY_S", 0)
+        store.create("docs", DIM)
+        store.upsert("docs", items(10))
+        asked: list[int] = []
+        budget = Budget(gone=lambda: bool(asked.append(1)))  # type: ignore[func-returns-value]
+        found = store.search("docs", vectors(20), 1, min_score=2, budget=budget)
+        assert found.hits == [[]] * 20 and len(asked) >= 20
+
+    @pytest.mark.parametrize("metric", ["cosine", "dot"])
+    @pytest.mark.parametrize("deleted", [[], ["id0003", "id0017"]])
+    def test_an_id_is_left_out_of_a_search(
+        self, store: VectorStore, metric: Any, deleted: list[str]
+    ) -> None:
+        store.create("docs", DIM, metric)
+        store.upsert("docs", items(30))
+        store.upsert("docs", items(30)[5:6])
+        store.delete("docs", deleted)
+        queries = vectors(3, seed=1)
+        for filter_ in (None, {"parity": "odd"}):
+            ranked = store.search("docs", queries, 30, filter=filter_).hits
+            for id_ in ("id0005", "id0003", "none"):
+                others = [[hit for hit in hits if hit.id != id_][2:6] for hits in ranked]
+                found = store.search("docs", queries, 4, offset=2, filter=filter_, without=id_)
+                assert found.hits == others
+
     def test_vectors_count_as_the_numbers_that_are_written(self, store: VectorStore) -> None:
         store.create("docs", 1000)
         store.upsert("docs", [Item(str(i), v) for i, v in enumerate(vectors(50, 1000))])

@@ -220,6 +220,8 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     key = b"\x8c\x01k"
     yield "deep objects", b"\x80\x05" + (b"}" + key) * 200_000 + b"N" + b"s" * 200_000 + b"."
     yield "a deep value", b"\x80\x05}(" + key + b"]" * 70 + b"a" * 69 + b"u."
+    text = b"X" + struct.pack("<I", 1 << 20) + b"x" * (1 << 20) + b"\x94"
+    yield "a text again and again", b"\x80\x05]" + text + b"a(" + b"h\x00" * 300 + b"e."
     yield "no end", b"\x80\x05}\x94"
     yield "empty", b""
     yield "not a pickle", b"\xff\xfe hello"
@@ -307,7 +309,8 @@ BOMB = """
 import pickle, resource, sys
 from tests.store.test_damage import HOSTILE
 from store.unpickle import check
-from errors import Invalid
+from errors import Invalid, TooLarge
+from store.values import Place, brief, check_meta
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20),) * 2)
 for name, data in HOSTILE.items():
@@ -316,6 +319,12 @@ for name, data in HOSTILE.items():
     except Invalid:
         continue
     sys.exit(f"{name} passed")
+again = ["x" * 60_000] * 100_000
+try:
+    check_meta({"z": again}, Place(0, "a"), 65_536)
+    sys.exit("metadata passed")
+except TooLarge:
+    assert len(brief(again)) == len(brief({"k": again})) == 60
 try:
     pickle.loads(HOSTILE["memo bomb"])
 except MemoryError:

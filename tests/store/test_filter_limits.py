@@ -1,7 +1,9 @@
 """Filters that cost more than they say are refused while they are read, whatever they look like."""
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,7 +13,6 @@ from store import Item, VectorStore
 from store.budget import Budget
 from store.file import FileStore
 from store.filters import FIELD_CHARS, parse
-from store.postings import CHECK_ROWS
 
 
 def chain(depth: int) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def test_what_people_ask_for_is_not(raw: dict[str, Any]) -> None:
 @pytest.fixture
 def filled(store: FileStore) -> VectorStore:
     store.create("c", 2)
-    for start in range(0, 2 * CHECK_ROWS, 500):
+    for start in range(0, 1000, 500):
         rows = range(start, start + 500)
         store.upsert("c", [Item(str(i), [1, i], None, {"n": i}) for i in rows])
     return store
@@ -95,6 +96,81 @@ def test_a_filter_that_is_at_work_ends_with_its_request(filled: VectorStore) -> 
         filled.delete("c", filter={"n": {"$gte": 0}}, budget=Budget(deadline=time.monotonic()))
     assert len(asked) == 3
     assert filled.count("c") == filled.count("c", {"n": {"$gte": 0}}) == 1000
+
+
+@pytest.fixture
+def long_lists(store: FileStore) -> FileStore:
+    """A store whose collection `c` of 40 records has lists of 3,000 numbers, read already."""
+    store.create("c", 2, indexed=["n"])
+    rows = [{"n": i, "l": [i, *range(3000)]} for i in range(40)]
+    store.upsert("c", [Item(str(i), [1, i], None, row) for i, row in enumerate(rows)])
+    assert store.count("c", {"l": {"$exists": True}}) == 40
+    return store
+
+
+def test_looking_through_lists_ends_with_its_request(
+    long_lists: FileStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.budget.ASK_EVERY_S", 0)
+    asked: list[int] = []
+    budget = Budget(gone=lambda: len(asked) > 10 or asked.append(1))  # type: ignore
+    with pytest.raises(ClientGone):
+        long_lists.count("c", {"l": {"$contains": -5}}, budget)
+    assert len(asked) == 11
+
+
+@pytest.mark.fault("Overload")
+def test_a_slow_filter_keeps_nobody_else_waiting(long_lists: FileStore) -> None:
+    """A filter looks through long lists for seconds -> others read and write the collection
+    meanwhile; another filter waits, until its deadline at most: 504.
+    """
+    at_work, go = threading.Event(), threading.Event()
+
+    def gone() -> bool:
+        at_work.set()
+        assert go.wait(30)
+        return False
+
+    store, filter_ = long_lists, {"l": {"$contains": -5}}
+    with ThreadPoolExecutor() as threads:
+        slow = threads.submit(store.delete, "c", filter=filter_, budget=Budget(gone=gone))
+        assert at_work.wait(30)
+        try:
+            assert store.get("c", ["1"])[0].metadata["n"] == 1
+            assert store.upsert("c", [Item("new", [1, 1], None, {"n": 7, "l": [-5]})]).inserted
+            assert len(store.search("c", [[1, 1]], 50).hits[0]) == 41
+            assert len(store.scroll("c").records) == store.count("c") == 41
+            with pytest.raises(DeadlineExceeded):
+                store.count("c", {"n": 7}, Budget(time.monotonic() + 0.2))
+        finally:
+            go.set()
+        assert slow.result() == 1  # what was written before the deletion had its turn
+    store.upsert("c", [Item("newer", [1, 1], None, {"n": 7})])
+    assert store.count("c", {"n": 7}) == 2
+
+
+def test_a_record_is_in_its_page_whatever_is_written_meanwhile(long_lists: FileStore) -> None:
+    written: list[int] = []
+
+    def gone() -> bool:
+        if not written:
+            rows = {"3": [-5], "4": [0], "5": [-5]}
+            long_lists.upsert("c", [Item(k, [1, 1], None, {"l": row}) for k, row in rows.items()])
+            written.append(1)
+        return False
+
+    page = long_lists.scroll("c", None, 1, {"l": {"$contains": -5}}, budget=Budget(gone=gone))
+    assert written and [record.id for record in page.records] == [page.next_cursor] == ["3"]
+    rest = long_lists.scroll("c", "3", 9, {"l": {"$contains": -5}})
+    assert [record.id for record in rest.records] == ["5"]
+
+
+def test_waiting_for_a_collection_ends_at_the_deadline(filled: FileStore) -> None:
+    collection = filled._collection(filled._find("c")[1])
+    with ThreadPoolExecutor() as threads, collection.state:
+        late = threads.submit(filled.get, "c", ["1"], budget=Budget(time.monotonic() + 0.2))
+        with pytest.raises(DeadlineExceeded):
+            late.result(30)
 
 
 def test_long_operands_are_not_remembered(filled: FileStore) -> None:

@@ -5,6 +5,11 @@ from pathlib import Path
 import pytest
 
 from factory import create_app
+from metrics import DEGRADED
+from tests.faults.conftest import until
+from tests.servers.fixtures import need
+from tests.servers.postgres import Postgres
+from vitals import show
 
 
 @pytest.mark.fault("Process and machine")
@@ -21,3 +26,28 @@ def test_a_store_that_cannot_be_opened_costs_collections_only(config_of, tmp_pat
     place.unlink()
     assert client.post("/embed-and-store", json=body).status_code == 201
     assert client.get("/health").json["degraded"] is None
+
+
+@pytest.mark.fault("The store")
+def test_a_database_of_the_store_that_goes_away_is_told(config_of) -> None:
+    """The store's PostgreSQL is away -> `/health` and the metrics say so from the first call that
+    meets it, until it answers again; embedding goes on.
+    """
+    need(Postgres)
+    with Postgres() as server:
+        app = create_app(config_of(store_url=server.database()), wait=True)
+        client, store = app.test_client(), app.extensions["services"].library.store
+        store.db.guard._pause_s = 0.05
+        body = {"collection": "notes", "texts": ["a"]}
+        assert client.post("/embed-and-store", json=body).status_code == 201
+        assert client.get("/health").json["degraded"] is None
+        server.kill()
+        assert client.get("/collections/notes").status_code == 503
+        assert "the store's database failed" in client.get("/health").json["degraded"]
+        show(app.extensions["services"], app.extensions["throttle"])
+        assert DEGRADED.labels("store")._value.get() == 1
+        assert client.post("/embed", json={"texts": "a"}).status_code == 200
+        server.start()
+        until(lambda: client.get("/health").json["degraded"] is None)
+        assert client.post("/embed-and-store", json=body).status_code == 201
+        store.close()

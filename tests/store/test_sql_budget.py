@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from errors import DeadlineExceeded, TooLarge
+from errors import ClientGone, DeadlineExceeded, TooLarge
 from store import Item
 from store.budget import Budget
 from store.sql import SqlStore
@@ -48,6 +48,36 @@ def test_the_database_stops_working_for_a_request_whose_deadline_passed(store: S
         assert not other.scalar(sa.text(waiting + " AND state = 'active'"), values)
         other.rollback()
     assert store.count("c") == 1
+
+
+def test_many_short_statements_end_with_one_deadline(store: SqlStore) -> None:
+    store.create("c", 2)
+    store.upsert("c", [Item(str(i), [1, 0], None, {"x": "a" * 60_000}) for i in range(10)])
+    nothing = {"$or": [{"x": {"$contains": f"y{i}"}} for i in range(5)]}  # of 3 MB a query
+    with pytest.raises(DeadlineExceeded):
+        store.search("c", [[1, 0]] * 100, filter=nothing, budget=Budget(time.monotonic() + 0.1))
+
+
+@pytest.mark.fault("The store")
+def test_the_database_stops_working_for_a_client_that_left(store: SqlStore) -> None:
+    """The client leaves while PostgreSQL is at work for it -> its statement is cancelled within a
+    moment, and the connection is used again.
+    """
+    store.create("c", 2)
+    table = store._look("c", lambda _, collection: collection.table)
+    with store.db.engine.connect() as other:
+        other.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        for call in (
+            lambda budget: store.count("c", budget=budget),
+            lambda budget: store.search("c", [[1, 2]], 100, budget=budget),
+            lambda budget: store.delete("c", filter={"n": 1}, budget=budget),
+        ):
+            left_at, began = time.monotonic() + 0.3, store.db.engine.pool.checkedin()
+            with pytest.raises(ClientGone):
+                call(Budget(gone=lambda: time.monotonic() > left_at))  # noqa: B023
+            assert store.db.engine.pool.checkedin() == max(1, began)
+        other.rollback()
+    assert store.count("c") == 0
 
 
 def peak_mb() -> int:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 import errors
 from store import Item
+from store.budget import Budget
 from store.sql import SqlStore
 from tests.servers.fixtures import need
 from tests.servers.postgres import Postgres
@@ -146,6 +147,33 @@ def test_a_server_that_hangs_is_waited_for_only_so_long(own_postgres: Postgres) 
         own_postgres.resume()
         assert 0.9 < waited_s < 15  # 3 s for a sign of life, 2 s for a new connection
         wait_until(lambda: store.upsert("c", [item("a")]))
+
+
+def test_nobody_who_left_keeps_a_thread_though_the_server_hangs(
+    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.sql_connection.PING_S", 0.5)
+    with SqlStore(own_postgres.url()) as store:
+        store.create("c", 3)
+        table = store._look("c", lambda _, collection: collection.table)
+        with store.db.engine.connect() as other:
+            other.exec_driver_sql(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            left_at = time.monotonic() + 0.3
+
+            def gone() -> bool:
+                if time.monotonic() < left_at:
+                    return False
+                own_postgres.pause()  # while the statement waits
+                return True
+
+            with pytest.raises((errors.ClientGone, errors.Unavailable)):
+                store.count("c", budget=Budget(gone=gone))
+            assert (
+                time.monotonic() - left_at < 10
+            )  # by itself the statement would be waited for 30 s
+            own_postgres.resume()
+            other.rollback()
+        wait_until(lambda: store.count("c") == 0)
 
 
 def test_a_store_opened_while_the_server_is_down_works_later(own_postgres: Postgres) -> None:

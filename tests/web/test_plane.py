@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from config import Config
 from errors import ClientGone, DeadlineExceeded
 from factory import create_app
-from store import Item, VectorStore
+from store import Item, VectorStore, plane
 from store.budget import Budget
 from store.file import FileStore
 from store.plane import chart, project
@@ -79,6 +79,12 @@ def test_the_map_shows_every_record_once(fake_client: FlaskClient) -> None:
     assert len(few["points"]) == 10 and few["count"] == 700
     assert fake_client.get("/collections/c/map?limit=2001").status_code == 422
     assert fake_client.get("/collections/none/map").status_code == 404
+
+
+def test_an_id_that_comes_often_is_one_point(fake_client: FlaskClient) -> None:
+    fill(fake_client.application.extensions["services"].library.store, "c", ["a", "b"], 16_000)
+    placed = fake_client.post("/collections/c/map", json={"ids": ["b", "a"] * 50}).get_json()
+    assert [point["id"] for point in placed["points"]] == ["b", "a"]
 
 
 def test_records_beyond_the_map_are_placed_on_its_axes(fake_client: FlaskClient) -> None:
@@ -177,32 +183,59 @@ def test_a_second_map_waits_for_the_first_and_then_says_when_to_come_back(
     fake_app, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two maps of a collection at once -> one after the other; who waits too long gets 503 with
-    Retry-After.
+    Retry-After, and so does at once who would be the third to wait. A small one waits for nobody.
     """
     client, store = fake_app.test_client(), fake_app.extensions["services"].library.store
-    fill(store, "c", [str(i) for i in range(10)])
+    fill(store, "c", [str(i) for i in range(60)])
     began, go = threading.Event(), threading.Event()
     sample = store.sample
 
-    def slow(*args: object) -> list[str]:
-        began.set()
-        assert go.wait(30)
-        return sample(*args)
+    def slow(name: str, limit: int, *rest: object) -> list[str]:
+        if limit == 50:
+            began.set()
+            assert go.wait(30)
+        return sample(name, limit, *rest)
+
+    def ask(limit: int = 50) -> None:
+        reply = fake_app.test_client().get(f"/collections/c/map?limit={limit}")
+        found.append((reply.status_code, reply.headers.get("Retry-After")))
 
     monkeypatch.setattr(store, "sample", slow, raising=False)
-    monkeypatch.setattr("store.plane.TURN_S", 0.05)
-    first: list[int] = []
-    asking = threading.Thread(
-        target=lambda: first.append(client.get("/collections/c/map").status_code)
-    )
+    monkeypatch.setattr(plane, "SMALL", 100)
+    found: list[tuple[int, str | None]] = []
+    asking = threading.Thread(target=ask)
     asking.start()
     assert began.wait(30)
-    second = fake_app.test_client().get("/collections/c/map")
-    assert (second.status_code, second.headers["Retry-After"]) == (503, "2")
+    ask(25)
+    assert found.pop() == (200, None)
+    monkeypatch.setattr(plane, "TURN_S", 0.05)
+    ask()
+    assert found.pop() == (503, "2")
+    monkeypatch.setattr(plane, "TURN_S", 60)
+    waiting = [threading.Thread(target=ask) for _ in range(plane.WAITING_MOST)]
+    for each in waiting:
+        each.start()
+    while plane._waiting._value:
+        assert not found
+    ask()
+    assert found.pop() == (503, "2")
     go.set()
-    asking.join()
-    assert first == [200]
+    for each in (asking, *waiting):
+        each.join()
+    assert found == [(200, None)] * 3
     assert client.get("/collections/c/map").status_code == 200
+
+
+def test_a_map_that_waits_ends_with_its_caller(store: VectorStore) -> None:
+    fill(store, "c", [str(i) for i in range(60)], dim=4000)
+    left = threading.Event()
+    with plane._turn:
+        asking = threading.Timer(0.2, left.set)
+        asking.start()
+        with pytest.raises(ClientGone):
+            chart(store, "c", 60, Budget(gone=left.is_set))
+    asking.join()
+    assert len(chart(store, "c", 60).records) == 60
 
 
 def test_who_left_is_asked_through_the_socket(fake_app) -> None:
