@@ -11,6 +11,7 @@ from flask import g, request
 import origins
 from accounts import Caller
 from accounts.access import ALLOWED, Access
+from accounts.apikeys import claimed_id
 from context import services
 from errors import Forbidden, ServiceError, Unauthorized
 from serving.lineup import alias
@@ -68,13 +69,18 @@ def shown(name: str) -> str:
 
 
 def logged() -> dict[str, str]:
-    """Return who called and from where, for the log: a user's name, the id of a key."""
+    """Return who called and from where, for the log: a user's name, the id of a key.
+
+    A key that nobody has checked, as where there is no such route, is told by the id it claims.
+    """
     found: Caller | None = g.get("caller")
     if found is None or found.role == "anonymous":
         who = "anonymous"
     else:
         who = found.name if services().accounts.enabled else "admin"
     key = {"key": found.key} if found and found.key else {}
+    if who == "anonymous" and (claimed := claimed_id(credential())):
+        key = {"claimed": claimed}
     return {"caller": who, **key, "address": address()}
 
 

@@ -89,7 +89,8 @@ def keep_out_pages() -> None:
         raise Forbidden(
             "this was sent from this machine to a name that is not known for its own, as pages do "
             "whose name was made to lead here. Call localhost, an address or this machine's name; "
-            "have a proxy send X-Forwarded-For; name http://host:port in CORS_ORIGINS; or "
+            "behind a proxy have its Host be localhost, or set TRUSTED_PROXY_HOPS and have it send "
+            "X-Forwarded-For; name http://host:port in CORS_ORIGINS; or "
             f"{CREDENTIAL}"
         )
 
@@ -107,8 +108,8 @@ def _came_by_a_strange_name() -> bool:
     """Tell whether somebody on this machine calls it by a name that anybody may have made.
 
     A page whose name was made to lead here (DNS rebinding) is of the same origin to its browser and
-    may send what it likes, X-Forwarded-For too; but its Host has the port that it came to. A proxy
-    passes on the name and the port that it was called by.
+    may send what it likes, X-Forwarded-For too; so that counts only where proxies are configured.
+    A proxy passes on the name and the port that it was called by: not the service's own port.
     """
     host = request.headers.get("Host", "")
     peer = request.environ["proxies.peer"]
@@ -119,7 +120,8 @@ def _came_by_a_strange_name() -> bool:
         return True
     direct = (found["port"] or "80") == request.environ["SERVER_PORT"]
     forwarded = any(name in request.headers for name in FORWARDED)
-    return not _is_ours(found["name"].lower()) and (direct or not forwarded)
+    by_proxy = forwarded and not direct and request.environ["proxies.trusted"]
+    return not by_proxy and not _is_ours(found["name"].lower())
 
 
 def _is_ours(name: str) -> bool:

@@ -48,9 +48,9 @@ class Trace:
             self._span.set_attributes({**attributes, **self._named()})
             _close(self._span, failed, None)
 
-    def server_timing(self, total_s: float) -> str:
-        """Return the value of the `Server-Timing` header, in milliseconds."""
-        rows = {**self.times, "total": total_s}
+    def server_timing(self, total_s: float, *, stages: bool) -> str:
+        """Return the value of the `Server-Timing` header, in milliseconds; `stages` if wanted."""
+        rows = {**(self.times if stages else {}), "total": total_s}
         return ", ".join(f"{name};dur={took * 1000:.1f}" for name, took in rows.items())
 
     def _named(self) -> dict[str, str | int]:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import math
+import re
 import secrets
 import string
 import time
@@ -20,6 +21,7 @@ from accounts.users import Role, Users, check_role
 from errors import Conflict, Invalid, NotFound
 from memo import REMEMBER_MOST, Memo
 
+ID = re.compile(r"emb_([A-Za-z0-9]{8})_.+", re.DOTALL)
 USED_EVERY_S = 60.0  # how often a key's last use is written
 KEYS_MOST = 100  # of a user's living keys, and of the dead that are still listed
 
@@ -122,21 +124,25 @@ class ApiKeys:
             old, now = _key(connection.execute(sa.select(KEYS).where(where)).first()), time.time()
             if old is None or not old.alive(now):
                 raise NotFound(f"user {owner!r} has no living key {id_[:16]!r}")
+            key, text = _made(owner, old.label, old.role, old.collections, old.expires)
+            self._insert(connection, key, replaced=id_)
             ends = min(old.expires or math.inf, now + overlap_s)
             connection.execute(KEYS.update().where(where).values(expires=ends))
-            key, text = _made(owner, old.label, old.role, old.collections, old.expires)
-            self._insert(connection, key)
             return key, text
 
         return self._memo.write(work)
 
-    def _insert(self, connection: sa.Connection, key: ApiKey) -> None:
-        """Add a key where its owner still is and has room; forget the oldest of the dead."""
+    def _insert(self, connection: sa.Connection, key: ApiKey, replaced: str = "") -> None:
+        """Add a key where its owner still is and has room; forget the oldest of the dead.
+
+        The key that is `replaced` takes no room, though it may live on for a while.
+        """
         self._users.lock(connection, key.owner)
         mine = sa.select(KEYS.c.id, KEYS.c.revoked, KEYS.c.expires).where(KEYS.c.owner == key.owner)
         there = connection.execute(mine.order_by(KEYS.c.created)).all()
         dead = [row.id for row in there if not _alive(row, key.created)]
-        if len(there) - len(dead) >= KEYS_MOST:
+        living = {row.id for row in there} - {*dead, replaced}
+        if len(living) >= KEYS_MOST:
             raise Conflict(
                 f"user {key.owner!r} has {KEYS_MOST} living keys, the most there may be: revoke "
                 "one first"
@@ -176,6 +182,12 @@ class ApiKeys:
         self._noted[key.id] = now
         update = KEYS.update().where(KEYS.c.id == key.id).values(last_used=now)
         self._memo.write_later(("key", key.id), lambda c: c.execute(update))
+
+
+def claimed_id(text: str | None) -> str | None:
+    """Return the id that a text bears if it looks like a key; whether it is one is not asked."""
+    found = ID.fullmatch(text or "")
+    return found[1] if found else None
 
 
 def _made(

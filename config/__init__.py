@@ -78,9 +78,10 @@ def load_config(
     Raises ConfigError, which ends the process with a list of everything that was wrong.
     """
     environ = without_service_links(process_environment() if environ is None else environ)
-    values, given = from_sources(Config, environ, read_dotenv(dotenv or Path(".env")))
+    written = read_dotenv(dotenv or Path(".env"))
+    values, given = from_sources(Config, environ, written)
     known = {name for info in Config.model_fields.values() for name in names_of(info)}
-    for name in unknown_names(known, environ):
+    for name in unknown_names(known, {**written, **environ}):
         log.warning("%s is set but is no setting of this service", name)
     try:
         return Config.model_validate({**values, **overrides})

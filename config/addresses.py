@@ -5,13 +5,14 @@ like a server that is away. No message holds any value of a URL, for one may be 
 """
 
 import ipaddress
+import os
 import re
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 from sqlalchemy.exc import ArgumentError, SAWarning
 
 # Asynchronous drivers, and no driver at all, mean the synchronous one that is installed.
@@ -30,6 +31,7 @@ TLS = {
 ESCAPE = "write @ : / ? # % and blanks in a name or password as %40 %3A %2F %3F %23 %25 %20"
 SEVERAL = re.compile(r"(?P<start>[^/]+//(?:[^/]*@)?)(?P<hosts>[^/@?]*,[^/@?]*)(?P<rest>[^@]*)")
 HOSTS = re.compile(r"[\w.:-]+")
+BRACKETS = re.compile(r"[^/]+//(?:[^/]*@)?\[(?P<host>[^]]*)\]")
 WHOLE = (
     "connect_timeout",
     "keepalives",
@@ -37,6 +39,7 @@ WHOLE = (
     "keepalives_interval",
     "tcp_user_timeout",
 )
+FILES = ("sslcert", "sslkey", "sslcrl", "sslrootcert", "passfile")
 REDIS = "it takes db, protocol, socket_timeout, ssl_ca_certs, ssl_cert_reqs and the like"
 NOWHERE = "/nonexistent"  # a folder of sockets: no name is looked up for it
 
@@ -67,12 +70,16 @@ def check_sql(text: str) -> None:
         raise ValueError(f"has a character that must be escaped; {ESCAPE}")
     url = driver_url(text)
     kind = url.get_backend_name()
-    if url.host is not None and not HOSTS.fullmatch(url.host):
+    bracketed = BRACKETS.match(text)
+    no_ipv6 = bracketed is not None and not _is_address(bracketed["host"], version=6)
+    if no_ipv6 or (url.host is not None and not HOSTS.fullmatch(url.host)):
         raise ValueError(f"names no host; {ESCAPE}")
     if url.port is not None and not 1 <= url.port <= 65535:
         raise ValueError("has a port that is not 1 to 65535")
     if kind == "sqlite" and url.host is not None:
         raise ValueError("has two slashes; write sqlite:///data/x.db, or four for /data/x.db")
+    if kind == "sqlite":
+        _check_file(url.database or "")
     if kind == "mysql" and not url.database:
         raise ValueError("names no database; write mysql://user:password@host/database")
     if _refused(url):
@@ -83,6 +90,30 @@ def check_sql(text: str) -> None:
                     f"value it does not take; {TLS[kind]}"
                 )
         raise ValueError("has parameters that the driver does not take together")
+
+
+def _check_file(name: str) -> None:
+    """Raise ValueError if this can never be a database of SQLite.
+
+    A folder that cannot be written is no mistake: on a disk that is read-only models still serve.
+    """
+    if name in ("", ":memory:") or name.startswith("file:"):
+        return
+    path = Path(os.path.abspath(name))
+    if path.is_dir():
+        raise ValueError("names a folder; name a file in it, as in sqlite:///data/x.db")
+    if path.exists():  # its data can be read, whatever else fails
+        return
+    above = next(parent for parent in path.parents if os.path.lexists(parent))
+    if not above.is_dir():
+        raise ValueError("leads through what is no folder; name a file in a folder")
+
+
+def _is_address(text: str, version: int | None = None) -> bool:
+    try:
+        return version in (None, ipaddress.ip_address(text).version)
+    except ValueError:
+        return False
 
 
 def _refused(url: sa.URL) -> bool:
@@ -96,9 +127,16 @@ def _refused(url: sa.URL) -> bool:
             import pymysql  # type: ignore[import-untyped]
 
             pymysql.connect(defer_connect=True, **params)
+            return _mysql_refuses(dict(params))
         return kind == "postgresql" and _libpq_refuses(dict(params))
     except Exception:  # of whatever kind: none of them is a server's answer
         return True
+
+
+def _mysql_refuses(params: dict[str, Any]) -> bool:
+    """Tell whether the server would not take what PyMySQL passes on as it is."""
+    commits = str(params.get("autocommit", "off")).lower() in ("on", "off")
+    return not commits or not str(params.get("max_allowed_packet", 0)).isdecimal()
 
 
 def _libpq_refuses(params: dict[str, Any]) -> bool:
@@ -107,16 +145,33 @@ def _libpq_refuses(params: dict[str, Any]) -> bool:
     from psycopg.conninfo import make_conninfo
 
     hosts = str(params.pop("host", "")).split(",")
-    params.pop("hostaddr", None)
+    addresses = str(params.pop("hostaddr", "")).split(",")
+    if any(address and not _is_address(address) for address in addresses):
+        return True
     if any(not str(params.get(name, 0)).isdecimal() for name in WHOLE):
         return True
-    if (file := params.get("sslrootcert", "system")) != "system" and not Path(file).is_file():
+    if not _is_encoding(str(params.get("client_encoding", "auto"))):
+        return True
+    files = {name: params[name] for name in FILES if params.get(name)}
+    if files.get("sslrootcert") == "system":
+        del files["sslrootcert"]
+    if ":" in files.get("sslkey", ""):  # of a device, by the name of its engine
+        del files["sslkey"]
+    if not all(Path(file).is_file() for file in files.values()):
         return True
     nowhere = ",".join([NOWHERE] * len(hosts))
     link = pq.PGconn.connect_start(make_conninfo(**params, host=nowhere).encode())
     said = link.get_error_message()
     link.finish()
     return not said.startswith("connection to server")
+
+
+def _is_encoding(name: str) -> bool:
+    """Tell whether psycopg can read text of this encoding, in any spelling of PostgreSQL's."""
+    from psycopg._encodings import py_codecs
+
+    plain = re.sub(r"\W|_", "", name).upper()
+    return plain == "AUTO" or plain.encode() in {known.replace(b"_", b"") for known in py_codecs}
 
 
 def check_redis(text: str) -> None:
@@ -144,12 +199,20 @@ def _host(value: object) -> object:
         return value
     host = value.strip().removeprefix("[").removesuffix("]")
     try:
-        ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         named = re.fullmatch(r"(?!\d+(\.\d+)*$)[\w-]+(\.[\w-]+)*\.?", host)
         if named is None or len(host) > 253:
             raise ValueError("must be one address or one name, without a port") from None
+        return host
+    return str(getattr(address, "ipv4_mapped", None) or host)
+
+
+def _without_zone(host: str) -> str:
+    if "%" in host:
+        raise ValueError("must be an address without a zone: %name cannot be listened on")
     return host
 
 
 Host = Annotated[str, BeforeValidator(_host)]
+ListenHost = Annotated[Host, AfterValidator(_without_zone)]

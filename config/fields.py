@@ -6,7 +6,7 @@ several names of one setting are given in the same source, the first listed in `
 """
 
 import difflib
-import os
+import os.path
 import re
 from collections.abc import Mapping
 from io import StringIO
@@ -18,7 +18,9 @@ from pydantic.fields import FieldInfo
 
 LONGEST_S = 30 * 86400  # of a time limit; the system's own clocks overflow at some point
 LARGEST = 16 << 20  # of a file of settings, in bytes
-LINK = re.compile(r"[^=]+_PORT=(tcp|udp|sctp)://\S*")
+LINK = re.compile(r"(?P<service>[^=]+)_PORT=(tcp|udp|sctp)://\S*")
+LINKED = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class ConfigError(SystemExit):
@@ -130,24 +132,47 @@ def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, st
     return lines
 
 
-def unknown_names(known: set[str], environ: Mapping[str, str]) -> list[str]:
+def unknown_names(known: set[str], environ: Mapping[str, object]) -> list[str]:
     """List environment names that look like ours but are not, each with the likely one meant."""
     strange = []
-    for name in environ:
-        if name.startswith(("EMBEDDING_", "EMBEDDINGS_")) and name not in known:
-            close = difflib.get_close_matches(name, known, 1)
+    for name in environ.keys() - known:
+        meant = name.upper().replace("-", "_")
+        if meant in known or name.startswith(("EMBEDDING_", "EMBEDDINGS_")):
+            close = difflib.get_close_matches(meant, known, 1)
             strange.append(name + (f" (did you mean {close[0]}?)" if close else ""))
-    return strange
+    return sorted(strange)
 
 
 def read_dotenv(path: Path) -> dict[str, str | None]:
-    """Read a `.env` file; a missing one is empty. Values are as written: `${X}` stays so."""
-    from dotenv import dotenv_values
+    """Read a `.env` file; a missing one is empty. Values are as written: `${X}` stays so.
 
-    if not path.is_file():
+    Raises ConfigError that names every line which is none: left out, one such as
+    `AUTH_ENABLED: true` would open the service.
+    """
+    from dotenv.parser import parse_stream
+
+    if not os.path.lexists(path):
         return {}
     text = read_text(path, str(path))
-    return dict(dotenv_values(stream=StringIO(text), interpolate=False)) if text else {}
+    if text is None:
+        raise ConfigError([f"{path}: leads to no file; make it, or remove the link"])
+    values: dict[str, str | None] = {}
+    problems = []
+    for line in parse_stream(StringIO(text)):
+        if line.error or (line.key is not None and not _is_setting(line.key, line.value)):
+            written = line.original.string
+            blank = len(written) - len(written.lstrip())  # lines before it, perhaps
+            number = line.original.line + written.count("\n", 0, blank)
+            problems.append(f"{path}: line {number} cannot be read; write NAME=value")
+        elif line.key is not None:
+            values[line.key] = line.value
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def _is_setting(name: str, value: str | None) -> bool:
+    return value is not None and NAME.fullmatch(name) is not None
 
 
 def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
@@ -156,14 +181,15 @@ def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
     For a Service named `redis` that is REDIS_PORT=tcp://10.0.0.11:6379, which is no port of ours,
     REDIS_SERVICE_HOST, REDIS_PORT_6379_TCP_ADDR and more.
     """
-    links = [name for name, value in environ.items() if LINK.fullmatch(f"{name}={value}")]
-    beginnings = tuple(
-        start for name in links for start in (f"{name}_", f"{name[: -len('PORT')]}SERVICE_")
-    )
+    given = [LINK.fullmatch(f"{name}={value}") for name, value in environ.items()]
+    services = [f"{found['service']}_" for found in given if found]
     return {
         name: value
         for name, value in environ.items()
-        if name not in links and not name.startswith(beginnings)
+        if not any(
+            name.startswith(start) and LINKED.fullmatch(name.removeprefix(start))
+            for start in services
+        )
     }
 
 

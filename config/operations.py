@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, SecretStr, field_validator, model_validator
 
 from config.access import check_key
-from config.addresses import Host
+from config.addresses import ListenHost
 from config.fields import LONGEST_S, setting
 
 TRACING = {  # module -> what to install for it
@@ -28,7 +28,7 @@ class OperationsSettings(BaseModel):
     metrics_port: int = setting(
         8002, "METRICS_PORT", ge=1, le=65535, help="Port of the metrics, 1 to 65535."
     )
-    metrics_host: Host = setting(
+    metrics_host: ListenHost = setting(
         "127.0.0.1",
         "METRICS_HOST",
         help="Address or name on which METRICS_PORT listens, as EMBEDDING_HOST; only this machine "

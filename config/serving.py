@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator
 
-from config.addresses import Host
+from config.addresses import ListenHost
 from config.fields import LONGEST_S, setting
 from config.origins import Origins
 
@@ -38,7 +38,7 @@ LogLevel = Annotated[
 class ServingSettings(BaseModel):
     """Where the service listens and what it accepts."""
 
-    host: Host = setting(
+    host: ListenHost = setting(
         "0.0.0.0",  # nosec B104
         "EMBEDDING_HOST",
         "HOST",

@@ -18,7 +18,8 @@ writes this page.
 Order, highest first: what was changed while the service runs ([settings](settings.md)), the
 environment, `.env`, the model files (for what they say), the default. Of several names of one
 setting in the same place the one that stands first here wins. A value that cannot be read stops the
-start and says what is allowed; an unknown name that begins with `EMBEDDING_` is told in the log.
+start and says what is allowed; so does a line of `.env` that is not `NAME=value`. An unknown name
+that begins with `EMBEDDING_`, or is one of these but for capitals, is told in the log.
 
 A setting marked *secret* is never shown or logged, and its name with `_FILE` behind it names a file
 that holds it. A *list* is separated by commas.

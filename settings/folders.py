@@ -20,8 +20,11 @@ def check_folder(name: str, start: Config) -> None:
         return
     from huggingface_hub import constants
 
-    place = Path(os.path.realpath(name))
     roots = (*start.model_dirs, start.model_cache_dir or constants.HF_HUB_CACHE)
+    try:
+        place = Path(os.path.realpath(name))
+    except (OSError, ValueError):  # a link that may not be read, as /proc/1/root; a NUL
+        place = Path()
     if not any(place.is_relative_to(os.path.realpath(os.path.expanduser(root))) for root in roots):
         raise Invalid(
             "model_name: a folder may be chosen while the service runs only in those of MODEL_DIRS "

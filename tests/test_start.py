@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from config import ConfigError, load_config
+from config import Config, ConfigError, load_config
 from config.addresses import check_redis, check_sql
+from config.fields import names_of, without_service_links
 from server.listening import addresses_of, bind_of
 from tests.conftest import ROOT, free_port, running, write_models
 
@@ -44,6 +45,19 @@ SQL = {
     "postgresql+asyncpg://u:hunter2@h/db?ssl=require": "'ssl'",
     "postgresql://u:hunter2@h/db?connect_timeout=soon": "'connect_timeout'",
     "postgresql://u:hunter2@h/db?sslmode=verify-full&sslrootcert=/nonexistent": "'sslrootcert'",
+    "postgresql://u:hunter2@h/db?hostaddr=zz": "'hostaddr'",
+    "postgresql://u:hunter2@h/db?hostaddr=10.0.0.1,h": "'hostaddr'",
+    "postgresql://u:hunter2@h/db?sslcert=/nonexistent": "'sslcert'",
+    "postgresql://u:hunter2@h/db?sslkey=/nonexistent": "'sslkey'",
+    "postgresql://u:hunter2@h/db?sslcrl=/nonexistent": "'sslcrl'",
+    "postgresql://u:hunter2@h/db?passfile=/tmp": "'passfile'",
+    "postgresql://u:hunter2@h/db?client_encoding=zz": "'client_encoding'",
+    "postgresql://u:hunter2@[zz]/db": "names no host",
+    "mysql://u:hunter2@[127.0.0.1]:3306/db": "names no host",
+    "mysql://u:hunter2@h/db?autocommit=xx": "'autocommit'",
+    "mysql://u:hunter2@h/db?max_allowed_packet=16M": "'max_allowed_packet'",
+    "sqlite:////tmp": "names a folder",
+    "sqlite:////dev/null/x.db": "is no folder",
     "postgresql://u:hunter2@h:/db": "port as a number",
     "postgresql://u:hunter2@h\t/db": "must be escaped",
     "sqlite://data/x.db": "sqlite:///data/x.db",
@@ -64,7 +78,9 @@ def test_a_database_that_no_driver_could_reach_is_refused_by_what_is_wrong(url: 
 
 
 GOOD_SQL = (
-    "sqlite:///data/x.db", "sqlite:////abs/a@b/c@d.db", "sqlite+aiosqlite:///x.db", "mysql://u@h/db",
+    "sqlite:///data/x.db", "sqlite:////tmp/a@b/c@d.db", "sqlite+aiosqlite:///x.db", "mysql://u@h/db",
+    "sqlite://", "sqlite:///:memory:", "mysql://u@h/db?autocommit=off", "mysql://u@[::1]:3306/db",
+    "postgresql://h/db?hostaddr=10.0.0.1&client_encoding=utf-8&sslkey=engine:key",
     "mysql://u:p%40:%2F#?@h:3306/db?charset=utf8mb4", "mariadb://u:p@[::1]/db?ssl_check_hostname=0",
     "postgres://u:p@h/db?sslmode=require", "postgresql:///db?host=/var/run/postgresql",
     "postgresql://u:p@one:5432,two:5433/db?target_session_attrs=read-write", "postgresql://",
@@ -110,11 +126,14 @@ def links(service: str, port: int = 6379) -> dict[str, str]:
 @pytest.mark.fault("Deployment")
 def test_what_kubernetes_says_of_other_services_is_no_setting(caplog) -> None:
     """A Service is named redis, metrics, embedding, port, ... -> its variables are no settings."""
-    services = "redis metrics embedding embeddings embedding-service port host api max threads"
+    services = "redis metrics embedding embedding-service port host api max threads otel log"
     environ = {k: v for name in services.split() for k, v in links(name).items()}
     config = load_config(environ, NOTHING)
     assert config.model_fields_set == set() and not caplog.records
     assert load_config({**environ, "PORT": "9000"}, NOTHING).port == 9000
+    mine = {name: "x" for info in Config.model_fields.values() for name in names_of(info)}
+    for service in {start for name in mine for start in name.lower().split("_")}:
+        assert mine.items() <= without_service_links({**links(service), **mine}).items()
     assert "REDIS_PORT=tcp" in refusal(REDIS_PORT="tcp:10.0.0.11")
 
 
@@ -133,6 +152,48 @@ def test_a_dotenv_file_that_is_no_utf_8_is_told_by_its_name(tmp_path: Path, cont
     (tmp_path / ".env").write_bytes(content)
     with pytest.raises(ConfigError, match=r"\.env: is not UTF-8 text; save it as UTF-8"):
         load_config({}, tmp_path / ".env")
+
+
+@pytest.mark.fault("Deployment")
+@pytest.mark.parametrize(
+    "line",
+    ['AUTH_ENABLED="true', "AUTH_ENABLED='true", "AUTH_ENABLED: true", "AUTH_ENABLED true",
+     "set AUTH_ENABLED=true", 'AUTH_ENABLED="tr"ue', "AUTH_ENABLED", "- AUTH_ENABLED=true",
+     '$env:AUTH_ENABLED="true"', "AUTH_ENABLED+=true", '"AUTH_ENABLED"=true',
+     "\u200bAUTH_ENABLED=true", "=true", "AUTH_ENABLED;=true"],
+)  # fmt: skip
+def test_a_line_of_a_dotenv_file_that_is_none_stops_the_start(tmp_path: Path, line: str) -> None:
+    """A line of `.env` cannot be read (`AUTH_ENABLED: true`) -> the start ends and names it."""
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"# mine\n\nPORT=9000\n\n{line}\n")
+    with pytest.raises(ConfigError) as refused:
+        load_config({}, dotenv)
+    assert refused.value.problems == [f"{dotenv}: line 5 cannot be read; write NAME=value"]
+
+
+def test_a_dotenv_file_may_hold_all_that_shells_let_it(tmp_path: Path, caplog) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(
+        "\r\n# a comment\r\nexport PORT = 9000 # ours\r\nOTHER.thing=\r\n"
+        "ADMIN_TOKEN='a b\nc 0123456789'\nLOG_LEVEL=\"debug\"\n'DEVICE'=cpu"
+    )
+    config = load_config({}, dotenv)
+    assert (config.port, config.log_level, config.device) == (9000, "DEBUG", "cpu")
+    assert config.admin_token.get_secret_value() == "a b\nc 0123456789" and not caplog.records
+    dotenv.write_text("auth_enabled=true\nJwt-Secret-Key=x\n")
+    load_config({"Cors_Origins": "x"}, dotenv)
+    for name in ("AUTH_ENABLED", "JWT_SECRET_KEY", "CORS_ORIGINS"):
+        assert f"did you mean {name}?" in caplog.text
+    dotenv.write_text("REDIS_PORT=tcp://10.0.0.11:6379")
+    with pytest.raises(ConfigError, match="REDIS_PORT"):  # Kubernetes writes no files
+        load_config({}, dotenv)
+
+
+def test_what_is_there_as_a_dotenv_file_but_none_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path, said in ((tmp_path, "cannot be read"), (tmp_path / "link", "leads to no file")):
+        with pytest.raises(ConfigError, match=said):
+            load_config({}, path)
 
 
 def test_values_of_a_dotenv_file_are_as_written(tmp_path: Path, monkeypatch) -> None:
@@ -221,6 +282,12 @@ def test_a_host_is_bound_as_it_is_meant() -> None:
     assert "127.0.0.1" in addresses_of("localhost")
     assert addresses_of("nosuch.invalid") == ["nosuch.invalid"]  # gunicorn says why not
     assert load_config({"HOST": "[::]"}, NOTHING).host == "::"
+    both = load_config({"HOST": "::ffff:127.0.0.1", "METRICS_HOST": "[::FFFF:7f00:1]"}, NOTHING)
+    assert (both.host, both.metrics_host) == ("127.0.0.1", "127.0.0.1")
+    for name in ("HOST", "METRICS_HOST"):
+        assert f"{name}=fe80::1%lo: must be an address without a zone" in refusal(
+            **{name: "fe80::1%lo"}
+        )
 
 
 @pytest.mark.fault("Deployment")

@@ -202,11 +202,10 @@ def test_a_name_that_was_made_to_lead_here_opens_nothing(diary: FlaskClient) -> 
     without forged `X-Forwarded-*` -> 403; nothing is read or changed.
     """
     for host in ("evil.example:8001", "localhost.evil.example:8001", "127.0.0.1.evil.example:8001",
-                 "evil@localhost:8001", "evil.example", "local.evil.example."):  # fmt: skip
+                 "evil@localhost:8001", "evil.example", "local.evil.example.",
+                 "evil.example:9000"):  # by a port that is forwarded here  # fmt: skip
         origin = {"Origin": f"http://{host}"}
         for headers in ({}, origin, {**origin, **JUNK[0]}, {"X-Forwarded-For": "::1"} | origin):
-            if "X-Forwarded-For" in headers and not host.endswith(":8001"):
-                continue  # that is a proxy: a page's Host has the port that it came to
             for peer in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
                 for method in ("GET", "DELETE"):
                     at = {"host": host, "REMOTE_ADDR": peer}
@@ -235,13 +234,19 @@ def test_every_name_that_a_person_may_call_this_machine_by_works(
         assert call(diary, "GET", "/collections", {}, host=host).status_code == 200, host
 
 
-def test_a_proxy_on_this_machine_passes_on_its_public_name(diary: FlaskClient) -> None:
+def test_a_proxy_that_is_configured_passes_on_its_public_name(
+    config_of: Callable[..., Config],
+) -> None:
+    client = create_app(config_of(trusted_proxy_hops=1), wait=True).test_client()
     for proxy in ("X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"):
         for host in ("embed.example", "embed.example:8443"):
             headers = {proxy: "203.0.113.7"}
-            assert call(diary, "GET", "/collections", headers, host=host).status_code == 200
+            assert call(client, "GET", "/collections", headers, host=host).status_code == 200
             headers["Origin"] = f"http://{host}"  # its console, over plain HTTP
-            assert call(diary, "GET", "/collections", headers, host=host).status_code == 200
+            assert call(client, "GET", "/collections", headers, host=host).status_code == 200
+            at = {"host": host, "REMOTE_ADDR": "127.0.0.6"}  # which is not in TRUSTED_PROXIES
+            reply = call(client, "GET", "/collections", headers, **at)
+            assert reply.status_code == 403 and "TRUSTED_PROXY_HOPS" in reply.json["error"]
 
 
 def test_another_machine_may_call_this_one_by_any_name(diary: FlaskClient) -> None:

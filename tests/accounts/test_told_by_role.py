@@ -1,6 +1,7 @@
 """What strangers, callers and admins are told of the inside: paths, hosts, files, the cache."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def test_where_nobody_signs_in_the_machine_itself_reads_all(
     assert "private-folder" not in client.get("/models", environ_base=ELSEWHERE).text
     known = {"headers": bearer("an-admin-token-of-ours"), "environ_base": ELSEWHERE}
     assert "private-folder" in client.get("/health", **known).text
+
+
+def test_which_stages_a_request_had_is_told_to_admins_alone(
+    make_app: Callable[..., Flask],
+) -> None:
+    """A text that somebody embedded before has no `encode`."""
+    client = make_app().test_client()
+    admin = bearer(token_of(client, *ADMIN))
+    uma = add_user(client, admin, "uma")
+
+    def stages(who: dict) -> list[str]:
+        reply = client.post("/embed", json={"text": "x"}, headers=who)
+        return re.findall(r"([a-z]+);dur=", reply.headers["Server-Timing"])
+
+    assert (stages(uma), stages(uma)) == (["total"], ["total"])
+    assert stages(admin)[0] == "cache" and stages(admin)[-1] == "total"
+    open_ = make_app(auth_enabled=False).test_client()
+    reply = open_.post("/embed", json={"text": "x"}, environ_base=ELSEWHERE)
+    assert "encode;dur=" in reply.headers["Server-Timing"]
 
 
 def test_a_folders_last_part_is_a_name_that_works(make_app: Callable[..., Flask]) -> None:

@@ -1,5 +1,6 @@
 """Which folders an admin may load a model from while the service runs."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,6 +59,18 @@ def test_a_folder_elsewhere_is_not_looked_into(
     assert status == 422 and "MODEL_DIRS" in error
     assert "passwords" not in error and str(machine) not in error
     assert admin.get("/health").json["status"] == "healthy"
+
+
+def test_a_folder_that_cannot_be_found_out_is_refused_like_any_other(
+    admin: FlaskClient, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = choose(admin, "/nonexistent/x")
+
+    def forbidden(path: object, *_: object, **__: object) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "readlink", forbidden)  # as /proc/1/root is to all but root
+    assert choose(admin, machine / "models" / "way-out") == elsewhere
 
 
 def test_a_folder_of_the_model_dirs_or_the_cache_is_tried(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.servers.fixtures import need
 from tests.servers.nginx import Nginx
-from tests.web.conftest import EVIL, Guarded, ask
+from tests.web.conftest import EVIL, Guarded, ask, serving
 
 # Calls a route as a page's script does; gives the status, or "blocked" where it learns nothing.
 CALL = """async ([url, method, body, headers, mode]) => {
@@ -235,23 +236,24 @@ def test_a_page_whose_name_was_made_to_lead_here_gets_at_nothing_that_is_stored(
         assert calls(page, base)("POST", "/embed", '{"text":"hello"}')[0] == 200
 
 
-def test_a_proxy_on_this_machine_passes_on_its_public_name_and_its_console_works(
-    diary: str,
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_proxy_on_this_machine_passes_on_its_public_name_if_it_is_configured(
+    diary: str, tmp_path: Path, configured: bool
 ) -> None:
     need(Nginx)
-    front = (
-        "server { listen 127.0.0.1:{port}; location / { proxy_set_header Host $host;"
-        f" proxy_set_header X-Forwarded-For $remote_addr; proxy_pass {diary}; }} }}"
-    )
     own = {"Origin": "http://embed.example"}
-    with Nginx(front) as nginx:
-        for headers, through, directly in (
-            ({}, 200, 403),
-            (own, 200, 403),
-            ({"Origin": "x"}, 403, 403),
-        ):
+    with ExitStack() as stack:
+        if configured:
+            diary = stack.enter_context(serving(tmp_path, TRUSTED_PROXY_HOPS="1"))
+        front = (
+            "server { listen 127.0.0.1:{port}; location / { proxy_set_header Host $host;"
+            f" proxy_set_header X-Forwarded-For $remote_addr; proxy_pass {diary}; }} }}"
+        )
+        nginx = stack.enter_context(Nginx(front))
+        for headers in ({}, own, {"Origin": "x"}):
+            through = 200 if configured and headers != {"Origin": "x"} else 403
             assert _named(nginx.url(), headers) == through
-            assert _named(diary, headers) == directly
+            assert _named(diary, headers) == 403
 
 
 def _named(url: str, headers: dict[str, str]) -> int:
