@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bulk.client import Answer, Client
 from bulk.output import write_output, write_rejects
 from bulk.places import base_of, beside
-from bulk.plan import Plan, prefix_of
+from bulk.plan import Plan, checked_prefix, prefix_of
 from bulk.records import Stop
 from bulk.rows import TEXT_FIELDS, Row, Source
 from bulk.spool import Counter, RefusedLog, Spool
@@ -29,6 +29,7 @@ OUTPUTS = (".npy", ".jsonl", ".parquet")
 MOST_STORED = 1000  # texts that one request may store
 MOST_CHARS = 8 << 20  # of the texts of one request: an eighth of what the service takes
 LEFT_OUT = 3  # the exit code of a run that left rows out
+INTERRUPTED = 130  # and of one that was stopped
 
 
 def batches(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
@@ -54,8 +55,10 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     base = base_of(source.path, args.output, args.store)
     key = os.environ.get("EMBEDDING_API_KEY")
+    prefix = None
+    if storing:
+        prefix = checked_prefix(args.prefix) if args.prefix else prefix_of(source.path)
     client = Client(args.url, args.model, key, args.parallel)
-    prefix = (args.prefix or prefix_of(source.path)) if storing else None
     plan = Plan(source, prefix, args.on_error == "skip")
     tell(source.blank, f"blank line{'s' * (source.blank > 1)} left out")
     tell(len(plan.earlier), "of the rows left out: a later one has the same id")
@@ -69,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     with closing(progress):
         if storing and client.stored(args.store) < progress.done:
             progress.done = 0  # somebody deleted some: all again
-        log = RefusedLog(beside(base, ".part.refused"), identity)
+        log = RefusedLog(beside(base, ".part.refused"), identity, progress.done > 0)
         if log.reasons and not plan.skip:
             raise source.stop(next(plan.left_out(log.reasons)))
         send(args, client, plan, progress, log)
@@ -117,15 +120,31 @@ def send(
             closing(in_order(pool, client, work, args)) as answers,
         ):  # fmt: skip
             client.told = bar.set_postfix_str
-            for answer in answers:
-                sent += len(answer.kept)
-                cut += answer.cut
-                note(answer, plan, progress, log)
-                bar.set_postfix_str("", refresh=False)
-                bar.update(len(answer.kept) + len(answer.refused))
+            with told_when_stopped(client):
+                for answer in answers:
+                    sent += len(answer.kept)
+                    cut += answer.cut
+                    note(answer, plan, progress, log)
+                    bar.set_postfix_str("", refresh=False)
+                    bar.update(len(answer.kept) + len(answer.refused))
     finally:
         were = "was" if cut == 1 else "were"
         tell(cut, f"of {sent:,} texts {were} longer than the model takes and {were} cut")
+
+
+@contextmanager
+def told_when_stopped(client: Client) -> Iterator[None]:
+    """Say for what a run that is stopped still waits; stopped once more it ends at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+        tell(
+            client.under_way,
+            "requests are under way: waits for them; Ctrl-C or SIGTERM once more ends it now",
+        )
+        raise
 
 
 def note(answer: Answer, plan: Plan, progress: Spool | Counter, log: RefusedLog) -> None:
@@ -239,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
-        return 130
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

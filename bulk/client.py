@@ -1,7 +1,6 @@
 """Sends texts to a running service, and waits and tries again when it says so."""
 
 import base64
-import binascii
 import contextlib
 import threading
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 import requests
+import urllib3
 from numpy.typing import NDArray
 
 from bulk.records import Stop
@@ -25,14 +25,19 @@ AGAIN = (408, 429, 500, 502, 503, 504)
 OF_A_ROW = (400, 413, 422)
 ROW_FIELDS = ("input", "text", "id", "metadata", "document", "item", "vector")
 NOT_OF_A_ROW = ("model_not_found", "dimension_mismatch")
+# So many rows refused alike, and none taken before: it is the request that is wrong, not each row.
+ALIKE = 20
+MOST_SAID = 500  # characters of what an answer says
+# What reading an answer of anything may raise.
+STRANGE = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 
 
 class NotTaken(Stop):
     """The service refuses a request, or something in it."""
 
-    def __init__(self, message: str, status: int, one_row: bool) -> None:
+    def __init__(self, message: str, status: int, one_row: bool, code: str) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
         self.one_row = one_row  # it may be the fault of one row
 
 
@@ -57,7 +62,15 @@ class Client:
         self._session = requests.Session()
         self._session.mount("http", requests.adapters.HTTPAdapter(pool_maxsize=parallel))
         self._session.auth = _Bearer(key)
+        if model is not None and not (model.strip() and model.isprintable()):
+            raise Stop(
+                f"--model {ascii(model)[:100]}: no model has such a name; GET /models lists all"
+            )
         self._model = model
+        self._lock = threading.Lock()
+        self.under_way = 0  # requests that wait for their answers
+        self._taken = False  # whether any row was
+        self._alone: dict[str, int] = {}  # how many rows alone were refused, by the code of it
 
     @cached_property
     def model(self) -> str:
@@ -96,16 +109,30 @@ class Client:
             part = waiting.pop()
             try:
                 send(part, answer)
+                self._taken = True
                 answer.kept += part
             except NotTaken as exc:
-                if not exc.one_row:
+                # A proxy may limit whole requests: fewer rows may pass it.
+                if not exc.one_row and (exc.status != 413 or len(part) == 1):
                     raise
+                if len(part) == 1:
+                    self._check_alike(exc)
                 if len(part) > 1:
                     half = len(part) // 2
                     waiting += [part[half:], part[:half]]
                 else:
                     answer.refused.append((part[0], f"was refused: {exc}"))
         return answer
+
+    def _check_alike(self, exc: NotTaken) -> None:
+        """Raise Stop if it is not one row that is at fault, as it seems."""
+        with self._lock:
+            count = self._alone[exc.code] = self._alone.get(exc.code, 0) + 1
+        if not self._taken and count >= ALIKE:
+            raise Stop(
+                f"the first {count} rows, each sent alone, are all refused alike, so it is hardly "
+                f"the rows: {exc}"
+            )
 
     def _embed(self, rows: list[Row], answer: Answer) -> None:
         body = {"model": self.model, "input": [row.text for row in rows]}
@@ -115,20 +142,23 @@ class Client:
         answer.cut += _cut(reply)
 
     def _store(self, collection: str, rows: list[Row], answer: Answer) -> None:
+        ids = [row.id for row in rows]
         body = {
             "collection": collection,
             "model": self.model,
-            "ids": [row.id for row in rows],
+            "ids": ids,
             "texts": [row.text for row in rows],
             "metadata": [row.metadata for row in rows],
         }
-        answer.cut += _cut(self._ask("POST", "/embed-and-store", body))
+        reply = self._ask("POST", "/embed-and-store", body)
+        self._read(lambda: _check_ids(reply.json()["ids"], ids))
+        answer.cut += _cut(reply)
 
     def _read(self, take: Callable[[], Any]) -> Any:
         """Take something out of an answer. Raises Stop if it is not there."""
         try:
             return take()
-        except (ValueError, KeyError, TypeError, binascii.Error):
+        except STRANGE:
             raise Stop(
                 f"{self._url} does not answer as this service does; is it the address?"
             ) from None
@@ -138,20 +168,20 @@ class Client:
         while not self._stopped.is_set():
             told: float | None = None
             try:
-                reply = self._session.request(
-                    method, self._url + path, json=body, timeout=(5, 600), allow_redirects=False
-                )
-            except requests.RequestException as exc:
+                reply = self._request(method, path, body)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
                 problem = f"{self._url} cannot be reached ({type(exc).__name__})"
-                if isinstance(exc, ValueError):  # the address, a proxy or a header cannot be used
-                    raise Stop(problem) from None
+                if isinstance(exc, ValueError):
+                    raise Stop(
+                        f"{problem}: it, or a proxy of the environment, is no address"
+                    ) from None
             else:
                 self._answered = True
-                if reply.ok and not reply.is_redirect:
+                if reply.status_code in (200, 201):
                     return reply
                 problem = f"the service answered {reply.status_code}: {_message(reply)}"
                 if reply.status_code not in AGAIN or reply.headers.get("X-Should-Retry") == "false":
-                    raise NotTaken(problem, reply.status_code, _of_a_row(reply))
+                    raise NotTaken(problem, reply.status_code, _of_a_row(reply), _code(reply))
                 with contextlib.suppress(ValueError):
                     told = float(reply.headers.get("Retry-After", ""))
                 if reply.status_code == 429 and told is not None:
@@ -163,6 +193,17 @@ class Client:
             self.told(f"waits {wait:.0f} s: {problem}"[:60])
             self._stopped.wait(wait)
         raise Stop("stopped")
+
+    def _request(self, method: str, path: str, body: dict[str, Any] | None) -> requests.Response:
+        with self._lock:
+            self.under_way += 1
+        try:
+            return self._session.request(
+                method, self._url + path, json=body, timeout=(5, 600), allow_redirects=False
+            )
+        finally:
+            with self._lock:
+                self.under_way -= 1
 
 
 class _Bearer(requests.auth.AuthBase):
@@ -199,20 +240,26 @@ def _checked_url(url: str) -> str:
 
 def _vectors(data: list[dict[str, str]], count: int) -> NDArray[np.float32]:
     """Return the (count, d) vectors of an answer. Raises ValueError if it has others."""
-    if len(data) != count:
+    raw = [base64.b64decode(row["embedding"]) for row in data]
+    if len(raw) != count or len(set(map(len, raw))) != 1 or not raw[0]:
         raise ValueError
-    raw = b"".join(base64.b64decode(row["embedding"]) for row in data)
-    return np.frombuffer(raw, "<f4").reshape(count, -1)
+    return np.frombuffer(b"".join(raw), "<f4").reshape(count, -1)
+
+
+def _check_ids(told: object, sent: list[str | None]) -> None:
+    """Raise ValueError if an answer does not say that these were stored."""
+    if told != sent:
+        raise ValueError
 
 
 def _cut(reply: requests.Response) -> int:
     count = reply.headers.get("X-Truncated-Inputs", "0")
-    return int(count) if count.isdecimal() else 0
+    return int(count) if count.isdecimal() and len(count) < 10 else 0
 
 
 def _error(reply: requests.Response) -> dict[str, Any]:
     """Return an error's `message`, `code` and `param`, as both dialects have them."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
+    with contextlib.suppress(*STRANGE):
         body = reply.json()
         error = body["error"]
         if isinstance(error, dict):
@@ -224,14 +271,19 @@ def _error(reply: requests.Response) -> dict[str, Any]:
 def _message(reply: requests.Response) -> str:
     if reply.is_redirect:
         return f"it is at {reply.headers['Location']}; give that address as --url"
-    return str(_error(reply).get("message", reply.reason))
+    return str(_error(reply).get("message") or reply.reason)[:MOST_SAID]
+
+
+def _code(reply: requests.Response) -> str:
+    """Return the code that this service's refusals have; none of a proxy's."""
+    return str(_error(reply).get("code") or "")
 
 
 def _of_a_row(reply: requests.Response) -> bool:
-    error = _error(reply)
-    param = error.get("param")
+    code, param = _code(reply), _error(reply).get("param")
     return (
         reply.status_code in OF_A_ROW
-        and error.get("code") not in NOT_OF_A_ROW
+        and bool(code)
+        and code not in NOT_OF_A_ROW
         and (param is None or str(param).startswith(ROW_FIELDS))
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bulk.limits import first_twice
 from bulk.records import Record, Stop
 
 ROWS = 1024  # that are in memory at once
@@ -14,8 +15,8 @@ def parquet_columns(path: Path) -> list[str]:
     """Return the names of a file's columns. Raises Stop."""
     with _opened(path) as file:
         names: list[str] = file.schema_arrow.names
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise Stop(f"{path}: two columns are named {twice[0]!r}; each needs a name of its own")
+    if (twice := first_twice(names)) is not None:
+        raise Stop(f"{path}: two columns are named {twice!r}; each needs a name of its own")
     return names
 
 
@@ -67,10 +68,52 @@ def _brief(exc: Exception) -> str:
 def _rows(batch: Any) -> list[dict[str, Any]]:
     """Return a batch as rows. Times that Python's are too coarse or too small for become text."""
     try:
-        rows: list[dict[str, Any]] = _readable(batch, NANO).to_pylist(maps_as_pydicts="lossy")
+        table = _readable(batch, NANO)
+        columns = [_values(column) for column in table.columns]
     except (ValueError, OverflowError):  # beyond the year 9999
-        rows = _readable(batch, EVERY).to_pylist(maps_as_pydicts="lossy")
-    return rows
+        table = _readable(batch, EVERY)
+        columns = [_values(column) for column in table.columns]
+    names = table.column_names
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: Any) -> list[Any]:
+    """Return a column's values. A map becomes an object, or pairs where its keys are lists."""
+    unhashable, mapped = _keys(column.type)
+    values: list[Any] = column.to_pylist(maps_as_pydicts=None if unhashable else "lossy")
+    return [_named(value) for value in values] if mapped else values
+
+
+def _keys(kind: Any) -> tuple[bool, bool]:
+    """Tell of a type whether maps in it have keys that Python cannot hash, and if it has maps."""
+    import pyarrow as pa
+
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    found = [_keys(each) for each in inner]
+    own = pa.types.is_map(kind)
+    nested = own and pa.types.is_nested(kind.key_type)
+    return nested or any(hard for hard, _ in found), own or any(has for _, has in found)
+
+
+def _named(value: Any) -> Any:
+    """Return a value with text for the keys of its maps, as JSON has them."""
+    if isinstance(value, dict):
+        return {_name(key): _named(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(part) for part in value]
+    return value
+
+
+def _name(key: Any) -> str:
+    return (decoded(key) or key.hex()) if isinstance(key, bytes) else str(key)
+
+
+def decoded(value: bytes) -> str | None:
+    """Return bytes as the text that they are, if they are: some writers know no other text."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _readable(batch: Any, units: tuple[str, ...]) -> Any:

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bulk.limits import MOST_ID, UNSAFE
+from bulk.records import Stop
 from bulk.rows import Refused, Row, Source
+
+_DIGITS = 20  # at most, of a row's number, and a dash
 
 
 class Plan:
@@ -72,8 +76,20 @@ class Plan:
         return digest.hexdigest()
 
 
+def checked_prefix(prefix: str) -> str:
+    """Return the start of stored ids. Raises Stop if ids that begin so could not be stored."""
+    half = any("\ud800" <= char <= "\udfff" for char in prefix)  # also of bytes that are no UTF-8
+    if half or UNSAFE.search(f"{prefix}-0") or len(prefix) > MOST_ID - _DIGITS:
+        raise Stop(
+            f"--prefix {ascii(prefix)[:100]}: ids cannot begin so; give UTF-8 of at most "
+            f"{MOST_ID - _DIGITS} characters, no control character, and no '.' or '..' between "
+            "slashes"
+        )
+    return prefix
+
+
 def prefix_of(source: Path) -> str:
     """Return the start of the ids of rows without one: the same for this file, and no other's."""
     place = hashlib.blake2b(str(source.resolve()).encode(errors="surrogatepass"), digest_size=4)
-    stem = re.sub("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff]", "-", source.stem)  # as ids have none
+    stem = re.sub("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff\\\\]", "-", source.stem)  # as ids have none
     return f"{stem}-{place.hexdigest()}"

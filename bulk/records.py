@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from bulk.limits import first_twice
+
 MOST_CELL = 64 << 20  # characters: a quote that is never closed would take the rest of any file
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # A cell and the comma behind it, as RFC 4180 and Python's reader have them.
@@ -102,8 +104,8 @@ def _header(path: Path, lines: "_Lines") -> list[str]:
         cells = [] if record.problem else [cell.strip() for cell in record.content]
         problem = record.problem or not_utf8(*cells)
         names = [cell for cell in cells if cell]
-        if twice := [name for name in names if names.count(name) > 1]:
-            problem = f"names the column {twice[0]!r} twice; each needs a name of its own"
+        if (twice := first_twice(names)) is not None:
+            problem = f"names the column {twice!r} twice; each needs a name of its own"
         if problem:
             raise Stop(f"{path}: line {record.line} {problem}")
         if names:

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bulk.columns import parquet_columns, parquet_records
+from bulk.columns import decoded, parquet_columns, parquet_records
+from bulk.limits import Unfit, check_stored, unnamable
 from bulk.records import Record, Stop, csv_columns, csv_records, lines_of, separator_of
 
 ENDINGS = (".jsonl", ".ndjson", ".csv", ".txt", ".parquet")
 # Where the text is looked for, in this order, if nobody says where it is.
 TEXT_FIELDS = ("text", "content", "sentence", "document", "body", "abstract", "question")
-MOST_ID = 512  # characters, as the store has it
-_DOTS = re.compile(r"(^|/)\.\.?(/|$)")  # what clients resolve in a path
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _LARGEST = 2**53 - 1  # whole numbers beyond are not all told apart in JSON
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -42,10 +41,6 @@ class Refused:
     line: int
     reason: str
     content: Any
-
-
-class _Unfit(Exception):
-    """A row cannot be taken; the message goes on after "line 7"."""
 
 
 class Source:
@@ -90,7 +85,7 @@ class Source:
                 continue
             try:
                 row = self._row(index, record)
-            except _Unfit as exc:
+            except Unfit as exc:
                 out = Refused(index, record.line, str(exc), record.content)
                 if refused is None:
                     raise self.stop(out) from None
@@ -132,6 +127,17 @@ class Source:
                 f"{self.path}: has no column {wanted}; name the text's with --field"
                 f"{self._there()}{separator_of(self._names) if csv else ''}"
             )
+        own = (
+            self._text,
+            self._id,
+            *([""] if csv else []),
+        )  # a CSV's column without a name is none
+        fields = (name for name in self._names if name not in own)
+        if self._metadata and (name := unnamable(fields)) is not None:
+            raise Stop(
+                f"{self.path}: has a column {name[:100]!r}, which no filter could name: rename it "
+                "without dots, without a $ at its start, in 1 to 512 characters"
+            )
 
     def _there(self) -> str:
         return f" (it has: {', '.join(self._names)[:300]})" if self._names else ""
@@ -158,34 +164,37 @@ class Source:
         return maybe & seen
 
     def _row(self, index: int, record: Record) -> Row:
-        """Return a record as a row. Raises _Unfit."""
+        """Return a record as a row. Raises Unfit."""
         content = record.content
         if record.problem:
-            raise _Unfit(record.problem)
+            raise Unfit(record.problem)
         if isinstance(content, str):
-            return Row(index, self._sound(content, "text"), None, line=record.line)
+            self._sound(content, "text")
+            if self._metadata:
+                if not content.strip():
+                    raise Unfit("has no text in it")
+                check_stored(None, content, {})
+            return Row(index, content, None, line=record.line)
         if self._text is None:  # JSONL: the first object that has a text says in which field
             fields = (name for name in TEXT_FIELDS if isinstance(content.get(name), str))
             self._text = next(fields, None)
         text = content.get(self._text)
         if isinstance(text, bytes):
-            text = _decoded(text)
+            text = decoded(text)
         if not isinstance(text, str) or (self._metadata and not text.strip()):
             names = ", ".join(map(str, content))[:200]
-            raise _Unfit(f"has no text in {self._text or 'text'!r} (it has: {names})")
+            raise Unfit(f"has no text in {self._text or 'text'!r} (it has: {names})")
         self._sound(text, "text")
         id_ = _id(content.get(self._id))
         if id_ is not None:
             self._sound(id_, "id")
-            if self._metadata and (len(id_) > MOST_ID or _DOTS.search(id_)):
-                raise _Unfit(
-                    f"has an id that cannot be stored: give at most {MOST_ID} characters, "
-                    "and no '.' or '..' as all of it or between slashes"
-                )
+        rest: dict[str, Any] = {}
         try:
-            rest = self._rest(content) if self._metadata else {}
+            if self._metadata:
+                rest = self._rest(content)
+                check_stored(id_, text, rest)
         except RecursionError:
-            raise _Unfit("is nested too deeply") from None
+            raise Unfit("is nested too deeply") from None
         return Row(index, text, id_, rest, record.line)
 
     def _rest(self, content: dict[str, Any]) -> dict[str, Any]:
@@ -214,17 +223,17 @@ class Source:
         if isinstance(value, float):
             return value if math.isfinite(value) else None
         if isinstance(value, bytes):
-            value = _decoded(value) or value.hex()
+            value = decoded(value) or value.hex()
         if value is None or isinstance(value, int):
             return value
         return self._sound(str(value), f"field {name!r}")
 
     def _sound(self, text: str, what: str) -> str:
-        """Return a text that can be sent, and stored if it is to be. Raises _Unfit."""
+        """Return a text that can be sent, and stored if it is to be. Raises Unfit."""
         if not text.isascii() and _HALF_PAIR.search(text):
-            raise _Unfit(f"has half a surrogate pair in its {what}")
+            raise Unfit(f"has half a surrogate pair in its {what}")
         if self._metadata and "\0" in text:
-            raise _Unfit(f"has a NUL character in its {what}")
+            raise Unfit(f"has a NUL character in its {what}")
         return text
 
 
@@ -239,21 +248,13 @@ def number(cell: str) -> int | float | None:
 
 
 def _id(value: Any) -> str | None:
-    """Return an id as text; None where there is none. Raises _Unfit."""
+    """Return an id as text; None where there is none. Raises Unfit."""
     if isinstance(value, dict) and list(value) == ["$oid"]:  # as MongoDB exports it
         value = value["$oid"]
     if isinstance(value, bytes):
-        value = _decoded(value) or value.hex()
+        value = decoded(value) or value.hex()
     if isinstance(value, bool | list | dict) or value in (math.inf, -math.inf):
-        raise _Unfit("has an id that is no id: give a string or a whole number")
+        raise Unfit("has an id that is no id: give a string or a whole number")
     if isinstance(value, float):
         value = int(value) if value.is_integer() else None if math.isnan(value) else value
     return None if value is None or not str(value).strip() else str(value)
-
-
-def _decoded(value: bytes) -> str | None:
-    """Return bytes as the text that they are, if they are: some writers know no other text."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return None

@@ -40,7 +40,7 @@ class Spool:
         if self._facts.exists():
             try:
                 self._take_up(json.loads(self._facts.read_text()))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise Stop(f"{self._facts} is damaged; delete it to start again") from None
         else:
             self._file.truncate(0)
@@ -51,7 +51,9 @@ class Spool:
                 f"{self._data} belongs to another input or model; "
                 "delete it (and its .json) to start again"
             )
-        self.dim, self._space = facts["dim"], facts["space"]
+        self.dim, self._space = int(facts["dim"]), str(facts["space"])
+        if self.dim < 1:
+            raise ValueError
         self.done = self._data.stat().st_size // (4 * self.dim)
         self._file.truncate(self.done * 4 * self.dim)  # a torn last row
 
@@ -106,9 +108,10 @@ class Counter:
         self._path = path
         self._identity = identity
         self.done = 0
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # it is made anew
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArithmeticError,
+                                 RecursionError):  # it is made anew  # fmt: skip
             known = json.loads(path.read_text())
-            self.done = int(known["done"]) if known["identity"] == identity else 0
+            self.done = max(0, int(known["done"])) if known["identity"] == identity else 0
 
     def add(self, count: int) -> None:
         """Note `count` more rows, durably."""
@@ -124,19 +127,32 @@ class Counter:
 
 
 class RefusedLog:
-    """Which rows the service has refused, by their index, and why: beside the progress."""
+    """Which rows the service has refused, by their index, and why: beside the progress.
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    Progress counts the rows that are not among them: without the log it would mean other rows.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], begun: bool) -> None:
         self._path = path
         self._first = json.dumps(identity)
         self.reasons: dict[int, str] = {}
         raw = path.read_bytes() if path.exists() else b""
         first, *entries = raw[: raw.rfind(b"\n") + 1].decode(errors="replace").split("\n")
-        if first != self._first:  # of another run
+        if first != self._first and not (begun and b"\n" in raw):  # of another run, or torn
             path.unlink(missing_ok=True)
             return
+        try:
+            if first != self._first:
+                raise ValueError
+            for index, reason in map(json.loads, filter(None, entries)):
+                self.reasons[int(index)] = str(reason)
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            others = path.name.removesuffix(".refused")
+            raise Stop(
+                f"{path} is damaged; delete it and every other file of {path.parent} that begins "
+                f"with {others} to start again"
+            ) from None
         os.truncate(path, raw.rfind(b"\n") + 1)  # a torn last line
-        self.reasons = {index: reason for index, reason in map(json.loads, filter(None, entries))}
 
     def add(self, reasons: dict[int, str]) -> None:
         """Note more rows, durably."""

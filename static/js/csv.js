@@ -15,7 +15,7 @@ export function table(content) {
   const [header, ...rows] = records(content).filter(({ cells }) => !cells.every(blank));
   if (!header) return { names: [], rows };
   const names = header.cells.map(trimmed);
-  const twice = names.find((name, i) => name && names.indexOf(name) < i);
+  const seen = new Set(), twice = names.find((name) => name && (seen.has(name) || !seen.add(name)));
   if (twice) throw refusal(header.line, `names the column "${twice}" twice; give each column a name of its own`);
   for (const { line, cells } of rows) {
     if (cells.length !== names.length) {

@@ -2,14 +2,14 @@
 // A file is read whole and checked whole, so nothing is stored of one that is refused.
 
 import { numbers, OTHERS, table } from "./csv.js";
-import { digits, parse, withoutNaN } from "./json.js";
+import { isDigits, kept, parse, whole, withoutNaN } from "./json.js";
 import { blank, decoded, refusal } from "./lines.js";
 
 // What a text's column may be called; the first of these that a file has. As in bulk/rows.py.
 const TEXT_NAMES = ["text", "content", "sentence", "document", "body", "abstract", "question"];
 const KINDS = { __proto__: null, csv: fromCsv, jsonl: fromJsonl, ndjson: fromJsonl, txt: fromTxt };
 // What the service takes of one text, its id and its metadata (store/validation.py, library/rules.py).
-const MOST = { idChars: 512, textBytes: 1 << 20, metadataBytes: 64 << 10, depth: 32, integer: 2n ** 63n - 1n };
+const MOST = { idChars: 512, textBytes: 1 << 20, metadataBytes: 64 << 10, depth: 32, keys: 1000, integer: 2n ** 63n - 1n };
 const UNSAFE = /(?:^|[/\\])\.\.?(?:[/\\]|$)|[\x00-\x1f\x7f-\x9f]/;
 
 /** The rows of a file, by the ending of its name; `id` is null where it has none. Throws an Error that
@@ -46,10 +46,11 @@ function fromCsv(content) {
   const text = TEXT_NAMES.find((name) => names.includes(name));
   if (!text) throw noText(names, names.join(","));
   const isNumber = numbers({ names, rows });
+  const [textAt, idAt] = [names.indexOf(text), names.indexOf("id")];
   const value = (cell, j) => (isNumber[j] && cell !== "" ? Number(cell) || 0 : cell); // || 0: no -0
   const extra = names.map((name, j) => [name, j]).filter(([name]) => name && name !== text && name !== "id");
   return rows.map(({ line, cells }) => ({
-    line, text: cells[names.indexOf(text)], id: idOf(cells[names.indexOf("id")], line), wanted: text,
+    line, text: cells[textAt], id: idOf(cells[idAt], line), wanted: text,
     metadata: Object.fromEntries(extra.filter(([, j]) => !isNumber[j] || cells[j] !== "").map(([name, j]) => [name, value(cells[j], j)])),
   }));
 }
@@ -85,7 +86,7 @@ function valueOf(line, json) {
   throw refusal(line, "is neither an object nor a string; write one object a line");
 }
 
-const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value) && digits(value) === undefined;
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value) && kept(value) === undefined;
 
 /** Fields of an object in `metadata` count as the row's own. */
 function flat({ metadata, ...rest }) {
@@ -97,9 +98,14 @@ function idOf(id, line) {
   if (id === undefined || id === null || (typeof id === "string" && blank(id))) return null;
   if (typeof id === "string") return id;
   if (isObject(id) && Object.keys(id).join() === "$oid") return idOf(id.$oid, line); // as MongoDB exports it
-  if (digits(id)) return String(BigInt(digits(id)));
-  if (typeof id === "number" && Number.isFinite(id)) return Number.isInteger(id) ? String(BigInt(id)) : String(id);
+  if (kept(id)) return String(whole(id));
+  if (typeof id === "number" && Number.isFinite(id)) return Number.isInteger(id) ? String(BigInt(id)) : fraction(id);
   throw refusal(line, "has an id that is neither a string nor a number; write it in quotes");
+}
+
+/** A fraction as Python writes it, so that both programs make the same id of it: 1e-05, not 0.00001. */
+function fraction(number) {
+  return Math.abs(number) < 1e-4 ? number.toExponential().replace(/e-(\d)$/, "e-0$1") : String(number);
 }
 
 /** Refuse a row that the service would refuse. */
@@ -128,15 +134,16 @@ function checkText(text, line, what) {
 function checkValue(value, line, depth) {
   if (typeof value === "string") return checkText(value, line, "metadata");
   if (value === null || typeof value !== "object") return;
-  if (digits(value)) {
-    const number = BigInt(digits(value));
-    if (number > MOST.integer || number < -MOST.integer) throw refusal(line, "holds a whole number beyond 64 bits; write it in quotes");
+  if (kept(value)) {
+    const number = whole(value);
+    if (isDigits(kept(value)) && (number > MOST.integer || number < -MOST.integer)) throw refusal(line, "holds a whole number beyond 64 bits; write it in quotes");
     return;
   }
   if (depth > MOST.depth) throw refusal(line, `is nested deeper than ${MOST.depth} levels; flatten it`);
+  if (!Array.isArray(value) && Object.keys(value).length > MOST.keys) throw refusal(line, `has an object of more than ${MOST.keys} fields; take some out`);
   for (const [key, inner] of Object.entries(value)) {
     checkText(key, line, "metadata");
-    if (!Array.isArray(value) && /^\$|\./.test(key)) throw refusal(line, `names a field "${key}", which no filter could; take out its dots, and a $ at its start`);
+    if (!Array.isArray(value) && !/^[^.$][^.]{0,511}$/su.test(key)) throw refusal(line, `names a field "${key.slice(0, 100)}", which no filter could; take out its dots, and a $ at its start; a name is not empty, and has at most 512 characters`);
     checkValue(inner, line, depth + 1);
   }
 }

@@ -1,7 +1,11 @@
-"""A gate between a client and the service: so many requests pass, the others wait for the test."""
+"""A gate between a client and the service: so many requests pass, the others wait for the test.
+
+It refuses a POST that holds `REFUSED` as the service refuses a row, which no client can foresee.
+"""
 
 import contextlib
 import threading
+from collections.abc import Iterable
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -9,6 +13,8 @@ from typing import Self
 from urllib.parse import urlsplit
 
 ENDLESS = 1 << 60
+REFUSED = "no service takes this"
+REFUSAL = b'{"error": "a text is refused", "error_type": "invalid_input"}'
 OWN = ("connection", "content-length", "date", "server", "transfer-encoding")
 
 
@@ -94,18 +100,25 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.command == "POST" and not self.server.pass_through():
             return
+        if REFUSED.encode() in body:
+            with contextlib.suppress(ConnectionError):
+                self.answer(422, REFUSAL, [("Content-Type", "application/json")])
+            return
         service = HTTPConnection(self.server.service, timeout=60)
         with contextlib.closing(service), contextlib.suppress(ConnectionError):
             kind = {"Content-Type": self.headers.get("Content-Type", "text/plain")}
             service.request(self.command, self.path, body, kind)
             reply = service.getresponse()
             data = reply.read()
-            self.send_response(reply.status)
-            for name, value in reply.getheaders():
-                if name.lower() not in OWN:
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)  # a client that was killed does not take it
+            self.answer(reply.status, data, reply.getheaders())
+
+    def answer(self, status: int, data: bytes, headers: Iterable[tuple[str, str]]) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in OWN:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)  # a client that was killed does not take it
 
     do_POST = do_GET

@@ -235,7 +235,7 @@ def counted(url: str, series: str) -> float:
 
 HALF = (  # of a body so large that it is read as it comes
     b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    b"Content-Length: 1000000\r\n\r\n{"
+    b"Content-Length: 4000000\r\n\r\n{"
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bulk.output import write_rejects
 from bulk.records import Stop
 from bulk.rows import Refused, Row, Source
 from tests.clients.command import embed, rejects
@@ -253,3 +254,66 @@ def test_no_file_whatsoever_ends_in_a_traceback(tmp_path: Path, kind: str) -> No
         assert sorted(places) == list(range(len(places)))
         assert all(row.line > 0 for row in found) and all(out.reason for out in refused)
         json.dumps([row.metadata for row in found], allow_nan=False)
+
+
+MAP_KEYS: dict[str, tuple[Any, Any, object]] = {
+    "a date": (lambda pa: pa.date32(), date(2020, 1, 1), {"2020-01-01": "x"}),
+    "bytes": (lambda pa: pa.binary(), b"\xff", {"ff": "x"}),
+    "bytes of text": (lambda pa: pa.binary(), b"k", {"k": "x"}),
+    "a number": (lambda pa: pa.int64(), 7, {"7": "x"}),
+    "an object": (lambda pa: pa.struct([("a", pa.int32())]), {"a": 1}, [[{"a": 1}, "x"]]),
+    "a list": (lambda pa: pa.list_(pa.int32()), [1], [[[1], "x"]]),
+}
+
+
+@pytest.mark.parametrize("name", MAP_KEYS)
+def test_a_parquet_map_of_any_keys_is_read(tmp_path: Path, name: str) -> None:
+    """A map of Parquet has dates, bytes, lists or objects as keys -> they become text, or pairs."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kind, key, wanted = MAP_KEYS[name]
+    maps = pa.array([[(key, "x")]] * 2, pa.map_(kind(pa), pa.string()))
+    source = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": ["one", ""], "c": maps}), source)
+    found: list[Refused] = []
+    (row,) = Source(source, metadata=True).rows(found.append)
+    assert row.metadata == {"c": wanted}
+    write_rejects(tmp_path / "rejects", source, found)  # what is left out has such keys, too
+    written = json.loads((tmp_path / "rejects").read_text())["row"]
+    assert written == {"text": "", "c": wanted}
+
+
+@pytest.mark.parametrize("name", ["geo.lat", "$x"])
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_that_no_filter_could_name_is_told_first(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """A column of a CSV or Parquet file is `geo.lat` or `$x` -> refused by its name at the start,
+    with a remedy, also with `--on-error skip`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    source = tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        source.write_text(f"text,{name}\na,1\n")
+    else:
+        pq.write_table(pa.table({"text": ["a"], name: ["1"]}), source)
+    said = said_of(source, "--store", "c", "--on-error", "skip")
+    assert f"has a column {name!r}" in said and "rename it" in said
+    assert [row.text for row in Source(source).rows()] == ["a"]  # embedded, it is no matter
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\u3000"])
+def test_a_blank_string_of_jsonl_is_no_text_to_store(tmp_path: Path, text: str) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text('"one"\n' + json.dumps(text) + "\n")
+    assert "line 2 has no text in it" in said_of(source)
+
+
+def test_a_header_of_very_many_columns_is_read(tmp_path: Path) -> None:
+    names = [f"c{i}" for i in range(200_000)]  # compared each with each they would take minutes
+    source = tmp_path / "rows.csv"
+    source.write_text("text," + ",".join(names) + "\na" + ",1" * len(names) + "\n")
+    assert "has an object of over 1000 keys" in said_of(source)

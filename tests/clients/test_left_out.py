@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.clients.command import embed, rejects
-from tests.clients.gate import Gate
+from tests.clients.gate import REFUSED, Gate
 
 NAME = "left-out"
 
@@ -67,13 +67,6 @@ def test_one_row_never_ends_a_file(fake_url: str, tmp_path: Path) -> None:
         assert wanted in reason
 
 
-REFUSED: list[tuple[dict[str, object], str]] = [
-    ({"text": "a" * (1 << 20) + "b"}, "longer than"),
-    ({"text": "metadata", "note": "n" * 70_000}, "metadata of"),
-    ({"text": "a large number", "n": 2**70}, "64"),
-]
-
-
 @pytest.mark.fault("Files")
 def test_a_row_that_the_service_refuses_is_found_in_its_batch(
     fake_url: str, kept: str, tmp_path: Path
@@ -82,21 +75,19 @@ def test_a_row_that_the_service_refuses_is_found_in_its_batch(
     named, or it alone is left out.
     """
     rows = good(60)
-    for i, (bad, _) in enumerate(REFUSED):
-        rows.insert(7 + 15 * i, bad)
+    for i in range(3):
+        rows.insert(7 + 15 * i, {"text": REFUSED})
     source = objects(tmp_path / "rows.jsonl", rows)
     words = (source, "--store", NAME, "--batch", "32")
-    stopped = embed(fake_url, *words)
-    assert (
-        stopped.code == 1 and f"{source}: line 8 was refused: the service answered" in stopped.said
-    )
-    done = embed(fake_url, *words, "--on-error", "skip")
+    with Gate(fake_url) as gate:
+        stopped = embed(gate.url, *words)
+        wanted = f"{source}: line 8 was refused: the service answered 422: a text is refused"
+        assert stopped.code == 1 and wanted in stopped.said
+        done = embed(gate.url, *words, "--on-error", "skip")
     assert done.code == 3, done.said
     assert requests.get(kept, timeout=60).json()["count"] == 60
     told = rejects(tmp_path / f"rows.jsonl.{NAME}.rejects.jsonl")
-    assert [line for line, _ in told] == [8 + 15 * i for i in range(len(REFUSED))]
-    for (_, reason), (_, wanted) in zip(told, REFUSED, strict=True):
-        assert wanted in reason
+    assert [line for line, _ in told] == [8, 23, 38]
 
 
 def test_a_refusal_that_is_no_rows_fault_ends_the_run(fake_url: str, tmp_path: Path) -> None:
@@ -123,11 +114,12 @@ def test_what_was_left_out_can_be_mended_and_embedded(fake_url: str, tmp_path: P
 def test_a_run_that_stopped_at_a_row_goes_on_without_it(
     fake_url: str, kept: str, tmp_path: Path
 ) -> None:
-    source = objects(tmp_path / "rows.jsonl", [*good(40), {"text": "b", "n": 2**70}, *good(40, 40)])
+    source = objects(tmp_path / "rows.jsonl", [*good(40), {"text": REFUSED}, *good(40, 40)])
     words = (source, "--store", NAME, "--batch", "8", "--parallel", "1")
-    assert "line 41 was refused" in embed(fake_url, *words).said
-    assert json.loads((tmp_path / f"rows.jsonl.{NAME}.part.json").read_text())["done"] == 40
-    assert embed(fake_url, *words, "--on-error", "skip").code == 3
+    with Gate(fake_url) as gate:
+        assert "line 41 was refused" in embed(gate.url, *words).said
+        assert json.loads((tmp_path / f"rows.jsonl.{NAME}.part.json").read_text())["done"] == 40
+        assert embed(gate.url, *words, "--on-error", "skip").code == 3
     assert requests.get(kept, timeout=60).json()["count"] == 80
     assert [path.name for path in tmp_path.iterdir() if ".part" in path.name] == []
 
@@ -171,6 +163,31 @@ def test_the_last_of_two_equal_ids_is_kept(
     for id_, wanted in (("same5", "row 129"), ("same7", "row 2")):
         text = requests.get(f"{kept}/vectors/{id_}", timeout=60).json()["text"]
         assert text.startswith(wanted)
+
+
+def test_the_last_of_two_equal_ids_that_can_be_stored_is_kept(
+    fake_url: str, kept: str, tmp_path: Path
+) -> None:
+    """The last row of an id has too long a text, metadata or keys -> it is left out, and the one
+    before it is stored.
+    """
+    unfit: list[tuple[dict[str, object], str]] = [
+        ({"text": "a" * (1 << 20) + "b"}, "longer than"),
+        ({"note": "\xe9" * 33_000}, "metadata of"),
+        ({"n": 2**63}, "beyond 64 bits"),
+        ({"m": [{"a.b": 1}]}, "names a field 'a.b'"),
+        ({"m": {str(i): i for i in range(1001)}}, "over 1000 keys"),
+        ({"m": json.loads("[" * 32 + "]" * 32)}, "deeper than 32"),
+    ]
+    ids = range(len(unfit))
+    rows: list[object] = [{"id": f"r{i}", "text": "fine"} for i in ids]
+    rows += [{"text": "later", "id": f"r{i}", **unfit[i][0]} for i in ids]
+    source = objects(tmp_path / "rows.jsonl", rows)
+    done = embed(fake_url, source, "--store", NAME, "--on-error", "skip")
+    assert done.code == 3 and requests.get(kept, timeout=60).json()["count"] == len(unfit)
+    told = rejects(tmp_path / f"rows.jsonl.{NAME}.rejects.jsonl")
+    for (_, reason), (_, wanted) in zip(told, unfit, strict=True):
+        assert wanted in reason
 
 
 def test_an_id_that_is_made_is_told_from_one_that_is_given(

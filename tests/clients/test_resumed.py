@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from tests.clients.command import embed
-from tests.clients.gate import Gate
+from tests.clients.gate import REFUSED, Gate
 from tests.clients.test_clients import command
 from tests.faults.conftest import until
 
@@ -32,7 +32,7 @@ def written(folder: Path, seed: int) -> Path:
     for i in range(70):
         row: dict[str, Any] = {"text": f"{i} of {seed}", "id": f"r{chosen.randrange(50)}"}
         if chosen.random() < 0.1:
-            row["n"] = 2**70
+            row["text"] += REFUSED
         lines.append("no JSON" if chosen.random() < 0.1 else json.dumps(row))
     source = folder / "rows.jsonl"
     source.write_text("\n".join(lines))
@@ -98,9 +98,10 @@ def test_whatever_step_it_is_stopped_at_nothing_is_lost(
     monkeypatch.chdir(tmp_path)
     source = written(tmp_path, 3)
     words = [*words, "--batch", "25", "--on-error", "skip"]
-    assert embed(fake_url, source, *words).code == 3
-    wanted = result(fake_url, source, name)
-    steps = steps_until_done(monkeypatch, lambda: embed(fake_url, source, *words).code)
+    with Gate(fake_url) as gate:
+        assert embed(gate.url, source, *words).code == 3
+        wanted = result(fake_url, source, name)
+        steps = steps_until_done(monkeypatch, lambda: embed(gate.url, source, *words).code)
     assert steps > 3
     assert result(fake_url, source, name) == wanted
 

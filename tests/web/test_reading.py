@@ -10,10 +10,12 @@ from typing import Any
 
 from playwright.sync_api import Page
 
+from bulk import limits
 from bulk.records import Stop
 from bulk.rows import Source
+from library.rules import UNSAFE
 from store import Limits
-from store.values import MAX_INT, MAX_JSON_DEPTH
+from store.values import MAX_INT, MAX_JSON_DEPTH, MAX_KEYS
 
 READ = """async (files) => {
     const { rowsOf } = await import("/static/js/rows.js");
@@ -49,8 +51,10 @@ ACCEPTED: dict[str, str | bytes] = {
     "ids.jsonl": "".join(
         f'{{"text": "t", "id": {id_}}}\n'
         for id_ in ('"a"', "12", "3.0", "1.5", "9007199254740993", "null", '""', '" "',
-                    '{"$oid": "65f"}', "1e20", "-0")
+                    '{"$oid": "65f"}', "1e20", "-0",
+                    "1.5e-7", "0.00001", "0.0001", "-2.5e-10", "1.25E-12", "5e-324", "NaN", "1e21")
     ),
+    "large.jsonl": '{"text": "a", "a": 1e20, "b": [1e19, 9.3e18, -1e300], "c": 1e400, "d": 1e5}\n',
     "nan.jsonl": '{"text": "NaN and Infinity", "a": NaN, "b": [-Infinity, "NaN"], "c": "\\"NaN"}\n',
     "content.ndjson": '{"content": "one", "abstract": "two"}\n{"content": "three"}\n',
     "plain.txt": "  one  \r\n\r\ttwo\u2028three\n \x85\x1c \n\ufeff\nlast",
@@ -91,6 +95,19 @@ REFUSED: dict[str, str | bytes] = {
     "no-text.jsonl": '{"a": 1}\n',
     "second.jsonl": '{"text": "one"}\n{"content": "two"}\n',
     "blank.jsonl": '{"text": "one"}\n{"text": " "}\n',
+    "blank-string.jsonl": '"one"\n"  "\n',
+    "no-string-at-all.jsonl": '"one"\n""\n',
+    "infinite-id.jsonl": '{"text": "one"}\n{"text": "two", "id": Infinity}\n',
+    "huge-id.jsonl": '{"text": "one", "id": -1e400}\n',
+    "control-id.jsonl": '{"text": "one", "id": "a\\u0001"}\n',
+    "keys.jsonl": json.dumps({"text": "one"} | {f"k{i}": i for i in range(MAX_KEYS + 1)}) + "\n",
+    "inner-keys.jsonl": json.dumps({"text": "one", "m": [dict.fromkeys(map(str, range(1001)))]}),
+    "columns.csv": ",".join(["text", *(f"c{i}" for i in range(1100))]) + "\n" + "1," * 1100 + "1\n",
+    "dots.csv": "text,geo.lat\none,1\n",
+    "dollar.csv": "text,$x\none,1\n",
+    "beyond.jsonl": f'{{"text": "one", "n": {MAX_INT + 1}}}\n',
+    "long-text.jsonl": json.dumps({"text": "é" * (1 << 19) + "e"}) + "\n",
+    "much.jsonl": json.dumps({"text": "one", "m": "é" * 33_000}) + "\n",
     "true-id.jsonl": '{"text": "one", "id": true}\n',
     "list-id.jsonl": '{"text": "one", "id": [1]}\n',
     "half.jsonl": '{"text": "one"}\n{"text": "x\\ud83d"}\n',
@@ -212,3 +229,12 @@ def test_made_ids_are_those_of_the_same_file_and_no_others(page: Page) -> None:
     assert first == again and first[4] == "mine"
     assert len({*first, *elsewhere}) == 9
     assert digests == [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+
+
+def test_the_limits_of_the_command_are_the_services() -> None:
+    own = limits.MOST_ID, limits.MOST_TEXT, limits.MOST_METADATA
+    assert own == (Limits.id_chars, Limits.text_bytes, Limits.metadata_bytes)
+    assert (limits.MOST_KEYS, limits.MOST_DEPTH, limits.MOST_INT) == (
+        MAX_KEYS, MAX_JSON_DEPTH, MAX_INT,
+    )  # fmt: skip
+    assert limits.UNSAFE.pattern == UNSAFE.pattern
