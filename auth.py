@@ -49,9 +49,9 @@ def _identified(*, fresh: bool = False) -> Caller:
 
 
 def sees_all() -> bool:
-    """Tell whether the caller is told how the service is inside: paths, hosts, files of models.
+    """Return whether the caller is an admin, who may see paths, hosts and the files of models.
 
-    Only admins are, on public routes too; there a credential that is no good is none.
+    On a public route an invalid credential is ignored.
     """
     if "sees_all" not in g:
         found: Caller | None = g.get("caller")

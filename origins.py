@@ -35,10 +35,10 @@ PRIVATE = (".localhost", ".local", ".internal")
 
 
 def from_another_origin() -> bool:
-    """Tell whether a page of another origin sends the request, as far as its browser says.
+    """Return whether a page of another origin sent the request, by what its browser says.
 
-    Browsers since 2023 say it in Sec-Fetch-Site, which no page can write, where they call this
-    machine or use TLS. Programs send neither that nor Origin.
+    Browsers since 2023 send Sec-Fetch-Site to this machine and over TLS; no page can set it.
+    Programs send neither Sec-Fetch-Site nor Origin.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:

@@ -138,7 +138,8 @@ class Users:
             return None
         if user and passwords.outdated(user.password_hash):
             new = {"password_hash": passwords.hash_password(password)}
-            # a password that was set meanwhile, or the user made anew, stays as it is
+            # Only the hash that was checked is replaced: the password may have been changed since,
+            # or the user deleted and another one made under the name.
             where = sa.and_(
                 USERS.c.username == username, USERS.c.password_hash == user.password_hash
             )

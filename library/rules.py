@@ -1,7 +1,6 @@
-"""What callers may not store anew, though what is there already is read and moved as it is.
+"""Refuses new records with ids that a URL cannot carry, or metadata that no filter can name.
 
-Rules of the service and not of the stores: of ids that a URL cannot carry, and of metadata that no
-filter can name.
+The service applies these rules and the stores do not, so older records stay readable.
 """
 
 import re

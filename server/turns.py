@@ -2,8 +2,9 @@
 
 Each of many threads that could run waits for all the others before every step, and so does the main
 thread, which lets everybody in. 200 connections that ask for half a megabyte of remembered vectors:
-`/health` took 0.66 s (p99) with 128 threads at a time, 0.09 with eight, 0.05 with four, which also
-answered most a second (`python -m bench.flood`, 2 shared cores AMD EPYC Zen 4, 2026-11).
+`/health` took 0.66 s (p99) with 128 threads at a time while other programs kept the machine busy;
+0.09 with eight and 0.04 with four, back to back (`python -m bench.flood`, 2 shared cores AMD EPYC
+Zen 4, 2026-11).
 So a request begins when fewer than `AT_ONCE` run. Whoever waits for the model or
 for a client says so by `away` and does not count; where threads wait for something else, as for a
 database far away, the interpreter is free, and more are let in.
