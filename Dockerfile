@@ -23,21 +23,20 @@ RUN grep '^torch==' requirements.txt > torch.txt \
 RUN useradd --create-home --uid 10001 service && mkdir -p /models /data && chown service /models /data
 COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
 COPY accounts/ accounts/
-COPY bulk/ bulk/
 COPY cache/ cache/
 COPY config/ config/
+COPY documents/ documents/
 COPY embedders/ embedders/
-COPY library/ library/
-COPY migrations/ migrations/
+COPY observability/ observability/
 COPY routes/ routes/
 COPY schemas/ schemas/
 COPY server/ server/
 COPY serving/ serving/
 COPY settings/ settings/
+COPY sql/ sql/
 COPY store/ store/
-COPY vault/ vault/
-COPY static/ static/
-COPY templates/ templates/
+COPY tools/ tools/
+COPY web/ web/
 
 USER 10001
 VOLUME /models /data

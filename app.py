@@ -3,10 +3,10 @@
 import os
 import sys
 
-import tracing
 from config import load_config
 from factory import create_worker, version
-from logs import configure
+from observability import tracing
+from observability.logs import configure
 
 if __name__ == "__main__":
     # Replaces this process, so that both commands run one and the same server.

@@ -8,13 +8,13 @@ import contextlib
 
 from flask import g, request
 
-import origins
+import cors
 from accounts import Caller
 from accounts.access import ALLOWED, Access
-from accounts.apikeys import claimed_id
+from accounts.api_keys import claimed_id
 from context import services
 from errors import Forbidden, ServiceError, Unauthorized
-from serving.lineup import alias
+from serving.model import alias
 
 
 def caller() -> Caller:
@@ -126,8 +126,8 @@ def is_local() -> bool:
     That is nobody behind a proxy, whatever it says of the address; no page of another origin that
     is open in a browser here; and no page whose own name was made to lead here (DNS rebinding).
     """
-    if any(name in request.headers for name in origins.FORWARDED):
+    if any(name in request.headers for name in cors.FORWARDED):
         return False
-    if not (origins.loopback(address()) and origins.loopback_host()):
+    if not (cors.loopback(address()) and cors.loopback_host()):
         return False
-    return origins.own_origin() and not origins.from_another_origin()
+    return cors.own_origin() and not cors.from_another_origin()

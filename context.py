@@ -6,14 +6,14 @@ from typing import cast
 from flask import current_app
 
 from accounts import Accounts
+from accounts.provider_keys import Vault
 from cache import Cache
 from config import Config
+from documents import Library
+from documents.reembed import Reembedder
 from embedders.providers import Providers
 from engine import Engine
-from library import Library
-from library.reembed import Reembedder
 from settings import Settings
-from vault import Vault
 
 KEY = "services"
 

@@ -17,13 +17,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bulk.client import Answer, Client
-from bulk.output import write_output, write_rejects
-from bulk.places import base_of, beside
-from bulk.plan import Plan, checked_prefix, prefix_of
-from bulk.records import Stop
-from bulk.rows import TEXT_FIELDS, Row, Source
-from bulk.spool import Counter, RefusedLog, Spool
+from tools.client import Answer, Client
+from tools.output import write_output, write_rejects
+from tools.places import base_of, beside
+from tools.plan import Plan, checked_prefix, prefix_of
+from tools.records import Stop
+from tools.rows import TEXT_FIELDS, Row, Source
+from tools.spool import Counter, RefusedLog, Spool
 
 OUTPUTS = (".npy", ".jsonl", ".parquet")
 MOST_STORED = 1000  # texts that one request may store

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import metrics
-import tracing
 from embedders.base import Input, Truncate, Vectors
 from errors import BadRequest
+from observability import metrics, tracing
 from recall import Ask, Direct, Encoder
 from serving.registry import Loaded, Model, Registry
 

@@ -18,37 +18,35 @@ from flask import Flask, Response, g, request
 from pydantic import SecretStr
 from werkzeug.routing import PathConverter
 
+import cors
 import embedders
-import metrics
-import origins
 import routes.errors
-import tracing
-import vitals
 from accounts import Accounts
+from accounts.provider_keys import Vault
 from auth import allow_collection, caller, identify, logged, sees_all
 from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services, services
+from documents import Library
+from documents.reembed import Reembedder
 from embedders.providers import Providers, environment_keys
 from engine import Engine
-from follow import Follower, models_of
-from library import Library
-from library.reembed import Reembedder
-from logs import line
+from observability import metrics, tracing
+from observability.logs import line
+from rate_limits import Throttle, add_headers, throttle
 from recall import Recall
-from routes import ROUTES
+from routes import ROUTES, health
 from routes.parse import check_url, parse_body, parse_query, read_body
 from routes.table import Reply, Route, guarded
-from server import arbiter, deadlines, relay
+from server import master, rolling_reload, worker
 from server.proxies import Proxies
+from serving.health import watch, wind_up
 from serving.registry import Build, Registry
-from serving.watchdog import watch, wind_up
 from settings import open_settings
+from settings.apply import Follower, models_of
 from store import VectorStore, open_store
-from store.late import open_or_wait
-from store.meter import metered
-from throttle import Throttle, add_headers, throttle
-from vault import Vault
+from store.instrumented import metered
+from store.lazy import open_or_wait
 
 access_log = logging.getLogger("access")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -127,11 +125,11 @@ def create_app(
 
 def create_worker(config: Config, *, build: Build | None = None) -> Flask:
     """Build the service as a worker of gunicorn runs it: watched, relieved, told of its stop."""
-    app = create_app(config, build=build, pause_s=arbiter.pause_s())
+    app = create_app(config, build=build, pause_s=master.pause_s())
     registry = app.extensions[KEY].engine.registry
-    watch(registry, settled=arbiter.settle, ready=relay.take_over)
-    vitals.watch(app.extensions[KEY], app.extensions["throttle"])
-    deadlines.near_the_end.append(lambda: wind_up(registry))
+    watch(registry, settled=master.settle, ready=rolling_reload.take_over)
+    health.watch(app.extensions[KEY], app.extensions["throttle"])
+    worker.near_the_end.append(lambda: wind_up(registry))
     return app
 
 
@@ -184,7 +182,7 @@ def _view(row: Route) -> Callable[..., Response]:
     def view(**values: Any) -> Response:
         identify(row.access)
         if not row.any_page and caller().role == "anonymous":
-            origins.keep_out_pages()
+            cors.keep_out_pages()
         with throttle().permits.one() if row.works else nullcontext():
             answer = _handle(row, values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
@@ -218,7 +216,7 @@ def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     add_headers(response)
-    origins.let_pages_read(response, FOR_EVERY_PAGE)
+    cors.let_pages_read(response, FOR_EVERY_PAGE)
     _count(response)
     facts = {
         "method": request.method,

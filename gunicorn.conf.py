@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import logs  # noqa: E402
 from config import Config, ModelSpec, load_config  # noqa: E402
-from server import arbiter, listening, relay, scarcity, scrapes  # noqa: E402
+from observability import logs  # noqa: E402
+from server import listening, master, rolling_reload, scarcity, scrapes  # noqa: E402
 from settings import open_settings  # noqa: E402
 
 
@@ -30,7 +30,7 @@ def _read() -> tuple[Config, tuple[ModelSpec, ...]]:
 _config, _models = _read()  # a mistake stops the start here
 
 bind = listening.bind_of(_config.host, _config.port)
-worker_class = "server.deadlines.DeadlineWorker"  # gthread, but no thread waits for a client
+worker_class = "server.worker.DeadlineWorker"  # gthread, but no thread waits for a client
 workers = _config.max_workers
 threads = _config.threads
 timeout = _config.timeout_s
@@ -55,8 +55,8 @@ if Path("/dev/shm").is_dir():  # a file system, not a file in it  # nosec B108
 
 def on_starting(server):  # type: ignore[no-untyped-def]
     """Open the metrics' port, make the directory of the workers' numbers, reload with care."""
-    server.reload = arbiter.reload_if(_read, server.reload)
-    arbiter.share_numbers(_config.metrics_dir)
+    server.reload = master.reload_if(_read, server.reload)
+    master.share_numbers(_config.metrics_dir)
     if _config.enable_metrics:
         token = _config.metrics_token.get_secret_value() if _config.metrics_token else None
         scrapes.listen(_config.metrics_host, _config.metrics_port, token)
@@ -64,29 +64,29 @@ def on_starting(server):  # type: ignore[no-untyped-def]
 
 def when_ready(server):  # type: ignore[no-untyped-def]
     """Let a stop be known to workers that wait for a newer one, and a second interrupt to all."""
-    relay.note_stop(server.WORKERS)
+    rolling_reload.note_stop(server.WORKERS)
 
 
 def on_reload(server):  # type: ignore[no-untyped-def]
     """Let the workers that live serve until one that starts now is ready."""
-    relay.note_reload()
+    rolling_reload.note_reload()
 
 
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
     """Choose the worker's metrics' files and its GPU: the one that the fewest living ones have."""
-    arbiter.prepare_worker(worker)
-    relay.announce(worker)
-    worker.slot = arbiter.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
+    master.prepare_worker(worker)
+    rolling_reload.announce(worker)
+    worker.slot = master.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
     worker.gpu = None
-    if server.cfg.workers > 1 and arbiter.is_pinned(_config.device, _models):
+    if server.cfg.workers > 1 and master.is_pinned(_config.device, _models):
         living = [getattr(w, "gpu", None) for w in server.WORKERS.values()]
-        worker.gpu = arbiter.choose_gpu(living)
+        worker.gpu = master.choose_gpu(living)
 
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
     """Tell the worker how many there are, and share the cores out before any library uses them."""
-    relay.begin(worker.age)
-    arbiter.count_as(worker.slot)
+    rolling_reload.begin(worker.age)
+    master.count_as(worker.slot)
     os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting,
     os.environ["THREADS"] = str(server.cfg.threads)  # and so does `--threads`
     worker.read_timeout_s = _config.read_timeout_s
@@ -119,16 +119,16 @@ def _few_arenas() -> None:
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
     """Answer for the metrics' port from this worker too."""
-    import metrics  # here: it reads the directory that `on_starting` chose
+    from observability import metrics  # here: it reads the directory that `on_starting` chose
 
     scrapes.serve(metrics.exposition, metrics.CONTENT_TYPE)
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
     """Take a dead worker's gauges out of the sums; note whether it died while it loaded."""
-    arbiter.bury(worker)
-    relay.bury(worker)
-    arbiter.end_slot(worker.slot)
+    master.bury(worker)
+    rolling_reload.bury(worker)
+    master.end_slot(worker.slot)
 
 
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
@@ -146,4 +146,4 @@ def worker_exit(server, worker):  # type: ignore[no-untyped-def]
 
 def on_exit(server):  # type: ignore[no-untyped-def]
     """Remove the directory of the numbers."""
-    arbiter.forget_numbers()
+    master.forget_numbers()

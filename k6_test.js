@@ -1,5 +1,5 @@
 // Ramped load of single texts and of batches:  BASE_URL=http://host:8001 API_TOKEN=... k6 run k6_test.js
-// The same load for Python is locustfile.py.
+// The same load for Python is bench/locustfile.py.
 import http from "k6/http";
 import { check } from "k6";
 

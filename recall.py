@@ -15,13 +15,12 @@ from typing import Protocol
 
 import numpy as np
 
-import metrics
-import tracing
 from cache import Cache, Entry, keys_of, pack, unpack
 from embedders.base import Input, Prompt, Truncate, Vectors
 from errors import DeadlineExceeded, Invalid, ServiceError
+from observability import metrics, tracing
 from server import turns
-from serving.lineup import Loaded
+from serving.model import Loaded
 
 # A request does not wait for another one's pass over more than so many times its own texts: a lone
 # query whose text a bulk load happens to hold is sooner encoded again.

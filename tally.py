@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from limits.storage import MemoryStorage, RedisStorage, storage_from_string
 
-from guard import Guard
+from circuit_breaker import Guard
 
 # Redis answers within this or counts as away: a request never waits longer for it.
 REDIS_TIMEOUT_S = 0.25

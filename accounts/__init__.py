@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import metrics
-from accounts.apikeys import ApiKeys
-from accounts.tickets import Tickets
-from accounts.tries import Tries
+from accounts.api_keys import ApiKeys
+from accounts.login_throttle import Tries
+from accounts.tokens import Tickets
 from accounts.users import Role, User, Users
 from config import Config
 from config.access import secrets_of
 from errors import Conflict, RateLimited, ServiceError, Unauthorized
-from memo import Memo
+from observability import metrics
+from sql.row_cache import Memo
 
 log = logging.getLogger("accounts")
 

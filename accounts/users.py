@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from accounts import passwords
 from config.access import NAME_RULE, is_username
 from errors import Conflict, Invalid, NotFound
-from memo import Memo
+from sql.row_cache import Memo
 
 Role = Literal["admin", "user", "reader"]
 ROLES: tuple[Role, ...] = ("admin", "user", "reader")

@@ -23,7 +23,7 @@ from config import Config, ModelSpec
 from embedders import build
 from embedders.base import Item
 from serving.batcher import Batcher
-from serving.building import BATCH_TOKENS
+from serving.loader import BATCH_TOKENS
 
 # layers, width, inner width, heads
 SHAPES = {

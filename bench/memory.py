@@ -18,7 +18,7 @@ from typing import Any
 from bench.corpus import load, model_folder
 from bench.servers import QUIET, ROOT
 from config import Config, ModelSpec
-from serving.swap import give_back_memory
+from serving.retire import give_back_memory
 
 # A small vocabulary: nearly all weights are the layers', and those are what is copied.
 VOCABULARY = 4096

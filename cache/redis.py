@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from guard import Guard
+from circuit_breaker import Guard
 
 if TYPE_CHECKING:
     import redis

@@ -11,7 +11,7 @@ from embedders.huggingface import HuggingFaceEmbedder
 from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
 from embedders.remote import RemoteEmbedder
-from embedders.twin import TwinEmbedder
+from embedders.remote_replica import TwinEmbedder
 from embedders.ways import local
 from errors import BadRequest, ModelUnavailable
 

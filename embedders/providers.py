@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from config import Config
-from embedders.door import Door
-from embedders.link import Link, LinkState
+from embedders.http_client import Door
+from embedders.retry import Link, LinkState
 from errors import ModelUnavailable, NotFound
 
 GetKey = Callable[[str], str | None]

@@ -23,10 +23,10 @@ import orjson
 
 from config import ModelSpec
 from embedders.base import Embedder, Encoded, Facts, Input, Item, Prompt, Truncate, Vectors
-from embedders.door import Answer
-from embedders.link import RETRIES
+from embedders.http_client import Answer
 from embedders.providers import Providers, missing_key
 from embedders.replies import raise_for_status
+from embedders.retry import RETRIES
 from errors import BadRequest, ModelUnavailable, ProviderError, ProviderTimeout, ServiceError
 
 Payload = Sequence[int] | str

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from embedders.door import Answer
+from embedders.http_client import Answer
 from errors import BadRequest, ModelUnavailable, ProviderBusy, ProviderError
 
 

@@ -9,10 +9,11 @@ from flask import g
 
 from auth import allow_collection, caller, visible
 from context import services
+from documents import Query
+from documents.rules import Draft
 from engine import EmbedRequest
 from errors import NotFound
-from library import Query
-from library.rules import Draft
+from rate_limits import throttle
 from routes.bounds import budget_of_request, known
 from routes.embed import facts_headers
 from routes.parse import client_gone
@@ -47,7 +48,6 @@ from schemas.replies import (
 )
 from store import CollectionInfo
 from store.base import SUCCESSOR
-from throttle import throttle
 
 TAG = "collections"
 READ = (400, 404, 413, 422, 503, 504)

@@ -9,11 +9,11 @@ from context import services
 from embedders.base import Input
 from engine import Embedded, EmbedRequest
 from errors import BadRequest, TooLarge
+from rate_limits import throttle
 from routes.parse import client_gone
 from routes.table import Reply, route
 from schemas import EmbedBody, EmbedQuery, EmbedReply, Options, SingleQuery
 from schemas.packing import Form, width
-from throttle import throttle
 
 ERRORS = (400, 413, 415, 422, 429, 503, 504)
 JSON = Form()

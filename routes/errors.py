@@ -18,9 +18,9 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
 )
 
-import metrics
 from auth import sees_all
 from errors import ProviderError, ServiceError, TooLarge
+from observability import metrics
 
 log = logging.getLogger("errors")
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from auth import visible
 from context import services
-from library.jobs import Job, no_job
+from documents.jobs import Job, no_job
+from rate_limits import allowance, key_of_caller, throttle
 from routes.bounds import known
 from routes.table import Reply, route
 from schemas.collections import ReembedBody
 from schemas.replies import DeletedReply, JobReply, JobsReply
-from throttle import allowance, key_of_caller, throttle
 
 TAG = "collections"
 INTERNAL = ("target", "asked", "by", "pace", "counted")

@@ -3,10 +3,10 @@
 from typing import Any
 
 from context import services
+from documents.projection import chart, chart_of
 from routes.bounds import budget_of_request
 from routes.table import route
 from schemas.maps import MapQuery, MapReply, PlaceBody, dump_map
-from store.plane import chart, chart_of
 
 ERRORS = (404, 413, 422, 503, 504)
 

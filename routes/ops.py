@@ -4,15 +4,15 @@ from typing import Any
 
 from flask import request
 
-import metrics
 from auth import sees_all, shown
 from context import services
+from observability import metrics
+from rate_limits import throttle
+from routes.health import problems
 from routes.table import Reply, route
 from schemas.status import HealthReply, LiveReply, ReadyReply, SumsReply
+from serving.health import ailment
 from serving.registry import Model
-from serving.watchdog import ailment
-from throttle import throttle
-from vitals import problems
 
 SERVICE = "Embedding Service"
 RETRY = {"Retry-After": "2"}

@@ -17,8 +17,8 @@ from schemas.settings import (
     SettingReply,
     SettingsReply,
 )
-from settings.keepers import Change
 from settings.keys import KEYS
+from settings.storage import Change
 
 ERRORS = (400, 404, 409, 413, 415, 422, 503)
 

@@ -75,7 +75,7 @@ def static(name: str) -> Reply:
     """Return a file that the pages are made of."""
     if name not in STATIC:
         raise NotFound("there is no such file")
-    return _page(_read(f"static/{name}"), CONSOLE_POLICY, STATIC[name])
+    return _page(_read(f"web/static/{name}"), CONSOLE_POLICY, STATIC[name])
 
 
 def _page(content: bytes, policy: str, kind: str = HTML) -> Reply:
@@ -101,12 +101,12 @@ def _read(name: str) -> bytes:
 @cache
 def _described(name: str) -> bytes:
     """Return a page of the API's description, with the form that it shows where one signs in."""
-    page = _read(f"templates/{name}.html")
-    return page.replace(b"{{sign-in}}", _read("templates/sign-in.html"))
+    page = _read(f"web/templates/{name}.html")
+    return page.replace(b"{{sign-in}}", _read("web/templates/sign-in.html"))
 
 
 @cache
 def _console(guarded: bool) -> bytes:
     """Return the console's page; it is told whether one signs in."""
-    page = _read("templates/index.html")
+    page = _read("web/templates/index.html")
     return page.replace(b"{{guarded}}", b"true" if guarded else b"false")

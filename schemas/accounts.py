@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 
-from accounts.apikeys import ApiKey
+from accounts.api_keys import ApiKey
 from accounts.users import User
 from schemas.strict import Strict
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
+from documents.projection import Chart
 from schemas.strict import Strict
-from store.plane import Chart
 
 
 class MapQuery(BaseModel):

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import metrics
-import tracing
 from embedders.base import Embedder, Encoded, Item, Vectors
 from errors import ClientGone, DeadlineExceeded, QueueFull, Unavailable
+from observability import metrics, tracing
 from server import turns
-from serving.passes import Passes, Pulse, indexed
-from serving.picking import Job, take_alike, take_any
+from serving.forward import Passes, Pulse, indexed
+from serving.scheduler import Job, take_alike, take_any
 
 # Every so many passes the oldest large request gets one, whatever else waits. By turns, a bulk
 # client beside 8 of single texts keeps 0.77 of its rate, and their p99 is 2.9 times what it was

@@ -16,9 +16,9 @@ from config import ModelSettings, ModelSpec
 from embedders.base import DeviceBroken
 from embedders.device import meaning
 from errors import Conflict, Invalid, ServiceError, UnknownModel
-from serving.building import Build, build_model, reason_of
-from serving.lineup import Lane, LineUp, Loaded, Model, alias
-from serving.swap import Leaving, check, free, give_back_memory
+from serving.loader import Build, build_model, reason_of
+from serving.model import Lane, LineUp, Loaded, Model, alias
+from serving.retire import Leaving, check, free, give_back_memory
 
 __all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
 

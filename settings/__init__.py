@@ -2,7 +2,7 @@
 
 `Settings.current` is a whole frozen `Config`, replaced as one reference: a handler reads it without
 a lock. Precedence: a kept value, the environment, `.env`, the default. The running parts follow
-through the function given to `bind` (`follow.py`); where values are kept is `keepers.py`'s.
+through the function given to `bind` (`settings.apply.py`); where values are kept is `keepers.py`'s.
 """
 
 import json
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from config import Config
-from db import Database
 from errors import Conflict, Invalid, NotFound, ServiceError, Unavailable
 from settings.folders import check_folder
-from settings.keepers import Change, Changes, Keeper, MemoryKeeper, SqlKeeper
 from settings.keys import KEYS, Key, parse
-from settings.refusal import Refusal, with_models_of
+from settings.retry import Refusal, with_models_of
+from settings.storage import Change, Changes, Keeper, MemoryKeeper, SqlKeeper
+from sql.database import Database
 
 log = logging.getLogger("settings")
 

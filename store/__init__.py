@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from errors import Invalid
-from store.ann import check_installed
 from store.base import (
     BackupInfo,
     CollectionInfo,
@@ -23,9 +22,10 @@ from store.base import (
     Written,
 )
 from store.file import FileStore
+from store.graph_index import check_installed
 from store.journal import Fsync
 from store.ledger import Options
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 from store.validation import Limits
 
 __all__ = [

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from store.budget import UNBOUNDED, Budget
-from store.notes import Notes
+from store.keyvalue import Notes
 
 Vectors = npt.NDArray[np.float32]  # (n, d), or (d,) for one
 Metric = Literal["cosine", "dot"]

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from errors import ServiceError
-from store.ann import Ann, Graph
 from store.base import Metric, Vectors, Written
 from store.budget import UNBOUNDED, Budget
 from store.compaction import rewrite
 from store.filters import Filter, path_of
 from store.frames import RECORD, Frame, read_raw, records
 from store.fs import FS, failures
+from store.graph_index import Ann, Graph
 from store.journal import Journal, Step, no_step, write_generation, write_manifest
 from store.ledger import Ledger, Options
 from store.locks import boot_id
 from store.matrix import Matrix, directions, longest
-from store.postings import Postings
+from store.metadata_columns import Postings
 from store.rows import RowTable
 from store.snapshot import MetadataReader, Snapshot
 from store.unpickle import loads

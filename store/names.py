@@ -3,7 +3,7 @@
     STORE_DIR/catalog/   which collections there are (store/catalog.py)
     STORE_DIR/c/<uuid>/  one collection (store/collection.py)
     STORE_DIR/trash/     dropped collections on their way out
-    STORE_DIR/jobs/      notes (store/notes.py)
+    STORE_DIR/jobs/      notes (store/keyvalue.py)
 
 `FileStore` builds on it and adds what is done with the rows.
 """
@@ -31,9 +31,9 @@ from store.catalog import Catalog, Entry, agree, stamped
 from store.collection import Collection
 from store.fs import FS, failures, make_folders
 from store.journal import Step, no_step
+from store.keyvalue import FileNotes
 from store.ledger import Options, Syncer
 from store.locks import check_folder
-from store.notes import FileNotes
 from store.validation import Limits, being_replaced, check_uuid
 
 

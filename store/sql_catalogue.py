@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from store import sql_names, validation
 from store.base import CollectionInfo, Identity, IfExists, Metric, VectorStore
 from store.budget import UNBOUNDED, Budget
+from store.pg_schema import Collection, lock_catalogue, prepare
 from store.sql_engine import Again, Database
 from store.sql_notes import SqlNotes
-from store.sql_schema import Collection, lock_catalogue, prepare
 from store.validation import Limits
 
 T = TypeVar("T")

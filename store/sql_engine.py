@@ -18,11 +18,11 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 import errors
+from circuit_breaker import Guard
 from config.addresses import driver_url
-from guard import Guard
 from store.budget import UNBOUNDED, Budget
-from store.sql_connection import Connection, NoAnswer, hasten_ping
-from store.sql_wire import register
+from store.pg_connection import Connection, NoAnswer, hasten_ping
+from store.pg_wire import register
 
 T = TypeVar("T")
 Owner = TypeVar("Owner", bound=object)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from errors import Conflict, NotFound
 from store.base import SUCCESSOR, CollectionInfo, IfExists, Metric
-from store.sql_schema import Collection, create_rows, lock_catalogue
+from store.pg_schema import Collection, create_rows, lock_catalogue
 from store.validation import check_name, check_uuid
 from store.values import brief
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from store.notes import check_key
+from store.keyvalue import check_key
 from store.sql_engine import Database
 
 _CLAIMS = 0x656D626A  # "embj", with the key's hash

@@ -12,7 +12,7 @@ from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
 from serving.batcher import BULK_EVERY, Batcher
-from serving.picking import PADDING_SLACK
+from serving.scheduler import PADDING_SLACK
 
 
 class Recorder(FakeEmbedder):

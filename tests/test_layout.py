@@ -15,7 +15,7 @@ LINES = [
 ]
 RANK = {name: int(rank) for name, rank in LINES if "." not in name}
 INNER = {name: int(rank) for name, rank in LINES if "." in name}
-AT_THE_DOOR = {"app", "factory", "context", "origins", "auth", "throttle", "routes"}
+AT_THE_DOOR = {"app", "factory", "context", "cors", "auth", "rate_limits", "routes"}
 
 
 def modules() -> list[Path]:

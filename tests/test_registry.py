@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
-import metrics
 from config import ModelSettings, ModelSpec
 from embedders.base import DeviceBroken, Embedder, Encoded, Item
 from embedders.fake import FakeEmbedder
 from errors import ModelUnavailable
+from observability import metrics
 from serving import registry as loading
+from serving.health import EXIT_CODE, ailment, watch
 from serving.registry import Registry
-from serving.watchdog import EXIT_CODE, ailment, watch
 from tests.faults.conftest import until
 
 SPEC = ModelSpec(id="shown", type="fake", model_name="tests/shown")

@@ -15,8 +15,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from accounts import FIXED_KEY, passwords
-from accounts.tickets import ALGORITHM, ISSUER, LONGEST_TOKEN, Tickets
-from accounts.tries import Tries
+from accounts.login_throttle import Tries
+from accounts.tokens import ALGORITHM, ISSUER, LONGEST_TOKEN, Tickets
 from config import ConfigError, load_config
 from errors import Busy, Conflict, RateLimited, Unauthorized
 from routes.table import SMALL
@@ -159,7 +159,7 @@ def test_tables_are_made_once_by_many_at_the_same_time(database_url: str, late_s
 
     from sqlalchemy import event
 
-    from db import Database
+    from sql.database import Database
 
     problems: list[Exception] = []
     start = threading.Barrier(4)
@@ -185,7 +185,7 @@ def test_tables_are_made_once_by_many_at_the_same_time(database_url: str, late_s
 def test_tables_are_finished_after_a_crash_half_way(database_url: str) -> None:
     import sqlalchemy as sa
 
-    from db import Database
+    from sql.database import Database
 
     database = Database(database_url)
     database.migrate()
@@ -601,8 +601,8 @@ def test_guessing_from_many_addresses_is_slowed_too(
 
 def test_tries_are_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("accounts.tries.time.monotonic", lambda: now)
-    monkeypatch.setattr("accounts.tries.MANY", 0)
+    monkeypatch.setattr("accounts.login_throttle.time.monotonic", lambda: now)
+    monkeypatch.setattr("accounts.login_throttle.MANY", 0)
     tries = Tries()
 
     def wrong(name: str) -> None:

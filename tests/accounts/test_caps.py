@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from accounts import apikeys, users
+from accounts import api_keys, users
 from config.access import is_username
 from errors import Conflict, Invalid, NotFound
 from tests.accounts.conftest import accounts_of, bearer
@@ -16,7 +16,7 @@ from tests.accounts.conftest import accounts_of, bearer
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow a few only: what many would do a few do sooner."""
-    monkeypatch.setattr(apikeys, "KEYS_MOST", 5)
+    monkeypatch.setattr(api_keys, "KEYS_MOST", 5)
     monkeypatch.setattr(users, "USERS_MOST", 4)
 
 

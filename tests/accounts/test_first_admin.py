@@ -13,7 +13,7 @@ from flask import Flask
 import accounts
 from accounts import Accounts, _random_password
 from config import Config, ConfigError, load_config
-from db import Database
+from sql.database import Database
 from tests.accounts.conftest import SECRET, accounts_of, token_of
 
 READ_ONLY = OSError(errno.EROFS, "Read-only file system")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from accounts.tries import Tries
+from accounts.login_throttle import Tries
 from errors import RateLimited, Unauthorized
 from tests.accounts.conftest import ADMIN, SECRET
 from tests.conftest import write_models

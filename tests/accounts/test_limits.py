@@ -9,9 +9,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-import guard
-import metrics
+import circuit_breaker
 from cache.redis import connect
+from observability import metrics
 from tally import MARGIN_S, PERIOD_S, Tally
 from tests.accounts.conftest import ADMIN, add_user, bearer, token_of
 from tests.servers.redis import Redis
@@ -297,7 +297,7 @@ def test_a_redis_that_is_back_counts_again(
     make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is back -> it counts the limits again."""
-    monkeypatch.setattr(guard.Guard.__init__, "__defaults__", ((TimeoutError,), 0.05))
+    monkeypatch.setattr(circuit_breaker.Guard.__init__, "__defaults__", ((TimeoutError,), 0.05))
     with Redis() as server:
         app = make_app(redis_enabled=True, redis_url=server.url(), requests_per_minute_user=2)
         client, _, uma, _ = people(app)

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from accounts.access import ALLOWED
-from accounts.tickets import ALGORITHM, ISSUER
+from accounts.tokens import ALGORITHM, ISSUER
 from config import Config
 from factory import create_app
 from routes import ROUTES

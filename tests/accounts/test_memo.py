@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from flask import Flask
 from flask.testing import FlaskClient
 
-import memo
-from accounts.apikeys import KEYS
+from accounts.api_keys import KEYS
 from accounts.users import USERS
-from db import Database
 from errors import Busy, Unavailable
-from memo import Memo
+from sql import row_cache
+from sql.database import Database
+from sql.row_cache import Memo
 from tests.accounts.conftest import ADMIN, accounts_of, bearer, token_of
 from tests.servers.fixtures import need
 from tests.servers.mariadb import MariaDB
@@ -103,7 +103,7 @@ def test_what_was_known_long_ago_serves_no_more(
         raise Unavailable("away")
 
     database.read = away  # type: ignore[assignment, method-assign]
-    monkeypatch.setattr(memo, "REMEMBER_AWAY_S", 0.0)
+    monkeypatch.setattr(row_cache, "REMEMBER_AWAY_S", 0.0)
     went_stale(app)
     assert client.get("/models", headers=key).status_code == 503
 
@@ -130,7 +130,7 @@ def test_a_keys_last_use_is_written_beside_the_request(app: Flask, client: Flask
 def test_a_user_deleted_in_another_worker_is_unknown_not_missing(
     app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memo, "REMEMBER_S", 60.0)
+    monkeypatch.setattr(row_cache, "REMEMBER_S", 60.0)
     accounts = accounts_of(app)
     accounts.users.add("uma", "uma-password-1", "user")
     _, text = accounts.keys.add("uma")
@@ -157,7 +157,7 @@ def test_a_damaged_row_is_nobody_elses_trouble(app: Flask, client: FlaskClient) 
 def test_others_take_what_is_known_while_one_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memo, "REMEMBER_S", 60.0)
+    monkeypatch.setattr(row_cache, "REMEMBER_S", 60.0)
     known = Memo(f"sqlite:///{tmp_path}/a.db")
     what = ("user", "uma")
     assert known.remembered(what, lambda c: 1) == 1
@@ -216,7 +216,7 @@ def test_a_change_that_loses_a_deadlock_is_made_again(
 def test_who_does_not_get_the_lock_over_the_tables_does_not_make_them(
     mariadb: MariaDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.LOCK_TRIES", 1)
+    monkeypatch.setattr("sql.database.LOCK_TRIES", 1)
     url = mariadb.database()
     holder, other = Database(url), Database(url)
 

@@ -225,7 +225,7 @@ def test_believed_proxies_do_not_let_a_made_name_in(config_of: Callable[..., Con
 def test_every_name_that_a_person_may_call_this_machine_by_works(
     diary: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("origins.own_names", lambda: {"box", "box.corp.example"})
+    monkeypatch.setattr("cors.own_names", lambda: {"box", "box.corp.example"})
     for host in (
         "localhost:8001", "LOCALHOST:8001", "127.0.0.1:8001", "127.1:8001", "[::1]:8001",
         "192.168.1.5:8001", "[fe80::1]:8001", "0.0.0.0:8001", "box:8001", "box.local:8001",

@@ -9,8 +9,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-import vitals
 from errors import Corrupt, ModelUnavailable, ProviderBusy, ProviderError, Unavailable
+from routes import health
 from tests.accounts.conftest import ADMIN, accounts_of, add_user, bearer, token_of
 from tests.providers.server import FakeProvider
 
@@ -196,7 +196,7 @@ def test_a_providers_host_is_in_no_users_metrics(make_app: Callable[..., Flask])
         provider_networks="127.0.0.0/8", provider_http_hosts="127.0.0.1",
     ).test_client()  # fmt: skip
     services = client.application.extensions["services"]
-    vitals.show(services, client.application.extensions["throttle"])
+    health.show(services, client.application.extensions["throttle"])
     admin = bearer(token_of(client, *ADMIN))
     uma = add_user(client, admin, "uma")
     host = provider.url.removeprefix("http://")

@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from accounts.users import Users
-from db import Database
-from memo import Memo
+from sql.database import Database
+from sql.row_cache import Memo
 from tests.accounts.conftest import SECRET, bearer
 from tests.conftest import write_models
 

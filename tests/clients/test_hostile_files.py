@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bulk.output import write_rejects
-from bulk.records import Stop
-from bulk.rows import Refused, Row, Source
 from tests.clients.command import embed, rejects
+from tools.output import write_rejects
+from tools.records import Stop
+from tools.rows import Refused, Row, Source
 
 NOBODY = "http://127.0.0.1:9"  # a request would fail the run with another message
 

@@ -8,9 +8,9 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulk.records import Stop
-from bulk.rows import Source, number
 from tests.clients.command import embed
+from tools.records import Stop
+from tools.rows import Source, number
 
 
 def column(folder: Path, cells: list[str], *, text: tuple[str, ...] = ()) -> list[object]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from bulk.rows import Row, Source
 from tests.clients.command import embed
+from tools.rows import Row, Source
 
 NAME = "fields"
 

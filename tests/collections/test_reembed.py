@@ -10,11 +10,11 @@ import pytest
 from flask.testing import FlaskClient
 
 from config import Config
+from documents.jobs import KEPT, Job, Jobs
+from documents.reembed import Reembedder
 from engine import EmbedRequest
 from errors import Busy, Corrupt, Full, Unavailable
 from factory import create_app
-from library.jobs import KEPT, Job, Jobs
-from library.reembed import Reembedder
 from store.base import successor
 from tests.collections.conftest import MODELS
 

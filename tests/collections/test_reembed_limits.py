@@ -11,11 +11,11 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from config import Config
+from documents.jobs import OF_ONE_MOST, RUNNING_MOST, Job, Jobs
+from documents.reembed import Reembedder
 from engine import EmbedRequest
 from errors import QueueFull
 from factory import create_app
-from library.jobs import OF_ONE_MOST, RUNNING_MOST, Job, Jobs
-from library.reembed import Reembedder
 from store import Item
 from tests.collections.conftest import MODELS
 from tests.collections.test_reembed import ended

@@ -4,7 +4,7 @@ import ipaddress
 
 import pytest
 
-from embedders.door import allowed
+from embedders.http_client import allowed
 
 PRIVATE = [
     "0.0.0.0", "0.1.2.3", "10.1.2.3", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.9.9.9",

@@ -24,7 +24,7 @@ from embedders.base import Embedder, Prompt
 from embedders.fallback import FallbackEmbedder
 from embedders.ways import local
 from errors import BadRequest, ModelUnavailable
-from serving.swap import check
+from serving.retire import check
 from tests.zoo import vocabularies
 from tests.zoo.layouts import FIRST, SHAPE, changed, sentence, wild
 from tests.zoo.layouts_bert import bert

@@ -301,8 +301,8 @@ def half(load: Callable[..., Embedder], tmp_path: Path) -> LocalEmbedder:
 
 def passed(embedder: LocalEmbedder, texts: list[str]) -> np.ndarray:
     """Encode as the service's passes do: rows that are not finite once more, exactly."""
-    from metrics import Lane
-    from serving.passes import Passes
+    from observability.metrics import Lane
+    from serving.forward import Passes
 
     rows, _ = Passes(embedder, 60, Lane()).rows(embedder.prepare(texts, Prompt(), "auto"))
     assert all(isinstance(row, np.ndarray) for row in rows), rows

@@ -27,7 +27,7 @@ from embedders.base import (
 )
 from embedders.fake import FakeEmbedder
 from factory import create_worker
-from logs import configure
+from observability.logs import configure
 
 # A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`; to
 # one process alone if it names that, as in `wait 4711`.

@@ -10,9 +10,9 @@ from config import Config, ModelSpec
 from embedders.base import Prompt
 from errors import ClientGone, DeadlineExceeded, Full, Invalid, ServiceError, Unavailable
 from serving.batcher import Batcher
-from serving.lineup import Loaded, Model
+from serving.health import EXIT_CODE, ailment, watch
+from serving.model import Loaded, Model
 from serving.replicas import Replica, Replicas
-from serving.watchdog import EXIT_CODE, ailment, watch
 from tests.faults.conftest import until
 from tests.faults.hurting import FITS, Hurting
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from bench.overload import Answer, Report, judge
+from rate_limits import Permits
 from tests.conftest import ROOT
-from throttle import Permits
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 # `make overload` is the full form. Here for a few seconds, beside whatever else this machine does:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 import auth
 from accounts import FIXED_KEY
-from accounts.tickets import ALGORITHM, ISSUER
+from accounts.tokens import ALGORITHM, ISSUER
 from cache.entry import CRC, HEADER, Entry, pack, unpack
 from config import Config
 from errors import BadRequest, Invalid, TooLarge, Unauthorized, UnsupportedMedia

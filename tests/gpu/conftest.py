@@ -9,7 +9,7 @@ from werkzeug.test import TestResponse
 from config import Config
 from context import KEY
 from factory import create_app
-from serving.watchdog import watch
+from serving.health import watch
 from tests.gpu.simulated import Simulated, building
 
 

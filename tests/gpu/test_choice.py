@@ -17,8 +17,8 @@ from embedders import device as choosing
 from embedders.base import DeviceBroken, OutOfMemory
 from embedders.device import BESIDE, GPU_TOKENS, choose_device, choose_dtype, meaning, room_for
 from errors import ModelUnavailable
-from server import arbiter
-from serving.building import BATCH_TOKENS
+from server import master
+from serving.loader import BATCH_TOKENS
 from tests.conftest import ROOT
 from tests.gpu.simulated import accelerator, full, lost
 
@@ -214,13 +214,13 @@ def test_gpus_and_slices_of_them_are_counted_without_any_tool(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(arbiter, "_gpus", None)
+    monkeypatch.setattr(master, "_gpus", None)
     before = set(sys.modules)
-    assert arbiter.gpus() == names
+    assert master.gpus() == names
     assert "pynvml" not in set(sys.modules) - before, (
         "the master would fork with a driver's library"
     )
-    assert arbiter.choose_gpu(names[:1]) == (names[1] if names[1:] else names[0] if names else None)
+    assert master.choose_gpu(names[:1]) == (names[1] if names[1:] else names[0] if names else None)
 
 
 # -- where GPUs are asked for (B15) ----------------------------------------------------------------

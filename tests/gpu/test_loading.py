@@ -17,11 +17,11 @@ from embedders.device import DeviceEmbedder
 from errors import Invalid, ModelUnavailable, ServiceError
 from factory import create_app
 from serving import registry as registries
-from serving import swap
-from serving.building import reason_of
+from serving import retire
+from serving.health import EXIT_CODE, watch
+from serving.loader import reason_of
 from serving.registry import Registry
-from serving.swap import check
-from serving.watchdog import EXIT_CODE, watch
+from serving.retire import check
 from tests.faults.conftest import until
 from tests.gpu.simulated import Simulated, accelerator, full, lost, odd
 
@@ -125,7 +125,7 @@ def test_the_service_says_that_its_device_is_lost_while_it_loads(config_of) -> N
 @pytest.fixture
 def uncollected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No garbage is collected: what is part of a cycle stays."""
-    for place in (swap, registries):
+    for place in (retire, registries):
         monkeypatch.setattr(place, "give_back_memory", lambda: None)
     monkeypatch.setattr("embedders.device.give_back", lambda: None)
     gc.collect()

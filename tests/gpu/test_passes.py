@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-import metrics
 from config import Config, ModelSpec
 from context import KEY
 from embedders.base import DeviceBroken, OutOfMemory, Prompt
@@ -17,9 +16,10 @@ from embedders.device import DeviceEmbedder, _thread_of
 from embedders.fallback import FallbackEmbedder
 from embedders.local import LocalEmbedder
 from factory import create_app
+from observability import metrics
 from serving.batcher import Batcher
-from serving.lineup import Loaded, Model
-from serving.watchdog import EXIT_CODE, ailment
+from serving.health import EXIT_CODE, ailment
+from serving.model import Loaded, Model
 from tests.faults.conftest import until
 from tests.gpu.simulated import Simulated, accelerator, building, full, lost, odd
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask.testing import FlaskClient
 
-import logs
 from config import Config
 from factory import create_app
+from observability import logs
 from tests.accounts.conftest import ADMIN, SECRET, add_user, bearer, token_of
 
 PAIR = re.compile(r'(\w+)=([^ "=\\]+|"(?:[^"\\]|\\.)*")(?: |$)')

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from config import ModelSpec
-from server import arbiter
+from server import master
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    monkeypatch.setattr(arbiter, "_gpus", None)
+    monkeypatch.setattr(master, "_gpus", None)
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -20,13 +20,13 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ("living", "given"), [([], "4"), (["4"], "7"), (["4", "7"], "4"), (["7"], "4"), ([None], "4")]
 )
 def test_a_worker_gets_the_gpu_that_the_fewest_living_ones_have(living, given) -> None:
-    assert arbiter.choose_gpu(living) == given
+    assert master.choose_gpu(living) == given
 
 
 def test_without_gpus_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(arbiter, "_gpus", None)
-    assert arbiter.choose_gpu([]) is None
+    monkeypatch.setattr(master, "_gpus", None)
+    assert master.choose_gpu([]) is None
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -61,33 +61,33 @@ def test_nothing_that_lies_in_the_metrics_folder_is_removed(tmp_path: Path) -> N
     for old in (full, tmp_path / "store"):
         os.utime(old, (1, 1))
     before = tree(tmp_path)
-    arbiter.share_numbers(tmp_path)
+    master.share_numbers(tmp_path)
     (numbers() / "counter_0.db").write_bytes(b"ours")
     assert numbers().parent == tmp_path and before.items() <= tree(tmp_path).items()
-    arbiter.forget_numbers()
+    master.forget_numbers()
     assert tree(tmp_path) == before
 
 
 def test_what_a_killed_service_left_is_removed_and_what_a_living_one_uses_is_not(tmp_path) -> None:
-    arbiter.share_numbers(tmp_path)
+    master.share_numbers(tmp_path)
     living = numbers()
     left = tmp_path / "embedding-metrics-left"
     left.mkdir()
     (left / "gauge_livesum_3.db").write_bytes(b"old")
     for folder in (living, left):
         os.utime(folder, (1, 1))
-    arbiter.share_numbers(tmp_path)
+    master.share_numbers(tmp_path)
     assert living.is_dir() and not left.exists()
-    arbiter.forget_numbers()
+    master.forget_numbers()
     assert living.is_dir() and numbers() != living and not numbers().exists()
 
 
 def test_a_folder_that_somebody_else_named_is_not_emptied(monkeypatch, tmp_path) -> None:
     (tmp_path / "counter_0.db").write_bytes(b"theirs")
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    monkeypatch.setattr(arbiter, "_room", lambda: Path("/nonexistent"))
-    arbiter.share_numbers(None)
-    arbiter.forget_numbers()
+    monkeypatch.setattr(master, "_room", lambda: Path("/nonexistent"))
+    master.share_numbers(None)
+    master.forget_numbers()
     assert list(tree(tmp_path)) == ["counter_0.db"]
 
 
@@ -96,40 +96,40 @@ def test_a_folder_that_is_a_link_or_relative_is_used(monkeypatch, tmp_path: Path
     (tmp_path / "link").symlink_to("real")
     monkeypatch.chdir(tmp_path)
     for given in ("link", "."):
-        arbiter.share_numbers(Path(given))
+        master.share_numbers(Path(given))
         assert numbers().is_absolute() and numbers().is_dir()
-        arbiter.forget_numbers()
+        master.forget_numbers()
     assert list(tree(tmp_path)) == ["link", "real"]
 
 
 def test_a_directory_of_our_own_choice_is_removed_at_the_end() -> None:
-    arbiter.share_numbers(None)
+    master.share_numbers(None)
     path = numbers()
     assert path.is_dir()
-    arbiter.forget_numbers()
+    master.forget_numbers()
     assert not path.exists()
 
 
 @pytest.mark.parametrize(("living", "given"), [([], 0), ([0, 1], 2), ([1, None], 0), ([0, 2], 1)])
 def test_a_worker_gets_the_lowest_number_that_no_living_one_has(living, given) -> None:
-    assert arbiter.choose_slot(living) == given
+    assert master.choose_slot(living) == given
 
 
 def test_a_directory_that_cannot_be_used_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    arbiter.share_numbers(tmp_path / "file" / "under")
+    master.share_numbers(tmp_path / "file" / "under")
     assert numbers().is_dir()
-    arbiter.forget_numbers()
+    master.forget_numbers()
 
 
 def test_without_any_directory_each_worker_counts_for_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(arbiter, "_room", lambda: Path("/nonexistent"))
-    arbiter.share_numbers(None)
+    monkeypatch.setattr(master, "_room", lambda: Path("/nonexistent"))
+    master.share_numbers(None)
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ
-    arbiter.count_as(0)
-    arbiter.end_slot(0)
+    master.count_as(0)
+    master.end_slot(0)
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_without_any_directory_each_worker_counts_for_itself(
 )
 def test_a_worker_sees_one_gpu_only_where_no_other_is_named(device, models, pinned) -> None:
     specs = [ModelSpec(id="m", model_name="m", **model) for model in models]
-    assert arbiter.is_pinned(device, specs) is pinned
+    assert master.is_pinned(device, specs) is pinned

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import logs
+from observability import logs
 from tests.conftest import ROOT, free_port, running, write_models
 from tests.faults.conftest import Service, until
 

@@ -11,8 +11,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-import machine
-import metrics
+from observability import machine, metrics
 from tests.faults.conftest import until
 from tests.ops.conftest import Watched
 

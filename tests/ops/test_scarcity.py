@@ -19,7 +19,7 @@ from gunicorn.glogging import Logger
 
 from server import scarcity
 from server.connection import Stage
-from server.deadlines import DeadlineWorker
+from server.worker import DeadlineWorker
 from tests.conftest import ROOT
 from tests.faults.conftest import until
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import pytest
 
-import tracing
 from config import load_config
+from observability import tracing
 from tests.conftest import ROOT, free_port, running, write_models
 from tests.faults.conftest import Service, until
 from tests.servers.collector import Collector, attributes

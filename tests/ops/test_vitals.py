@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-import metrics
-import vitals
 from config import Config
 from factory import create_app
+from observability import metrics
+from routes import health
 from tests.ops.test_metrics import value
 from tests.servers.redis import Redis
 
@@ -33,7 +33,7 @@ def make(config_of: Callable[..., Config]) -> Iterator[Callable[..., Flask]]:
 
 def shown(app: Flask) -> str:
     """The metrics after a look at the application."""
-    vitals.show(app.extensions["services"], app.extensions["throttle"])
+    health.show(app.extensions["services"], app.extensions["throttle"])
     return metrics.exposition().decode()
 
 

@@ -9,13 +9,12 @@ import time
 import pytest
 import requests
 
-import metrics
 from config import ModelSpec
 from embedders import breaker as breakers
-from embedders import build, door
-from embedders import link as links
+from embedders import build, http_client
+from embedders import retry as links
 from embedders.base import Prompt
-from embedders.door import allowed
+from embedders.http_client import allowed
 from embedders.providers import Providers
 from errors import (
     BadRequest,
@@ -25,6 +24,7 @@ from errors import (
     ProviderTimeout,
     ServiceError,
 )
+from observability import metrics
 from tests.providers import server as wrong
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY
@@ -397,7 +397,7 @@ def test_a_name_that_comes_to_mean_a_private_address_is_refused(remote, provider
         family = socket.AF_INET
         return [(family, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
-    monkeypatch.setattr(door.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(http_client.socket, "getaddrinfo", resolve)
     assert "private address" in failure(embedder, ProviderError).message
     assert asked == ["rebound.example"]
     assert not provider.seen

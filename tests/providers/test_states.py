@@ -105,7 +105,7 @@ def test_a_key_that_is_taken_away_leaves_nothing_well(client: FlaskClient) -> No
 def test_a_host_that_fails_is_failing_and_then_open(
     client: FlaskClient, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedders.link.BACKOFF_S", (0.0, 0.0))
+    monkeypatch.setattr("embedders.retry.BACKOFF_S", (0.0, 0.0))
     store(client, SECRET)
     provider.always = (500, {})
     assert embeds(client) == 502

@@ -15,9 +15,9 @@ from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from factory import create_app
+from serving.health import watch
 from serving.registry import Registry
-from serving.swap import Leaving, check, free, spare_collections
-from serving.watchdog import watch
+from serving.retire import Leaving, check, free, spare_collections
 from tests.settings.conftest import until
 
 A, B = (ModelSpec(id=n, model_name=f"tests/{n}", type="fake", dimensions=8) for n in "ab")

@@ -8,7 +8,7 @@ import pytest
 import errors
 from config import Config
 from settings import Settings, State
-from settings.keepers import MemoryKeeper
+from settings.storage import MemoryKeeper
 
 
 class Worker:
@@ -38,7 +38,7 @@ class Worker:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The clock, to be moved by hand."""
     clock = [1000.0]
-    monkeypatch.setattr("settings.refusal.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("settings.retry.time.monotonic", lambda: clock[0])
     return clock
 
 

@@ -13,10 +13,10 @@ import sqlalchemy as sa
 import errors
 from config import Config, load_config
 from config.addresses import driver_url
-from db import Database
 from settings import Settings, State, open_settings
-from settings.keepers import HISTORY, SETTINGS, MemoryKeeper, SqlKeeper
 from settings.keys import KEYS
+from settings.storage import HISTORY, SETTINGS, MemoryKeeper, SqlKeeper
+from sql.database import Database
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import embedders
 from config import load_config
 from embedders.base import Embedder, OutOfMemory, Prompt
 from factory import create_worker
-from logs import configure
+from observability.logs import configure
 
 POISON = "a text that the simulated device cannot bear"
 FULL_EVERY = 50  # passes

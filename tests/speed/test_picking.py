@@ -3,7 +3,7 @@
 from embedders.base import Item
 from embedders.fake import FakeEmbedder
 from serving.batcher import Batcher
-from serving.picking import INTERACTIVE_ITEMS, Job, take_any
+from serving.scheduler import INTERACTIVE_ITEMS, Job, take_any
 
 
 def job(lengths: list[int]) -> Job:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import errors
 from store import Item
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 
 
 def main(url: str, worker: str, rows: str, stop: str) -> None:

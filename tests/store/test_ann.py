@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from errors import Invalid
-from store import Found, Item, ann, open_store
+from store import Found, Item, graph_index, open_store
 from store.collection import Collection
 from store.file import FileStore
 from store.ledger import Options
@@ -124,7 +124,7 @@ def test_a_graph_is_searched_as_widely_as_its_rows_need(
     vectors: np.ndarray, whole_at: int, width: int
 ) -> None:
     rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert ann.width_of(Patchy(rows, whole_at), rows) == width
+    assert graph_index.width_of(Patchy(rows, whole_at), rows) == width
 
 
 def test_a_graph_that_misses_too_much_is_not_used_and_not_made_again(
@@ -134,8 +134,8 @@ def test_a_graph_that_misses_too_much_is_not_used_and_not_made_again(
         store.create("docs", DIM)
         fill(store, vectors)
         folder = collection(store).folder
-    monkeypatch.setattr(ann, "RECALL", 1.1)
-    assert ann.build(folder, 0, ROWS, DIM)
+    monkeypatch.setattr(graph_index, "RECALL", 1.1)
+    assert graph_index.build(folder, 0, ROWS, DIM)
     made = (folder / "ann.0").stat()
     with opened(tmp_path / "s") as store:
         until(lambda: search(store, vectors[:1]).exact and collection(store).ann._graph)
@@ -144,7 +144,7 @@ def test_a_graph_that_misses_too_much_is_not_used_and_not_made_again(
             assert found.exact and found == search(store, query, exact=True)
         assert collection(store).ann.rows == 0
         assert collection(store).ann._builder is None
-    assert (folder / "ann.0").stat() == made and made.st_size == ann.FOOTER.size
+    assert (folder / "ann.0").stat() == made and made.st_size == graph_index.FOOTER.size
 
 
 def test_writes_after_the_graph_are_seen_at_once(store: FileStore, vectors: np.ndarray) -> None:
@@ -223,25 +223,26 @@ def test_a_damaged_file_is_made_again_and_never_answers(
     else:
         spoil(path, how)
         with pytest.raises(ValueError, match="short|checksum"):
-            ann.Graph(path, DIM)
+            graph_index.Graph(path, DIM)
     with opened(folder) as again:
         found = search(again, vectors[5:6], 3)
         assert found.exact and found.hits[0][0].id == "000005"
         await_graph(again)
-        assert ann.Graph(graph_file(again), DIM).rows == ROWS
+        assert graph_index.Graph(graph_file(again), DIM).rows == ROWS
     assert ("damaged and made again" in caplog.text) == (how != "missing")
 
 
 # A build that has made the graph and never comes to write it down.
 HELD = (
-    f"import signal; from store import ann; ann.width_of = lambda *_: signal.pause()\n{ann.BUILDER}"
+    "import signal; from store import graph_index; graph_index.width_of = lambda *_: signal.pause()"
+    f"\n{graph_index.BUILDER}"
 )
 
 
 def test_a_killed_build_harms_nothing_and_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ann, "BUILDER", HELD)
+    monkeypatch.setattr(graph_index, "BUILDER", HELD)
     with opened(tmp_path / "s") as store:
         store.create("docs", DIM)
         fill(store, clustered(2 * ABOVE))
@@ -260,7 +261,7 @@ def test_a_killed_build_harms_nothing_and_is_done_again(
 
 
 def test_closing_the_store_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ann, "BUILDER", HELD)
+    monkeypatch.setattr(graph_index, "BUILDER", HELD)
     store = opened(tmp_path / "s")
     store.create("docs", DIM)
     fill(store, clustered(2 * ABOVE))
@@ -294,7 +295,7 @@ def test_two_processes_share_a_graph_and_see_each_others_writes(store: FileStore
     theirs = np.random.default_rng(2).standard_normal((1, DIM)).astype(np.float32)
     command = [sys.executable, "-c", OTHER, str(store.directory)]
     with subprocess.Popen(
-        command, cwd=ann.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, cwd=graph_index.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdin and other.stdout
 
@@ -319,15 +320,15 @@ def test_two_processes_share_a_graph_and_see_each_others_writes(store: FileStore
 def test_only_one_process_builds(store: FileStore) -> None:
     folder = collection(store).folder
     with (folder / "ANN.LOCK").open("ab") as lock:
-        ann.fcntl.flock(lock, ann.fcntl.LOCK_EX)
-        assert not ann.build(folder, 0, ROWS, DIM)
-    assert ann.build(folder, 0, ROWS, DIM)
+        graph_index.fcntl.flock(lock, graph_index.fcntl.LOCK_EX)
+        assert not graph_index.build(folder, 0, ROWS, DIM)
+    assert graph_index.build(folder, 0, ROWS, DIM)
 
 
 def test_a_missing_library_is_named_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ann.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(graph_index.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(Invalid, match="pip install usearch"):
         open_store(None, tmp_path / "s", ann_above=1000)
     open_store(None, tmp_path / "s").close()

@@ -10,7 +10,7 @@ import pytest
 from errors import Invalid
 from store import Item, backup, catalog
 from store.file import FileStore
-from store.postings import MAX_FIELDS
+from store.metadata_columns import MAX_FIELDS
 from store.snapshot import MetadataReader
 from tests.store.contract import DIM, items
 from tests.store.faults import opened

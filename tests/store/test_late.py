@@ -6,7 +6,7 @@ import pytest
 
 from errors import Invalid, ServiceError
 from store import VectorStore, open_store
-from store.late import open_or_wait, problem_of
+from store.lazy import open_or_wait, problem_of
 
 
 def test_it_opens_when_it_can(tmp_path: Path) -> None:

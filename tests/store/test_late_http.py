@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from factory import create_app
-from metrics import DEGRADED
+from observability.metrics import DEGRADED
+from routes.health import show
 from tests.faults.conftest import until
 from tests.servers.fixtures import need
 from tests.servers.postgres import Postgres
-from vitals import show
 
 
 @pytest.mark.fault("Process and machine")

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import metrics
 from errors import BadRequest, Conflict, ServiceError
+from observability import metrics
 from store import Item, open_store
-from store.late import open_or_wait, problem_of
-from store.meter import OPERATIONS, MeteredStore
+from store.instrumented import OPERATIONS, MeteredStore
+from store.lazy import open_or_wait, problem_of
 from tests.faults.conftest import until
 from tests.ops.test_metrics import value
 

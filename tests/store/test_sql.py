@@ -10,7 +10,7 @@ import pytest
 
 import errors
 from store import Item
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from errors import ClientGone, DeadlineExceeded, TooLarge
 from store import Item
 from store.budget import Budget
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 from tests.servers.postgres import Postgres
 
 TEXT = 1 << 20

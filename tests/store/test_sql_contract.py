@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from store import VectorStore
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 from tests.servers.postgres import Postgres
 from tests.store.contract import Contract
 from tests.store.operations import machine, run

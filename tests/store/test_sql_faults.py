@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import errors
 from store import Item
 from store.budget import Budget
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 from tests.servers.fixtures import need
 from tests.servers.postgres import Postgres
 from tests.store.cutting_proxy import CuttingProxy
@@ -152,7 +152,7 @@ def test_a_server_that_hangs_is_waited_for_only_so_long(own_postgres: Postgres) 
 def test_nobody_who_left_keeps_a_thread_though_the_server_hangs(
     own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("store.sql_connection.PING_S", 0.5)
+    monkeypatch.setattr("store.pg_connection.PING_S", 0.5)
     with SqlStore(own_postgres.url()) as store:
         store.create("c", 3)
         table = store._look("c", lambda _, collection: collection.table)
@@ -342,12 +342,12 @@ def test_a_name_that_is_swapped_waits_for_the_write_under_way(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a write would be acknowledged into what its name meant before."""
-    from store import sql_rows
+    from store import pg_rows
 
     with SqlStore(postgres.database()) as store:
         old, _ = store.create("live", 3)
         store.create("next", 3)
-        inside, go_on, write = threading.Event(), threading.Event(), sql_rows.write
+        inside, go_on, write = threading.Event(), threading.Event(), pg_rows.write
 
         def slow(*args):
             done = write(*args)
@@ -355,7 +355,7 @@ def test_a_name_that_is_swapped_waits_for_the_write_under_way(
             assert go_on.wait(60)
             return done
 
-        monkeypatch.setattr(sql_rows, "write", slow)
+        monkeypatch.setattr(pg_rows, "write", slow)
         writer = threading.Thread(target=store.upsert, args=("live", [item("a")]))
         writer.start()
         assert inside.wait(60)

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from store.filters import matches, parse
+from store.pg_filter import FEW, Where
+from store.pg_wire import dump_json
 from store.sql_engine import Database
-from store.sql_filter import FEW, Where
-from store.sql_wire import dump_json
 
 
 @pytest.fixture(scope="module")

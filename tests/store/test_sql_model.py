@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import errors
 from store import Item
 from store.filters import matches, parse
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 from tests.servers.fixtures import need
 from tests.servers.postgres import Postgres
 from tests.store.operations import run

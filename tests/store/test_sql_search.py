@@ -9,9 +9,9 @@ import sqlalchemy as sa
 
 import errors
 from store import Item
-from store.sql import SqlStore
-from store.sql_schema import Collection, distribution, index_statement, search_settings
-from store.sql_wire import Vector
+from store.pg_schema import Collection, distribution, index_statement, search_settings
+from store.pg_wire import Vector
+from store.pgvector import SqlStore
 from tests.servers.postgres import Postgres
 
 ROWS, DIM, RARE = 12_000, 16, 500  # the filter {"rare": true} matches one row in 500

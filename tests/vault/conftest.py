@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from accounts.provider_keys import Vault
 from config import Config
-from vault import Vault
 
 # Two Fernet keys, and keys as providers make them.
 A, B = "A" * 43 + "=", "B" * 43 + "="

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from accounts.provider_keys import Vault, last_four
+from accounts.sealing import Seal
 from config import ConfigError, load_config
 from config.vault import MAKE_ONE
 from errors import Conflict, Invalid, NotFound, Unavailable
 from tests.servers.postgres import Postgres
 from tests.vault.conftest import OTHER, SECRET, A, B
-from vault import Vault, last_four
-from vault.sealing import Seal
 
 Make = Callable[..., Vault]
 

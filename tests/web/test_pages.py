@@ -14,8 +14,8 @@ from routes.web import STATIC
 from tests.conftest import ROOT
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
-OURS = [*(ROOT / "static").glob("*.*"), *(ROOT / "static/js").glob("*"),
-        *(ROOT / "static/docs").glob("*"), *(ROOT / "templates").glob("*")]  # fmt: skip
+OURS = [*(ROOT / "web/static").glob("*.*"), *(ROOT / "web/static/js").glob("*"),
+        *(ROOT / "web/static/docs").glob("*"), *(ROOT / "web/templates").glob("*")]  # fmt: skip
 
 
 def test_a_browser_gets_the_console_and_others_the_json(fake_client: FlaskClient) -> None:
@@ -39,7 +39,7 @@ def test_the_policy_lets_nothing_in_from_elsewhere(fake_client: FlaskClient, pat
 @pytest.mark.parametrize("name", STATIC)
 def test_every_file_is_served_and_kept_by_the_browser(fake_client: FlaskClient, name: str) -> None:
     reply = fake_client.get(f"/static/{name}")
-    assert reply.status_code == 200 and reply.data == (ROOT / "static" / name).read_bytes()
+    assert reply.status_code == 200 and reply.data == (ROOT / "web/static" / name).read_bytes()
     assert reply.mimetype == STATIC[name]
     again = fake_client.get(f"/static/{name}", headers={"If-None-Match": reply.headers["ETag"]})
     assert again.status_code == 304 and again.data == b""
@@ -53,7 +53,7 @@ def test_no_other_file_is_served(fake_client: FlaskClient, name: str) -> None:
 
 
 def test_every_file_of_ours_is_listed() -> None:
-    there = {str(p.relative_to(ROOT / "static")) for p in OURS if p.parent.name != "templates"}
+    there = {str(p.relative_to(ROOT / "web/static")) for p in OURS if p.parent.name != "templates"}
     assert there == {name for name in STATIC if not name.startswith("vendor/")}
 
 
@@ -70,7 +70,7 @@ def test_our_pages_write_no_markup_and_name_no_other_machine() -> None:
 
 @pytest.mark.parametrize("name", ["index.html", "docs.html", "redoc.html"])
 def test_no_page_holds_a_script_or_a_style(name: str) -> None:
-    page = (ROOT / "templates" / name).read_text()
+    page = (ROOT / "web/templates" / name).read_text()
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
     assert scripts and all("src=" in tag and not code for tag, code in scripts)
     assert not re.search(r"<style|\sstyle=", page)
@@ -86,8 +86,8 @@ def test_the_page_knows_whether_one_signs_in(config_of: Callable[..., Config]) -
 
 def test_the_vendored_files_have_their_licences_and_load_nothing() -> None:
     for folder in ("swagger-ui", "redoc"):
-        assert (ROOT / "static/vendor" / folder / "LICENSE").read_text().strip()
-    redoc = (ROOT / "static/vendor/redoc/redoc.standalone.js").read_text()
+        assert (ROOT / "web/static/vendor" / folder / "LICENSE").read_text().strip()
+    redoc = (ROOT / "web/static/vendor/redoc/redoc.standalone.js").read_text()
     assert "cdn." not in redoc.replace("cdnjs", "")
 
 

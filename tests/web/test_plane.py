@@ -11,13 +11,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from config import Config
+from documents import projection as plane
+from documents.projection import chart, project
 from errors import ClientGone, DeadlineExceeded
 from factory import create_app
-from store import Item, VectorStore, plane
+from store import Item, VectorStore
 from store.budget import Budget
 from store.file import FileStore
-from store.plane import chart, project
-from store.sql import SqlStore
+from store.pgvector import SqlStore
 from tests.servers.postgres import Postgres
 
 

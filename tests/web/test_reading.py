@@ -10,12 +10,12 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from bulk import limits
-from bulk.records import Stop
-from bulk.rows import Source
-from library.rules import UNSAFE
+from documents.rules import UNSAFE
 from store import Limits
 from store.values import MAX_INT, MAX_JSON_DEPTH, MAX_KEYS
+from tools import limits
+from tools.records import Stop
+from tools.rows import Source
 
 READ = """async (files) => {
     const { rowsOf } = await import("/static/js/rows.js");

@@ -1,0 +1,134 @@
+"""One pass through a model, and what its failures lead to: rows for all whom it can give one.
+
+Owns the model's pulse: whether passes succeed, hang, or cannot succeed any more. Rows that are not
+finite are made again, exactly and once; a pass that fails is halved until the input at fault stands
+alone; a lost device, or one with no room for a single token, fails everybody at once. Knows no
+queue; called by the batcher, one at a time.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedders.base import DeviceBroken, Embedder, Item, OutOfMemory, Prompt, Vectors
+from embedders.device import bare, meaning
+from errors import Full, Invalid, ServiceError, Unavailable
+from observability import metrics
+
+log = logging.getLogger("batcher")
+
+# After memory ran out so many passes are made at half the budget.
+EASED_PASSES = 100
+NOT_FINITE = "the model's vector of this input is not a number, in float32 too"
+Row = Vectors | Exception
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """How the passes go, for `/health` and the watchdog."""
+
+    failing: bool
+    broken: str | None
+    busy_s: float
+    hung: bool
+
+
+class Passes:
+    """Encodes one batch after the other on `embedder`."""
+
+    def __init__(self, embedder: Embedder, hung_after_s: float, numbers: metrics.Lane) -> None:
+        self._embedder = embedder
+        self._hung_after_s = hung_after_s
+        self._numbers = numbers
+        self._began: float | None = None  # when the pass under way began
+        self._failing = False  # whether the last pass gave nobody a row
+        self._eased = 0  # passes yet to be made at half the budget
+        self.broken: str | None = None  # why no pass can succeed any more
+
+    @property
+    def budget(self) -> float:
+        """The share of the token budget that a pass may take now."""
+        return 0.5 if self._eased else 1.0
+
+    def pulse(self) -> Pulse:
+        """Return whether passes succeed, and how long the one under way has taken."""
+        began = self._began
+        busy_s = 0.0 if began is None else time.monotonic() - began
+        return Pulse(self._failing, self.broken, busy_s, busy_s > self._hung_after_s)
+
+    def rows(self, items: list[Item]) -> tuple[list[Row], float]:
+        """Encode; return each item's row or error, and the seconds it took."""
+        started = self._began = time.monotonic()
+        try:
+            rows = self._rows(items)
+        finally:
+            self._began = None
+        took = time.monotonic() - started
+        self._eased = max(0, self._eased - 1)
+        self._failing = not any(isinstance(row, np.ndarray) for row in rows)
+        self._numbers.passed([item.tokens for item in items], took, padded=self._embedder.pads)
+        return rows, took
+
+    def _rows(self, items: Sequence[Item]) -> list[Row]:
+        """Encode, halving on failure until the input at fault stands alone: others get rows."""
+        if self.broken:
+            return [Unavailable(self.broken, retry_after_s=5)] * len(items)
+        failure: Exception
+        try:
+            return self._finite(items, self._embedder.encode(items).vectors)
+        except Exception as exc:
+            failure = bare(meaning(exc))
+        if isinstance(failure, OutOfMemory):
+            self._eased = EASED_PASSES
+            metrics.FAULTS.labels("out_of_memory").inc()
+            if len(items) == 1 and not self._has_room_for_a_token():
+                failure = DeviceBroken("no memory is left on it for even one token")
+        if isinstance(failure, DeviceBroken):
+            self.broken = f"the model's device is lost: {failure}"
+            metrics.FAULTS.labels("device_broken").inc()
+            return self._rows(items)
+        if len(items) == 1:
+            return [_blamed(failure, self._embedder.facts.device)]
+        half = len(items) // 2
+        return self._rows(items[:half]) + self._rows(items[half:])
+
+    def _has_room_for_a_token(self) -> bool:
+        """Tell whether it is the input that is too large, and not all the memory that is taken."""
+        try:
+            self._embedder.encode(self._embedder.prepare(["a"], Prompt(), "right"))
+        except Exception as exc:
+            return not isinstance(meaning(exc), OutOfMemory | DeviceBroken)
+        return True
+
+    def _finite(self, items: Sequence[Item], vectors: Vectors) -> list[Row]:
+        rows: list[Row] = list(vectors)
+        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        if len(bad):
+            metrics.FAULTS.labels("not_finite").inc(len(bad))
+            again = self._embedder.encode_exactly([items[int(i)] for i in bad]).vectors
+            for i, row in zip(bad, again, strict=True):
+                rows[i] = row if np.isfinite(row).all() else ServiceError(NOT_FINITE)
+        return rows
+
+
+def _blamed(failure: Exception, device: str) -> ServiceError:
+    """Return the error for an input that fails even alone. The log gets no text of it."""
+    if isinstance(failure, ServiceError):
+        return failure
+    if isinstance(failure, OutOfMemory):
+        return Full("this input alone needs more memory than the model's device has left")
+    metrics.FAULTS.labels("encode_failed").inc()
+    log.error("an input fails even alone on %s: %s", device, type(failure).__name__)
+    if device != "cpu":  # a driver or a library may be at fault: the caller cannot mend that
+        return ServiceError(f"the pass failed on {device}; the log says how")
+    return Invalid("the model cannot encode this input", param="input")
+
+
+def indexed(error: Exception, index: int, count: int) -> Exception:
+    """Name the input at fault in an error of our own; leave others as they are."""
+    if isinstance(error, ServiceError) and count > 1:
+        return type(error)(f"input {index}: {error.message}", param=error.param)
+    return error
