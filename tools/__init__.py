@@ -1,1 +1,1 @@
-"""What `embed_file.py` is made of: reading rows, asking the service, spooling vectors."""
+"""Embedding whole files through a running service."""

@@ -1,11 +1,11 @@
-"""Sends texts to a running service, and waits and tries again when it says so."""
+"""HTTP client of a running service: sends batches of texts, waits and retries when asked to."""
 
 import base64
 import contextlib
+import functools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -18,27 +18,26 @@ from tools.records import Stop
 from tools.rows import Row
 
 ATTEMPTS = 8  # of one request, while the service fails, restarts or is out of reach
-FIRST_ATTEMPTS = 5  # 4 s: of one that has never answered the address is wrong, more likely
-PATIENCE_S = 120.0  # the longest single wait that a Retry-After is granted
-AGAIN = (408, 429, 500, 502, 503, 504)
-# What may be wrong with one row of a request, and is no fault of the request as a whole.
-OF_A_ROW = (400, 413, 422)
+FIRST_ATTEMPTS = 5  # 4 s: before any answer, the address is more likely wrong than the service down
+MAX_WAIT_S = 120.0  # longest wait that a Retry-After header can ask for
+RETRYABLE = (408, 429, 500, 502, 503, 504)
+# Statuses and fields by which the service refuses one row, and not the whole request.
+ROW_STATUSES = (400, 413, 422)
 ROW_FIELDS = ("input", "text", "id", "metadata", "document", "item", "vector")
-NOT_OF_A_ROW = ("model_not_found", "dimension_mismatch")
-# So many rows refused alike, and none taken before: it is the request that is wrong, not each row.
-ALIKE = 20
-MOST_SAID = 500  # characters of what an answer says
-# What reading an answer of anything may raise.
-STRANGE = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
+REQUEST_CODES = ("model_not_found", "dimension_mismatch")
+# So many rows refused with one code, and none accepted: the request is wrong, not each row.
+SAME_REFUSALS = 20
+MAX_MESSAGE = 500  # characters of an error's message
+# What reading the reply of an unknown server may raise.
+UNREADABLE = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 
 
-class NotTaken(Stop):
-    """The service refuses a request, or something in it."""
+class Refusal(Stop):
+    """The service refused a request; `one_row` if that may be the fault of one row."""
 
     def __init__(self, message: str, status: int, one_row: bool, code: str) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
-        self.one_row = one_row  # it may be the fault of one row
+        self.status, self.one_row, self.code = status, one_row, code
 
 
 @dataclass
@@ -48,20 +47,30 @@ class Answer:
     kept: list[Row] = field(default_factory=list)
     vectors: list[tuple[NDArray[np.float32], str]] = field(default_factory=list)  # with their space
     refused: list[tuple[Row, str]] = field(default_factory=list)
-    cut: int = 0  # texts that were longer than the model takes
+    cut: int = 0  # texts longer than the model's limit
 
 
 class Client:
     """Sends batches to the service, from many threads. Raises Stop."""
 
     def __init__(self, url: str, model: str | None, key: str | None, parallel: int) -> None:
-        self._url = _checked_url(url)
-        self.told: Callable[[str], object] = lambda why: None  # is shown why a request waits
+
+        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            if key:
+                request.headers["Authorization"] = f"Bearer {key}"
+            return request
+
+        self.url = _checked_url(url)
+        self.on_wait: Callable[[str], object] = lambda why: None  # gets the reason of each wait
         self._stopped = threading.Event()
-        self._answered = False
+        self._answered = False  # whether the service has ever answered
         self._session = requests.Session()
         self._session.mount("http", requests.adapters.HTTPAdapter(pool_maxsize=parallel))
-        self._session.auth = _Bearer(key)
+        self._session.auth = authorize  # its own, so that requests never reads ~/.netrc
+        if key and not (key.isascii() and key.isprintable() and " " not in key):
+            raise Stop(
+                "EMBEDDING_API_KEY has a blank, a line's end or another character that no key has"
+            )
         if model is not None and not (model.strip() and model.isprintable()):
             raise Stop(
                 f"--model {ascii(model)[:100]}: no model has such a name; GET /models lists all"
@@ -69,66 +78,65 @@ class Client:
         self._model = model
         self._lock = threading.Lock()
         self.under_way = 0  # requests that wait for their answers
-        self._taken = False  # whether any row was
-        self._alone: dict[str, int] = {}  # how many rows alone were refused, by the code of it
+        self._accepted = False  # whether any row was
+        self._refused: dict[str, int] = {}  # single rows refused, by error code
 
-    @cached_property
+    @functools.cached_property
     def model(self) -> str:
-        """The model that was asked for, or the service's."""
+        """The requested model, or else the service's default."""
         return self._model or str(self._read(lambda: self._ask("GET", "/info").json()["id"]))
 
     def embed(self, rows: list[Row], skip: bool) -> Answer:
-        """Return the vectors of rows. Of those refused, only the first unless `skip`."""
-        return self._divided(rows, skip, self._embed)
+        """Embed rows. Stops at the first refused row unless `skip`."""
+        return self._send_in_parts(rows, skip, self._embed)
 
     def store(self, collection: str, rows: list[Row], skip: bool) -> Answer:
-        """Store rows under their ids. Of those refused, only the first is told unless `skip`."""
-        return self._divided(rows, skip, lambda part, answer: self._store(collection, part, answer))
+        """Store rows under their ids. Stops at the first refused row unless `skip`."""
+        return self._send_in_parts(rows, skip, functools.partial(self._store, collection))
 
     def stored(self, collection: str) -> int:
-        """Return how many records a collection holds; none if it is not there."""
+        """Return the number of records in a collection; 0 if it does not exist."""
         try:
             reply = self._ask("GET", f"/collections/{quote(collection, safe='')}")
-        except NotTaken as exc:
+        except Refusal as exc:
             if exc.status == 404:
                 return 0
             raise
         return int(self._read(lambda: reply.json()["count"]))
 
     def close(self) -> None:
-        """End every wait: what is not sent yet is not sent any more."""
+        """End every wait; send nothing more."""
         self._stopped.set()
 
-    def _divided(
+    def _send_in_parts(
         self, rows: list[Row], skip: bool, send: Callable[[list[Row], Answer], None]
     ) -> Answer:
-        """Send rows; halve what is refused, until the rows that are at fault stand alone."""
+        """Send rows; halve a refused batch until each refused row is alone."""
         answer = Answer()
         waiting = [rows]
         while waiting and (skip or not answer.refused):
             part = waiting.pop()
             try:
                 send(part, answer)
-                self._taken = True
+                self._accepted = True
                 answer.kept += part
-            except NotTaken as exc:
-                # A proxy may limit whole requests: fewer rows may pass it.
+            except Refusal as exc:
+                # A 413 may be a proxy's limit on the request: fewer rows may pass.
                 if not exc.one_row and (exc.status != 413 or len(part) == 1):
                     raise
-                if len(part) == 1:
-                    self._check_alike(exc)
                 if len(part) > 1:
                     half = len(part) // 2
                     waiting += [part[half:], part[:half]]
                 else:
+                    self._check_same_refusal(exc)
                     answer.refused.append((part[0], f"was refused: {exc}"))
         return answer
 
-    def _check_alike(self, exc: NotTaken) -> None:
-        """Raise Stop if it is not one row that is at fault, as it seems."""
+    def _check_same_refusal(self, exc: Refusal) -> None:
+        """Raise Stop if many single rows were refused for one reason, and none was accepted."""
         with self._lock:
-            count = self._alone[exc.code] = self._alone.get(exc.code, 0) + 1
-        if not self._taken and count >= ALIKE:
+            count = self._refused[exc.code] = self._refused.get(exc.code, 0) + 1
+        if not self._accepted and count >= SAME_REFUSALS:
             raise Stop(
                 f"the first {count} rows, each sent alone, are all refused alike, so it is hardly "
                 f"the rows: {exc}"
@@ -142,55 +150,53 @@ class Client:
         answer.cut += _cut(reply)
 
     def _store(self, collection: str, rows: list[Row], answer: Answer) -> None:
-        ids = [row.id for row in rows]
-        body = {
-            "collection": collection,
-            "model": self.model,
-            "ids": ids,
-            "texts": [row.text for row in rows],
-            "metadata": [row.metadata for row in rows],
-        }
+        columns = {"ids": [row.id for row in rows], "texts": [row.text for row in rows],
+                   "metadata": [row.metadata for row in rows]}  # fmt: skip
+        body = {"collection": collection, "model": self.model, **columns}
         reply = self._ask("POST", "/embed-and-store", body)
-        self._read(lambda: _check_ids(reply.json()["ids"], ids))
+        if self._read(lambda: reply.json()["ids"]) != columns["ids"]:
+            raise self._stranger()
         answer.cut += _cut(reply)
 
     def _read(self, take: Callable[[], Any]) -> Any:
-        """Take something out of an answer. Raises Stop if it is not there."""
+        """Read part of a reply. Raises Stop if this is not our service's reply."""
         try:
             return take()
-        except STRANGE:
-            raise Stop(
-                f"{self._url} does not answer as this service does; is it the address?"
-            ) from None
+        except UNREADABLE:
+            raise self._stranger() from None
+
+    def _stranger(self) -> Stop:
+        return Stop(f"{self.url} does not answer as this service does; is it the address?")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
         failures = 0
         while not self._stopped.is_set():
-            told: float | None = None
+            retry_after: float | None = None
             try:
                 reply = self._request(method, path, body)
             except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
-                problem = f"{self._url} cannot be reached ({type(exc).__name__})"
+                problem = f"{self.url} cannot be reached ({type(exc).__name__})"
                 if isinstance(exc, ValueError):
-                    raise Stop(
-                        f"{problem}: it, or a proxy of the environment, is no address"
-                    ) from None
+                    why = "it, or a proxy of the environment, is no address"
+                    raise Stop(f"{problem}: {why}") from None
             else:
                 self._answered = True
                 if reply.status_code in (200, 201):
                     return reply
-                problem = f"the service answered {reply.status_code}: {_message(reply)}"
-                if reply.status_code not in AGAIN or reply.headers.get("X-Should-Retry") == "false":
-                    raise NotTaken(problem, reply.status_code, _of_a_row(reply), _code(reply))
+                refusal = _refusal(reply)
+                final = reply.headers.get("X-Should-Retry") == "false"
+                if final or reply.status_code not in RETRYABLE:
+                    raise refusal
+                problem = str(refusal)
                 with contextlib.suppress(ValueError):
-                    told = float(reply.headers.get("Retry-After", ""))
-                if reply.status_code == 429 and told is not None:
-                    failures -= 1  # a limit is no failure: it passes when it says
+                    retry_after = float(reply.headers.get("Retry-After", ""))
+                if reply.status_code == 429 and retry_after is not None:
+                    failures -= 1  # a rate limit is not a failure
             failures += 1
             if failures == (ATTEMPTS if self._answered else FIRST_ATTEMPTS):
                 raise Stop(problem)
-            wait = min(max(2.0 ** max(failures, 1) / 8, told or 0), PATIENCE_S)
-            self.told(f"waits {wait:.0f} s: {problem}"[:60])
+            wait = min(max(2.0 ** max(failures, 1) / 8, retry_after or 0), MAX_WAIT_S)
+            self.on_wait(f"waits {wait:.0f} s: {problem}"[:60])
             self._stopped.wait(wait)
         raise Stop("stopped")
 
@@ -199,27 +205,11 @@ class Client:
             self.under_way += 1
         try:
             return self._session.request(
-                method, self._url + path, json=body, timeout=(5, 600), allow_redirects=False
+                method, self.url + path, json=body, timeout=(5, 600), allow_redirects=False
             )
         finally:
             with self._lock:
                 self.under_way -= 1
-
-
-class _Bearer(requests.auth.AuthBase):
-    """Sends the key, if there is one; with it no ~/.netrc is asked."""
-
-    def __init__(self, key: str | None) -> None:
-        if key and not (key.isascii() and key.isprintable() and " " not in key):
-            raise Stop(
-                "EMBEDDING_API_KEY has a blank, a line's end or another character that no key has"
-            )
-        self._key = key
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._key:
-            request.headers["Authorization"] = f"Bearer {self._key}"
-        return request
 
 
 def _checked_url(url: str) -> str:
@@ -239,17 +229,11 @@ def _checked_url(url: str) -> str:
 
 
 def _vectors(data: list[dict[str, str]], count: int) -> NDArray[np.float32]:
-    """Return the (count, d) vectors of an answer. Raises ValueError if it has others."""
+    """Return the vectors of a reply, (count, d) float32. Raises ValueError for any other shape."""
     raw = [base64.b64decode(row["embedding"]) for row in data]
     if len(raw) != count or len(set(map(len, raw))) != 1 or not raw[0]:
         raise ValueError
     return np.frombuffer(b"".join(raw), "<f4").reshape(count, -1)
-
-
-def _check_ids(told: object, sent: list[str | None]) -> None:
-    """Raise ValueError if an answer does not say that these were stored."""
-    if told != sent:
-        raise ValueError
 
 
 def _cut(reply: requests.Response) -> int:
@@ -257,33 +241,18 @@ def _cut(reply: requests.Response) -> int:
     return int(count) if count.isdecimal() and len(count) < 10 else 0
 
 
-def _error(reply: requests.Response) -> dict[str, Any]:
-    """Return an error's `message`, `code` and `param`, as both dialects have them."""
-    with contextlib.suppress(*STRANGE):
+def _refusal(reply: requests.Response) -> Refusal:
+    """Return what an error reply says, in either dialect. A proxy's error page has no code."""
+    error: dict[str, Any] = {}
+    with contextlib.suppress(*UNREADABLE):
         body = reply.json()
         error = body["error"]
-        if isinstance(error, dict):
-            return error
-        return {"message": error, "code": body.get("error_type"), "param": body.get("param")}
-    return {}
-
-
-def _message(reply: requests.Response) -> str:
+        if not isinstance(error, dict):
+            error = {"message": error, "code": body.get("error_type"), "param": body.get("param")}
+    message = str(error.get("message") or reply.reason)[:MAX_MESSAGE]
     if reply.is_redirect:
-        return f"it is at {reply.headers['Location']}; give that address as --url"
-    return str(_error(reply).get("message") or reply.reason)[:MOST_SAID]
-
-
-def _code(reply: requests.Response) -> str:
-    """Return the code that this service's refusals have; none of a proxy's."""
-    return str(_error(reply).get("code") or "")
-
-
-def _of_a_row(reply: requests.Response) -> bool:
-    code, param = _code(reply), _error(reply).get("param")
-    return (
-        reply.status_code in OF_A_ROW
-        and bool(code)
-        and code not in NOT_OF_A_ROW
-        and (param is None or str(param).startswith(ROW_FIELDS))
-    )
+        message = f"it is at {reply.headers['Location']}; give that address as --url"
+    status, code, param = reply.status_code, str(error.get("code") or ""), error.get("param")
+    one_row = status in ROW_STATUSES and code not in ("", *REQUEST_CODES)
+    one_row = one_row and (param is None or str(param).startswith(ROW_FIELDS))
+    return Refusal(f"the service answered {status}: {message}", status, one_row, code)

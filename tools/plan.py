@@ -9,31 +9,30 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.limits import MOST_ID, UNSAFE
 from tools.records import Stop
-from tools.rows import Refused, Row, Source
+from tools.rows import MOST_ID, UNSAFE, Refused, Row, Source
 
 _DIGITS = 20  # at most, of a row's number, and a dash
 
 
 class Plan:
-    """The rows that are to be sent, in input order. Reads the whole file once. Raises Stop."""
+    """The rows to send, in input order. Reads the whole file once. Raises Stop."""
 
     def __init__(self, source: Source, prefix: str | None, skip: bool) -> None:
         self.source = source
-        self.skip = skip  # rows that cannot be taken are left out; else the first one ends the run
+        self.skip = skip  # leave unusable rows out; otherwise the first one ends the run
         self._prefix = prefix  # of the ids of rows without one, where rows are stored
-        self.earlier: set[int] = set()  # indexes of the rows whose id comes again later
-        self.refused = 0  # rows that are none
+        self.earlier: set[int] = set()  # rows whose id occurs again later, by index
+        self.refused = 0  # unusable rows
         self.count = 0
         self.digest = self._survey()
 
     def rows(self) -> Iterator[Row]:
-        """Stream the rows; of those with equal ids the last one."""
+        """Yield the rows; of rows with equal ids, the last."""
         return (row for row in self._named(lambda out: None) if row.index not in self.earlier)
 
     def left_out(self, reasons: dict[int, str]) -> Iterator[Refused]:
-        """Stream, in input order, the rows that are none, and with its reason each of `reasons`."""
+        """Yield, in input order, the unusable rows and those in `reasons`, each with its reason."""
         found: list[Refused] = []
         for row in self._named(found.append):
             yield from found
@@ -45,13 +44,11 @@ class Plan:
 
     def _named(self, refused: Callable[[Refused], object]) -> Iterator[Row]:
         for row in self.source.rows(refused):
-            if self._prefix is not None and row.id is None:
-                yield replace(row, id=f"{self._prefix}-{row.index}")
-            else:
-                yield row
+            nameless = self._prefix is not None and row.id is None
+            yield replace(row, id=f"{self._prefix}-{row.index}") if nameless else row
 
     def _survey(self) -> str:
-        """Count the rows, find the earlier ones of equal ids; return a digest of all."""
+        """Count the rows, find those whose id occurs again, and return a digest of all."""
         digest, keys, indexes = hashlib.blake2b(digest_size=16), bytearray(), array("q")
 
         def note(out: Refused) -> None:
@@ -77,7 +74,7 @@ class Plan:
 
 
 def checked_prefix(prefix: str) -> str:
-    """Return the start of stored ids. Raises Stop if ids that begin so could not be stored."""
+    """Return the prefix of stored ids. Raises Stop if such ids could not be stored."""
     half = any("\ud800" <= char <= "\udfff" for char in prefix)  # also of bytes that are no UTF-8
     if half or UNSAFE.search(f"{prefix}-0") or len(prefix) > MOST_ID - _DIGITS:
         raise Stop(
@@ -89,7 +86,7 @@ def checked_prefix(prefix: str) -> str:
 
 
 def prefix_of(source: Path) -> str:
-    """Return the start of the ids of rows without one: the same for this file, and no other's."""
+    """Return the prefix of ids for rows without one: stable for this file, unique to it."""
     place = hashlib.blake2b(str(source.resolve()).encode(errors="surrogatepass"), digest_size=4)
     stem = re.sub("[\\x00-\\x1f\\x7f-\\x9f\ud800-\udfff\\\\]", "-", source.stem)  # as ids have none
     return f"{stem}-{place.hexdigest()}"

@@ -1,32 +1,29 @@
-"""Reads what JSONL, CSV and TXT files hold, record by record, each with the line it begins on.
+"""Reads JSONL, CSV and TXT files record by record, each with the line it begins on.
 
-What cannot be read is a record too, with its problem: one line never hides those after it.
+An unreadable line is a record with a problem, so it never hides the lines after it.
 """
 
 import csv
 import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from tools.limits import first_twice
-
-MOST_CELL = 64 << 20  # characters: a quote that is never closed would take the rest of any file
+MAX_CELL = 64 << 20  # characters: an unclosed quote would otherwise swallow the rest of the file
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # A cell and the comma behind it, as RFC 4180 and Python's reader have them.
 _CELL = re.compile(r'(?:"(?:[^"]|"")*+"|[^",\r\n][^,\r\n]*+)?,')
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of such bytes
-_SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 
 
 class Stop(Exception):
-    """The run cannot go on; the message says why and what to do."""
+    """The run cannot continue; the message says why and what to do."""
 
 
 class Record(NamedTuple):
-    """What is on a line: an object or a text, None if the line is blank; or why it is neither."""
+    """The object or text of a line; None if it is blank; or the problem with it."""
 
     line: int
     content: Any
@@ -34,7 +31,7 @@ class Record(NamedTuple):
 
 
 def lines_of(path: Path, kind: str) -> Iterator[Record]:
-    """Stream the records of a TXT or JSONL file."""
+    """Yield the records of a TXT or JSONL file."""
     with _open(path) as file:
         for number, line in enumerate(file, 1):
             text = line.rstrip("\n")
@@ -52,11 +49,9 @@ def _json(number: int, text: str) -> Record:
     except RecursionError:
         return Record(number, text, "is nested too deeply")
     except ValueError as exc:
-        where = (
-            f"{exc.msg}, at character {exc.pos + 1}"
-            if isinstance(exc, json.JSONDecodeError)
-            else exc
-        )
+        where = str(exc)
+        if isinstance(exc, json.JSONDecodeError):
+            where = f"{exc.msg}, at character {exc.pos + 1}"
         array = "; give an object a line, not one array" if text.lstrip()[0] == "[" else ""
         return Record(number, text, f"is not JSON ({where}){array}")
     if not isinstance(content, dict | str):
@@ -65,13 +60,13 @@ def _json(number: int, text: str) -> Record:
 
 
 def csv_columns(path: Path) -> list[str]:
-    """Return the names in a CSV's header; none if the file is empty. Raises Stop."""
+    """Return the column names of a CSV; an empty list for an empty file. Raises Stop."""
     with _open(path, newline="") as file:
         return _header(path, _Lines(file))
 
 
 def csv_records(path: Path) -> Iterator[Record]:
-    """Stream a CSV's rows by the names of its header; a column without a name is left out."""
+    """Yield the rows of a CSV as objects; columns without a name are left out."""
     with _open(path, newline="") as file:
         lines = _Lines(file)
         names = _header(path, lines)
@@ -82,9 +77,8 @@ def csv_records(path: Path) -> Iterator[Record]:
             elif not any(cell.strip() for cell in cells):
                 yield Record(record.line, None)
             elif len(cells) != len(names):
-                problem = (
-                    f"has another number of cells than the header: {len(cells)}, not {len(names)}"
-                )
+                counts = f"{len(cells)}, not {len(names)}"
+                problem = f"has another number of cells than the header: {counts}"
                 yield Record(record.line, cells, problem)
             else:
                 row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
@@ -92,8 +86,8 @@ def csv_records(path: Path) -> Iterator[Record]:
 
 
 def separator_of(names: list[str]) -> str:
-    """Say what seems to separate the cells of a header in which no comma does, or nothing."""
-    for separator, shown in _SEPARATORS.items():
+    """Return a hint at the separator of a header that has no comma, or an empty string."""
+    for separator, shown in {";": "';'", "\t": "a tab", "|": "'|'"}.items():
         if len(names) == 1 and separator in names[0]:
             return f"; its cells seem to be separated by {shown}, and must be by commas"
     return ""
@@ -114,14 +108,14 @@ def _header(path: Path, lines: "_Lines") -> list[str]:
 
 
 class _Lines:
-    """The lines of a CSV, and the rows that they are."""
+    """The rows of a CSV, and the lines they are made of."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._again: deque[str] = deque()
         self._taken: list[str] = []
         self._number = 0
-        csv.field_size_limit(MOST_CELL)
+        csv.field_size_limit(MAX_CELL)
         self._reader = csv.reader(self, strict=True)
 
     def __iter__(self) -> "_Lines":
@@ -134,7 +128,7 @@ class _Lines:
         return line
 
     def record(self) -> Record | None:
-        """Return the next row as a list of cells. After a broken one the next line goes on."""
+        """Return the next row as a list of cells. Reading resumes behind a broken row."""
         self._taken.clear()
         begins = self._number + 1
         try:
@@ -157,7 +151,7 @@ class _Lines:
 
 
 def _opening(text: str) -> int:
-    """Return where the cell begins that cannot be read."""
+    """Return the offset of the first unreadable cell."""
     at = 0
     while match := _CELL.match(text, at):
         at = match.end()
@@ -165,7 +159,7 @@ def _opening(text: str) -> int:
 
 
 def not_utf8(*texts: str) -> str:
-    """Name the first byte that was no UTF-8, if there is one."""
+    """Return what is wrong with the first byte that is not UTF-8, or an empty string."""
     for text in texts:
         if not text.isascii() and (found := _NOT_UTF8.search(text)):
             byte = ord(found[0]) - 0xDC00
@@ -179,3 +173,13 @@ def _open(path: Path, newline: str | None = None) -> TextIO:
     if head.startswith(UTF16) or head.count(0) * 4 > len(head):
         raise Stop(f"{path}: line 1 is UTF-16, or no text at all: save the file as UTF-8")
     return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """Return the first name that occurs twice, if any."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

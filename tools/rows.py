@@ -1,32 +1,50 @@
-"""Streams the texts of a JSONL, CSV, TXT or Parquet file of any size, and what belongs to them.
+"""Reads texts, ids and metadata from a JSONL, CSV, TXT or Parquet file of any size.
 
-The console reads files by the same rules (static/js/rows.js).
+The console reads files by the same rules (web/static/js/rows.js).
 """
 
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.columns import decoded, parquet_columns, parquet_records
-from tools.limits import Unfit, check_stored, unnamable
+from tools.parquet import decoded, parquet_columns, parquet_records
 from tools.records import Record, Stop, csv_columns, csv_records, lines_of, separator_of
 
 ENDINGS = (".jsonl", ".ndjson", ".csv", ".txt", ".parquet")
-# Where the text is looked for, in this order, if nobody says where it is.
+# Fields searched for the text, in this order, when --field is not given.
 TEXT_FIELDS = ("text", "content", "sentence", "document", "body", "abstract", "question")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_LARGEST = 2**53 - 1  # whole numbers beyond are not all told apart in JSON
+_LARGEST = 2**53 - 1  # JSON readers cannot distinguish all larger whole numbers
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+
+# The service's own limits on what it stores (store/values.py, documents/), checked before anything
+# is sent: a file is then refused where it is read, by line.
+MOST_ID = 512  # characters
+MOST_TEXT = 1 << 20  # bytes
+MOST_METADATA = 64 << 10  # bytes of JSON
+MOST_KEYS = 1000  # of one object
+MOST_DEPTH = 32
+MOST_INT = 2**63 - 1
+# What clients resolve in a path, or drop.
+UNSAFE = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|\Z)|[\x00-\x1f\x7f-\x9f]")
+
+NAMABLE = re.compile(r"[^.$][^.]{0,511}", re.DOTALL)
+
+
+class Unfit(Exception):
+    """A row cannot be used; the message continues after "line 7"."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One text of the input, with its id and what else the input says of it, if it does."""
+    """One text of the input, with its id and metadata, if any."""
 
-    index: int  # its place among the rows, those that are refused counted
+    index: int  # position among all rows, refused ones included
     text: str
     id: str | None
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -35,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Refused:
-    """A row that is left out: what the input has there, and why it cannot be taken."""
+    """A row that is left out: its content and the reason."""
 
     index: int
     line: int
@@ -44,19 +62,14 @@ class Refused:
 
 
 class Source:
-    """A file of texts. Raises Stop if it cannot be read at all."""
+    """A file of texts. Raises Stop if it cannot be read."""
 
     def __init__(
-        self,
-        path: Path,
-        text_field: str | None = None,
-        id_field: str | None = None,
-        *,
-        metadata: bool = False,
-        text_columns: Sequence[str] = (),
-    ) -> None:
+        self, path: Path, text_field: str | None = None, id_field: str | None = None, *,
+        metadata: bool = False, text_columns: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.path = path
-        self.blank = 0  # lines without anything in them, as the last complete reading found
+        self.blank = 0  # blank lines found by the last complete reading
         self._kind = path.suffix.lower()
         self._text, self._id, self._metadata = text_field, id_field or "id", metadata
         if not path.exists():
@@ -76,7 +89,7 @@ class Source:
         self._numbers: set[str] | None = None
 
     def rows(self, refused: Callable[[Refused], object] | None = None) -> Iterator[Row]:
-        """Stream the rows; `refused` is given those that cannot be taken, else they raise Stop."""
+        """Yield the rows. Unusable rows go to `refused`; without it the first one raises Stop."""
         index = blank = 0
         self._check_unchanged()
         for record in self._records():
@@ -97,7 +110,7 @@ class Source:
         self.blank = blank
 
     def _check_unchanged(self) -> None:
-        """Raise Stop if the file is another one than before: what is done would not fit it."""
+        """Raise Stop if the file changed: finished rows would not match it."""
         if self._changed() != self._stamp:
             raise Stop(f"{self.path}: was changed while it was read; run the command again")
 
@@ -106,15 +119,12 @@ class Source:
         return stat.st_size, stat.st_mtime_ns
 
     def stop(self, out: Refused) -> Stop:
-        """Return what ends a run at a row that cannot be taken."""
+        """Return the Stop that ends a run at an unusable row."""
+        place = "row" if self._kind == ".parquet" else "line"
         return Stop(
-            f"{self.path}: {self.place(out.line)} {out.reason}; mend it, or leave such rows out "
-            "with --on-error skip"
+            f"{self.path}: {place} {out.line} {out.reason}; mend it, or leave such rows out with "
+            "--on-error skip"
         )
-
-    def place(self, line: int) -> str:
-        """Name a place in the file."""
-        return f"{'row' if self._kind == '.parquet' else 'line'} {line}"
 
     def _look_at_columns(self) -> None:
         csv = self._kind == ".csv"
@@ -127,11 +137,7 @@ class Source:
                 f"{self.path}: has no column {wanted}; name the text's with --field"
                 f"{self._there()}{separator_of(self._names) if csv else ''}"
             )
-        own = (
-            self._text,
-            self._id,
-            *([""] if csv else []),
-        )  # a CSV's column without a name is none
+        own = {self._text, self._id} | ({""} if csv else set())  # without a name it is no column
         fields = (name for name in self._names if name not in own)
         if self._metadata and (name := unnamable(fields)) is not None:
             raise Stop(
@@ -153,7 +159,7 @@ class Source:
         return lines_of(self.path, self._kind)
 
     def _number_columns(self) -> set[str]:
-        """Return the columns of a CSV in which every cell that is not empty is a plain number."""
+        """Return the CSV columns whose non-empty cells are all plain numbers."""
         maybe = {*self._names} - {"", self._text, self._id, *self._text_columns}
         seen: set[str] = set()
         for record in csv_records(self.path) if maybe else ():
@@ -164,7 +170,6 @@ class Source:
         return maybe & seen
 
     def _row(self, index: int, record: Record) -> Row:
-        """Return a record as a row. Raises Unfit."""
         content = record.content
         if record.problem:
             raise Unfit(record.problem)
@@ -198,7 +203,7 @@ class Source:
         return Row(index, text, id_, rest, record.line)
 
     def _rest(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Return a record's other fields; those of an object in `metadata` count as its own."""
+        """Return a record's other fields, with those of an object in `metadata` merged in."""
         numbers = self._numbers or ()
         rest = {
             name: number(value) if name in numbers else self._plain(value, name)
@@ -212,12 +217,10 @@ class Source:
         return {**{name: value for name, value in rest.items() if name != "metadata"}, **inner}
 
     def _plain(self, value: Any, name: str) -> Any:
-        """Return a value as JSON can carry it: times and decimals as text, NaN as null."""
+        """Return a value as JSON can hold it: times and decimals as text, NaN as null."""
         if isinstance(value, dict):
-            return {
-                self._sound(str(key), f"field {name!r}"): self._plain(part, name)
-                for key, part in value.items()
-            }
+            what = f"field {name!r}"
+            return {self._sound(str(k), what): self._plain(v, name) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [self._plain(part, name) for part in value]
         if isinstance(value, float):
@@ -229,7 +232,7 @@ class Source:
         return self._sound(str(value), f"field {name!r}")
 
     def _sound(self, text: str, what: str) -> str:
-        """Return a text that can be sent, and stored if it is to be. Raises Unfit."""
+        """Return a text if it can be sent and stored. Raises Unfit."""
         if not text.isascii() and _HALF_PAIR.search(text):
             raise Unfit(f"has half a surrogate pair in its {what}")
         if self._metadata and "\0" in text:
@@ -238,7 +241,7 @@ class Source:
 
 
 def number(cell: str) -> int | float | None:
-    """Return the number that a cell plainly is, or None: `007`, `+1` and card numbers are none."""
+    """Return the number in a cell, or None; `007`, `+1` and card numbers are text."""
     if not _NUMBER.fullmatch(cell):
         return None
     value = float(cell)
@@ -248,7 +251,7 @@ def number(cell: str) -> int | float | None:
 
 
 def _id(value: Any) -> str | None:
-    """Return an id as text; None where there is none. Raises Unfit."""
+    """Return an id as text, or None if there is none. Raises Unfit."""
     if isinstance(value, dict) and list(value) == ["$oid"]:  # as MongoDB exports it
         value = value["$oid"]
     if isinstance(value, bytes):
@@ -258,3 +261,43 @@ def _id(value: Any) -> str | None:
     if isinstance(value, float):
         value = int(value) if value.is_integer() else None if math.isnan(value) else value
     return None if value is None or not str(value).strip() else str(value)
+
+
+def check_stored(id_: str | None, text: str, metadata: dict[str, Any]) -> None:
+    """Raise Unfit if the service would not store this row."""
+    if id_ is not None and (len(id_) > MOST_ID or UNSAFE.search(id_)):
+        raise Unfit(
+            f"has an id that cannot be stored: give at most {MOST_ID} characters, no control "
+            "character, and no '.' or '..' as all of it or between slashes"
+        )
+    if len(text) * 4 > MOST_TEXT and len(text.encode()) > MOST_TEXT:
+        raise Unfit(f"has a text that is longer than {MOST_TEXT} bytes: split it")
+    if metadata:
+        _check_value(metadata, 1)
+        size = len(json.dumps(metadata, ensure_ascii=False, separators=(",", ":")).encode())
+        if size > MOST_METADATA:
+            raise Unfit(f"has metadata of {size} bytes; at most {MOST_METADATA}: take fields out")
+
+
+def unnamable(names: Iterable[str]) -> str | None:
+    """Return the first field name that no filter could use, if any."""
+    return next((name for name in names if not NAMABLE.fullmatch(name)), None)
+
+
+def _check_value(value: Any, depth: int) -> None:
+    if isinstance(value, int) and abs(value) > MOST_INT:
+        raise Unfit("has a whole number beyond 64 bits: write it as a string")
+    if not isinstance(value, dict | list):
+        return
+    if depth > MOST_DEPTH:
+        raise Unfit(f"is nested deeper than {MOST_DEPTH} levels: flatten it")
+    if isinstance(value, dict):
+        if len(value) > MOST_KEYS:
+            raise Unfit(f"has an object of over {MOST_KEYS} keys: take fields out")
+        if (name := unnamable(value)) is not None:
+            raise Unfit(
+                f"names a field {name[:100]!r}, which no filter could: take out its dots, and a $ "
+                "at its start; a name is not empty, and has at most 512 characters"
+            )
+    for part in value.values() if isinstance(value, dict) else value:
+        _check_value(part, depth + 1)

@@ -25,8 +25,8 @@ def embed(url: str, *words: object) -> Done:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            code = embed_file.main([*map(str, words), "--quiet", "--url", url])
-    except SystemExit as exc:  # of the command line's reader
+            embed_file.main([*map(str, words), "--quiet", "--url", url])
+    except SystemExit as exc:
         code = int(exc.code or 0)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import requests
 
-from embed_file import prefix_of
 from tests.clients.gate import Gate
 from tests.conftest import ROOT, free_port, running
 from tests.faults.conftest import until
+from tools.plan import prefix_of
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
@@ -257,12 +257,10 @@ def one_under_way(url: str) -> Iterator[None]:
     ("limit", "count", "batch"),
     [
         ({"THREADS": "2"}, 1000, 50),  # one request at once; the others are told 1 to 2 s
-        pytest.param(
-            {"TEXTS_PER_MINUTE_ADMIN": "300"}, 400, 50, marks=pytest.mark.skipif(
-                "LONG" not in os.environ, reason="waits for a minute to pass: set LONG=1")
-        ),
+        # It waits for a minute to pass.
+        pytest.param({"TEXTS_PER_MINUTE_ADMIN": "300"}, 400, 50, marks=pytest.mark.long),
     ],
-)  # fmt: skip
+)
 def test_a_run_waits_as_long_as_it_is_told(
     serve_fake: Callable[..., str], tmp_path: Path, limit: dict, count: int, batch: int
 ) -> None:
@@ -289,8 +287,11 @@ def test_a_run_waits_as_long_as_it_is_told(
 
 def peak_mb(url: str, *words: str | Path) -> float:
     """Run in a process of its own; return the most memory it had at once."""
-    code = "import re, sys, embed_file; assert embed_file.main(sys.argv[1:]) == 0; " \
-           "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"  # fmt: skip
+    code = (
+        "import re, sys; from tools.embed_file import app\n"
+        "app(sys.argv[1:], standalone_mode=False)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])"
+    )
     command_line = [sys.executable, "-c", code, *map(str, words), "--url", url, "--quiet"]
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=240, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -36,7 +36,7 @@ URLS = [
 @pytest.mark.fault("Files")
 @pytest.mark.parametrize("url", URLS)
 def test_an_address_that_is_none_is_told_at_once(source: Path, tmp_path: Path, url: str) -> None:
-    """The address lacks its scheme, or the key has a line's end -> told at once, no request."""
+    """The address lacks its scheme, or the key has a line end -> an error at once, no request."""
     done = embed(url, source, tmp_path / "out.npy")
     assert done.code == 1 and "it needs http:// or https:// and a host" in done.said
     assert "secret" not in done.said and done.said.count("\n") == 1
@@ -77,9 +77,9 @@ def test_files_that_cannot_be_used_are_told_at_once(source: Path, tmp_path: Path
         assert done.code == 1 and wanted in done.said, done.said
         assert done.said.count("\n") == 1
     assert embed(NOBODY, tmp_path / "none.txt").code == 2
-    assert "none.txt: there is no such file" in embed(NOBODY, tmp_path / "none.txt").said
+    assert "none.txt' does not exist" in embed(NOBODY, tmp_path / "none.txt").said
     assert rows.read_text() == '{"text": "a"}\n'
-    assert "there is no such file" in embed(NOBODY, "x" * 5000 + ".txt", out).said
+    assert "does not exist" in embed(NOBODY, "x" * 5000 + ".txt", out).said
 
 
 def test_names_with_blanks_and_line_ends_are_names(fake_url: str, tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_read_only_folder_is_no_hindrance(fake_url: str, tmp_path: Path) -> No
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(
     fake_url: str, tmp_path: Path
 ) -> None:
-    """The disk is full -> told in one line; the same command goes on when there is room."""
+    """The disk is full -> one line says so; the same command continues when there is room."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "texts.txt").write_text("".join(f"text {i}\n" for i in range(1200)))
     script = """mount -t tmpfs -o size=24k none disk

@@ -44,7 +44,9 @@ ENCODED = {
 @pytest.mark.parametrize("kind", ["csv", "txt", "jsonl"])
 @pytest.mark.parametrize("name", ENCODED)
 def test_text_in_another_encoding_is_told_by_its_line(tmp_path: Path, kind: str, name: str) -> None:
-    """A file in cp1252, Latin-1 or UTF-16, a NUL -> its line and the remedy, before any request."""
+    """A file in cp1252, Latin-1 or UTF-16, a NUL -> the error names the line and the remedy, before
+    any request.
+    """
     word, wanted = ENCODED[name]
     before, around = {
         "csv": (b"text\nfine\n", b"%s\n"),
@@ -100,8 +102,8 @@ BROKEN = {
 @pytest.mark.fault("Files")
 @pytest.mark.parametrize("content", BROKEN)
 def test_a_csv_that_is_none_is_told_by_its_line(tmp_path: Path, content: str) -> None:
-    """A quote that is never closed, other cells than the header's, semicolons -> the line is named,
-    of a quote the one that opens it, before any request.
+    """A quote that is never closed, a row with other cells than the header, semicolons -> the error
+    names the line, for a quote the one that opens it, before any request.
     """
     source = tmp_path / "rows.csv"
     source.write_text(content)
@@ -156,7 +158,7 @@ def test_an_id_that_cannot_be_stored_is_told_before_any_request(tmp_path: Path, 
 
 @pytest.mark.fault("Files")
 def test_rows_without_an_id_get_one_and_blank_rows_are_none(fake_url: str, tmp_path: Path) -> None:
-    """A CSV has empty id cells, and rows of commas only -> the ids are made, the rows left out."""
+    """A CSV has empty id cells, and rows of commas only -> ids are made; such rows are skipped."""
     source, out = tmp_path / "rows.csv", tmp_path / "out.jsonl"
     source.write_text("id,text,x\n1,hello,\n,world,\n,,\n\n  , ,\n,again,\n")
     done = embed(fake_url, source, out)

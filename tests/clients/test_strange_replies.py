@@ -79,8 +79,8 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.fault("Clients")
 @pytest.mark.parametrize("name", STRANGE)
 def test_what_does_not_answer_as_the_service_does_stores_nothing(source: Path, name: str) -> None:
-    """A page to sign in with 200, 204, 304, a proxy's 400, a reply of anything -> the run ends and
-    says so; no row counts as stored, none as refused.
+    """The answer is not the service's: a sign-in page with 200, 204, 304, a proxy's 400, a reply of
+    anything -> the run ends and says so; no row counts as stored or refused.
     """
     status, body, wanted = STRANGE[name]
     with answering(status, body) as url:
@@ -128,8 +128,8 @@ def test_words_that_no_row_could_be_stored_with_are_told_first(
 
 @pytest.mark.fault("Clients")
 def test_what_all_rows_are_refused_for_is_no_rows_fault(fake_url: str, tmp_path: Path) -> None:
-    """Every row is refused alike -> after 20 the run ends and says so; they are not sent one by
-    one to the last.
+    """Every row is refused for the same reason -> the run ends after 20 and says so; the other rows
+    are not sent one by one.
     """
     source = tmp_path / "rows.jsonl"
     source.write_text(f'{{"text": "{REFUSED}"}}\n' * 500)
@@ -150,13 +150,15 @@ DAMAGED = ["{}\n", "HEAD\nnot json\n", "HEAD\n[1]\n", "HEAD\n" + "[" * 100_000 +
 def test_a_damaged_log_of_refused_rows_is_told(
     fake_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, words: list[str]
 ) -> None:
-    """The log of rows that were refused is damaged -> the run says which files to delete."""
+    """The log of refused rows is damaged -> the run says which files to delete."""
     monkeypatch.chdir(tmp_path)
     rows = [{"id": f"r{i}", "text": REFUSED if i in (3, 20) else f"text {i}"} for i in range(21)]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = ("rows.jsonl", *words, "--batch", "5", "--parallel", "1", "--on-error", "skip")
     with Gate(fake_url) as gate, monkeypatch.context() as patched:
-        patched.setattr("embed_file.write_rejects", lambda *_: (_ for _ in ()).throw(OSError("no")))
+        patched.setattr(
+            "tools.embed_file.write_rejects", lambda *_: (_ for _ in ()).throw(OSError("no"))
+        )
         assert embed(gate.url, *said).code == 1  # all is done but the last step
         (log,) = tmp_path.glob("*.part.refused")
         head = log.read_text().partition("\n")[0]
@@ -174,8 +176,8 @@ def test_a_damaged_log_of_refused_rows_is_told(
 def test_a_run_whose_service_hangs_can_be_ended(
     fake_url: str, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C or SIGTERM while the service hangs -> the run says for how many requests it waits;
-    once more ends it.
+    """Ctrl-C or SIGTERM while the service hangs -> the run says how many requests it waits for; a
+    second one ends it.
     """
     source = tmp_path / "rows.txt"
     source.write_text("one\n" * 20)

@@ -14,7 +14,7 @@ from tests.ops.test_metrics import value
 
 def locust(watched: Watched, folder: Path, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "locust", "-f", str(ROOT / "bench.locustfile.py"), "--headless",
+        [sys.executable, "-m", "locust", "-f", str(ROOT / "bench/locustfile.py"), "--headless",
          "-H", f"http://127.0.0.1:{watched.port}", "--csv", str(folder / "load")],
         capture_output=True, text=True, timeout=90,
         env={**os.environ, "DURATION_S": "4", "PEAK_USERS": "4", "P95_SINGLE_MS": "60000",
@@ -47,7 +47,7 @@ def test_locusts_load_is_served_without_a_failure_and_every_text_is_new(
 def test_the_load_tests_send_no_text_twice() -> None:
     """A cache would answer it. The sources are read: locust would patch this process."""
     for file, marks in {
-        "bench.locustfile.py": ("{self.mark}", "next(self.numbers)", "uuid.uuid4()"),
+        "bench/locustfile.py": ("{self.mark}", "next(self.numbers)", "uuid.uuid4()"),
         "k6_test.js": ("${__VU}", "${__ITER}", "${run}", "Date.now()"),
     }.items():
         text = (ROOT / file).read_text()

@@ -10,10 +10,10 @@ from typing import Any
 
 from playwright.sync_api import Page
 
-from documents.rules import UNSAFE
+from documents import UNSAFE
 from store import Limits
 from store.values import MAX_INT, MAX_JSON_DEPTH, MAX_KEYS
-from tools import limits
+from tools import rows as limits
 from tools.records import Stop
 from tools.rows import Source
 

@@ -1,13 +1,12 @@
-"""Reads Parquet files row by row, as values that Python and JSON have."""
+"""Reads Parquet files row by row, as values that JSON can hold."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tools.limits import first_twice
-from tools.records import Record, Stop
+from tools.records import Record, Stop, first_twice
 
-ROWS = 1024  # that are in memory at once
+ROWS = 1024  # in memory at once
 NANO, EVERY = ("ns",), ("ns", "us", "ms", "s")  # units of time
 
 
@@ -21,7 +20,7 @@ def parquet_columns(path: Path) -> list[str]:
 
 
 def parquet_records(path: Path, wanted: list[str]) -> Iterator[Record]:
-    """Stream a file's rows, of the wanted columns. Raises Stop where it is damaged."""
+    """Yield the rows, with the wanted columns. Raises Stop where the file is damaged."""
     import pyarrow as pa
 
     number = 0
@@ -41,7 +40,7 @@ def parquet_records(path: Path, wanted: list[str]) -> Iterator[Record]:
 
 
 def pyarrow_parquet() -> Any:
-    """Import the optional reader and writer of Parquet. Raises Stop."""
+    """Import pyarrow's Parquet module. Raises Stop if it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError:
@@ -60,13 +59,13 @@ def _opened(path: Path) -> Any:
 
 
 def _brief(exc: Exception) -> str:
-    """Return the first sentence of what Arrow says, which may have many lines."""
+    """Return the first sentence of an Arrow error, which may have many lines."""
     said = str(exc).partition("\n")[0].partition(". ")[0][:200]
     return "".join(char for char in said if char.isprintable())
 
 
 def _rows(batch: Any) -> list[dict[str, Any]]:
-    """Return a batch as rows. Times that Python's are too coarse or too small for become text."""
+    """Return a batch as rows. Times that Python's types cannot hold become text."""
     try:
         table = _readable(batch, NANO)
         columns = [_values(column) for column in table.columns]
@@ -85,7 +84,7 @@ def _values(column: Any) -> list[Any]:
 
 
 def _keys(kind: Any) -> tuple[bool, bool]:
-    """Tell of a type whether maps in it have keys that Python cannot hash, and if it has maps."""
+    """Return whether a type's maps have unhashable keys, and whether it has maps at all."""
     import pyarrow as pa
 
     inner = [kind.field(i).type for i in range(kind.num_fields)]
@@ -96,20 +95,19 @@ def _keys(kind: Any) -> tuple[bool, bool]:
 
 
 def _named(value: Any) -> Any:
-    """Return a value with text for the keys of its maps, as JSON has them."""
+    """Return a value whose map keys are text, as in JSON."""
     if isinstance(value, dict):
-        return {_name(key): _named(part) for key, part in value.items()}
+        return {
+            (decoded(key) or key.hex()) if isinstance(key, bytes) else str(key): _named(part)
+            for key, part in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_named(part) for part in value]
     return value
 
 
-def _name(key: Any) -> str:
-    return (decoded(key) or key.hex()) if isinstance(key, bytes) else str(key)
-
-
 def decoded(value: bytes) -> str | None:
-    """Return bytes as the text that they are, if they are: some writers know no other text."""
+    """Decode UTF-8 bytes, or return None: some writers store text as bytes."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -117,7 +115,7 @@ def decoded(value: bytes) -> str | None:
 
 
 def _readable(batch: Any, units: tuple[str, ...]) -> Any:
-    """Return a batch as a table in which times of these units are text, durations numbers."""
+    """Return a batch as a table in which times of these units are text and durations numbers."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -133,7 +131,6 @@ def _readable(batch: Any, units: tuple[str, ...]) -> Any:
 
 
 def _textual(kind: Any, units: tuple[str, ...]) -> Any:
-    """Return the type in which a column is read."""
     import pyarrow as pa
 
     types = pa.types

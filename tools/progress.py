@@ -1,13 +1,13 @@
-"""Keeps finished vectors beside the output until all are there, so that a kill costs nothing.
+"""What a run has finished, kept in files, so that it continues after a kill.
 
-The spool's length is the progress: rows lie in input order, and a torn last row is cut off.
+The spool's length is the progress: rows are in input order, and a torn last row is cut off.
 """
 
 import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,16 @@ BLOCK = 10_000  # rows that are in memory at once while the output is written
 
 
 class Spool:
-    """Vectors in input order beside the output: `OUT.part` and what they are, `OUT.part.json`.
+    """Finished vectors in input order: `OUT.part`, described by `OUT.part.json`.
 
-    One run holds it at a time.
+    Locked against a second run.
     """
 
     def __init__(self, output: Path, identity: dict[str, Any]) -> None:
         self._data = output.with_name(output.name + ".part")
         self._facts = output.with_name(output.name + ".part.json")
-        self._identity = identity
-        self.dim = 0
-        self.done = 0
-        self._space = ""
+        self._identity, self._space = identity, ""
+        self.dim = self.done = 0
         self._file = self._data.open("ab")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,11 +56,11 @@ class Spool:
         self._file.truncate(self.done * 4 * self.dim)  # a torn last row
 
     def append(self, vectors: NDArray[np.float32], space: str) -> None:
-        """Add (n, d) rows, durably. Raises Stop if they are of another space."""
+        """Append (n, d) vectors durably. Raises Stop if another model made them."""
         if not self.dim:
             self.dim, self._space = vectors.shape[1], space
             facts = {"identity": self._identity, "dim": self.dim, "space": space}
-            _replace(self._facts, json.dumps(facts))
+            write_atomically(self._facts, lambda path: path.write_text(json.dumps(facts)))
         if vectors.shape[1] != self.dim or space != self._space:
             raise Stop(
                 "the service's model has changed: its vectors cannot be compared with the earlier "
@@ -86,50 +84,52 @@ class Spool:
         self._data.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let another run have it; one in which nothing is leaves nothing."""
+        """Release the lock; delete an empty spool."""
         if not self._facts.exists():
             self._data.unlink(missing_ok=True)
         self._file.close()
 
 
-def _replace(path: Path, text: str) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Replace a file by what `write` writes to a temporary one, durably."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class Counter:
-    """How many rows are stored already, for `--store`: a small file beside the input."""
+    """The number of rows stored so far, for `--store`: a small file next to the input."""
 
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
-        self._path = path
-        self._identity = identity
-        self.done = 0
+        self._path, self._identity, self.done = path, identity, 0
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ArithmeticError,
                                  RecursionError):  # it is made anew  # fmt: skip
             known = json.loads(path.read_text())
             self.done = max(0, int(known["done"])) if known["identity"] == identity else 0
 
     def add(self, count: int) -> None:
-        """Note `count` more rows, durably."""
+        """Add `count` rows durably."""
         self.done += count
-        _replace(self._path, json.dumps({"identity": self._identity, "done": self.done}))
+        facts = json.dumps({"identity": self._identity, "done": self.done})
+        write_atomically(self._path, lambda path: path.write_text(facts))
 
     def remove(self) -> None:
-        """Forget the progress, after the last row."""
+        """Delete the file, after the last row."""
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no file stays open."""
 
 
 class RefusedLog:
-    """Which rows the service has refused, by their index, and why: beside the progress.
+    """The rows that the service has refused, by index, each with its reason.
 
-    Progress counts the rows that are not among them: without the log it would mean other rows.
+    Progress counts only the other rows, so it has no meaning without this log.
     """
 
     def __init__(self, path: Path, identity: dict[str, Any], begun: bool) -> None:
@@ -155,7 +155,7 @@ class RefusedLog:
         os.truncate(path, raw.rfind(b"\n") + 1)  # a torn last line
 
     def add(self, reasons: dict[int, str]) -> None:
-        """Note more rows, durably."""
+        """Add rows durably."""
         first = "" if self._path.exists() else self._first + "\n"
         with self._path.open("a") as file:
             file.write(first + "".join(json.dumps(pair) + "\n" for pair in reasons.items()))
@@ -164,5 +164,5 @@ class RefusedLog:
         self.reasons.update(reasons)
 
     def remove(self) -> None:
-        """Forget them, after the last row."""
+        """Delete the log, after the last row."""
         self._path.unlink(missing_ok=True)
