@@ -1,77 +1,62 @@
-"""Builds the embedder that a model's `type` asks for. The list of types is the list of files."""
+"""Builds the embedder for a model's `type`. Each type has a file of its own."""
 
 import time
 from collections.abc import Callable
 
 from config import Config, ModelSettings, ModelSpec
+from embedders.backends import local
 from embedders.base import Embedder, Prompt
 from embedders.cohere import CohereEmbedder
 from embedders.fake import FakeEmbedder
 from embedders.huggingface import HuggingFaceEmbedder
 from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
-from embedders.remote import RemoteEmbedder
-from embedders.remote_replica import TwinEmbedder
-from embedders.ways import local
+from embedders.remote import TRIAL_S, RemoteEmbedder
+from embedders.remote_replica import RemoteReplica
 from errors import BadRequest, ModelUnavailable
 
-Builder = Callable[[ModelSpec, ModelSettings], Embedder]
-
-
-def _fake(spec: ModelSpec, settings: ModelSettings) -> Embedder:
-    return FakeEmbedder(spec.model_name, spec.dimensions or 8, spec.max_seq_length or 16)
-
-
-EMBEDDERS: dict[str, Builder] = {
+EMBEDDERS: dict[str, Callable[[ModelSpec, ModelSettings], Embedder]] = {
     "sentence_transformer": local,
-    "fake": _fake,
+    "fake": lambda spec, _: FakeEmbedder(
+        spec.model_name, spec.dimensions or 8, spec.max_seq_length or 16
+    ),
 }
 REMOTE: dict[str, type[RemoteEmbedder]] = {
-    "openai": OpenAIEmbedder,
-    "cohere": CohereEmbedder,
-    "huggingface": HuggingFaceEmbedder,
+    adapter.provider: adapter for adapter in (OpenAIEmbedder, CohereEmbedder, HuggingFaceEmbedder)
 }
-# A model of each provider to try a key on, if none is configured.
+# The model of each provider that a key is tried on, if none is configured.
 TRIALS = {
     "openai": "text-embedding-3-small",
     "cohere": "embed-english-v3.0",
     "huggingface": "BAAI/bge-small-en-v1.5",
 }
-TRIAL_S = 15.0
 
 
 def build(spec: ModelSpec, settings: ModelSettings, providers: Providers | None = None) -> Embedder:
-    """Build (for a local model: load) the embedder of `spec`. Raises ModelUnavailable."""
+    """Return the embedder of `spec`; a local model is loaded. Raises ModelUnavailable."""
     remote = REMOTE.get(spec.type)
-    if remote is not None:
-        if spec.devices:
-            raise ModelUnavailable(f'type {spec.type!r} runs at its provider and has no "devices"')
-        return remote(spec, providers or _providers(settings))
-    if spec.base_url or (spec.base_urls and not spec.devices):
-        return _twin(spec, providers or _providers(settings))
-    builder = EMBEDDERS.get(spec.type)
-    if builder is None:
-        raise ModelUnavailable(f"type {spec.type!r} is not built into this version")
-    return builder(spec, settings)
-
-
-def _providers(settings: ModelSettings) -> Providers:
-    return Providers(settings if isinstance(settings, Config) else Config())
-
-
-def _twin(spec: ModelSpec, providers: Providers) -> Embedder:
-    if spec.devices and spec.base_url in spec.base_urls:
-        return TwinEmbedder(spec, providers)
-    raise ModelUnavailable(
-        f'type {spec.type!r} has "base_urls" only beside "devices", as further copies of the same '
-        'model; a model that only another server has is of type "openai"'
-    )
+    elsewhere = spec.base_url or (spec.base_urls and not spec.devices)
+    if remote is None and not elsewhere:
+        if spec.type not in EMBEDDERS:
+            raise ModelUnavailable(f"type {spec.type!r} is not built into this version")
+        return EMBEDDERS[spec.type](spec, settings)
+    if remote is not None and spec.devices:
+        raise ModelUnavailable(f'type {spec.type!r} runs at its provider and has no "devices"')
+    if remote is None and not (spec.devices and spec.base_url in spec.base_urls):
+        raise ModelUnavailable(
+            f'type {spec.type!r} has "base_urls" only together with "devices", as replicas of the '
+            'same model; a model that runs only on another server is of type "openai"'
+        )
+    if providers is None:
+        providers = Providers(settings if isinstance(settings, Config) else Config())
+    return (remote or RemoteReplica)(spec, providers)
 
 
 def try_provider(providers: Providers, name: str) -> dict[str, object]:
-    """Make one tiny real call, on a configured model of the provider if there is one.
+    """Return the outcome of one tiny real call, as JSON: provider, model, dimension, ms.
 
-    Returns its facts as JSON. Raises ModelUnavailable, ProviderError, BadRequest, NotFound.
+    It uses a configured model of the provider if there is one. Raises ModelUnavailable,
+    ProviderError, BadRequest or NotFound.
     """
     providers.get(name)
     specs, _ = providers.config.catalogue()
@@ -82,11 +67,10 @@ def try_provider(providers: Providers, name: str) -> dict[str, object]:
                 break
     else:
         if name not in TRIALS:
-            raise BadRequest(f"no model of {name} is configured to try its key on")
+            raise BadRequest(f"no model of {name} is configured that could try its key")
         embedder = REMOTE[name](ModelSpec(id=name, model_name=TRIALS[name]), providers)
     started = time.monotonic()
     items = embedder.prepare(["ping"], Prompt(), "auto")
-    encoded = embedder.encode(items, started + TRIAL_S)
-    took_ms = round((time.monotonic() - started) * 1000, 1)
-    model, dimension = embedder.spec.model_name, int(encoded.vectors.shape[1])
+    dimension = embedder.encode(items, started + TRIAL_S).vectors.shape[1]
+    took_ms, model = round((time.monotonic() - started) * 1000, 1), embedder.spec.model_name
     return {"ok": True, "provider": name, "model": model, "dimension": dimension, "ms": took_ms}

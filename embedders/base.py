@@ -1,11 +1,10 @@
-"""What every embedder is: inputs prepared in the caller's thread, then encoded in a batch.
+"""The interface of every embedder: `prepare` in the caller's thread, then `encode` in a batch.
 
-Owns the two currencies that pass between the rooms: `Item` (one prepared input) and `Encoded`
-(vectors with the tokens they cost). Knows nothing of models in particular, of HTTP or of batching.
-A new embedder is one file with one class; it passes `tests/contracts.py` unchanged.
+`Item` is one prepared input, `Encoded` the vectors of several with the tokens they cost. A new
+embedder is one file with one class; it passes `tests/contracts.py` unchanged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -16,7 +15,8 @@ from errors import BadRequest
 
 Vectors = NDArray[np.float32]  # (n, d), C-contiguous
 Input = str | Sequence[int]  # a text, or its token ids in the model's own vocabulary
-# What happens to an input over the limit: "auto" cuts the end that the model's tokenizer cuts.
+Gone = Callable[[], bool]  # whether the caller has hung up
+# What happens to an input over the limit: "auto" cuts the side that the model's tokenizer cuts.
 Truncate = Literal["auto", "right", "left", "error"]
 # The two sides of a retrieval, as sentence-transformers calls them.
 Task = Literal["query", "document"]
@@ -24,10 +24,10 @@ Task = Literal["query", "document"]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """An instruction put before every text.
+    """An instruction that goes before every text.
 
-    `name` is how it was chosen, if by name. `task` is the side of a retrieval that the texts are
-    on: some models choose a length or a network of their own by it.
+    `name` is the name it was chosen by, if any. `task` is the side of a retrieval that the texts
+    are on: some models choose a length limit or a network by it.
     """
 
     text: str = ""
@@ -39,10 +39,10 @@ class Prompt:
 class Item:
     """One input, ready to be encoded.
 
-    `payload` is the embedder's own: token ids for a local model, the text for a remote one.
-    `tokens` is what it costs; `truncated` says that something of the input was cut off; the first
-    `skip` tokens (a prompt's) are read by the model but left out of the pooled vector. `prompt` and
-    `side` (which end was cut) are set where the payload is a text that the library itself prepares.
+    `payload` is what the embedder encodes: token ids for a local model, a text for a remote one.
+    `tokens` is the cost, `truncated` whether a part of the input was cut off. The first `skip`
+    tokens, a prompt's, are left out of the pooled vector. `prompt` and `side` (which side is cut)
+    are set where the library itself prepares the text. `variant` is what else a provider is sent.
     """
 
     payload: Sequence[int] | str
@@ -51,6 +51,7 @@ class Item:
     skip: int = 0
     prompt: Prompt = Prompt()
     side: Truncate = "auto"
+    variant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,9 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a loaded model, for `/models`, for limits and for cache keys.
+    """Facts of a loaded model, for `/models`, for limits and for cache keys.
 
-    A remote model's `dimension` is 0 until its first reply, unless its entry or its name tells.
+    A remote model's `dimension` is 0 until its first reply, unless its entry or name gives it.
     """
 
     dimension: int
@@ -77,15 +78,15 @@ class Facts:
     revision: str | None = None
     pooling: str | None = None
     vocabulary: int | None = None
-    # Whether the model ends with a Normalize: `encode` gives the vectors before it.
+    # Whether the model ends with a Normalize module; `encode` returns the vectors before it.
     normalizes: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
-    notes: Sequence[str] = ()  # what its operator should know, a line each
+    notes: Sequence[str] = ()  # what the operator should know, one line each
 
 
-# What models and clients of other services (Cohere, Jina, NVIDIA, Gemini, E5, Nomic) call the two
-# sides of a retrieval. Of a model's prompts the first with a text is the side's.
+# The names that models and other services (Cohere, Jina, NVIDIA, Gemini, E5, Nomic) have for the
+# two sides of a retrieval. A side takes the first of the model's prompts here that has a text.
 SIDES: Mapping[Task, Sequence[str]] = {
     "query": ("query", "search_query", "retrieval.query", "retrieval_query", "retrieval-query"),
     "document": (
@@ -93,7 +94,7 @@ SIDES: Mapping[Task, Sequence[str]] = {
         "retrieval.document", "retrieval_document", "retrieval-document",
     ),
 }  # fmt: skip
-# Other uses that clients name. A model without a prompt for one reads the text as it is.
+# Other roles that clients name. A model without a prompt for one reads the text as it is.
 USES = (
     "classification", "clustering", "separation", "text-matching", "image", "code.query",
     "code.passage", "semantic_similarity",
@@ -101,88 +102,87 @@ USES = (
 
 
 def side_of(role: str | None) -> Task | None:
-    """Return the side of a retrieval that a role or a prompt's name is a word for."""
+    """Return the side of a retrieval that a role or a prompt's name means, or None."""
     word = (role or "").lower()
     return next((side for side, words in SIDES.items() if word in words), None)
 
 
 class OutOfMemory(Exception):
-    """A pass was too large for the device; a smaller one may fit."""
+    """A pass was too large for the device's memory; a smaller one may fit."""
 
 
 class DeviceBroken(Exception):
-    """The device failed in a way that every later call of this process will meet too."""
+    """The device failed, and every later call of this process will fail too."""
 
 
 class Embedder:
     """Turns prepared inputs into vectors. Safe to call from many threads at once."""
 
-    # A batched embedder encodes several callers' inputs in one pass; others go out per request.
+    # Whether one pass holds the inputs of several callers; else each request is encoded alone.
     batched: ClassVar[bool] = True
-    # Whether inputs of one pass are padded to the longest, so that like lengths belong together.
+    # Whether the inputs of one pass are padded to the longest, so that like lengths go together.
     pads: bool = True
-    # Tokens of one pass that suit it best, padding included; None leaves it to the device's kind.
+    # The best number of tokens for one pass, padding included; None: the default of the device.
     pass_tokens: int | None = None
     # Whether an item's payload alone decides its vector, so that another service can encode it.
     portable: bool = True
     facts: Facts
 
-    def stand_in_for(self, own: "Embedder") -> None:
-        """Become a further copy of `own`, the first replica. Most need nothing for that."""
+    def become_replica_of(self, primary: "Embedder") -> None:
+        """Act as a replica of `primary`. Does nothing unless the embedder depends on it."""
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Make each input ready to encode, in order.
+        """Return each input ready to encode, in order.
 
-        Raises InputTooLong when `truncate` is "error" and an input exceeds the limit, BadRequest
-        for token ids that the model does not have; both name the input's index.
+        Raises InputTooLong if `truncate` is "error" and an input exceeds the limit, BadRequest
+        for token ids outside the vocabulary, both with the input's index.
         """
         raise NotImplementedError
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
-        """Encode prepared inputs, in order. `deadline` is a `time.monotonic()` value."""
+    def encode(
+        self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
+    ) -> Encoded:
+        """Return the vectors of prepared inputs, in order. `deadline` is a `time.monotonic()`."""
         raise NotImplementedError
-
-    def obstacle(self) -> str | None:
-        """Say why nothing can be encoded just now although all is loaded (a key is missing)."""
-        return None
-
-    def trouble(self) -> str | None:
-        """Say why it is likely that nothing can be encoded, though it may be tried."""
-        return self.obstacle()
 
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Encode once more at the highest precision, after rows came out that are not finite."""
+        """Return vectors at the highest precision, for rows that came out not finite."""
         return self.encode(items)
 
+    def not_ready_reason(self) -> str | None:
+        """Return why a loaded model cannot encode now, such as a missing key, or None."""
+        return None
+
+    def failing_reason(self) -> str | None:
+        """Return why encoding will probably fail, although it may be tried, or None."""
+        return self.not_ready_reason()
+
     def close(self) -> None:
-        """Give back what the embedder holds (memory, sessions). Called once, when it is idle."""
+        """Free what the embedder holds (memory, connections). Called once, when it is idle."""
 
     def prompt(self, name: str | None, text: str | None, role: str | None = None) -> Prompt:
-        """Choose a prompt by its own text, by exact name, or by a role as other services call it.
+        """Return the prompt with this text, of exactly this name, or for this role.
 
         Without any of them it is the model's default. Raises BadRequest with the known names for
-        one that is not known.
+        an unknown name or role.
         """
-        known = self.facts.prompts
+        known, default = self.facts.prompts, self.facts.default_prompt_name
         if text is not None:
             return Prompt(text, None, side_of(role or name))
         if name is not None and name in known:
             return Prompt(known[name], name, side_of(name))
         wanted = name if name is not None else role
+        side = side_of(wanted)
         if wanted is not None:
-            return self._of_role(wanted, param="input_type" if name is None else "prompt_name")
-        name = self.facts.default_prompt_name
-        return Prompt(known[name], name) if name else Prompt()
-
-    def _of_role(self, role: str, param: str) -> Prompt:
-        known, side = self.facts.prompts, side_of(role)
-        words = (role, role.lower(), *SIDES.get(side, ())) if side else (role, role.lower())
-        there = [word for word in words if word in known]
-        if there:
-            chosen = next((word for word in there if known[word]), there[0])
-            return Prompt(known[chosen], chosen, side)
-        if side or role.lower() in USES:
-            name = self.facts.default_prompt_name
-            return Prompt(known[name] if name else "", name, side)
-        names = ", ".join(sorted(known)) or "none"
-        raise BadRequest(f"unknown prompt {role[:64]!r}; this model knows: {names}", param=param)
+            words = (wanted, wanted.lower(), *(SIDES[side] if side else ()))
+            found = [word for word in words if word in known]
+            if found:
+                chosen = next((word for word in found if known[word]), found[0])
+                return Prompt(known[chosen], chosen, side)
+            if not side and wanted.lower() not in USES:
+                names = ", ".join(sorted(known)) or "none"
+                raise BadRequest(
+                    f"unknown prompt {wanted[:64]!r}; this model knows: {names}",
+                    param="input_type" if name is None else "prompt_name",
+                )
+        return Prompt(known[default] if default else "", default or None, side)

@@ -1,7 +1,7 @@
-"""A tiny deterministic embedder: no weights, no torch, vectors a test can state beforehand.
+"""A tiny deterministic embedder without weights or torch, of `"type": "fake"`.
 
-Used by tests and to try the service's surface on a machine without torch (`"type": "fake"`).
-Not a language model: equal texts have equal vectors and that is all.
+It serves tests, and trials of the API on a machine without torch. It is no language model: equal
+texts have equal vectors, and that is all.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embedders.base import Embedder, Encoded, Facts, Input, Item, Prompt, Truncate
+from embedders.base import Embedder, Encoded, Facts, Gone, Input, Item, Prompt, Truncate
 from errors import BadRequest, InputTooLong
 
 
@@ -19,35 +19,33 @@ class FakeEmbedder(Embedder):
     def __init__(
         self, name: str = "fake", dimension: int = 8, max_tokens: int = 16, vocabulary: int = 1000
     ) -> None:
+        fingerprint = hashlib.sha256(f"{name}/{dimension}".encode()).hexdigest()[:16]
         self.facts = Facts(
-            dimension=dimension,
-            max_tokens=max_tokens,
-            device="cpu",
-            dtype="float32",
-            backend="fake",
-            fingerprint=hashlib.sha256(f"{name}/{dimension}".encode()).hexdigest()[:16],
-            vocabulary=vocabulary,
+            dimension=dimension, max_tokens=max_tokens, device="cpu", dtype="float32",
+            backend="fake", fingerprint=fingerprint, vocabulary=vocabulary,
             prompts={"query": "query: ", "document": ""},
-        )
+        )  # fmt: skip
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Split texts into words; token ids become words of digits."""
+        """Return each text's words; a token id becomes a word of digits."""
         return [self._item(i, given, prompt, truncate) for i, given in enumerate(inputs)]
 
     def _item(self, index: int, given: Input, prompt: Prompt, truncate: Truncate) -> Item:
         if not isinstance(given, str):
             vocabulary = self.facts.vocabulary or 0
             if any(not 0 <= token < vocabulary for token in given):
-                raise BadRequest(f"input {index}: token ids must be in 0..{vocabulary - 1}")
+                raise BadRequest(f"token ids must be in 0..{vocabulary - 1}", index=index)
             given = " ".join(map(str, given))
         words = (prompt.text + given).split(" ")
         limit = self.facts.max_tokens or len(words)
         if len(words) > limit and truncate == "error":
-            raise InputTooLong(f"input {index} has {len(words)} tokens; the limit is {limit}")
+            raise InputTooLong(f"it has {len(words)} tokens; the limit is {limit}", index=index)
         kept = words[-limit:] if truncate == "left" else words[:limit]
         return Item(" ".join(kept), len(kept), len(words) > limit)
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+    def encode(
+        self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
+    ) -> Encoded:
         """Return (n, dimension) float32 numbers in [-1, 1), one row a text."""
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
         for row, item in enumerate(items):

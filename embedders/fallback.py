@@ -1,7 +1,7 @@
-"""Runs a model by the library's own `encode`: whatever no faster way of ours was proven equal for.
+"""Runs a model by the library's own `encode`, where no faster backend is proven equal to it.
 
 Word averages, routers, chat templates, networks that read more than token ids. One pass at a time,
-since such a model's tokenizer may not be shared between threads.
+as threads cannot share such a model's tokenizer.
 """
 
 import threading
@@ -16,62 +16,57 @@ import numpy as np
 from embedders.base import Input, Item, Prompt, Truncate, Vectors
 from embedders.device import DeviceEmbedder
 from embedders.loading import LoadedModel
-from embedders.reference import Reference
+from embedders.proof import Reference
 from errors import BadRequest, InputTooLong, Invalid
 
-# Texts that are tokenized at a time, and that `encode` takes in one of its batches (its default).
+# Texts in one call of the tokenizer, and in one batch of `encode` (its default).
 AT_ONCE = 32
 
 
 class FallbackEmbedder(DeviceEmbedder):
-    """A model that is run as a whole, texts in and vectors out."""
+    """A model that runs as a whole, from texts to vectors."""
 
-    portable = False  # prompt, side of a retrieval and cut are told beside the text
+    portable = False  # the prompt, its side of a retrieval and the cut decide the vector too
 
     def __init__(
         self, loaded: LoadedModel, reference: Reference, limit: int | None, *notes: str
     ) -> None:
         self._loaded, self._device = loaded, loaded.device
         self._reference = reference
-        # Texts of one length together, for a network that lets padding change a text's vector.
-        self.alike = False
+        # Whether a batch holds texts of one length only, as padding changes a text's vector.
+        self.one_length = False
         self._lock = threading.Lock()
         self.facts = loaded.facts(limit, None, "library", *notes)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Count tokens as the library reads them. Takes texts only.
+        """Return the texts with the number of tokens that the library reads of each.
 
-        Raises BadRequest, InputTooLong or Invalid with the input's index.
+        Raises BadRequest for token ids, InputTooLong or Invalid, with the input's index.
         """
-        for index, given in enumerate(inputs):
+        for i, given in enumerate(inputs):
             if not isinstance(given, str):
-                raise BadRequest(
-                    f"input {index}: this model takes texts, not token ids", param="input"
-                )
+                raise BadRequest("this model takes texts, not token ids", param="input", index=i)
         items: list[Item] = []
         for start in range(0, len(inputs), AT_ONCE):
             texts = [str(given) for given in inputs[start : start + AT_ONCE]]
             with self._lock, self._cutting(truncate):
                 read = self._reference.counts(texts, prompt)
                 whole = self._reference.counts(texts, prompt, truncation=False)
-                for text, count, full in zip(texts, read, whole, strict=True):
-                    items.append(self._item(len(items), text, count, full, prompt, truncate))
+                for i, (text, count, full) in enumerate(
+                    zip(texts, read, whole, strict=True), start
+                ):
+                    if full > count and truncate == "error":
+                        raise InputTooLong(f"it has {full} tokens; the limit is {count}", index=i)
+                    if count == 0 and not self._reference.reads_nothing(prompt):
+                        what = "it has no token that this model reads"
+                        raise Invalid(what, param="input", index=i)
+                    items.append(Item(text, count, full > count, prompt=prompt, side=truncate))
         return items
 
-    def _item(
-        self, index: int, text: str, count: int, full: int, prompt: Prompt, truncate: Truncate
-    ) -> Item:
-        if full > count and truncate == "error":
-            raise InputTooLong(f"input {index} has {full} tokens; the limit is {count}")
-        if count == 0 and not self._reference.reads_nothing(prompt):
-            raise Invalid(f"input {index} has no token for this model to read", param="input")
-        return Item(text, count, full > count, prompt=prompt, side=truncate)
-
     def _forward(self, items: Sequence[Item]) -> Vectors:
-        """Encode as `SentenceTransformer.encode` does."""
+        """Return the vectors that `SentenceTransformer.encode` gives, (n, d) float32."""
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
-        length = [item.tokens if self.alike else 0 for item in items]
-        how = [(item.prompt, item.side, n) for item, n in zip(items, length, strict=True)]
+        how = [(i.prompt, i.side, i.tokens if self.one_length else 0) for i in items]
         order = sorted(range(len(items)), key=lambda i: repr(how[i]))
         with self._lock:
             for (prompt, side, _), rows in groupby(order, key=lambda i: how[i]):
@@ -82,7 +77,7 @@ class FallbackEmbedder(DeviceEmbedder):
         return vectors
 
     def _forward_exactly(self, items: Sequence[Item]) -> Vectors:
-        """Encode in float32: by a copy made of the model's files, which takes this one's place."""
+        """Return vectors in float32, of a model loaded again that replaces this one."""
         if self.facts.dtype != "float32":
             self._loaded = self._loaded.exactly()
             self._reference = Reference(self._loaded.modules)
@@ -91,11 +86,11 @@ class FallbackEmbedder(DeviceEmbedder):
 
     @contextmanager
     def _cutting(self, side: Truncate) -> Iterator[None]:
-        """Have the library's tokenizer cut an input's start or end. Called with the lock held."""
+        """Make the library's tokenizer cut an input's start or end. Needs the lock."""
         found: list[Any] = [getattr(m, "tokenizer", None) for m in self._loaded.modules.modules()]
         sides = [(each, each.truncation_side) for each in found if hasattr(each, "truncation_side")]
         if side == "left" and not sides:
-            raise BadRequest("this model can keep only an input's start: truncate right or error")
+            raise BadRequest("this model can cut only an input's end: truncate right or error")
         try:
             for tokenizer, usual in sides:
                 tokenizer.truncation_side = side if side in ("left", "right") else usual

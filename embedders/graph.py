@@ -1,33 +1,30 @@
-"""A BERT-like encoder's layers as an ONNX graph, and the runtimes that compute it on a CPU.
+"""A BERT-like encoder's layers as an ONNX graph, computed by ONNX Runtime on a CPU.
 
-As in `layers.py` every token of a pass is one row and the dense work holds no padding. A graph
-cannot have as many parts as a pass has lengths, so attention alone sees the texts side by side,
-filled up to the longest: two gathers a layer bring rows there and back.
-The operators are those of ONNX opset 20 (https://onnx.ai/onnx/operators/), IR version 9.
+As in `layers.py` every token of a pass is one row, and the dense work holds no padding. A graph
+cannot have as many parts as a pass has lengths, so attention takes all texts padded to the longest:
+two gathers in each layer move the rows there and back. The operators are those of ONNX opset 20
+(https://onnx.ai/onnx/operators/), IR version 9.
 """
 
 import importlib
-import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedders.layers import Slot, TorchLayers, cores
+from embedders.layers import Slot, cores
 from errors import ModelUnavailable
 
 OPSET, IR_VERSION = 20, 9
-HIDDEN = -1e9  # added to what attention must not see; -inf makes NaN of a row of nothing else
+HIDDEN = -1e9  # added to masked scores; with -inf a row of masked scores only becomes NaN
 # Attention holds a matrix of heads x width x width for each text: 50 MB for 12 heads at this width.
 WIDEST = 1024
-WIDTH_STEP = 8
 ACTIVATIONS = {"GELUActivation": "Gelu", "ReLU": "Relu"}
 
 
 class MissingPackage(ModelUnavailable):
-    """A runtime is not installed."""
+    """ONNX Runtime is not installed."""
 
 
 class OnnxLayers:
@@ -40,19 +37,20 @@ class OnnxLayers:
         runtime = _import("onnxruntime")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = cores()
-        options.enable_mem_pattern = False  # it keeps a plan for each shape that it has seen
-        # Threads that spin for the next operation take the cores from those that answer requests:
-        # 32 clients of single texts 117 requests/s, else 135; one alone 12.9 ms, else 13.6 (Zen 3).
+        options.enable_mem_pattern = False  # it would keep a plan for each shape
+        # Threads that spin between operations take the cores from threads that answer requests:
+        # 117 against 135 requests/s with 32 clients of single texts, 12.9 against 13.6 ms with one
+        # (Zen 3).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         graph, weights = write_graph(layers, heads)
-        # The session reads the model's own matrices where it has no copy in a layout of its own.
+        # The session reads the model's own matrices, except those it copies into its own layout.
         self._given = [runtime.OrtValue.from_dlpack(values) for values in weights.values()]
         options.add_external_initializers(list(weights), self._given)
         self._session = runtime.InferenceSession(graph, options, ["CPUExecutionProvider"])
 
     @staticmethod
     def rows(used: int) -> int:
-        """Return how many rows a pass of `used` tokens has: no more than it needs."""
+        """Return how many rows a pass of `used` tokens has: as many."""
         return used
 
     def __call__(self, states: Any, slots: Sequence[Slot], used: int) -> Any:
@@ -63,48 +61,15 @@ class OnnxLayers:
         return torch.from_numpy(last)
 
 
-class OpenVinoLayers:
-    """The layers by OpenVINO, in float32 or bfloat16. Calls wait for one another."""
+def places(slots: Sequence[Slot], rows: int) -> dict[str, NDArray[Any]]:
+    """Return the indices that pad a pass of so many rows for attention, and undo that.
 
-    name = "openvino"
-    shared = False
-
-    def __init__(self, layers: Sequence[Any], heads: int, dtype: Any) -> None:
-        import torch
-
-        core = import_openvino().Core()
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": cores(),
-            "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
-            "ENABLE_CPU_PINNING": False,  # several workers would share the first cores
-        }
-        model = core.read_model(write_graph(layers, heads, within=True)[0])
-        self._request = core.compile_model(model, "CPU", options).create_infer_request()
-        self._lock = threading.Lock()
-
-    # It keeps a kernel for each shape that it has seen, as torch's oneDNN does.
-    rows = staticmethod(TorchLayers.rows)
-
-    def __call__(self, states: Any, slots: Sequence[Slot], used: int) -> Any:
-        """Return the last layer's states, (rows, d) float32."""
-        import torch
-
-        rows = {"states": states.float().numpy(), **places(slots, len(states), WIDTH_STEP)}
-        with self._lock:
-            last = self._request.infer(rows, share_inputs=True)[0]
-        return torch.from_numpy(last.copy())
-
-
-def places(slots: Sequence[Slot], rows: int, width_step: int = 1) -> dict[str, NDArray[Any]]:
-    """Return how a pass of so many rows is spread for attention and brought back.
-
-    `spread` (n, w) names a row for every place, `bias` (n, 1, 1, w) hides those that hold no token,
-    `back` (rows,) names a place for every row; rows beyond the last token get any.
+    `spread` (n, w) is the row of every place, `bias` (n, 1, 1, w) hides places without a token, and
+    `back` (rows,) is the place of every row; rows after the last token get any.
     """
     lengths = np.concatenate([np.full(slot.shape[0], slot.shape[1]) for slot in slots])
     starts = np.cumsum(lengths) - lengths
-    columns = np.arange(-(-lengths.max() // width_step) * width_step)
+    columns = np.arange(lengths.max())
     filled = columns < lengths[:, None]
     back = np.zeros(rows, np.int64)
     back[: lengths.sum()] = np.flatnonzero(filled)
@@ -115,19 +80,16 @@ def places(slots: Sequence[Slot], rows: int, width_step: int = 1) -> dict[str, N
     }
 
 
-def write_graph(
-    layers: Sequence[Any], heads: int, within: bool = False
-) -> tuple[bytes, dict[str, Any]]:
-    """Return the layers of a Hugging Face model as an ONNX model: `states` and `places` to states.
+def write_graph(layers: Sequence[Any], heads: int) -> tuple[bytes, dict[str, Any]]:
+    """Return a Hugging Face model's layers as an ONNX model from `states` and `places` to states.
 
-    Beside it are its matrices by name, float32 tensors, which share memory with the model's where
-    they can; none if they are to be written `within` the ONNX model. Raises KeyError for an
-    activation that has no operator here.
+    Its matrices are returned by name, as float32 tensors that share the model's memory where they
+    can. Raises KeyError for an activation without an operator here.
     """
     onnx = _import("onnx")
     kind, info = onnx.TensorProto, onnx.helper.make_tensor_value_info
     size = layers[0].output.LayerNorm.weight.shape[0]
-    graph = _Graph(onnx, size, heads, within)
+    graph = _Graph(onnx, size, heads)
     last = "states"
     for layer in layers:
         last = graph.layer(last, layer)
@@ -141,24 +103,24 @@ def write_graph(
     whole = onnx.helper.make_graph(graph.nodes, "layers", inputs, output)
     opsets = [onnx.helper.make_opsetid("", OPSET)]
     model = onnx.helper.make_model(whole, opset_imports=opsets, ir_version=IR_VERSION)
-    while graph.weights:  # one by one: none is in memory twice
+    while graph.weights:  # moved one by one, so that none is in memory twice
         model.graph.initializer.append(graph.weights.pop())
     return model.SerializeToString(), graph.matrices
 
 
 class _Graph:
-    """A graph as it grows; each method adds nodes and returns the name of what they give."""
+    """A graph under construction. Each method adds nodes and returns the name of their output."""
 
-    def __init__(self, onnx: Any, size: int, heads: int, within: bool) -> None:
-        self._onnx, self._within = onnx, within
+    def __init__(self, onnx: Any, size: int, heads: int) -> None:
+        self._onnx = onnx
         self.nodes: list[Any] = []
-        self.weights: list[Any] = []  # written in the model
-        self.matrices: dict[str, Any] = {}  # handed over beside it
+        self.weights: list[Any] = []  # written into the model
+        self.matrices: dict[str, Any] = {}  # given to the runtime
         self._count = 0
         each = size // heads
-        self._split = self._weight(np.array([0, 0, 3 * heads, each]))  # 0: as it was
+        self._split = self._weight(np.array([0, 0, 3 * heads, each]))  # 0: unchanged
         self._joined = self._weight(np.array([-1, size]))
-        # The queries are scaled once and for all, in their weights.
+        # The queries are scaled in their weights.
         self._scale = each**-0.5
 
     def layer(self, x: str, layer: Any) -> str:
@@ -182,7 +144,7 @@ class _Graph:
         return self._node("Gather", self._node("Reshape", seen, self._joined), "back")
 
     def _linear(self, x: str, parts: Sequence[Any], scale: float = 1) -> str:
-        """Add linear layers of one input, the first of several scaled."""
+        """Add linear layers of one input; of several the first is scaled."""
         import torch
 
         weights = [part.weight.detach().float() for part in parts]
@@ -197,14 +159,14 @@ class _Graph:
         return self._node("LayerNormalization", x, weight, bias, epsilon=norm.eps)
 
     def _matrix(self, values: Any) -> str:
-        if self._within:
-            return self._weight(values)
         name, kind = self._name(), self._onnx.TensorProto
         self.matrices[name] = values.contiguous()
-        told = kind(name=name, data_type=kind.FLOAT, dims=values.shape, data_location=kind.EXTERNAL)
-        place = told.external_data.add()
-        place.key, place.value = "location", "memory"  # no file: the runtime is given it
-        self.weights.append(told)
+        proto = kind(
+            name=name, data_type=kind.FLOAT, dims=values.shape, data_location=kind.EXTERNAL
+        )
+        place = proto.external_data.add()
+        place.key, place.value = "location", "memory"  # given to the runtime, not in a file
+        self.weights.append(proto)
         return name
 
     def _weight(self, values: Any) -> str:
@@ -223,15 +185,6 @@ class _Graph:
         outputs = [f"n{len(self.nodes)}.{i}" for i in range(count)]
         self.nodes.append(self._onnx.helper.make_node(kind, inputs, outputs, **attributes))
         return outputs
-
-
-def import_openvino() -> Any:
-    """Import OpenVINO without the package that tells its maker of its use: it has a stub instead.
-
-    Raises ModelUnavailable if it is not installed.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    return _import("openvino")
 
 
 def _import(package: str) -> Any:

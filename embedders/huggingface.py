@@ -1,8 +1,6 @@
-"""Hugging Face: its router's feature extraction, or an endpoint of one's own by its URL."""
+"""Hugging Face: feature extraction at its router, or a dedicated endpoint by its URL."""
 
 from typing import Any
-
-import numpy as np
 
 from embedders.base import Prompt, Truncate
 from embedders.remote import Part, Payload, RemoteEmbedder, Send
@@ -16,14 +14,14 @@ class HuggingFaceEmbedder(RemoteEmbedder):
 
     provider = "huggingface"
     home = ROUTER
-    max_texts = 32  # what its servers take by default
+    max_texts = 32  # the default limit of its servers
 
     def variant(self, prompt: Prompt, truncate: Truncate) -> str:
-        """The side that is cut."""
+        """Return which side is cut."""
         return truncate
 
     def ask(self, send: Send, inputs: list[Payload], variant: str) -> Part:
-        """Ask for pooled vectors. One vector a token is refused: how to pool it is not known."""
+        """Ask for pooled vectors. A vector for each token is refused: its pooling is not known."""
         url = self.base
         if url == ROUTER:
             pipeline = "pipeline/feature-extraction"
@@ -34,20 +32,13 @@ class HuggingFaceEmbedder(RemoteEmbedder):
         if self.spec.dimensions:
             body["dimensions"] = self.spec.dimensions
         reply, headers = send(url, self.authorization(), body)
-        return Part(_pooled(reply), _tokens(headers.get("x-compute-tokens")))
-
-
-def _pooled(reply: Any) -> Any:
-    if isinstance(reply[0][0], list):
-        if all(len(text) == 1 for text in reply):
-            return np.asarray([text[0] for text in reply], np.float32)
-        raise ProviderError(
-            "huggingface answered with a vector a token: this model is not pooled there, so use "
-            "one that is (sentence-transformers models are) or serve it locally",
-            permanent=True,
-        )
-    return reply
-
-
-def _tokens(header: str | None) -> int | None:
-    return int(header) if header and header.isdigit() else None
+        if isinstance(reply[0][0], list):
+            if any(len(text) != 1 for text in reply):
+                raise ProviderError(
+                    "huggingface answered with a vector for each token: this model is not pooled "
+                    "there; use one that is (sentence-transformers models are) or serve it locally",
+                    permanent=True,
+                )
+            reply = [text[0] for text in reply]
+        tokens = headers.get("x-compute-tokens", "")
+        return Part(reply, int(tokens) if tokens.isdigit() else None)

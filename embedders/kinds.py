@@ -1,71 +1,91 @@
-"""Says what a model's folder holds before it is loaded, and refuses what is no embedding model.
+"""Identifies the kind of model in a folder before it loads, and refuses all but embedding models.
 
 sentence-transformers loads nearly everything: it puts mean pooling on rerankers, SPLADE, ColBERT
-and chat models, and their vectors mean nothing. Only the folder's small JSON files are read here.
+and chat models, whose vectors then mean nothing. Only the folder's small JSON files are read here.
+A folder without modules.json does not define pooling or prompts: the tokens of a plain encoder are
+averaged, as sentence-transformers does, with a note, and every other model is refused.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from embedders.bare import (
-    CLIP,
-    LATE,
-    RERANKER,
-    SPARSE,
-    identify_bare,
-    pairs_with_images,
-    says_so,
-    sees_or_hears,
+from embedders.folder import Folder, Json, inside, names, pairs_with_images, sees_or_hears, short
+
+SPARSE = "is a sparse model (SPLADE); its vectors are as wide as the vocabulary"
+LATE = "is a late-interaction model (ColBERT); it gives one vector a token, not a text"
+RERANKER = "is a cross-encoder (reranker); it scores pairs of texts and gives no vector"
+CLIP = "is a model of text and images (CLIP); this service takes text models only"
+
+MEAN = "no modules.json: mean pooling over all tokens is assumed, and no prompts"
+MEAN_OF_HEAD = (
+    "no modules.json: mean pooling over the tokens of {} is assumed, and no prompts "
+    "(a SPLADE model saved so would need its own head)"
 )
-from embedders.folder import Folder, Json, inside, names, short
-from embedders.network import check_network, refuse_adapter, refuse_quantized
+
+# Files that identify a folder, whatever its config.json says.
+FILES = {
+    "artifact.metadata": LATE,
+    "idf.json": SPARSE,
+    "query_token_weights.txt": SPARSE,
+    "model_index.json": "is a pipeline of diffusers; it makes images",
+}
+# Files that sentence-transformers writes only together with a modules.json.
+LEFT_OVER = ("config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/config.json")
+
+# What a model is by the ending of its architecture. Other endings are spelled out.
+ENDINGS = {
+    "ForTokenClassification": "a tagger; it labels tokens",
+    "ForQuestionAnswering": "a reader; it finds answers in a text",
+    "ForNextSentencePrediction": "a pair classifier; it scores pairs of texts",
+    "ForMultipleChoice": "a multiple-choice model; it scores answers",
+    "ForConditionalGeneration": "a generative model; it writes text",
+    "WithLMHeadModel": "a language model; it writes text",
+}
+# Masked language models whose tokens must not be averaged: FNet takes no mask, so padding changes
+# every token; MRA needs a kernel of its own; Reformer hashes at random in each pass.
+NO_MEAN = {"fnet", "mra", "reformer"}
+# Plain encoders that transformers has no masked language model of.
+ALSO_PLAIN = {"bert-generation", "splinter", "xlnet"}
+# The encoders of encoder-decoders, saved alone.
+HALVES = {
+    "LongT5EncoderModel", "M2M100Encoder", "MT5EncoderModel", "SwitchTransformersEncoderModel",
+    "T5EncoderModel", "T5GemmaEncoderModel", "UMT5EncoderModel",
+}  # fmt: skip
 
 NO_POOLING = (
-    "is no embedding model: modules.json has no Pooling, so it gives a vector a token, not a text"
+    "is no embedding model: modules.json has no Pooling, so it gives one vector a token, not a text"
 )
-# What config_sentence_transformers.json calls a model, and what it is.
+# The refused values of model_type in config_sentence_transformers.json.
 MODEL_TYPES = {
-    "ColBERT": LATE,
-    "CrossEncoder": RERANKER,
-    "MultiVectorEncoder": LATE,
-    "SparseEncoder": SPARSE,
-}
-# What PyLate writes there, whose older versions named no type.
+    "ColBERT": LATE, "CrossEncoder": RERANKER, "MultiVectorEncoder": LATE, "SparseEncoder": SPARSE,
+}  # fmt: skip
+# Keys of PyLate there; its older versions wrote no model_type.
 OF_PYLATE = ("query_prefix", "document_prefix", "attend_to_expansion_tokens", "skiplist_words")
-# Modules of other families, by a part of their class's path or by its name.
+# Modules of other families, by a part of their class's path, and by the class's name.
 PACKAGES = {
-    "pylate": LATE,
-    "multi_vector_encoder": LATE,
-    "sparse_encoder": SPARSE,
+    "pylate": LATE, "multi_vector_encoder": LATE, "sparse_encoder": SPARSE,
     "cross_encoder": RERANKER,
-}
+}  # fmt: skip
 CLASSES = {"CLIPModel": CLIP, "CSRSparsity": SPARSE, "IDF": SPARSE, "SpladePooling": SPARSE}
-# What a Transformer is for.
+# The refused values of a Transformer's transformer_task.
+CAUSAL = "is a causal reranker; it scores pairs of texts and gives no vector"
 TASKS = {
-    "fill-mask": SPARSE,
-    "retrieval": LATE,
-    "sequence-classification": RERANKER,
-    "text-generation": "is a causal reranker; it scores pairs of texts and gives no vector",
-    "any-to-any": "is a causal reranker; it scores pairs of texts and gives no vector",
-}
+    "fill-mask": SPARSE, "retrieval": LATE, "sequence-classification": RERANKER,
+    "text-generation": CAUSAL, "any-to-any": CAUSAL,
+}  # fmt: skip
 
 INPUT, TOKENS, VECTOR = "text", "token_embeddings", "sentence_embedding"
-# The other modules: what each takes and gives, and the config.json that it cannot do without.
+# The features that the other modules take and give. hub.py lists the files that they need.
 STEPS = {
-    "BoW": (INPUT, VECTOR, "config.json"),
-    "CNN": (TOKENS, TOKENS, "cnn_config.json"),
-    "Dense": (VECTOR, VECTOR, "config.json"),
-    "Dropout": (VECTOR, VECTOR, "config.json"),
-    "LSTM": (TOKENS, TOKENS, "lstm_config.json"),
-    "LayerNorm": (VECTOR, VECTOR, "config.json"),
-    "Normalize": (VECTOR, VECTOR, None),
-    "Pooling": (TOKENS, VECTOR, "config.json"),
-    "StaticEmbedding": (INPUT, VECTOR, None),
-    "WeightedLayerPooling": (TOKENS, TOKENS, "config.json"),
-    "WordEmbeddings": (INPUT, TOKENS, "wordembedding_config.json"),
-    "WordWeights": (TOKENS, TOKENS, "config.json"),
+    "WordEmbeddings": (INPUT, TOKENS),
+    "Pooling": (TOKENS, VECTOR),
+    **dict.fromkeys(("BoW", "StaticEmbedding"), (INPUT, VECTOR)),
+    **dict.fromkeys(("CNN", "LSTM", "WeightedLayerPooling", "WordWeights"), (TOKENS, TOKENS)),
+    **dict.fromkeys(("Dense", "Dropout", "LayerNorm", "Normalize"), (VECTOR, VECTOR)),
 }
-# The names that a Transformer's config had over the years.
+# The names of a Transformer's config in all versions.
 TRANSFORMER_CONFIGS = [
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -73,18 +93,18 @@ TRANSFORMER_CONFIGS = [
 
 
 def identify(folder: Path, name: str) -> tuple[str, ...]:
-    """Return what is assumed of a model, to tell its operator; a whole folder leaves nothing.
+    """Return notes on what is assumed of a model; a complete folder needs no assumption.
 
     Raises ModelUnavailable with one line: what the model is, and what to do instead.
     """
     given = Folder(folder, name)
     _refuse_gguf(given)
-    refuse_adapter(given)
+    given.refuse_adapter()
     _refuse_other_types(given)
     modules = given.value("modules.json")
     if modules is None:
-        return identify_bare(given)
-    says_so(given, given.object("config.json"))
+        return _identify_bare(given)
+    _refuse_named(given, given.object("config.json"))
     features = frozenset({INPUT})
     for kind, path in _modules(given, modules):
         features = _after(given, kind, path, features)
@@ -94,7 +114,6 @@ def identify(folder: Path, name: str) -> tuple[str, ...]:
 
 
 def _refuse_gguf(folder: Folder) -> None:
-    """Raise ModelUnavailable for weights of llama.cpp, a file or a folder of them."""
     named = "gguf" in folder.name.lower() or folder.path.suffix.lower() == ".gguf"
     if folder.path.is_dir():
         others = any(folder.path.rglob("*.safetensors")) or any(folder.path.rglob("*.bin"))
@@ -107,7 +126,6 @@ def _refuse_gguf(folder: Folder) -> None:
 
 
 def _refuse_other_types(folder: Folder) -> None:
-    """Raise ModelUnavailable if the folder itself says that it is no SentenceTransformer."""
     config = folder.object("config_sentence_transformers.json")
     kind = config.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
@@ -119,7 +137,7 @@ def _refuse_other_types(folder: Folder) -> None:
 
 
 def _modules(folder: Folder, given: object) -> Iterator[tuple[str, str]]:
-    """Yield the class and the folder of each module. Raises ModelUnavailable for others."""
+    """Yield the class and the folder of each module."""
     for module in given if isinstance(given, list) and given else [None]:
         module = module if isinstance(module, dict) else {}
         kind, path = module.get("type"), module.get("path")
@@ -136,28 +154,20 @@ def _refuse_outside(folder: Folder, file: str, path: str) -> None:
 
 
 def _after(folder: Folder, kind: str, path: str, has: frozenset[str]) -> frozenset[str]:
-    """Return the features that there are after a module, of those before it.
-
-    Raises ModelUnavailable for a module of another family, of another package or out of place.
-    """
+    """Return the features after a module, from those before it. Refuses one out of place."""
     package, _, name = kind.rpartition(".")
     what = next((PACKAGES[part] for part in package.split(".") if part in PACKAGES), None)
-    what = what or CLASSES.get(name)
-    if what:
+    if what := what or CLASSES.get(name):
         raise folder.refusal(what)
     if not kind.startswith("sentence_transformers."):
-        raise folder.refusal(
-            f"needs code of its repository ({short(kind)}), which this service does not run"
-        )
+        raise folder.needs_code(kind)
     if name == "Transformer":
         return has | {_transformer(folder, path)}
     if name in ("Asym", "Router"):
         return _router(folder, path, has)
     if name not in STEPS:
         raise folder.refusal(f"has a module {short(name)!r}, which this version does not know")
-    takes, gives, file = STEPS[name]
-    if file and not folder.has(file, path):
-        raise folder.refusal(f"is not whole: {short(inside(file, path))} is missing")
+    takes, gives = STEPS[name]
     if name in ("Dense", "Normalize"):
         config = folder.object(inside("config.json", path))
         takes = str(config.get("module_input_name") or takes)
@@ -169,16 +179,16 @@ def _after(folder: Folder, kind: str, path: str, has: frozenset[str]) -> frozens
 
 
 def _transformer(folder: Folder, path: str) -> str:
-    """Return the feature that a Transformer gives. Raises ModelUnavailable if it is no encoder."""
+    """Return the feature that a Transformer gives."""
     own = _own_config(folder, path)
     task = own.get("transformer_task", "feature-extraction")
     if task != "feature-extraction":
         unknown = f"is made for {short(task)}, not for embeddings"
         raise folder.refusal(TASKS.get(str(task), unknown))
-    refuse_quantized(folder, own)
-    config = check_network(folder, path)
+    folder.refuse_quantized(own)
+    config = folder.check_network(path)
     takes = own.get("modality_config")
-    if not isinstance(takes, dict):  # saved when texts were all that a Transformer took
+    if not isinstance(takes, dict):  # saved by a version whose Transformer took texts only
         if pairs_with_images(config):
             raise folder.refusal(CLIP)
         senses = sees_or_hears(config)
@@ -194,9 +204,9 @@ def _transformer(folder: Folder, path: str) -> str:
 
 
 def _own_config(folder: Folder, path: str) -> Json:
-    """Return a Transformer's own config, as sentence-transformers finds it."""
-    files = [inside(file, path) for file in TRANSFORMER_CONFIGS]
-    return next((found for file in files if (found := folder.object(file))), {})
+    """Return a Transformer's own config; sentence-transformers looks for it in the same order."""
+    found = (folder.object(inside(file, path)) for file in TRANSFORMER_CONFIGS)
+    return next(filter(None, found), {})
 
 
 def _takes_text(own: Json) -> bool:
@@ -205,7 +215,7 @@ def _takes_text(own: Json) -> bool:
 
 
 def _router(folder: Folder, path: str, has: frozenset[str]) -> frozenset[str]:
-    """Return the features that every route of a Router gives that a text may take."""
+    """Return the features that all routes of a Router for texts give."""
     file = inside("router_config.json", path)
     config = folder.object(file) or folder.object(inside("config.json", path))
     types, routes = config.get("types"), config.get("structure")
@@ -218,11 +228,156 @@ def _router(folder: Folder, path: str, has: frozenset[str]) -> frozenset[str]:
             _refuse_outside(folder, file, at)
         first, at = steps[0] if steps else ("", "")
         if first.endswith(".Transformer") and not _takes_text(_own_config(folder, at)):
-            continue  # a route of images; texts take another
+            continue  # a route for images; texts take another
         features = has
         for kind, at in steps:
             features = _after(folder, kind, at, features)
         outcomes.append(features)
     if not outcomes:
-        raise folder.refusal("takes no text: every route of its Router is for something else")
+        raise folder.refusal("takes no text: no route of its Router is for texts")
     return frozenset.intersection(*outcomes)
+
+
+def _identify_bare(folder: Folder) -> tuple[str, ...]:
+    """Return notes on a folder without modules.json that holds a plain encoder."""
+    config = folder.object("config.json")
+    _refuse_named(folder, config)
+    if not folder.has("config.json"):
+        raise folder.refusal("holds no model: no config.json")
+    if any(map(folder.has, LEFT_OVER)):
+        raise folder.refusal("is not whole: modules.json is missing; get the whole repository")
+    if config.get("model_type") == "model2vec":
+        raise folder.refusal("is a static model (model2vec) without modules.json")
+    config = folder.check_network("")
+    given = names(config.get("architectures"))
+    architecture = given[0] if given else _base(config["model_type"])
+    _refuse_head(folder, config, architecture)
+    if architecture in HALVES or _is_plain(config, architecture):
+        return (MEAN,)
+    if _predicts_masked(config, architecture):
+        note = MEAN if architecture.endswith("ForPreTraining") else MEAN_OF_HEAD
+        return (note.format(short(architecture)),)
+    raise folder.refusal(_what(config, architecture))
+
+
+def _refuse_named(folder: Folder, config: Json) -> None:
+    """Raise ModelUnavailable for a ColBERT or SPLADE model that is recognisable as such."""
+    for file, what in FILES.items():
+        if folder.has(file):
+            raise folder.refusal(what)
+    for word in names(config.get("architectures")):
+        if re.search("colbert|lateinteraction|ForRetrieval$", word, re.IGNORECASE):
+            raise folder.refusal(LATE)
+        if re.search("splade|sparseenc|neuralsparse", word, re.IGNORECASE):
+            raise folder.refusal(SPARSE)
+    if folder.has("modules.json"):
+        return  # modules.json decides; the model's name is only a hint
+    name = folder.name.rstrip("/").rsplit("/")[-1].lower()
+    if "colbert" in name:
+        raise folder.refusal(LATE)
+    if re.search(r"splade|neural-sparse|sparse-enco", name):
+        raise folder.refusal(SPARSE)
+
+
+def _refuse_head(folder: Folder, config: Json, architecture: str) -> None:
+    own = config.get("sentence_transformers")
+    scores = "sbert_ce_default_activation_function" in config
+    scores = scores or (isinstance(own, dict) and "activation_fn" in own)
+    if scores or architecture.endswith("ForSequenceClassification"):
+        labels = config.get("id2label")
+        count = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
+        one = scores or count == 1 or "rerank" in folder.name.lower()
+        classes = f"is a classifier ({short(architecture)}); it gives classes of texts"
+        raise folder.refusal(RERANKER if one else classes)
+    if pairs_with_images(config):
+        raise folder.refusal(CLIP)
+    if senses := sees_or_hears(config):
+        raise folder.refusal(
+            f"is a model of {senses} ({short(architecture)}) without modules.json; "
+            "this service takes text models only"
+        )
+    writes = architecture.endswith(("ForCausalLM", "LMHeadModel"))
+    if writes and not _predicts_masked(config, architecture):
+        templates = ("chat_template.jinja", "chat_template.json", "additional_chat_templates")
+        chats = folder.object("tokenizer_config.json").get("chat_template")
+        chats = chats or any(map(folder.has, templates))
+        what = "a chat model" if chats else "a language model"
+        if "rerank" in folder.name.lower():
+            what = "a causal reranker"
+        raise folder.refusal(
+            f"is {what} ({short(architecture)}); an embedding model made of one has a modules.json"
+        )
+
+
+def _is_plain(config: Json, architecture: str) -> bool:
+    """Return whether a class is an encoder of text alone, whose tokens all see each other."""
+    kind = config["model_type"]
+    if architecture != _base(kind) or config.get("is_encoder_decoder") or _is_causal(config):
+        return False
+    if _is_encoder(kind):
+        return True
+    both_ways = config.get("use_bidirectional_attention")
+    seen = config.get("is_causal") is False or both_ways is True or both_ways == "all"
+    return seen and _only_writes(kind)
+
+
+def _predicts_masked(config: Json, architecture: str) -> bool:
+    """Return whether a class is a plain encoder with its masked-language-model head."""
+    from transformers.models.auto import modeling_auto as auto
+
+    kind = config["model_type"]
+    heads = {
+        auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind),
+        auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES.get(kind),
+        f"{_base(kind).removesuffix('Model')}ForMaskedLM",
+    }
+    return architecture in heads and _is_encoder(kind) and not _is_causal(config)
+
+
+def _is_encoder(kind: str) -> bool:
+    from transformers.models.auto import modeling_auto as auto
+
+    more = {  # they take tables or layouts too, or are half of an encoder-decoder
+        *auto.MODEL_FOR_TABLE_QUESTION_ANSWERING_MAPPING_NAMES,
+        *auto.MODEL_FOR_DOCUMENT_QUESTION_ANSWERING_MAPPING_NAMES,
+        *auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    }
+    fills = kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES and kind not in more | NO_MEAN
+    return fills or kind in ALSO_PLAIN
+
+
+def _only_writes(kind: str) -> bool:
+    from transformers.models.auto import modeling_auto as auto
+
+    writes = kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return writes and kind not in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _is_causal(config: Json) -> bool:
+    uni = config.get("attn_type") == "uni"  # XLNet's word; the others are BERT's and XLM's
+    return uni or any(config.get(key) is True for key in ("is_decoder", "causal"))
+
+
+def _base(kind: str) -> str:
+    """Return the class that transformers loads for a model type, without a head."""
+    from transformers.models.auto import modeling_auto as auto
+
+    found: Any = auto.MODEL_MAPPING_NAMES.get(kind, f"{kind} model")
+    return found if isinstance(found, str) else str(next(iter(found)))
+
+
+def _what(config: Json, architecture: str) -> str:
+    """Return what an architecture is that no rule accepts."""
+    for ending, what in ENDINGS.items():
+        if architecture.endswith(ending):
+            noun, does = what.split("; ")
+            return f"is {noun} ({short(architecture)}); {does}"
+    if task := re.search(r"For([A-Z]\w+)$", architecture):
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", task[1])
+        return f"is a model for {short(words)} ({short(architecture)}), not an embedding model"
+    what, kind = "no plain encoder", config["model_type"]
+    if config.get("is_encoder_decoder"):
+        what = "an encoder-decoder"
+    elif architecture == _base(kind) and (_is_causal(config) or _only_writes(kind)):
+        what = "a decoder"
+    return f"is {what} ({short(architecture)}) without modules.json: its pooling is not known"

@@ -1,8 +1,8 @@
-"""A BERT-like encoder's layers by torch and oneDNN, on the rows of a pass without padding.
+"""A BERT-like encoder's layers in torch and oneDNN, on the rows of a pass without padding.
 
-Texts of one length stand together for attention; the other nine tenths of the work see one dense
-matrix, multiplied by oneDNN with weights in its own layout. Each call runs on the cores that its
-thread is set to use; several may at once and share nothing that changes.
+Attention takes texts of one length together; the other nine tenths of the work are products of one
+dense matrix, by oneDNN with weights in its own layout. A call uses the cores that its thread is set
+to; several calls at once share no state that changes.
 """
 
 import functools
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# oneDNN keeps a kernel for each number of rows it has seen: 400 MB after some thousand passes of
-# any size, none with sizes rounded up (2 cores, AMX, torch 2.13, 2026-11). Attention of every width
-# from 3 to 256 adds little: 702 MB after 160 passes, 715 after 700 (2 cores, AVX512-BF16, 2026-11).
+# oneDNN keeps a kernel for each number of rows: 400 MB after some thousand passes of any size, none
+# with sizes rounded up (2 cores, AMX, torch 2.13, 2026-11). Attention of every width from 3 to 256
+# adds little: 702 MB after 160 passes, 715 after 700 (2 cores, AVX512-BF16, 2026-11).
 ROWS_STEP = 32
 FEW_ROWS, FEW_ROWS_STEP = 64, 8
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where texts of one length lie in a pass, the longest first."""
+    """The place of texts of one length in a pass. Slots go from the longest to the shortest."""
 
     start: int
     shape: tuple[int, int]  # texts, tokens of each
@@ -27,7 +27,7 @@ class Slot:
 
 @functools.cache
 def cores() -> int:
-    """Return how many cores this process may use; asked first before any thread takes fewer."""
+    """Return how many cores this process may use. The first call precedes any change of it."""
     import torch
 
     return int(torch.get_num_threads())
@@ -37,7 +37,7 @@ class TorchLayers:
     """The layers of a Hugging Face model, copied. Safe to call from several threads at once."""
 
     name = "packed"
-    shared = True  # a pass is cut into shares, one a core
+    shared = True  # a pass is divided between the cores
 
     def __init__(self, layers: Sequence[Any], heads: int, dtype: Any) -> None:
         self._layers = [_Layer(layer, heads, dtype) for layer in layers]
@@ -49,7 +49,7 @@ class TorchLayers:
         return -(-used // step) * step
 
     def __call__(self, states: Any, slots: Sequence[Slot], used: int) -> Any:
-        """Return the last layer's states, (rows, d) as those given. Within `inference_mode`."""
+        """Return the last layer's states, (rows, d). Call within `torch.inference_mode`."""
         for layer in self._layers:
             states = layer(states, slots, used)
         return states
@@ -65,14 +65,14 @@ class Norm:
         self._eps = norm.eps
 
     def __call__(self, x: Any) -> Any:
-        """Return the rows of `x` normed."""
+        """Return the normalised rows of `x`."""
         from torch.nn import functional
 
         return functional.layer_norm(x, self._weight.shape, self._weight, self._bias, self._eps)
 
 
 class _Linear:
-    """One or several linear layers of one input, as one matrix in oneDNN's own layout."""
+    """One or several linear layers of the same input, as one matrix in oneDNN's layout."""
 
     def __init__(self, parts: Sequence[Any], dtype: Any) -> None:
         import torch
@@ -90,7 +90,7 @@ class _Linear:
 
 
 class _Layer:
-    """One transformer layer: attention per group, everything else on all rows at once."""
+    """One transformer layer: attention for each slot, everything else on all rows at once."""
 
     def __init__(self, layer: Any, heads: int, dtype: Any) -> None:
         import torch
@@ -114,7 +114,7 @@ class _Layer:
         qkv = self._qkv(x)
         context = [self._attend(qkv, slot) for slot in slots]
         if used < len(x):
-            context.append(x[used:])  # rows of padding: any number will do
+            context.append(x[used:])  # padding rows, of any value
         mixed = context[0] if len(context) == 1 else torch.cat(context)
         x = self._norm(self._out.added(mixed, x))
         return self._last_norm(self._down.added(self._activate(self._up(x)), x))

@@ -1,28 +1,31 @@
-"""Loads a sentence-transformers folder onto a device, and says what is known of it.
+"""Loads a sentence-transformers folder onto a device, and describes the loaded model.
 
-Owns everything that is the same for every kind of local model: where it comes from, which device
-and dtype it gets, and its facts. How inputs go through it is `local.py`'s, `static.py`'s and
-`fallback.py`'s.
+Everything that all local models share: the source, the device and dtype, the checks of the
+checkpoint, and the facts. `local.py`, `static.py` and `fallback.py` run the model.
 """
 
-import functools
 import hashlib
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from config import ModelSettings, ModelSpec
 from embedders import kinds, weights
 from embedders.base import Facts
-from embedders.checkpoint import read
-from embedders.device import OneThread, choose_device, choose_dtype, room_for
+from embedders.device import choose_device, choose_dtype, described, room_for, thread
+from embedders.folder import network_config
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
 T = TypeVar("T")
+# The last parts of names of buffers that older versions of transformers stored with the weights.
+BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "attn.bias")
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,18 @@ class LoadedModel:
 
     @property
     def pooling(self) -> Any:
-        """The module that makes one vector of the tokens', or None."""
+        """The module that pools the tokens' vectors into one, or None."""
         return next((m for m in self.modules if hasattr(m, "include_prompt")), None)
 
     @property
-    def wanted_tokens(self) -> int | None:
-        """The length limit that the configuration asks for."""
-        return self.spec.max_seq_length or self.settings.max_seq_length
+    def backend(self) -> str:
+        """The backend that the configuration asks for."""
+        return self.spec.backend or self.settings.backend
 
     def heads(self) -> list[Any]:
         """Return the modules after the first in float32.
 
-        The library casts them to the network's dtype; in half precision they are read again.
+        The library casts them to the network's dtype; in half precision they are loaded again.
         """
         import torch
 
@@ -59,53 +62,43 @@ class LoadedModel:
         if all(p.dtype == torch.float32 for module in heads for p in module.parameters()):
             return heads
         folder = self.source.folder
-        paths = [row["path"] for row in json.loads(_text(folder / "modules.json"))]
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         for place, module in enumerate(heads):
             if any(True for _ in module.parameters()):
-                path = paths[place + 1]
+                path = modules[place + 1]["path"]
                 again = type(module).load(str(folder), subfolder=path, local_files_only=True)
                 heads[place] = again.to(self.device, torch.float32).eval()
         return heads
 
     def exactly(self, *notes: str) -> "LoadedModel":
-        """Load the same model once more, in float32. `notes` say why, to its operator."""
+        """Return the same model loaded again in float32. `notes` give the operator the reason."""
         import torch
 
-        modules, _ = read(self.source.folder, self.device, torch.float32, self.spec.model_name)
-        _settle(modules, self.spec)
+        modules, _ = _read(self.source.folder, self.device, torch.float32, self.spec.model_name)
+        _configure(modules, self.spec)
         for ours, copy in zip(self.modules.modules(), modules.modules(), strict=False):
             if type(ours) is type(copy) and hasattr(ours, "processing_kwargs"):
-                # Each network's own: a Router's setter would give every route the longest.
+                # Each network keeps its own: a Router's setter would give all the longest limit.
                 copy.max_seq_length = ours.max_seq_length
                 copy.query_length, copy.document_length = ours.query_length, ours.document_length
                 copy.processing_kwargs = ours.processing_kwargs
-        return LoadedModel(
-            modules, self.normalizes, self.spec, self.settings, self.source, self.device,
-            torch.float32, (*self.notes, *notes),
-        )  # fmt: skip
+        return replace(self, modules=modules, dtype=torch.float32, notes=(*self.notes, *notes))
 
     def facts(
         self, max_tokens: int | None, vocabulary: int | None, backend: str, *notes: str
     ) -> Facts:
-        """Describe the model. `backend` is what runs its passes, `notes` what is to be told."""
-        spec, model = self.spec, self.modules
-        pooling = getattr(self.pooling, "pooling_mode", None)
-        dtype = str(self.dtype).removeprefix("torch.")
+        """Return the model's facts. `backend` is what runs its passes."""
+        model, pooling = self.modules, getattr(self.pooling, "pooling_mode", None)
         return Facts(
             dimension=int(model.get_embedding_dimension()),
             max_tokens=max_tokens,
-            device=str(self.device),
-            dtype=dtype,
-            backend=backend,
-            fingerprint=self.fingerprint(max_tokens),
-            revision=spec.revision,
-            pooling=str(pooling) if pooling else None,
-            vocabulary=vocabulary,
+            device=str(self.device), dtype=str(self.dtype).removeprefix("torch."), backend=backend,
+            fingerprint=self.fingerprint(max_tokens), revision=self.spec.revision,
+            pooling=str(pooling) if pooling else None, vocabulary=vocabulary,
             normalizes=self.normalizes,
-            prompts=dict(model.prompts),
-            default_prompt_name=model.default_prompt_name,
+            prompts=dict(model.prompts), default_prompt_name=model.default_prompt_name,
             notes=(*self.notes, *notes),
-        )
+        )  # fmt: skip
 
     def fingerprint(self, max_tokens: int | None) -> str:
         """Return 16 hex digits that differ whenever vectors of equal texts may differ."""
@@ -120,79 +113,59 @@ class LoadedModel:
 
 
 def load(spec: ModelSpec, settings: ModelSettings) -> LoadedModel:
-    """Find, check and load a model. Raises ModelUnavailable with a reason to act on."""
+    """Return a model that was found, checked and loaded. Raises ModelUnavailable."""
+    import torch
+
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     name, cache = spec.model_name, settings.model_cache_dir
     pickled = settings.allow_pickled_weights
-    if "gguf" in name.lower():  # a file, or a repository of them: nothing to download
+    if "gguf" in name.lower():  # refused by its name, before anything is downloaded
         kinds.identify(Path(name), name)
     folder = weights.find(name, spec.revision, cache, token, allow_pickled=pickled)
     notes = kinds.identify(folder, name)
     source = weights.check(folder, name, cache, allow_pickled=pickled)
-    kind, wanted = model_type(source.folder), spec.dtype or settings.dtype
-    on_gpu = choose_dtype(wanted, _gpu(), kind) if _gpu() else None
+    kind = str(network_config(source.folder).get("model_type", ""))
+    wanted = spec.dtype or settings.dtype
+    gpu = torch.device("cuda") if torch.cuda.is_available() else None  # the one that `auto` takes
+    on_gpu = choose_dtype(wanted, gpu, kind) if gpu else None
     device = choose_device(spec.device or settings.device, room_for(source.folder, on_gpu))
     dtype = choose_dtype(wanted, device, kind)
-    modules, unread = apart(lambda: read(source.folder, device, dtype, name))
-    normalizes = _settle(modules, spec)
+    modules, unread = apart(lambda: _read(source.folder, device, dtype, name))
+    normalizes = _configure(modules, spec)
     notes += source.notes
     if unread:
-        notes += (f"its file has {len(unread)} weights that the network does not read, {unread[0]} "
-                  "among them: it may need code that this service does not run",)  # fmt: skip
+        notes += (f"its file has {len(unread)} weights that the network does not read, such as "
+                  f"{unread[0]}: it may need code that this service does not run",)  # fmt: skip
     if modules.transformers_model is not None and "big_bird" in kind:
-        notes += ("it attends in full, as the library does after the first short text",)
+        notes += ("it uses full attention, as the library does after the first short text",)
     for note in notes:
         log.warning("%s: %s", spec.id, note)
     if modules.transformers_model is None and modules.dtype is not None:
-        dtype = modules.dtype  # a table of static embeddings is run as it is stored
+        dtype = modules.dtype  # a table of static embeddings runs in its stored dtype
     return LoadedModel(modules, normalizes, spec, settings, source, device, dtype, notes)
 
 
 def apart(work: Callable[[], T]) -> T:
-    """Do a part of a model's loading in the one thread that there is for it; return the result.
+    """Return what `work` returns, run in the one thread that loads models.
 
-    torch keeps memory, and threads beside it, for each thread that ever computed. A service whose
-    model was exchanged 20 times under 32 clients grew by 45 MB while each load had the thread of
-    its request and each model threads of its own for passes, and by 30 since (2 cores, 2026-11-26).
+    The libraries' imports and loaders do not bear two at once, and torch keeps memory for each
+    thread that ever computed: a service whose model was exchanged 20 times under 32 clients grew by
+    45 MB with a thread for each load and for each model's passes, and by 30 so (2 cores).
     """
-    return _loader().run(work)
+    return thread("load").run(work)
 
 
-@functools.cache
-def _loader() -> OneThread:
-    return OneThread("load")  # the libraries' imports and loaders are not made for two
+def _configure(model: Any, spec: ModelSpec) -> bool:
+    """Apply the configuration to the library's model; return whether it normalizes.
 
-
-def _gpu() -> Any:
-    """Return the device of the GPU that `auto` would take, or None."""
-    import torch
-
-    return torch.device("cuda") if torch.cuda.is_available() else None
-
-
-def model_type(folder: Path) -> str:
-    """Return the architecture that config.json names (such as "bert"), or an empty string."""
-    for path in (folder / "config.json", *sorted(folder.glob("0_*/config.json"))):
-        if path.is_file():
-            return str(json.loads(_text(path)).get("model_type", ""))
-    return ""
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def _settle(model: Any, spec: ModelSpec) -> bool:
-    """Give the library's model what the configuration says, and tell whether it normalizes.
-
-    A Normalize at the end is taken off, as the engine does that: a request may ask for the vector
-    before it. Raises ModelUnavailable for what the model cannot have.
+    A Normalize at the end is removed: the engine normalizes, and a request may ask for the vector
+    before it. Raises ModelUnavailable for settings that the model cannot have.
     """
     model.prompts = {**model.prompts, **spec.prompts}
     default = spec.default_prompt_name or model.default_prompt_name
     if default is not None and default not in model.prompts:
         known = ", ".join(sorted(model.prompts))
-        raise ModelUnavailable(f"default_prompt_name {default!r} is none of: {known}")
+        raise ModelUnavailable(f"default_prompt_name {default!r} is unknown; known: {known}")
     model.default_prompt_name = default
     width = int(model.get_embedding_dimension())
     if spec.dimensions is not None:
@@ -204,3 +177,107 @@ def _settle(model: Any, spec: ModelSpec) -> bool:
     if normalizes:
         model._modules.popitem()  # `del model[-1]` would rename the others
     return normalizes
+
+
+def _read(folder: Path, device: Any, dtype: Any, name: str) -> tuple[Any, list[str]]:
+    """Return the `SentenceTransformer` in `dtype`, and the weights that its network does not read.
+
+    transformers casts the parameters, and keeps in float32 what the architecture requires, buffers
+    such as rotary frequencies included; a cast afterwards would round those too.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from sentence_transformers import SentenceTransformer
+
+    started = time.monotonic()
+    try:
+        with _reported() as (missing, unread), _read_not_mapped(_casts(folder, dtype)):
+            model = SentenceTransformer(
+                str(folder), device=str(device), local_files_only=True, trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, "dtype": dtype},
+            )  # fmt: skip
+    except Exception as exc:
+        raise ModelUnavailable(f"{name!r} cannot be loaded: {described(exc)}") from exc
+    pooled = any(_reads_pooler(module) for module in model.modules())
+    missing = [key for key in missing if pooled or "pooler." not in key]
+    if missing:
+        files = ", ".join(sorted(file.name for file in folder.rglob("*.safetensors")))
+        raise ModelUnavailable(
+            f"{name!r} is not whole: {files} lacks {len(missing)} weights, such as {missing[0]}"
+        )
+    log.info("loaded %s on %s in %.1f s", name, device, time.monotonic() - started)
+    return model.eval(), unread
+
+
+@contextmanager
+def _reported() -> Iterator[tuple[list[str], list[str]]]:
+    """Collect the names of weights that networks lack, and of those that they do not read.
+
+    transformers fills missing weights at random, and sentence-transformers does not pass on its
+    `output_loading_info`. Unread weights count if they belong to a part that the network has: heads
+    for other tasks, and buffers that older versions stored, do not.
+    """
+    from transformers import PreTrainedModel
+
+    missing: list[str] = []
+    unread: list[str] = []
+    method = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = kwargs.pop("output_loading_info", False)
+        model, info = method.__func__(cls, *args, **kwargs, output_loading_info=True)
+        missing.extend(sorted(info["missing_keys"]))
+        parts = {name for name, _ in model.named_modules() if name}
+        for key in sorted(info["unexpected_keys"]):
+            inner = key.removeprefix(f"{model.base_model_prefix}.")
+            inside = any(inner.startswith(f"{part}.") for part in parts)
+            if inside and not inner.endswith(BUFFERS):
+                unread.append(inner)
+        return (model, info) if asked else model
+
+    PreTrainedModel.from_pretrained = classmethod(from_pretrained)
+    try:
+        yield missing, unread
+    finally:
+        PreTrainedModel.from_pretrained = method
+
+
+def _reads_pooler(module: Any) -> bool:
+    """Return whether a module's output is the network's pooler, which many files lack."""
+    read = getattr(module, "modality_config", {}).get("text", {}).get("method_output_name", "")
+    return "pooler_output" in (read if isinstance(read, list | tuple) else [read])
+
+
+def _casts(folder: Path, dtype: Any) -> bool:
+    """Return whether weights are stored in another dtype than they run in."""
+    from safetensors import safe_open
+
+    kinds = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+    wanted = kinds[str(dtype).removeprefix("torch.")]
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "numpy") as opened:
+            first = next(iter(opened.keys()), None)
+            if first is not None and opened.get_slice(first).get_dtype() != wanted:
+                return True
+    return False
+
+
+@contextmanager
+def _read_not_mapped(wanted: bool) -> Iterator[None]:
+    """Make transformers read weights that it casts, instead of mapping their files into memory.
+
+    A mapped file stays in memory until its last tensor is cast: a load in bfloat16 took 3.0 times
+    its weights at most, and takes 2.2 (bench/memory.py). Weights that run as they are stored are
+    mapped, so that workers share them.
+    """
+    from transformers import modeling_utils
+
+    opened = modeling_utils.safe_open
+
+    def opens(*args: Any, **kwargs: Any) -> Any:
+        return opened(*args, **{**kwargs, "backend": "pread"})
+
+    modeling_utils.safe_open = opens if wanted else opened
+    try:
+        yield
+    finally:
+        modeling_utils.safe_open = opened

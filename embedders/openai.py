@@ -1,4 +1,4 @@
-"""OpenAI's embeddings API: at OpenAI, at Azure, or at any server that speaks it (this one too)."""
+"""OpenAI's embeddings API: OpenAI, Azure, and every server with the same API, this one included."""
 
 import base64
 from collections.abc import Mapping
@@ -26,30 +26,30 @@ class OpenAIEmbedder(RemoteEmbedder):
     }
 
     def ask(self, send: Send, inputs: list[Payload], variant: str) -> Part:
-        """Ask for base64, which is a third of the bytes; a server that gives floats is fine."""
+        """Ask for base64, a third of the bytes of JSON. A reply with floats is read too."""
         url, headers = f"{self.base}/embeddings", self.authorization()
         if self.spec.api_version:
             url += f"?api-version={self.spec.api_version}"
             if "Authorization" in headers:
                 headers = {"api-key": headers["Authorization"].removeprefix("Bearer ")}
-        reply, told = send(url, headers, self.body(inputs))
-        self.prove(told)
+        reply, reply_headers = send(url, headers, self.body(inputs))
+        self.check_headers(reply_headers)
         data = sorted(reply["data"], key=lambda row: row["index"])
         if [row["index"] for row in data] != list(range(len(inputs))):
-            raise ValueError("not one row an input")
+            raise ValueError("not one row for each input")
         usage = reply.get("usage") or {}
         return Part([_row(row["embedding"]) for row in data], usage.get("prompt_tokens"))
 
     def body(self, inputs: list[Payload]) -> dict[str, Any]:
-        """Return what is sent."""
+        """Return the JSON body of a request."""
         body: dict[str, Any] = {"model": self.spec.model_name, "input": inputs}
         body["encoding_format"] = "base64"
         if self.spec.dimensions:
             body["dimensions"] = self.spec.dimensions
         return body
 
-    def prove(self, headers: Mapping[str, str]) -> None:
-        """Raise ProviderError if a reply's headers tell of another space; most tell none."""
+    def check_headers(self, headers: Mapping[str, str]) -> None:
+        """Raise ProviderError if the headers name another embedding space. OpenAI names none."""
 
 
 def _row(value: Any) -> Vectors:

@@ -1,49 +1,113 @@
-"""Holds a way of running a model to what the library itself makes of the same texts.
+"""Compares a backend's results with the library's own, for the same texts.
 
-Compared are the token ids of inputs that tokenizers stumble over, then vectors of texts from one
-token to over a thousand, alone and in one pass, for each prompt and side of a retrieval. Cosines
-are taken as they are and from the vectors' mean: small and untrained models give all texts nearly
-one direction, in which any two ways look alike.
+First the token ids of inputs that are hard for tokenizers, then the vectors of texts from one token
+to over a thousand, alone and in one pass, for each prompt and side of a retrieval. Cosines are
+taken of the vectors and of their differences from the mean: small and untrained models give all
+texts nearly one direction, in which any two backends look equal.
 """
 
 import functools
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
 from embedders.base import Embedder, Prompt, Task, Vectors
-from embedders.reference import Reference
 from errors import Invalid
 
-# The least cosine to the library in the same dtype. In half precision two right ways differ by
-# rounding, and by what the library itself differs from text alone to text in a batch.
+# The least cosine to the library in the same dtype. In half precision two correct backends
+# differ by rounding, as the library itself does between a text alone and in a batch.
 EQUAL_FULL, EQUAL_HALF = 0.99999, 0.9995
-OWN_SPREAD = 4.0  # times the library's own difference that a half precision way may have
-FARTHEST = 0.995  # whatever the library's own difference is
+OWN_SPREAD = 4.0  # times the library's own difference, allowed in half precision
+FARTHEST = 0.995  # the least cosine, whatever the library's own difference is
 TEXT = (
     "the model reads 42 words of a text and gives one vector; naïve café, vector spaces (a, b) and "
     "queries: what is near? Ein Satz auf Deutsch, текст по-русски, 向量数据库 の 検索, مثال, हिन्दी "
     "🙂 error_code=0x7f https://example.org/a?b=c don't re-use; it's over-fitted -3.14 TOTAL"
 )
 WORDS = TEXT.split()
-LENGTHS = (1, 5, 20, 60, 200, 1040)  # tokens, about; those that a model reads
-MOST_TOKENS_CUT = 40_000  # a limit beyond is not tried with a longer text
-BATCH = 4  # of these texts are in the library's batch, which is padded to its longest
+LENGTHS = (1, 5, 20, 60, 200, 1040)  # tokens, about, up to the model's limit
+MOST_TOKENS_CUT = 40_000  # a higher limit is not tried with a longer text
+BATCH = 4  # texts in the library's batch, which is padded to the longest
 FEW = 3
-SPECIAL_TRIED = 40  # of a tokenizer's special tokens; some have hundreds that are alike
+SPECIAL_TRIED = 40  # of a tokenizer's special tokens; some have hundreds of one kind
 STRANGE = (
     "", " ", "two  spaces\n\tand a tab ", "[CLS] [SEP] [MASK] [PAD] [UNK]", "<s> </s> <pad> <mask>",
     "<|endoftext|> <|im_start|>user", "e\u0301 \u200b\ufeff \u00ad", "x" * 300, "\x00\x1f\x7f",
 )  # fmt: skip
 
 
+class Reference:
+    """A `SentenceTransformer`, called as its users call it, by one thread at a time."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        for module in model.modules():
+            warned = getattr(getattr(module, "tokenizer", None), "deprecation_warnings", None)
+            if isinstance(warned, dict):  # no warning when the tokens that are cut off are counted
+                warned["sequence-length-is-longer-than-the-specified-maximum"] = True
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the first module that has one."""
+        found = (getattr(module, "tokenizer", None) for module in self.model.modules())
+        return next((each for each in found if each is not None), None)
+
+    @property
+    def routes(self) -> bool:
+        """Whether the side of a retrieval chooses the network."""
+        return any(hasattr(module, "route_mappings") for module in self.model)
+
+    def encode(self, texts: Sequence[str], prompt: Prompt, at_once: int = 32) -> Vectors:
+        """Return (n, d) float32 as `encode`, `encode_query` or `encode_document` give them."""
+        vectors = self.model.encode(
+            list(texts), prompt=prompt.text, batch_size=at_once, show_progress_bar=False,
+            **_task(prompt),
+        )  # fmt: skip
+        return np.ascontiguousarray(vectors, np.float32)
+
+    def ids(self, text: str, prompt: Prompt) -> list[int] | None:
+        """Return the token ids that the network reads, or None if it reads something else."""
+        features = self._features([text], prompt)
+        if "input_ids" in features and "attention_mask" in features:
+            ids: list[int] = features["input_ids"][0][features["attention_mask"][0].bool()].tolist()
+            return ids
+        bags = _bags(features)
+        return None if bags is None else bags[0]
+
+    def counts(self, texts: Sequence[str], prompt: Prompt, truncation: bool = True) -> list[int]:
+        """Return how many tokens of each text are read, or would be without truncation."""
+        if truncation:
+            return _counts(self._features(texts, prompt), texts)
+        words: Any = getattr(next(iter(self.model)), "tokenizer", None)
+        if hasattr(words, "tokenize") and not hasattr(words, "backend_tokenizer"):  # a word average
+            return [len(words.tokenize(prompt.text + text)) for text in texts]
+        uncut = {"processing_kwargs": {"text": {"truncation": False, "max_length": None}}}
+        alone = [_counts(self._features([text], prompt, **uncut), [text]) for text in texts]
+        return [count for counts in alone for count in counts]  # together they would be padded
+
+    def reads_nothing(self, prompt: Prompt) -> bool:
+        """Return whether a text without a token has a vector, as in a word average or a table.
+
+        A transformer has no result for it.
+        """
+        features = self._features([" "], prompt)
+        return "attention_mask" not in features or "sentence_lengths" in features
+
+    def _features(self, texts: Sequence[str], prompt: Prompt, **options: Any) -> Any:
+        return self.model.preprocess(
+            list(texts), prompt=prompt.text or None, **_task(prompt), **options
+        )
+
+
 class Proof:
-    """The library's answers for one model, found once and compared with every way."""
+    """The library's results for one model, computed once and compared with every backend."""
 
     def __init__(self, reference: Reference, limit: int, half: bool) -> None:
-        """Take a model whose inputs are cut at `limit` tokens; `half` says it is not in float32."""
+        """Take a model whose inputs are cut at `limit` tokens; `half` means half precision."""
         self._reference, self._half = reference, half
+        self._least = EQUAL_HALF if half else EQUAL_FULL
         self._words = 200 / max(1, reference.counts([words_of(200)], Prompt(), truncation=False)[0])
         lengths = [n for n in LENGTHS if n <= limit]
         if limit < LENGTHS[-1]:
@@ -59,22 +123,20 @@ class Proof:
 
     @functools.cached_property
     def leaks(self) -> bool:
-        """Whether the library gives a text another vector beside longer ones than alone.
+        """Whether the library gives a text another vector in a batch with longer ones than alone.
 
-        Padding reaches the tokens of some networks (ConvBERT, MobileBERT, FNet). Right is the
-        vector of the text alone; passes of texts of one length give it.
+        Padding changes the tokens of some networks (ConvBERT, MobileBERT, FNet). The vector of the
+        text alone is right; passes of texts of one length give it.
         """
-        tasks: list[Task | None] = [None]
-        if self._reference.routes:
-            tasks += ["query", "document"]
+        tasks: tuple[Task, ...] = ("query", "document") if self._reference.routes else ()
         worst = 1.0
-        for task in tasks:
-            alone, beside = self._answer(Prompt(task=task), self._texts[:BATCH])
-            worst = min(worst, float(cosines(alone, beside).min()))
-        return not worst >= (EQUAL_HALF if self._half else EQUAL_FULL)
+        for task in (None, *tasks):
+            alone, batch = self._answer(Prompt(task=task), self._texts[:BATCH])
+            worst = min(worst, float(cosines(alone, batch).min()))
+        return not worst >= self._least
 
     def difference(self, embedder: Embedder) -> str | None:
-        """Return how an embedder's result differs from the library's, or None if it does not."""
+        """Return how an embedder's results differ from the library's, or None if they do not."""
         prompts = _prompts(embedder)
         for prompt in prompts:
             if difference := self._ids_differ(embedder, prompt):
@@ -93,7 +155,7 @@ class Proof:
                 return "the library reads more than token ids"
             try:
                 (item,) = embedder.prepare([text], prompt, "auto")
-            except Invalid:  # nothing to read; the library has no result for it either
+            except Invalid:  # without a token; the library has no result for it either
                 if ids:
                     return f"the library reads {len(ids)} tokens of {text[:20]!r}"
                 continue
@@ -111,16 +173,14 @@ class Proof:
         ours_alone = np.concatenate([embedder.encode([item]).vectors for item in items])
         ours_batch = embedder.encode(items).vectors
         middle = batch.mean(axis=0)
-        least = EQUAL_HALF if self._half else EQUAL_FULL
         shifts = [(np.zeros_like(middle), ""), (middle, " from the mean")]
-        # Few texts have little of their own beside their mean, which rounding changes most.
+        # A few texts differ little from their mean, and rounding changes that difference most.
         for shift, centred in shifts if len(texts) > FEW or not self._half else shifts[:1]:
             spread = float((1 - cosines(alone - shift, batch - shift)).max())
-            allowed = min(least, max(FARTHEST, 1 - OWN_SPREAD * spread))
-            pairs = ((ours_alone, alone, "alone"), (ours_batch, batch, "in a pass"))
-            for ours, theirs, how in pairs:
+            allowed = min(self._least, max(FARTHEST, 1 - OWN_SPREAD * spread))
+            for ours, theirs, how in (ours_alone, alone, "alone"), (ours_batch, batch, "in a pass"):
                 found = np.nan_to_num(cosines(ours - shift, theirs - shift), nan=-1.0)
-                if centred:  # texts that are all cut to one prompt have nothing beside their mean
+                if centred:  # texts that are all cut to one prompt do not differ from their mean
                     own = np.linalg.norm(theirs - shift, axis=1) / np.linalg.norm(theirs, axis=1)
                     found = np.where(own < 1e-5, 1.0, found)
                 if (found < allowed).any():
@@ -132,7 +192,7 @@ class Proof:
         return None
 
     def _answer(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Vectors, Vectors]:
-        """Return the library's vectors of texts alone, and of the first ones in one batch."""
+        """Return the library's vectors of texts alone, and with the first `BATCH` in a batch."""
         alone = np.concatenate([self._encoded((text,), prompt) for text in texts])
         batch = self._encoded(tuple(texts[:BATCH]), prompt)
         return alone, np.concatenate([batch, alone[BATCH:]])
@@ -145,7 +205,7 @@ class Proof:
 
 
 def words_of(count: int) -> str:
-    """Return a text of so many words, the same each time."""
+    """Return a text of so many words, always the same."""
     rows = (WORDS[(7 * i + i // len(WORDS)) % len(WORDS)] for i in range(count))
     return " ".join(rows) if count > 1 else "a"
 
@@ -160,12 +220,12 @@ def cosines(a: Vectors, b: Vectors) -> Vectors:
 
 
 def _prompts(embedder: Embedder) -> list[Prompt]:
-    """Return every prompt that a request can choose, the default first, each once."""
+    """Return every prompt that a request can choose once, the default first."""
     facts = embedder.facts
     named = (embedder.prompt(name, None) for name in facts.prompts)
     roles = (embedder.prompt(None, None, role) for role in ("query", "document"))
     plain = [embedder.prompt(None, None), Prompt()]
-    if not embedder.portable:  # a prompt's tokens are left out of the mean: any prompt's
+    if not embedder.portable:  # the tokens of any prompt are left out of the mean
         plain += [Prompt(" "), Prompt("In other words: "), Prompt("again and " * 500)]
     chosen = {(p.text, p.task): p for p in reversed([*plain, *chain(roles, named)])}
     return list(reversed(chosen.values()))
@@ -173,3 +233,24 @@ def _prompts(embedder: Embedder) -> list[Prompt]:
 
 def _named(prompt: Prompt) -> str:
     return f" with the prompt {prompt.text[:40]!r}" if prompt.text else ""
+
+
+def _counts(features: Any, texts: Sequence[str]) -> list[int]:
+    for name in ("sentence_lengths", "attention_mask"):
+        if name in features:
+            found = features[name] if name == "sentence_lengths" else features[name].sum(dim=1)
+            return [int(count) for count in found]
+    bags = _bags(features)
+    return [len(bag) for bag in bags] if bags is not None else [len(t.split()) for t in texts]
+
+
+def _task(prompt: Prompt) -> dict[str, str]:
+    return {} if prompt.task is None else {"task": prompt.task}
+
+
+def _bags(features: Any) -> list[list[int]] | None:
+    """Return the ids of each text of a static model, whose texts are concatenated."""
+    if "input_ids" not in features or "offsets" not in features:
+        return None
+    ids, starts = features["input_ids"].tolist(), features["offsets"].tolist()
+    return [ids[a:b] for a, b in zip(starts, [*starts[1:], len(ids)], strict=True)]

@@ -1,7 +1,7 @@
-"""The remote providers as the service sees them: keys, breakers, when each was last used.
+"""The remote providers: their keys, their hosts, and the one HTTP client for all of them.
 
-`get_key` is asked at every request, so that a new key works at once. Owns no key itself: they come
-from the environment here, or from the vault.
+`get_key` is called at every request, so that a new key works at once. It reads the environment, or
+the keys that are kept in SQL.
 """
 
 from collections.abc import Callable
@@ -11,34 +11,28 @@ from dataclasses import dataclass, field
 from pydantic import SecretStr
 
 from config import Config
-from embedders.http_client import Door
-from embedders.retry import Link, LinkState
+from embedders.http_client import SafeClient
+from embedders.retry import Host, HostState
 from errors import ModelUnavailable, NotFound
 
 GetKey = Callable[[str], str | None]
 
-WORST_FIRST: tuple[LinkState, ...] = ("open", "failing", "well", "untried")
+WORST_FIRST: tuple[HostState, ...] = ("open", "failing", "well", "untried")
 
-# Each provider with the environment's name for its key.
-KEY_NAMES = {
-    "openai": "OPENAI_API_KEY",
-    "azure": "AZURE_OPENAI_API_KEY",
-    "cohere": "COHERE_API_KEY",
-    "huggingface": "HF_TOKEN",
+# The environment variable and the setting of each provider's key.
+KEYS = {
+    "openai": ("OPENAI_API_KEY", "openai_api_key"),
+    "azure": ("AZURE_OPENAI_API_KEY", "azure_api_key"),
+    "cohere": ("COHERE_API_KEY", "cohere_api_key"),
+    "huggingface": ("HF_TOKEN", "hf_token"),
 }
 
 
 def environment_keys(config: Config) -> GetKey:
-    """Return a `get_key` that reads the process's settings."""
-    keys: dict[str, SecretStr | None] = {
-        "openai": config.openai_api_key,
-        "azure": config.azure_api_key,
-        "cohere": config.cohere_api_key,
-        "huggingface": config.hf_token,
-    }
+    """Return a `get_key` that reads the settings of the process."""
 
     def get_key(provider: str) -> str | None:
-        found = keys.get(provider)
+        found: SecretStr | None = getattr(config, KEYS[provider][1]) if provider in KEYS else None
         return found.get_secret_value() if found else None
 
     return get_key
@@ -49,47 +43,41 @@ class Provider:
     """One provider's state in this process."""
 
     name: str
-    links: dict[str, Link] = field(default_factory=dict)  # by host
-
-    @property
-    def last_used(self) -> float | None:
-        """The `time.time()` of the last good reply."""
-        return max((link.last_used or 0 for link in list(self.links.values())), default=0) or None
+    hosts: dict[str, Host] = field(default_factory=dict)
 
     def status(self) -> dict[str, object]:
-        """Return what an admin may be shown of it: JSON, and never a key."""
-        links = dict(self.links)
-        states = {link.state for link in links.values()}
+        """Return what an admin may see, as JSON. It holds no key."""
+        hosts = dict(self.hosts)
+        states = {name: host.state for name, host in hosts.items()}
+        problems = {name: host.problem for name, host in hosts.items()}
         return {
             "provider": self.name,
-            "last_used": self.last_used,
-            "state": next((state for state in WORST_FIRST if state in states), "untried"),
-            "problem": next((link.problem for link in links.values() if link.problem), None),
-            "hosts": {
-                host: {"state": link.state, "problem": link.problem} for host, link in links.items()
-            },
-            "breaker": {host: link.breaker.state for host, link in links.items()},
+            "last_used": max((host.last_used or 0 for host in hosts.values()), default=0) or None,
+            "state": next((state for state in WORST_FIRST if state in states.values()), "untried"),
+            "problem": next(filter(None, problems.values()), None),
+            "hosts": {name: {"state": states[name], "problem": problems[name]} for name in hosts},
+            "breaker": {name: host.breaker.state for name, host in hosts.items()},
         }
 
 
 class Providers:
-    """Every provider, and the one door through which they are reached."""
+    """Every provider, and the HTTP client that reaches them."""
 
     def __init__(self, config: Config, get_key: GetKey | None = None) -> None:
         self.config = config
         self.get_key = get_key or environment_keys(config)
-        self.door = Door(
+        self.client = SafeClient(
             networks=config.provider_networks,
             http_hosts=config.provider_http_hosts,
             max_reply_bytes=config.provider_max_reply_bytes,
             connections=config.provider_connections,
         )
-        self._providers = {name: Provider(name) for name in KEY_NAMES}
+        self._providers = {name: Provider(name) for name in KEYS}
         self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._keys: dict[str, str | None] = {}  # as last seen
+        self._keys: dict[str, str | None] = {}  # as last read
 
     def names(self) -> list[str]:
-        """Return every provider's name: the built-in ones and those that models name."""
+        """Return the names of the built-in providers and of those that models name."""
         return list(self._providers)
 
     def get(self, name: str) -> Provider:
@@ -98,41 +86,38 @@ class Providers:
             raise NotFound(f"unknown provider; known: {', '.join(self._providers)}")
         return self._providers[name]
 
-    def enrol(self, name: str, host: str) -> tuple[Link, ThreadPoolExecutor]:
-        """Return what a provider's calls to a host go through, and the host's threads."""
-        provider = self._providers.setdefault(name, Provider(name))
-        link = provider.links.setdefault(host, Link(name, host))
-        if host not in self._pools:
+    def host(self, provider: str, name: str) -> tuple[Host, ThreadPoolExecutor]:
+        """Return a host of a provider and the threads that call it, made at the first use."""
+        hosts = self._providers.setdefault(provider, Provider(provider)).hosts
+        if name not in self._pools:
             size = self.config.provider_connections
-            self._pools[host] = ThreadPoolExecutor(size, thread_name_prefix="provider")
-        return link, self._pools[host]
+            self._pools[name] = ThreadPoolExecutor(size, thread_name_prefix="provider")
+        return hosts.setdefault(name, Host(provider, name)), self._pools[name]
 
     def close(self) -> None:
-        """Close every connection; calls under way fail."""
+        """Close every connection. Calls in progress fail."""
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
-        self.door.close()
+        self.client.close()
 
     def key(self, name: str) -> str | None:
-        """Return a provider's key, fit for a header. Raises ModelUnavailable, never with the key.
+        """Return a provider's key, or None without one; another key resets the hosts' states.
 
-        None is for a model that needs none; `missing` tells what to do about one that does. With
-        another key than before it is not known any more how the provider's hosts are.
+        Raises ModelUnavailable, without the key, for one that does not fit into a header.
         """
         key = self.get_key(name)
         if key != self._keys.setdefault(name, key):
             self._keys[name] = key
-            for link in list(self.get(name).links.values()):
-                link.forget()
+            for host in list(self.get(name).hosts.values()):
+                host.forget()
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ModelUnavailable(
-                f"the key for {name} has characters that no key has; set it anew"
+                f"the key for {name} has characters that no key has; set it again"
             )
         return key or None
 
 
 def missing_key(name: str) -> str:
-    """Say what is missing and the two ways to mend it."""
-    variable = KEY_NAMES.get(name)
-    first = f"set {variable} or " if variable else ""
+    """Return the message for a provider without a key: the ways to set one."""
+    first = f"set {KEYS[name][0]} or " if name in KEYS else ""
     return f"no key for {name}: {first}POST /providers/{name}/api-key"

@@ -1,7 +1,7 @@
-"""A second copy of this service as a replica of a local model: the same weights, another machine.
+"""Another copy of this service as a replica of a local model: the same weights on another machine.
 
-What our own copy would encode, token ids or a text, goes out as it is. Each reply must name the
-fingerprint of our own copy, else it is not used: vectors of two spaces never stand in one list.
+What the local model would encode, token ids or a text, is sent as it is. Each reply must carry the
+local model's fingerprint, else it is refused: a list never mixes vectors of two spaces.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from config import ModelSpec
-from embedders.base import Embedder, Encoded, Input, Item, Prompt, Truncate
+from embedders.base import Embedder, Encoded, Gone, Input, Item, Prompt, Truncate
 from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
 from embedders.remote import Payload
@@ -18,55 +18,52 @@ from errors import BadRequest, ProviderError
 FINGERPRINT = "X-Embedding-Fingerprint"
 
 
-class TwinEmbedder(OpenAIEmbedder):
-    """A local model's copy behind another service's `/v1`. Of use once it stands in for ours."""
+class RemoteReplica(OpenAIEmbedder):
+    """A local model's copy behind another service's `/v1`. Needs `become_replica_of` first."""
 
     provider = "replica"
 
     def __init__(self, spec: ModelSpec, providers: Providers) -> None:
         super().__init__(spec, providers)
-        self._own: Embedder | None = None
+        self._primary: Embedder | None = None
 
-    def stand_in_for(self, own: Embedder) -> None:
-        """Become a replica of `own`: prepared inputs and the embedding space are its."""
-        self._own = own
-        self.facts = replace(own.facts, device="remote")
+    def become_replica_of(self, primary: Embedder) -> None:
+        """Take over the prepared inputs and the embedding space of the local model."""
+        self._primary = primary
+        self.facts = replace(primary.facts, device="remote")
 
-    def obstacle(self) -> str | None:
-        """Say that a key is missing, or that token ids cannot tell all that is to be encoded."""
-        if self._own is not None and not self._own.portable:
-            return "its own copy reads more than token ids, which no other service can be told"
-        return super().obstacle()
+    def not_ready_reason(self) -> str | None:
+        """Return that a key is missing, or that token ids alone do not decide a vector."""
+        if self._primary is not None and not self._primary.portable:
+            return "the local model reads more than token ids, and no more can be sent"
+        return super().not_ready_reason()
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Prepare as our own copy does."""
-        assert self._own is not None, "stands in for nothing"
-        return self._own.prepare(inputs, prompt, truncate)
+        """Prepare as the local model does."""
+        assert self._primary is not None, "become_replica_of was not called"
+        return self._primary.prepare(inputs, prompt, truncate)
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
-        """Have the items encoded there. Raises ProviderError and its kin, ModelUnavailable."""
+    def encode(
+        self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
+    ) -> Encoded:
+        """Return the vectors that the copy made. Raises ProviderError, ModelUnavailable."""
         try:
-            return super().encode([_framed(item) for item in items], deadline)
-        except BadRequest as exc:  # our own copy takes them: it is the other that is at fault
+            return super().encode(items, deadline, gone)
+        except BadRequest as exc:  # the local model takes these inputs, so the copy is at fault
             raise ProviderError(exc.message, permanent=True) from None
 
     def body(self, inputs: list[Payload]) -> dict[str, Any]:
-        """Ask for vectors as the model makes them, with no prompt of that service's own."""
+        """Return a body that asks for vectors before Normalize, without the copy's own prompt."""
         body = {"model": self.spec.model_name, "input": inputs, "encoding_format": "base64"}
         return {**body, "normalize": False, "prompt": ""}
 
-    def prove(self, headers: Mapping[str, str]) -> None:
-        """Refuse a reply that is not of our own copy's space."""
+    def check_headers(self, headers: Mapping[str, str]) -> None:
+        """Raise ProviderError for a reply of another embedding space."""
         theirs = headers.get(FINGERPRINT, "")
         if theirs != self.facts.fingerprint:
-            told = theirs if theirs.isalnum() and len(theirs) <= 64 else "not told"
+            shown = theirs if theirs.isalnum() and len(theirs) <= 64 else "missing"
             raise ProviderError(
-                f"its fingerprint is {told}, ours {self.facts.fingerprint}: it does not serve the "
+                f"its fingerprint is {shown}, ours {self.facts.fingerprint}: it does not serve the "
                 "same model in the same way",
                 permanent=True,
             )
-
-
-def _framed(item: Item) -> Item:
-    """Put a text behind the line on which remote models say how it is to be sent: an empty one."""
-    return replace(item, payload=f"\n{item.payload}") if isinstance(item.payload, str) else item

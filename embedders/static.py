@@ -1,6 +1,6 @@
-"""Runs static models (model2vec, potion): the mean of a table's rows, one for each token.
+"""Runs static models (model2vec, potion): the mean of a table's rows, one row for each token.
 
-There is no network, so a pass costs little more than reading its tokens and nothing is padded.
+Without a network a pass costs little more than reading its tokens, and nothing is padded.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,8 @@ import numpy as np
 
 from embedders.base import Input, Item, Prompt, Truncate, Vectors
 from embedders.device import DeviceEmbedder
-from embedders.limits import MOST_TOKENS, Limits
 from embedders.loading import LoadedModel
-from embedders.tokens import TextTokenizer
+from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer
 
 
 class StaticEmbedder(DeviceEmbedder):
@@ -36,7 +35,7 @@ class StaticEmbedder(DeviceEmbedder):
         self.facts = loaded.facts(known, self._table.num_embeddings, "static")
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Tokenize in the caller's thread. See `TextTokenizer.prepare`."""
+        """Return the token ids of each input. See `TextTokenizer.prepare`."""
         return self._tokenizer.prepare(inputs, prompt, truncate)
 
     def _forward(self, items: Sequence[Item]) -> Vectors:

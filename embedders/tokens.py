@@ -1,23 +1,54 @@
 """Turns texts and token ids into the exact ids that a model reads, within its limit.
 
-One immutable tokenizer serves every thread: truncation and padding, which are state on a shared
-tokenizer and give silently wrong ids when two threads set them, are off and done here instead.
+One immutable tokenizer serves all threads. Truncation and padding are state of a shared tokenizer,
+and two threads that set them get wrong ids without an error, so both are off and done here.
+
+The limit is the configured one, within the model's table of positions: a model that has one cannot
+read more tokens than it has rows. No configuration says which models have a table and where its
+numbers begin: one pass shows it.
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from tokenizers import Tokenizer
 
-from embedders.base import Input, Item, Prompt, Truncate
-from embedders.limits import Limits
+from embedders.base import Input, Item, Prompt, Task, Truncate
 from errors import BadRequest, InputTooLong, Invalid, ModelUnavailable
 
-# Tokenizing takes time in proportion to the text, so at first only this many characters per token
-# of the limit are looked at; the longest words of natural text average far less. (TEI uses the same
-# 250.) Where they come to fewer tokens than fit, and some that the cut may have changed, the whole
-# text is looked at.
+# Tokenizing takes time in proportion to the text, so at first only this many characters for each
+# token of the limit are read; natural text averages far fewer. (TEI uses the same 250.) If they
+# make fewer tokens than fit, and NEAR_THE_CUT more that the cut may change, all of it is read.
 CHARACTERS_PER_TOKEN = 250
 NEAR_THE_CUT = 16
+
+# The limit where neither the model nor its tokenizer has one (some T5, XLNet).
+MOST_TOKENS = 1 << 20
+MOST_TRIED = 4096  # tokens of the longest pass that looks for a limit
+PROBE = 7  # tokens of the pass that shows the table
+LENGTHS: dict[Task, str] = {"query": "query_length", "document": "document_length"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The longest input in tokens, special ones included, also for each side of a retrieval."""
+
+    most: int
+    of_task: dict[Task, int] = field(default_factory=dict)
+
+    def of(self, task: Task | None) -> int:
+        """Return the limit of inputs on this side of a retrieval."""
+        return self.most if task is None else self.of_task.get(task, self.most)
+
+    def set_on(self, transformer: Any) -> None:
+        """Make the library cut inputs at the same lengths."""
+        transformer.max_seq_length = self.most
+        for task, length in self.of_task.items():
+            setattr(transformer, LENGTHS[task], length)
+        text = transformer.processing_kwargs.get("text", {})
+        if text.get("max_length") is not None:
+            text["max_length"] = self.most
 
 
 class TextTokenizer:
@@ -27,22 +58,22 @@ class TextTokenizer:
         self, tokenizer: Tokenizer, limits: Limits, vocabulary: int, *, side: Truncate = "right",
         special: bool = True, empty: bool = False,
     ) -> None:  # fmt: skip
-        """Read inputs as the model's own tokenizer does.
+        """Copy the model's tokenizer.
 
-        `side` is where "auto" cuts, `special` says whether special tokens belong around a text, and
-        `empty` whether an input without any token has a vector.
+        `side` is the side that "auto" cuts, `special` whether special tokens go around a text, and
+        `empty` whether an input without a token has a vector. Raises ModelUnavailable.
         """
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())  # ours alone
-        self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens  # not written
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())  # not shared
+        self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens  # not in to_str
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._vocabulary, self._side, self._empty = vocabulary, side, empty
         probe = self._tokenizer.encode("a", add_special_tokens=special)
         marks = probe.special_tokens_mask
-        first = marks.index(0) if 0 in marks else 0
-        last = len(marks) - marks[::-1].index(0) if 0 in marks else len(marks)
-        self._before = tuple(probe.ids[:first])  # such as [CLS]
-        self._after = tuple(probe.ids[last:])  # such as [SEP]
+        first, last = 0, len(marks)
+        if 0 in marks:
+            first, last = marks.index(0), last - marks[::-1].index(0)
+        self._before, self._after = tuple(probe.ids[:first]), tuple(probe.ids[last:])
         self.limits = limits
         lengths = (limits.most, *limits.of_task.values())
         if min(lengths) <= len(self._before) + len(self._after):
@@ -52,40 +83,39 @@ class TextTokenizer:
             raise ModelUnavailable("its tokenizer has no vocabulary: all letters are one token")
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Return one Item an input, its payload the ids with the model's special tokens around.
+        """Return one Item for each input: its ids, with the model's special tokens around them.
 
         Raises InputTooLong, BadRequest or Invalid with the input's index.
         """
         truncate = self._side if truncate == "auto" else truncate
         limit = self.limits.of(prompt.task)
-        texts = [(i, given) for i, given in enumerate(inputs) if isinstance(given, str)]
-        most = limit * CHARACTERS_PER_TOKEN
-        whole = [prompt.text + text for _, text in texts]
-        cut = [_cut(text, most, truncate) for text in whole]
+        texts = [prompt.text + given for given in inputs if isinstance(given, str)]
+        cut = [_cut(text, limit * CHARACTERS_PER_TOKEN, truncate) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(cut, add_special_tokens=False)
-        items: dict[int, Item] = {}
-        for (i, _), text, part, encoding in zip(texts, whole, cut, encoded, strict=True):
-            ids, longer = encoding.ids, len(part) < len(text)
-            if longer and len(ids) < limit + NEAR_THE_CUT:
-                ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-                longer = False
-            items[i] = self._item(i, ids, limit, truncate, longer)
-        for i, given in enumerate(inputs):
-            if not isinstance(given, str):
-                if prompt.text:
-                    raise BadRequest(
-                        f"input {i}: token ids are read as they are, and the prompt "
-                        f"{prompt.text[:40]!r} belongs before a text; send texts, or prompt ''",
-                        param="input",
-                    )
-                items[i] = self._item(i, self._checked(i, given), limit, truncate, False)
-        return [items[i] for i in range(len(inputs))]
+        found, items = zip(texts, cut, encoded, strict=True), []
+        for index, given in enumerate(inputs):
+            ids, longer = given, False
+            if isinstance(given, str):
+                text, part, encoding = next(found)
+                ids, longer = encoding.ids, len(part) < len(text)
+                if longer and len(ids) < limit + NEAR_THE_CUT:
+                    ids, longer = self._tokenizer.encode(text, add_special_tokens=False).ids, False
+            elif prompt.text:
+                raise BadRequest(
+                    f"token ids are read as they are, so the prompt {prompt.text[:40]!r} "
+                    "cannot go before them; send texts, or prompt ''",
+                    param="input",
+                    index=index,
+                )
+            else:
+                ids = self._checked(index, given)
+            items.append(self._item(index, ids, limit, truncate, longer))
+        return items
 
     def prompt_tokens(self, prompt: Prompt, special: Collection[int]) -> int:
-        """Return how many leading tokens of an input the library counts as its prompt's.
+        """Return how many leading tokens of an input the library counts as its prompt.
 
-        As `Transformer._get_prompt_length`: those of the prompt alone, but for a last token of the
-        `special` ones.
+        Those of the prompt alone without a last `special` one (`Transformer._get_prompt_length`).
         """
         ids = self._tokenizer.encode(prompt.text, add_special_tokens=False).ids
         alone = self._item(0, ids, self.limits.most, self._side, False).payload
@@ -99,24 +129,26 @@ class TextTokenizer:
         if longer and truncate == "error":
             count = len(ids) + len(self._before) + len(self._after)
             raise InputTooLong(
-                f"input {index} has {count} tokens or more, over this model's limit of "
-                f"{limit}; shorten it, or allow truncation"
+                f"it has {count} tokens or more, over this model's limit of {limit}; shorten it, "
+                "or allow truncation",
+                index=index,
             )
         kept = ids[-room:] if truncate == "left" else ids[:room]
         payload = [*self._before, *kept, *self._after]
         if not payload and not self._empty:
-            raise Invalid(f"input {index} has no token for this model to read", param="input")
+            raise Invalid("it has no token that this model reads", param="input", index=index)
         return Item(payload, len(payload), longer)
 
     def _checked(self, index: int, ids: Sequence[int]) -> Sequence[int]:
-        """Return token ids without special tokens around, all within the vocabulary."""
+        """Return token ids without special tokens around them. Raises BadRequest for others."""
         for token in ids:
             if not 0 <= token < self._vocabulary:
                 raise BadRequest(
-                    f"input {index}: token id {token} is not in this model's vocabulary "
-                    f"(0 to {self._vocabulary - 1}). OpenAI's token ids are of another vocabulary: "
-                    "send texts (in LangChain: check_embedding_ctx_length=False)",
+                    f"token id {token} is not in this model's vocabulary (0 to "
+                    f"{self._vocabulary - 1}). OpenAI's token ids are of another vocabulary: send "
+                    "texts (in LangChain: check_embedding_ctx_length=False)",
                     param="input",
+                    index=index,
                 )
         before, after = self._before, self._after
         framed = tuple(ids[: len(before)]) == before and len(ids) >= len(before) + len(after)
@@ -126,14 +158,83 @@ class TextTokenizer:
 
 
 def _cut(text: str, limit: int, truncate: Truncate) -> str:
-    """Return the end of a text that is kept, about `limit` characters of whole words.
+    """Return about `limit` characters of whole words, from the side of the text that is kept.
 
-    A word that is longer is kept: the tokens at the end of one depend on all before.
+    A longer word is kept whole, as the tokens at its end depend on all before them.
     """
     if len(text) <= limit:
         return text
-    if truncate == "left":
-        parts = text[-limit:].split(None, 1)
-        return parts[1] if len(parts) == 2 else text
-    parts = text[:limit].rsplit(None, 1)
-    return parts[0] if len(parts) == 2 else text
+    left = truncate == "left"
+    parts = text[-limit:].split(None, 1) if left else text[:limit].rsplit(None, 1)
+    return parts[left] if len(parts) == 2 else text
+
+
+def limits_of(transformer: Any, wanted: int | None) -> Limits:
+    """Return the limits of a sentence-transformers `Transformer`, at most `wanted` tokens.
+
+    As in the library, `processing_kwargs` in sentence_bert_config.json wins over `query_length`.
+    """
+    pad_id = getattr(transformer.tokenizer, "pad_token_id", None)
+    ceiling = min(wanted or MOST_TOKENS, positions(transformer.model, pad_id))
+    most = int(min(wanted or transformer.max_seq_length or MOST_TOKENS, ceiling))
+    rows = getattr(transformer.config, "max_position_embeddings", None)
+    if isinstance(rows, int) and 0 < rows < most and not _reads(transformer, rows + 1, pad_id):
+        ceiling = most = rows  # a table that no lookup shows
+    always = transformer.processing_kwargs.get("text", {}).get("max_length")
+    if always is not None:
+        return Limits(min(int(always), ceiling))
+    lengths = {task: getattr(transformer, name, None) for task, name in LENGTHS.items()}
+    of_task = {task: min(int(length), ceiling) for task, length in lengths.items() if length}
+    return Limits(most, of_task)
+
+
+def _reads(transformer: Any, count: int, pad_id: int | None) -> bool:
+    """Return whether a network reads so many tokens; over `MOST_TRIED` it is assumed to."""
+    import torch
+
+    if count > MOST_TRIED:
+        return True
+    network = transformer.model
+    ids = torch.full((1, count), 1 if pad_id == 0 else 0, device=next(network.parameters()).device)
+    try:
+        with torch.inference_mode():
+            network(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except (IndexError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def positions(network: Any, pad_id: int | None) -> int:
+    """Return how many tokens a network's table of positions has rows for, or `MOST_TOKENS`.
+
+    In a pass over `PROBE` tokens such a table is the one whose rows are looked up one after the
+    other, whatever the tokens are: by BERT from row 0, by RoBERTa from the padding's row + 1.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found: list[int] = []
+
+    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+        ) -> Any:
+            if func is torch.ops.aten.embedding.default:
+                rows, asked = args[0].shape[0], args[1]
+                first = asked.reshape(-1)[:PROBE].tolist()
+                alone = asked.numel() == asked.shape[-1] >= PROBE
+                if alone and first == list(range(first[0], first[0] + PROBE)):
+                    found.append(rows - first[0])
+            return func(*args, **(kwargs or {}))
+
+    try:
+        vocabulary = network.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):  # it reads characters, not tokens
+        return MOST_TOKENS
+    # Any tokens but padding, which some networks number differently, and no consecutive ones.
+    some = [i for i in range(min(vocabulary, 4 * PROBE)) if i != pad_id]
+    ids = torch.tensor([[some[(5 * i) % len(some)] for i in range(PROBE)]])
+    ids = ids.to(next(network.parameters()).device)
+    with torch.no_grad(), Watch():  # type: ignore[no-untyped-call]
+        network(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return min(found, default=MOST_TOKENS)

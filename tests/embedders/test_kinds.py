@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from embedders import weights
-from embedders.bare import MEAN, MEAN_OF_HEAD
-from embedders.kinds import identify
+from embedders.kinds import MEAN, MEAN_OF_HEAD, identify
 from errors import ModelUnavailable
 
 MINILM = weights.find("sentence-transformers/all-MiniLM-L6-v2")
@@ -243,10 +242,6 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "its 1_Pooling only": (
         {**net("bert", "BertModel"), "1_Pooling/config.json": {}},
         "is not whole: modules.json is missing",
-    ),
-    "no 1_Pooling": (
-        {"modules.json": st("T", "P")["modules.json"], **net("bert")},
-        "is not whole: 1_Pooling/config.json is missing",
     ),
     "no network": ({"modules.json": [{"type": OLD["T"], "path": ""}]}, "config.json is missing"),
     "no Pooling": (st("T"), "modules.json has no Pooling"),

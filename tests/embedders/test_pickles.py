@@ -17,8 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from embedders import weights
-from embedders.pickles import RECORD
-from embedders.weights import Source
+from embedders.weights import RECORD, Source
 from errors import ModelUnavailable
 from tests.embedders.repositories import like_bge_m3, pickle_weights, vectors, with_dense
 
@@ -132,7 +131,7 @@ class _Asks:
 def test_a_pickle_that_asks_for_code_is_refused_and_nothing_runs(
     bge: Path, dense: Path, tmp_path: Path, cache: Path, form: str
 ) -> None:
-    """Pickled weights ask for code -> refused, and nothing runs."""
+    """Pickled weights ask for code -> refused, and no code runs."""
     folder = shutil.copytree(dense if form == "head" else bge, tmp_path / "model")
     inside = folder / "2_Dense" if form == "head" else folder
     pickle_weights(inside, shards=2 if form == "shard" else 1)
@@ -294,7 +293,7 @@ def test_four_processes_at_once_make_one_copy(pickled: Path, cache: Path) -> Non
 def test_a_process_killed_half_way_leaves_nothing_that_is_taken_for_whole(
     pickled: Path, cache: Path
 ) -> None:
-    """A conversion is killed half way -> nothing of it is taken for whole."""
+    """A conversion is killed half way -> its files are never used as a complete model."""
     killed = child(pickled, cache, DIES)
     killed.communicate(timeout=120)
     assert killed.returncode == -9

@@ -35,9 +35,9 @@ from transformers import (
 )
 
 from config import Config, ModelSpec
+from embedders.backends import local
 from embedders.base import Embedder, Prompt
-from embedders.limits import MOST_TOKENS, positions
-from embedders.ways import local
+from embedders.tokens import MOST_TOKENS, positions
 from errors import InputTooLong
 from tests.zoo.layouts_bert import bert
 

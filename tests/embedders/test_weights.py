@@ -122,7 +122,7 @@ def _without(routed: Path, route: str) -> str:
 def test_a_folder_that_lacks_a_part_is_refused_by_its_name(
     model: Path, file: str, named: str
 ) -> None:
-    """A model's folder lacks a part -> refused by the part's name."""
+    """A model's folder lacks a part -> refused; the error names the part."""
     for path in model.glob(file):
         path.unlink()
     with pytest.raises(ModelUnavailable, match="is not whole") as refused:
@@ -151,7 +151,7 @@ def test_a_module_outside_the_folder_is_refused(model: Path, path: object) -> No
     modules = json.loads((model / "modules.json").read_text())
     modules[1]["path"] = path
     (model / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(ModelUnavailable, match="outside its own"):
+    with pytest.raises(ModelUnavailable, match="outside the model"):
         digest(model)
 
 
@@ -182,7 +182,7 @@ def test_damaged_bundled_weights_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_half_a_weights_file_is_refused_by_its_name(model: Path) -> None:
-    """A weights file is cut short, or a git-lfs pointer -> refused by its name."""
+    """A weights file is cut short, or a git-lfs pointer -> refused; the error names the file."""
     content = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelUnavailable, match=r"model\.safetensors is damaged or was not"):

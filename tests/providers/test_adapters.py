@@ -74,8 +74,9 @@ def test_openai_sends_the_key_the_dimensions_and_token_ids(remote, provider):
     assert headers["Authorization"] == f"Bearer {KEY}"
     assert body["input"] == [[1, 2], [3]]
     assert body["dimensions"] == 4
-    with pytest.raises(BadRequest, match="input 0"):
-        embedder.prepare([[-1]], Prompt(), "right")
+    with pytest.raises(BadRequest) as caught:
+        embedder.prepare([[1], [-1]], Prompt(), "right")
+    assert caught.value.index == 1
 
 
 def test_azure_is_a_deployment_with_a_version_and_its_own_header(remote, provider):
@@ -99,7 +100,7 @@ def test_a_key_never_goes_to_a_host_whose_entry_does_not_name_it(remote, provide
         ("retrieval.query", "search_query"), ("classification", "classification"),
     ],
 )  # fmt: skip
-def test_cohere_gets_the_role_and_it_is_part_of_the_payload(remote, provider, name, role):
+def test_cohere_gets_the_role_and_the_side_that_is_cut(remote, provider, name, role):
     embedder = remote("cohere")
     run(embedder, ["t"], embedder.prompt(name, None), "left")
     _, _, body = provider.seen[0]
@@ -109,10 +110,19 @@ def test_cohere_gets_the_role_and_it_is_part_of_the_payload(remote, provider, na
         embedder.prepare([[1]], Prompt(), "right")
 
 
-def test_roles_have_payloads_of_their_own(remote):
+def test_texts_of_two_roles_never_share_a_part(remote, provider):
     embedder = remote("cohere")
     items = [embedder.prepare(["t"], embedder.prompt(n, None), "right")[0] for n in ("query", None)]
-    assert items[0].payload != items[1].payload
+    embedder.encode(items)
+    roles = {body["input_type"]: body["texts"] for _, _, body in provider.seen}
+    assert roles == {"search_query": ["t"], "search_document": ["t"]}
+
+
+def test_a_text_of_several_lines_goes_out_as_it_is(remote, provider):
+    text = "\nfirst\n\nsecond\n"
+    for kind, field in (("openai", "input"), ("cohere", "texts"), ("huggingface", "inputs")):
+        run(remote(kind), [text])
+        assert provider.seen[-1][2][field] == [text]
 
 
 def test_cohere_falls_back_to_v1_and_remembers(remote, provider):
@@ -125,7 +135,7 @@ def test_cohere_falls_back_to_v1_and_remembers(remote, provider):
 
 def test_huggingface_refuses_vectors_of_tokens(remote, provider):
     provider.script.append(lambda h, b: h.reply(b"[[[1,2],[3,4]]]"))
-    with pytest.raises(ProviderError, match="a vector a token") as caught:
+    with pytest.raises(ProviderError, match="a vector for each token") as caught:
         run(remote("huggingface"), ["t"])
     assert caught.value.permanent
     provider.script.append(lambda h, b: h.reply(b"[[[1,2]]]"))

@@ -15,7 +15,8 @@ from errors import BadRequest, ModelUnavailable, Unavailable
 from factory import create_app
 from serving import replicas
 from serving.batcher import Batcher
-from serving.replicas import Missing, Replica, Replicas
+from serving.encoder import Encoder
+from serving.replicas import Missing, Replicas
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider
 
@@ -30,7 +31,7 @@ class Copy(FakeEmbedder):
         self.go_on.set()
         self.threads = set()
 
-    def encode(self, items, deadline=None):
+    def encode(self, items, deadline=None, gone=None):
         self.calls += 1
         self.threads.add(threading.current_thread().name)
         assert self.go_on.wait(60)
@@ -47,7 +48,7 @@ def lane_of():
     lanes = []
 
     def make(*copies):
-        lanes.append(Replicas([Replica(f"r{i}", c, c) for i, c in enumerate(copies)]))
+        lanes.append(Replicas([(f"r{i}", Encoder(c)) for i, c in enumerate(copies)]))
         return lanes[-1]
 
     yield make
@@ -104,7 +105,7 @@ def test_one_that_fails_is_left_out_and_probed_back_in_beside_the_requests(lane_
     one.threads.clear()
     one.broken = False
     until(lane, ["up", "up"])
-    assert one.threads == {"replicas"}
+    assert one.threads == {"replica r0-probe"}
 
 
 def test_when_none_is_up_the_reasons_are_told(lane_of):
@@ -124,7 +125,7 @@ def test_a_bad_request_is_nobodys_failure(lane_of):
     lane = lane_of(one, two)
     until(lane, ["up", "up"])
 
-    def refuse(items, deadline=None):
+    def refuse(items, deadline=None, gone=None):
         raise BadRequest("too long")
 
     one.encode = two.encode = refuse
@@ -153,9 +154,9 @@ def test_one_that_did_not_load_is_tried_again_and_proved(monkeypatch):
     def load():
         if failure := failures.pop(0):
             raise failure
-        return Replica("r1", second, second)
+        return Encoder(second)
 
-    lane = Replicas([Replica("r0", first, first)], [Missing("r1", "the GPU was full", load)])
+    lane = Replicas([("r0", Encoder(first))], [Missing("r1", "the GPU was full", load)])
     assert [row["status"] for row in lane.status()][0] == "up"
     until(lane, ["up", "up"])
     assert not failures
@@ -169,8 +170,8 @@ def test_what_loads_later_is_of_the_same_space_or_not_taken(monkeypatch):
     first, stranger = Copy(), Copy("other")
     closed = threading.Event()
     stranger.close = closed.set
-    missing = Missing("r1", "?", lambda: Replica("r1", stranger, stranger))
-    lane = Replicas([Replica("r0", first, first)], [missing])
+    missing = Missing("r1", "?", lambda: Encoder(stranger))
+    lane = Replicas([("r0", Encoder(first))], [missing])
     assert closed.wait(60)
     until(lane, ["up", "down"])
     assert "embedding space" in lane.status()[1]["reason"]
@@ -186,9 +187,9 @@ def test_what_loads_after_the_end_is_given_back(monkeypatch):
     def load():
         loading.set()
         assert ended.wait(60)
-        return Replica("r1", second, second)
+        return Encoder(second)
 
-    lane = Replicas([Replica("r0", first, first)], [Missing("r1", "?", load)])
+    lane = Replicas([("r0", Encoder(first))], [Missing("r1", "?", load)])
     assert loading.wait(60)
     lane.close()
     ended.set()
@@ -201,7 +202,7 @@ def test_nothing_fails_when_one_of_two_addresses_dies_under_load():
     spec = ModelSpec(id="o", type="openai", model_name="m", base_urls=urls, provider="openai")
     providers = Providers(loopback(), lambda name: KEY)
     copies = [OpenAIEmbedder(spec.model_copy(update={"base_url": u}), providers) for u in urls]
-    lane = Replicas([Replica(u, c, c) for u, c in zip(urls, copies, strict=True)])
+    lane = Replicas([(u, Encoder(c)) for u, c in zip(urls, copies, strict=True)])
     failures, answers, stop = [], [], threading.Event()
 
     def work():
@@ -240,11 +241,11 @@ def test_nothing_fails_when_one_of_two_addresses_dies_under_load():
 def test_several_local_copies_show_in_the_model_page(config_of):
     entry = {"type": "fake", "model_name": "f", "devices": ["cpu", "cpu"]}
     app = create_app(config_of({"f": entry}), wait=True)
-    lane = app.extensions["services"].engine.registry.default.loaded.lane
+    lane = app.extensions["services"].engine.registry.default.loaded.encoder
     until(lane, ["up", "up"])
     client = app.test_client()
     assert client.post("/embed", json={"texts": ["a", "b"]}).status_code == 200
     rows = client.get("/models/f").json["replicas"]
     assert [row["name"] for row in rows] == ["cpu#0", "cpu#1"]
-    assert isinstance(lane._all[0].lane, Batcher)
+    assert isinstance(lane.places[0].encoder, Batcher)
     lane.close()

@@ -9,8 +9,8 @@ from flask.testing import FlaskClient
 from config import Config
 from embedders import remote
 from factory import create_app
+from tests.provider_keys.conftest import OTHER, SECRET, A
 from tests.providers.server import FakeProvider
-from tests.vault.conftest import OTHER, SECRET, A
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def client(config_of: Callable[..., Config], provider: FakeProvider) -> Iterator
     )  # fmt: skip
     app = create_app(config, wait=True)
     yield app.test_client()
-    app.extensions["services"].vault.close()
+    app.extensions["services"].provider_keys.close()
     app.extensions["services"].providers.close()
 
 
@@ -62,7 +62,7 @@ def embeds(client: FlaskClient) -> int:
 @pytest.mark.fault("Providers")
 def test_a_wrong_key_makes_no_model_green(client: FlaskClient, provider: FakeProvider) -> None:
     """A wrong key is stored -> after the first test or request the model is `unavailable`, and its
-    provider `failing`, until another key is there.
+    provider `failing`, until another key is stored.
     """
     assert state(client) == "untried"
     store(client, "sk-wrong-but-long-enough")

@@ -15,7 +15,7 @@ from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from errors import ClientGone
-from routes.parse import client_gone
+from routes.budget import client_gone
 from serving.registry import Registry
 
 
@@ -59,7 +59,7 @@ def test_a_caller_that_hung_up_costs_the_engine_no_pass(config_of: Callable[...,
     second = threading.Thread(target=leaving)
     second.start()
     end = time.monotonic() + 20
-    while registry.default.loaded.lane.load().requests < 1 and time.monotonic() < end:
+    while registry.default.loaded.encoder.queued()[0] < 1 and time.monotonic() < end:
         time.sleep(0.01)
     held.open.set()
     first.join()
@@ -96,7 +96,7 @@ def test_it_tells_who_waits_from_who_left(pair) -> None:
 
 @pytest.mark.fault("Hostile clients")
 def test_a_client_that_sends_more_and_leaves_is_gone() -> None:
-    """A client sends a byte after its request and leaves -> its work ends all the same."""
+    """A client sends a byte after its request and leaves -> its work still ends."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()

@@ -1,4 +1,4 @@
-"""A model is run by the fastest way that gives the library's vectors, and by no other."""
+"""A model runs by the fastest backend that gives the library's vectors, and by no other."""
 
 import json
 import os
@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from config import Config, ModelSpec
-from embedders import ways
+from embedders import backends
 from embedders.base import Embedder, Prompt, Vectors
+from embedders.graph import WIDEST
 from embedders.layers import TorchLayers
 from embedders.local import LocalEmbedder
 from embedders.proof import Proof
@@ -25,7 +26,7 @@ from tests.zoo.layouts_decoders import llama_mean
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT with prompts, small enough to be proven in a tenth of a second."""
-    folder = tmp_path_factory.mktemp("ways") / "bert"
+    folder = tmp_path_factory.mktemp("backends") / "bert"
     bert(folder, "mean", limit=1100, facts={"max_position_embeddings": 1200},
          prompts=QUERY_AND_PASSAGE)  # fmt: skip
     return folder
@@ -40,7 +41,7 @@ def load(folder: Path, tmp_path: Path) -> Callable[..., Embedder]:
     ) -> Embedder:
         given = {"id": "m", "model_name": str(other or folder), "dtype": "float32", **entry}
         settings = Config(device="cpu", model_cache_dir=cache)
-        return ways.local(ModelSpec.model_validate(given), settings)
+        return backends.local(ModelSpec.model_validate(given), settings)
 
     return make
 
@@ -59,9 +60,9 @@ def vectors(embedder: Embedder, texts: list[str], prompt: Prompt | None = None) 
 TEXTS = ["a", "a few words", "and many more of them " * 90]
 
 
-def test_the_fastest_way_that_is_right_is_taken(load: Callable[..., Embedder]) -> None:
-    assert load().facts.backend == "packed"  # ONNX Runtime is for up to 1,024 tokens
-    assert load(max_seq_length=512).facts.backend == "onnx"
+def test_the_fastest_backend_that_is_right_is_taken(load: Callable[..., Embedder]) -> None:
+    assert load(max_seq_length=WIDEST + 1).facts.backend == "packed"
+    assert load(max_seq_length=WIDEST).facts.backend == "onnx"
     assert load(backend="torch").facts.backend == "torch"
 
 
@@ -185,7 +186,7 @@ def test_another_library_processor_or_version_of_this_service_is_proven_again(
     load: Callable[..., Embedder], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     load()
-    monkeypatch.setattr(ways, what, lambda *_: "another")
+    monkeypatch.setattr(backends, what, lambda *_: "another")
     monkeypatch.setattr(Proof, "difference", lambda *_: "differs")
     assert load().facts.backend == "library"
 
@@ -218,7 +219,7 @@ def test_a_verdict_that_says_library_is_kept_too(
 def test_a_damaged_verdict_is_no_verdict(load: Callable[..., Embedder], tmp_path: Path) -> None:
     load()
     (kept,) = (tmp_path / "cache").rglob("proofs/*.json")
-    for content in ("", "[]", '{"way": 7}', json.dumps({"way": "by magic"})):
+    for content in ("", "[]", '{"backend": 7}', json.dumps({"backend": "by magic"})):
         kept.write_text(content)
         assert load().facts.backend == "packed"
 
@@ -301,10 +302,10 @@ def half(load: Callable[..., Embedder], tmp_path: Path) -> LocalEmbedder:
 
 def passed(embedder: LocalEmbedder, texts: list[str]) -> np.ndarray:
     """Encode as the service's passes do: rows that are not finite once more, exactly."""
-    from observability.metrics import Lane
-    from serving.forward import Passes
+    from observability.metrics import ModelMetrics
+    from serving.forward import Forward
 
-    rows, _ = Passes(embedder, 60, Lane()).rows(embedder.prepare(texts, Prompt(), "auto"))
+    rows, _ = Forward(embedder, 60, ModelMetrics()).rows(embedder.prepare(texts, Prompt(), "auto"))
     assert all(isinstance(row, np.ndarray) for row in rows), rows
     return np.stack(rows)
 

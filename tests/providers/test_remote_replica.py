@@ -68,7 +68,7 @@ def beside(config_of: Callable[..., Config]) -> Iterator[Callable[..., Flask]]:
     for app in made:
         loaded = app.extensions["services"].engine.registry.default.held
         if loaded is not None:
-            loaded.closable.close()
+            loaded.encoder.close()
         app.extensions["services"].providers.close()
 
 
@@ -148,13 +148,13 @@ def test_prompts_token_ids_and_lengths_are_those_of_the_local_copy(
 ) -> None:
     app = beside(copy.url)
     until(lambda: states(app) == ["up", "up"])
-    lane = app.extensions["services"].engine.registry.default.loaded.lane
-    local, far = lane._all
+    lane = app.extensions["services"].engine.registry.default.loaded.encoder
+    local, far = (place.encoder for place in lane.places)
     embedder = local.embedder
     for inputs in (["a text", "word " * 400, ""], [[101, 7592, 102], [7592]]):
         prompt = embedder.prompt(None, "query: " if isinstance(inputs[0], str) else None)
         items = embedder.prepare(inputs, prompt, "left")
-        ours, theirs = (each.lane.encode(items) for each in (local, far))
+        ours, theirs = (each.encode(items) for each in (local, far))
         np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-5)
         assert sum(ours.tokens) == sum(theirs.tokens)
 
@@ -163,4 +163,4 @@ def test_addresses_alone_do_not_make_a_local_model_remote(beside: Callable[..., 
     app = beside("http://127.0.0.1:1/v1", devices=[])
     page = app.test_client().get("/models/m").json
     assert page["status"] == "unavailable"
-    assert '"base_urls" only beside "devices"' in page["reason"]
+    assert '"base_urls" only together with "devices"' in page["reason"]

@@ -29,7 +29,7 @@ PUBLIC = [
 @pytest.mark.fault("Providers")
 @pytest.mark.parametrize("address", PRIVATE)
 def test_an_address_that_is_not_public_is_not_connected_to(address: str) -> None:
-    """A provider's name leads to an address that is private, reserved or wraps such a one -> no
+    """A provider's name resolves to an address that is private, reserved or wraps such a one -> no
     connection, on any version of Python.
     """
     assert not allowed(address, ())
