@@ -30,7 +30,6 @@ from config import Config, ModelSpec  # noqa: E402
 from embedders import build  # noqa: E402
 from embedders.base import Prompt  # noqa: E402
 from engine import EmbedRequest, Engine  # noqa: E402
-from recall import Direct, Recall  # noqa: E402
 from serving.registry import Registry  # noqa: E402
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -70,7 +69,7 @@ def registry_of(device: str) -> Registry:
 
 def full_hits(registry: Registry, cache: Cache, request: EmbedRequest) -> dict[str, Any]:
     """Compare a request whose vectors are all there with encoding them."""
-    cached, plain = Engine(registry, "right", Recall(cache)), Engine(registry, "right", Direct())
+    cached, plain = Engine(registry, "right", cache), Engine(registry, "right")
     cached.embed(request)
     assert cached.embed(request).hits == len(request.inputs)
     hit, encode = pairs(lambda: cached.embed(request), lambda: plain.embed(request), 15)
@@ -83,7 +82,7 @@ def full_hits(registry: Registry, cache: Cache, request: EmbedRequest) -> dict[s
 
 def redis_hits(registry: Registry, cache: RedisCache, request: EmbedRequest) -> dict[str, Any]:
     """Compare a request of Redis hits with redis-py's own MGET of the same keys."""
-    engine = Engine(registry, "right", Recall(cache))
+    engine = Engine(registry, "right", cache)
     engine.embed(request)
     client = cache._client
     keys = sorted(client.keys())

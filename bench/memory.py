@@ -18,7 +18,7 @@ from typing import Any
 from bench.corpus import load, model_folder
 from bench.servers import QUIET, ROOT
 from config import Config, ModelSpec
-from serving.retire import give_back_memory
+from server.memory import give_back_memory
 
 # A small vocabulary: nearly all weights are the layers', and those are what is copied.
 VOCABULARY = 4096
@@ -74,7 +74,7 @@ def _cut_vocabulary(path: Path) -> None:
 def measure(folder: Path, backend: str, dtype: str) -> dict[str, int]:
     """Load the model in `folder / "model"` here; return bytes beyond what the process had."""
     from embedders.base import Prompt
-    from embedders.ways import local
+    from embedders.backends import local
 
     settings = Config(device="cpu", model_cache_dir=folder / "cache")
     texts = load().docs[:32]

@@ -1,20 +1,48 @@
-"""Keeps computed vectors for the next time: in this process's memory or in Redis.
+"""Keeps computed vectors for later: in this process's memory or in Redis.
 
-A cache holds bytes by key and never raises; `entry.py` says what the bytes mean. Who asks, in which
-order and what for, is `recall.py`.
+A cache holds bytes by key; `codec.py` says what they mean. The engine decides what is looked up and
+kept.
 """
 
-from cache.base import Cache
-from cache.entry import Entry, keys_of, pack, unpack
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from cache.codec import Entry, keys_of, pack, unpack
 from cache.memory import MemoryCache
 from cache.redis import RedisCache
-from config.cache import CacheSettings
+from config.storage import CacheSettings
 
 __all__ = ["Cache", "Entry", "MemoryCache", "RedisCache", "keys_of", "open_cache", "pack", "unpack"]
 
 
+class Cache(Protocol):
+    """Bytes by key. Safe from many threads.
+
+    No method raises: a cache that fails finds nothing and keeps nothing, and says so in `problem`.
+    """
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the value of each key, or None, in one round trip."""
+
+    def put(self, values: Mapping[bytes, bytes]) -> None:
+        """Keep the values if possible."""
+
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget the keys."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the cache cannot be used now, or None."""
+
+    def status(self) -> dict[str, object]:
+        """Return its kind, size and state as JSON."""
+
+    def close(self) -> None:
+        """Free memory and connections."""
+
+
 def open_cache(settings: CacheSettings) -> Cache | None:
-    """Open the configured cache; None if there is to be none. Connects to nothing yet."""
+    """Return the configured cache, or None for none. Does not connect yet."""
     if settings.cache_kind == "none":
         return None
     if settings.cache_kind == "redis":

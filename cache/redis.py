@@ -1,25 +1,25 @@
-"""A cache in Redis, shared by workers and machines. Whatever Redis does, no request fails of it.
+"""A cache in Redis, shared by workers and machines. Whatever Redis does, no request fails.
 
-redis-py's own retries (ten, with pauses up to a second: redis/redis-py#4082) make a dead server
-cost seconds a call, so they are off; an answer not begun within a quarter of a second is a miss.
+redis-py's own retries (ten, with pauses up to a second: redis/redis-py#4082) make each call to a
+dead server cost seconds, so they are off. A reply that does not begin within 0.25 s is a miss.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from circuit_breaker import Guard
+from circuit_breaker import CircuitBreaker
 
 if TYPE_CHECKING:
     import redis
 
 TIMEOUT_S = 0.25  # to connect, and for each answer to begin
-# A full server, or a replica that may not be written, is asked to keep something only this often.
+# A full server, or a read-only replica, gets one write this often.
 REFUSED_S = 5.0
 
 
 def connect(address: str, timeout_s: float = TIMEOUT_S) -> "redis.Redis":
-    """Return a client that tries once and gives up soon; it connects when it is first used."""
+    """Return a client that tries once and gives up soon. It connects when it is first used."""
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -43,45 +43,46 @@ class RedisCache:
         self._client = connect(address)
         self._ttl_ms = max(1, int(ttl_s * 1000))
         self._refusals = redis.exceptions.ResponseError
-        self._guard = Guard("redis", self._client.ping, (redis.exceptions.TimeoutError,))
+        self._breaker = CircuitBreaker("redis", self._client.ping, (redis.exceptions.TimeoutError,))
         self._write_after = 0.0
         self._refused = 0
 
     @property
     def problem(self) -> str | None:
         """See `Cache`."""
-        return self._guard.problem
+        return self._breaker.problem
 
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """See `Cache`. One MGET."""
         nothing: list[bytes | None] = [None] * len(keys)
-        return self._guard.run(lambda: self._read(keys), nothing) if keys else nothing
+        return self._breaker.run(lambda: self._read(keys), nothing) if keys else nothing
 
     def _read(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found = self._client.mget(keys)
         if len(found) != len(keys):
-            raise ValueError("not as many values as keys: this is no Redis")
+            raise ValueError("not as many values as keys: this is not a Redis server")
         return [value if isinstance(value, bytes) else None for value in found]
 
     def put(self, values: Mapping[bytes, bytes]) -> None:
         """See `Cache`. One round trip."""
         if values and time.monotonic() >= self._write_after:
-            self._guard.run(lambda: self._set(values), None)
+            self._breaker.run(lambda: self._set(values), None)
 
     def _set(self, values: Mapping[bytes, bytes]) -> None:
         with self._client.pipeline(transaction=False) as pipe:
             for key, value in values.items():
                 pipe.set(key, value, px=self._ttl_ms)
             answers = pipe.execute(raise_on_error=False)
-        refused = sum(isinstance(answer, self._refusals) for answer in answers)
-        if refused:  # full, or a replica: it can still be read
+        if refused := sum(
+            isinstance(answer, self._refusals) for answer in answers
+        ):  # full or read-only: reads go on
             self._refused += refused
             self._write_after = time.monotonic() + REFUSED_S
 
     def drop(self, keys: Sequence[bytes]) -> None:
         """See `Cache`."""
         if keys:
-            self._guard.run(lambda: self._unlink(keys), None)
+            self._breaker.run(lambda: self._unlink(keys), None)
 
     def _unlink(self, keys: Sequence[bytes]) -> None:
         try:
@@ -95,5 +96,5 @@ class RedisCache:
 
     def close(self) -> None:
         """See `Cache`."""
-        self._guard.close()
+        self._breaker.close()
         self._client.close()

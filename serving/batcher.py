@@ -1,46 +1,36 @@
 """Batches the waiting inputs of many threads into passes through one model.
 
 Leader/follower ("flat combining", Hendler et al., SPAA 2010): no batching thread and no wait timer.
-A thread that finds the model free becomes the leader: it takes a token-budget batch out of all that
-waits, encodes it inline, hands each request its rows, and promotes the oldest waiter in `finally`.
-An idle service adds no wait; a busy one grows its batches by itself. Knows no model and no HTTP.
+A thread that finds the model free becomes the leader: it takes a batch within the token budget from
+all waiting requests, encodes it inline, gives each request its rows, and promotes the oldest waiter
+in `finally`. An idle service adds no wait; a busy one grows its batches by itself.
 """
 
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from embedders.base import Embedder, Encoded, Item, Vectors
-from errors import ClientGone, DeadlineExceeded, QueueFull, Unavailable
+from embedders.base import Embedder, Encoded, Gone, Item
+from errors import ClientGone, DeadlineExceeded, QueueFull, ServiceError, Unavailable
 from observability import metrics, tracing
-from server import turns
-from serving.forward import Passes, Pulse, indexed
-from serving.scheduler import Job, take_alike, take_any
+from server import slots
+from serving.encoder import BatchHealth, Encoder
+from serving.forward import Forward
+from serving.scheduler import Job, take_mixed_lengths, take_similar_lengths
 
-# Every so many passes the oldest large request gets one, whatever else waits. By turns, a bulk
-# client beside 8 of single texts keeps 0.77 of its rate, and their p99 is 2.9 times what it was
-# alone; every fourth and halved, 0.37 and 2.1 (2 cores, AVX2, float32, 2026-11-26).
+# The oldest large request gets every second pass, whatever else waits. So a bulk client with 8
+# clients of single texts keeps 0.77 of its rate, and their p99 is 2.9 times what it was alone;
+# every fourth pass and half of it: 0.37 and 2.1 (2 cores, AVX2, float32, 2026-11-26).
 BULK_EVERY = 2
 # Between two looks at a caller's socket: at each pass 100 callers would be 90,000 calls a second.
-ASK_EVERY_S = 0.05
+LOOK_EVERY_S = 0.05
 
 
-@dataclass
-class Load:
-    """A snapshot of the queue, for metrics and for `Retry-After`."""
-
-    requests: int
-    texts: int
-    tokens: int
-    tokens_per_s: float
-
-
-class Batcher:
-    """Encodes on `embedder` for many threads at once, one pass at a time."""
+class Batcher(Encoder):
+    """Encodes on one embedder for many threads at once, one pass at a time."""
 
     def __init__(
         self,
@@ -50,11 +40,10 @@ class Batcher:
         max_items: int = 512,
         max_queue_tokens: int = 2_000_000,
         hung_after_s: float = 300,
-        numbers: metrics.Lane | None = None,
+        numbers: metrics.ModelMetrics | None = None,
     ) -> None:
-        self._embedder = embedder
-        self._max_tokens = max_tokens
-        self._max_items = max_items
+        super().__init__(embedder)
+        self._max_tokens, self._max_items = max_tokens, max_items
         self._max_queue_tokens = max_queue_tokens
         self._lock = threading.Lock()
         self._jobs: list[Job] = []  # oldest first; only those with inputs left to take
@@ -63,28 +52,25 @@ class Batcher:
         self._waiting_tokens = 0
         self._tokens_per_s = 0.0
         self._passes = itertools.count(1)
-        self._numbers = numbers or metrics.Lane()
-        self._model = Passes(embedder, hung_after_s, self._numbers)
+        self._numbers = numbers or metrics.ModelMetrics()
+        self._forward = Forward(embedder, hung_after_s, self._numbers)
 
     def encode(
-        self,
-        items: Sequence[Item],
-        deadline: float | None = None,
-        gone: Callable[[], bool] | None = None,
+        self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
     ) -> Encoded:
-        """Return the vectors of `items`, in order.
+        """Return the vectors of `items`, in order. See `Encoder`.
 
-        `deadline` is a `time.monotonic()` value; `gone` tells whether the caller went away.
-        Raises QueueFull, DeadlineExceeded, or what the embedder raised for one of these items.
+        Raises QueueFull, DeadlineExceeded, ClientGone, Unavailable, or the error of the first of
+        these items that failed, with its index.
         """
         if not items:
-            return Encoded(np.empty((0, self._embedder.facts.dimension), np.float32), [])
+            return Encoded(np.empty((0, self.embedder.facts.dimension), np.float32), [])
         order = sorted(range(len(items)), key=lambda i: items[i].tokens)
         tokens = sum(item.tokens for item in items)
-        job = Job(items, deadline, gone and _Caller(gone), order, len(items), tokens)
+        job = Job(items, deadline, gone, order, len(items), tokens)
         entered = time.monotonic()
         self._enter(job)
-        with turns.away():
+        with slots.away():
             while not job.done:
                 if job.leads:
                     self._lead(job)
@@ -106,32 +92,31 @@ class Batcher:
         return Encoded(job.vectors, [item.tokens for item in items])
 
     def limit(self, *, max_items: int, max_queue_tokens: int) -> None:
-        """Change the limits; the next pass and the next request go by them."""
+        """Change the limits, from the next pass and the next request on."""
         self._max_items, self._max_queue_tokens = max_items, max_queue_tokens
 
     def stop(self) -> None:
-        """Refuse what waits and what comes: the process ends. A pass under way is delivered."""
+        """Refuse what waits and what comes. A pass under way is still delivered."""
         with self._lock:
             self._stopping = True
             for job in [job for job in self._jobs if not job.leads]:
                 self._fail(job, _stopping())
 
-    def load(self) -> Load:
-        """Return how much is waiting and how fast it is being done."""
+    def queued(self) -> tuple[int, int]:
+        """Return how many requests and tokens wait."""
         with self._lock:
-            texts = sum(len(job.order) for job in self._jobs)
-            return Load(len(self._jobs), texts, self._waiting_tokens, self._tokens_per_s)
+            return len(self._jobs), self._waiting_tokens
 
-    def pulse(self) -> Pulse:
+    def health(self) -> BatchHealth:
         """Return whether passes succeed, and how long the one under way has taken."""
-        return self._model.pulse()
+        return self._forward.health()
 
     # -- entering and leaving -------------------------------------------------------------------
 
     def _enter(self, job: Job) -> None:
         with self._lock:
-            if self._model.broken:
-                raise Unavailable(self._model.broken, retry_after_s=5)
+            if self._forward.broken:
+                raise Unavailable(self._forward.broken, retry_after_s=5)
             if self._stopping:
                 raise _stopping()
             waiting = self._waiting_tokens
@@ -148,11 +133,11 @@ class Batcher:
                 self._led = job.leads = True
 
     def _leave(self, job: Job) -> None:
-        """Give up a job whose deadline has passed; rows under way are dropped when they come."""
+        """Give up a job whose deadline has passed. Rows of it that still come are dropped."""
         with self._lock:
             if not job.done:
                 self._fail(job, DeadlineExceeded("the request's deadline passed while it waited"))
-            if job.leads:  # promoted at the last moment: the lead must go on
+            if job.leads:  # promoted at the last moment: another must lead
                 job.leads = False
                 self._promote()
 
@@ -183,12 +168,12 @@ class Batcher:
         finished: list[Job] = []
         batch: list[tuple[Job, int]] = []
         try:
-            self._ask_who_is_gone()
+            self._look_at_callers()
             with self._lock:
                 batch = self._take()
             if batch:
                 finished = self._run(batch)
-        except BaseException:  # this thread is being ended: nobody else may hang for it
+        except BaseException:  # this thread is being ended: no other request may hang
             with self._lock:
                 for waiting in {job for job, _ in batch if not job.done}:
                     self._fail(waiting, Unavailable("the pass through the model was broken off"))
@@ -200,23 +185,24 @@ class Batcher:
             for each in finished:
                 each.awake.set()
 
-    def _ask_who_is_gone(self) -> None:
-        """Ask after the callers that wait: without the lock, which the others need meanwhile."""
+    def _look_at_callers(self) -> None:
+        """Find out which callers hung up, without the lock, which the others need meanwhile."""
         with self._lock:
-            callers = [job.gone for job in self._jobs if isinstance(job.gone, _Caller)]
-        for caller in callers:
-            if caller.ask_from <= (now := time.monotonic()):
-                caller.ask_from, caller.left = now + ASK_EVERY_S, caller.gone()
+            jobs = list(self._jobs)
+        for job in jobs:
+            if job.gone is not None and job.look_at <= (now := time.monotonic()):
+                job.look_at, job.left = now + LOOK_EVERY_S, job.gone()
 
     def _take(self) -> list[tuple[Job, int]]:
         """Choose the next batch, within the budget. Called with the lock held."""
-        self._drop_hopeless()
+        self._drop_expired()
         if not self._jobs:
             return []
-        first = self._turn()
+        small = next(self._passes) % BULK_EVERY != 0
+        first = next((job for job in self._jobs if job.small == small), self._jobs[0])
         givers = [first, *(job for job in self._jobs if job is not first)]
-        room = int(self._max_tokens * self._model.budget)
-        take = take_alike if self._embedder.pads else take_any
+        room = int(self._max_tokens * self._forward.budget)
+        take = take_similar_lengths if self.embedder.pads else take_mixed_lengths
         batch = take(givers, room, self._max_items)
         self._jobs = [job for job in self._jobs if job.order]
         now = time.monotonic()
@@ -227,28 +213,23 @@ class Batcher:
         self._numbers.waiting(-len(batch), -tokens)
         return batch
 
-    def _turn(self) -> Job:
-        """Return the request whose turn it is: the oldest of a kind, small and large by turns."""
-        small = next(self._passes) % BULK_EVERY != 0
-        return next((job for job in self._jobs if job.small == small), self._jobs[0])
-
-    def _drop_hopeless(self) -> None:
-        """Drop requests whose deadline has passed or whose client is gone: they cost no pass."""
+    def _drop_expired(self) -> None:
+        """Drop requests whose deadline has passed or whose caller hung up: they cost no pass."""
         now = time.monotonic()
         for job in list(self._jobs):
             if self._stopping:
                 self._fail(job, _stopping())
             elif job.deadline is not None and job.deadline < now:
                 self._fail(job, DeadlineExceeded("the request's deadline passed while it waited"))
-            elif job.gone is not None and job.gone():
+            elif job.left:
                 self._fail(job, ClientGone("the client closed the connection"))
 
     def _run(self, batch: list[tuple[Job, int]]) -> list[Job]:
         """Encode a batch and deliver; return the jobs that are finished by it."""
-        rows, took = self._model.rows([job.items[i] for job, i in batch])
+        rows, took = self._forward.rows([job.items[i] for job, i in batch])
         lengths = [job.items[i].tokens for job, i in batch]
         tokens = sum(lengths)
-        width = max(lengths) * len(batch) if self._embedder.pads else tokens
+        width = max(lengths) * len(batch) if self.embedder.pads else tokens
         self._numbers.filled(max(width / self._max_tokens, len(batch) / self._max_items))
         finished: list[Job] = []
         with self._lock:
@@ -257,31 +238,18 @@ class Batcher:
             for (job, i), row in zip(batch, rows, strict=True):
                 if job.done:
                     continue
-                if isinstance(row, Exception):
-                    self._fail(job, indexed(row, i, len(job.items)))
+                if isinstance(row, ServiceError):
+                    if not isinstance(row, Unavailable):  # that is no input's fault
+                        row.index = i
+                    self._fail(job, row)
                 else:
-                    self._deliver(job, i, row)
+                    if job.vectors is None:
+                        job.vectors = np.empty((len(job.items), row.shape[-1]), np.float32)
+                    job.vectors[i] = row
+                    job.missing -= 1
                 if job.done:
                     finished.append(job)
         return finished
-
-    def _deliver(self, job: Job, index: int, row: Vectors) -> None:
-        if job.vectors is None:
-            job.vectors = np.empty((len(job.items), row.shape[-1]), np.float32)
-        job.vectors[index] = row
-        job.missing -= 1
-
-
-@dataclass
-class _Caller:
-    """Whoever waits. Called, it tells whether it was gone when it was last asked."""
-
-    gone: Callable[[], bool]
-    left: bool = False
-    ask_from: float = 0.0
-
-    def __call__(self) -> bool:
-        return self.left
 
 
 def _stopping() -> Unavailable:

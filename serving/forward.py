@@ -1,15 +1,13 @@
-"""One pass through a model, and what its failures lead to: rows for all whom it can give one.
+"""Runs one batch through a model, and gives every input that can have a row its row.
 
-Owns the model's pulse: whether passes succeed, hang, or cannot succeed any more. Rows that are not
-finite are made again, exactly and once; a pass that fails is halved until the input at fault stands
-alone; a lost device, or one with no room for a single token, fails everybody at once. Knows no
-queue; called by the batcher, one at a time.
+Rows that are not finite are encoded once more, exactly. A failing batch is halved until the input
+at fault is alone. A lost device, or one without room for a single token, fails all at once. Called
+by the batcher, one batch at a time.
 """
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,35 +15,28 @@ from embedders.base import DeviceBroken, Embedder, Item, OutOfMemory, Prompt, Ve
 from embedders.device import bare, meaning
 from errors import Full, Invalid, ServiceError, Unavailable
 from observability import metrics
+from serving.encoder import BatchHealth
 
-log = logging.getLogger("batcher")
+log = logging.getLogger("forward")
 
-# After memory ran out so many passes are made at half the budget.
+# So many passes after an out-of-memory error have half the budget.
 EASED_PASSES = 100
 NOT_FINITE = "the model's vector of this input is not a number, in float32 too"
-Row = Vectors | Exception
+Row = Vectors | ServiceError
 
 
-@dataclass(frozen=True)
-class Pulse:
-    """How the passes go, for `/health` and the watchdog."""
+class Forward:
+    """Encodes one batch after the other on `embedder`, and knows how that goes."""
 
-    failing: bool
-    broken: str | None
-    busy_s: float
-    hung: bool
-
-
-class Passes:
-    """Encodes one batch after the other on `embedder`."""
-
-    def __init__(self, embedder: Embedder, hung_after_s: float, numbers: metrics.Lane) -> None:
+    def __init__(
+        self, embedder: Embedder, hung_after_s: float, numbers: metrics.ModelMetrics
+    ) -> None:
         self._embedder = embedder
         self._hung_after_s = hung_after_s
         self._numbers = numbers
         self._began: float | None = None  # when the pass under way began
-        self._failing = False  # whether the last pass gave nobody a row
-        self._eased = 0  # passes yet to be made at half the budget
+        self._failing = False  # whether the last pass gave no row
+        self._eased = 0  # passes still to come at half the budget
         self.broken: str | None = None  # why no pass can succeed any more
 
     @property
@@ -53,11 +44,11 @@ class Passes:
         """The share of the token budget that a pass may take now."""
         return 0.5 if self._eased else 1.0
 
-    def pulse(self) -> Pulse:
+    def health(self) -> BatchHealth:
         """Return whether passes succeed, and how long the one under way has taken."""
         began = self._began
         busy_s = 0.0 if began is None else time.monotonic() - began
-        return Pulse(self._failing, self.broken, busy_s, busy_s > self._hung_after_s)
+        return BatchHealth(self._failing, self.broken, busy_s, busy_s > self._hung_after_s)
 
     def rows(self, items: list[Item]) -> tuple[list[Row], float]:
         """Encode; return each item's row or error, and the seconds it took."""
@@ -75,7 +66,7 @@ class Passes:
     def _rows(self, items: Sequence[Item]) -> list[Row]:
         """Encode, halving on failure until the input at fault stands alone: others get rows."""
         if self.broken:
-            return [Unavailable(self.broken, retry_after_s=5)] * len(items)
+            return [Unavailable(self.broken) for _ in items]
         failure: Exception
         try:
             return self._finite(items, self._embedder.encode(items).vectors)
@@ -96,7 +87,7 @@ class Passes:
         return self._rows(items[:half]) + self._rows(items[half:])
 
     def _has_room_for_a_token(self) -> bool:
-        """Tell whether it is the input that is too large, and not all the memory that is taken."""
+        """Whether the input is too large, and not the memory full."""
         try:
             self._embedder.encode(self._embedder.prepare(["a"], Prompt(), "right"))
         except Exception as exc:
@@ -115,20 +106,13 @@ class Passes:
 
 
 def _blamed(failure: Exception, device: str) -> ServiceError:
-    """Return the error for an input that fails even alone. The log gets no text of it."""
+    """Return the error for an input that fails even alone. The log gets nothing of its text."""
     if isinstance(failure, ServiceError):
         return failure
     if isinstance(failure, OutOfMemory):
         return Full("this input alone needs more memory than the model's device has left")
     metrics.FAULTS.labels("encode_failed").inc()
     log.error("an input fails even alone on %s: %s", device, type(failure).__name__)
-    if device != "cpu":  # a driver or a library may be at fault: the caller cannot mend that
+    if device != "cpu":  # perhaps a driver's or a library's fault, which no caller can mend
         return ServiceError(f"the pass failed on {device}; the log says how")
     return Invalid("the model cannot encode this input", param="input")
-
-
-def indexed(error: Exception, index: int, count: int) -> Exception:
-    """Name the input at fault in an error of our own; leave others as they are."""
-    if isinstance(error, ServiceError) and count > 1:
-        return type(error)(f"input {index}: {error.message}", param=error.param)
-    return error

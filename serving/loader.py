@@ -1,35 +1,34 @@
-"""Builds a model: an embedder for each place where it is to run, and the lane its requests take.
-
-Knows one model at a time, and nothing of those that serve; the registry calls it.
-"""
+"""Builds a model, with an embedder for each place where it runs, and checks it before it serves."""
 
 import functools
-import logging
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from config import ModelSettings, ModelSpec
-from embedders.base import Embedder
-from embedders.device import GPU_TOKENS, told
-from errors import ServiceError
+from embedders.base import Embedder, Prompt
+from embedders.device import GPU_TOKENS, described
+from errors import ModelUnavailable, ServiceError
 from observability import metrics
 from serving.batcher import Batcher
-from serving.model import Lane, Loaded
-from serving.replicas import Missing, Replica, Replicas
-
-log = logging.getLogger("models")
+from serving.encoder import Encoder
+from serving.model import Loaded
+from serving.replicas import Missing, Replicas
 
 Build = Callable[[ModelSpec, ModelSettings], Embedder]
 
 # Padded tokens of one pass. Larger passes gain nothing on a CPU and make others wait.
 BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": GPU_TOKENS}
+# Words, other scripts, one letter: on these a model with damaged weights or tokenizer fails.
+GOLDEN = ("The quick brown fox jumps over the lazy dog.", "向量 вектор مُتَّجِه", "a")
 
 
 def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loaded:
-    """Build a model that can encode. Raises what its only, or its first, place raised.
+    """Return the model, ready to encode. Raises what its only place, or the first one, raised.
 
-    Of several places those where it does not load are left out, tried again later, and `/health`
-    says why.
+    Of several places those where it does not load are left out and tried again later, and
+    `/health` says why.
     """
     started = time.monotonic()
     embedders: list[tuple[str, Embedder]] = []
@@ -40,7 +39,7 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
             embedders.append((name, build(place, settings)))
         except Exception as exc:
             failures.append((name, place, exc))
-    own = [name for name, _ in places[: len(spec.devices)]]  # copies elsewhere stand in for these
+    own = [name for name, _ in places[: len(spec.devices)]]  # others are compared to these
     if not embedders or (own and embedders[0][0] not in own):
         for _, embedder in embedders:
             embedder.close()
@@ -49,49 +48,40 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
         try:
             raise failure
         finally:
-            del failure  # else it would hold this frame, and this frame it: a model stays for ever
+            del failure  # else it holds this frame, and this frame it: the model is never freed
     first = embedders[0][1]
     for _, embedder in embedders[1:]:
-        embedder.stand_in_for(first)
+        embedder.become_replica_of(first)
 
-    def replica(name: str, embedder: Embedder) -> Replica:
-        return Replica(name, embedder, lane_of(spec, settings, embedder))
-
-    def again(name: str, place: ModelSpec) -> Replica:
+    def load(place: ModelSpec) -> Encoder:
         embedder = build(place, settings)
-        embedder.stand_in_for(first)
-        return replica(name, embedder)
+        embedder.become_replica_of(first)
+        return encoder_of(spec, settings, embedder)
 
-    missing = [
-        Missing(name, reason_of(exc), functools.partial(again, name, place))
-        for name, place, exc in failures
-    ]
+    missing = [Missing(n, reason_of(exc), functools.partial(load, at)) for n, at, exc in failures]
     failures.clear()  # an exception's traceback holds this frame, which holds it
-    for each in missing:
-        log.warning("replica %s of %s is left out: %s", each.name, spec.id, each.reason)
-    replicas = [replica(name, each) for name, each in embedders]
-    several = len(replicas) + len(missing) > 1
-    lane = Replicas(replicas, missing) if several else replicas[0].lane
-    return Loaded(first, lane, time.monotonic() - started)
+    encoders = [(name, encoder_of(spec, settings, each)) for name, each in embedders]
+    several = len(encoders) + len(missing) > 1
+    encoder = Replicas(encoders, missing) if several else encoders[0][1]
+    return Loaded(encoder, time.monotonic() - started)
 
 
 def reason_of(exc: Exception) -> str:
-    """Say why a model did not load, in one line that may be shown."""
-    return exc.message if isinstance(exc, ServiceError) else f"it failed to load ({told(exc)})"
+    """Return why a model did not load, in one line."""
+    return exc.message if isinstance(exc, ServiceError) else f"it failed to load ({described(exc)})"
 
 
 def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
-    """Return the places where a model runs: one for each device and each address listed."""
-    devices = [(f"{d}#{i}", {"device": d}) for i, d in enumerate(spec.devices)]
-    addresses = [(url, {"base_url": url}) for url in spec.base_urls]
-    places = [*devices, *addresses]
+    """Return the places where a model runs, by name: one for each device and each address."""
+    places = [(f"{d}#{i}", {"device": d}) for i, d in enumerate(spec.devices)]
+    places += [(url, {"base_url": url}) for url in spec.base_urls]
     return [(name, spec.model_copy(update=u)) for name, u in places] or [("", spec)]
 
 
-def lane_of(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lane:
-    """Return what an embedder's requests go through."""
+def encoder_of(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Encoder:
+    """Return a batcher for embedders that share passes between requests, else a plain encoder."""
     if not embedder.batched:
-        return embedder
+        return Encoder(embedder)
     kind = embedder.facts.device.partition(":")[0]
     suits = embedder.pass_tokens or BATCH_TOKENS.get(kind, 1024)
     return Batcher(
@@ -100,5 +90,36 @@ def lane_of(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Lan
         max_items=spec.max_batch_size or settings.max_batch_size,
         max_queue_tokens=settings.max_queue_tokens,
         hung_after_s=settings.encode_timeout_s,
-        numbers=metrics.Lane(spec.id),
+        numbers=metrics.ModelMetrics(spec.id),
     )
+
+
+def check(embedder: Embedder) -> None:
+    """Raise ModelUnavailable if the vectors of a few texts cannot be right.
+
+    A remote model is not asked: each call costs money.
+    """
+    if not embedder.batched:
+        return
+    try:
+        vectors = embedder.encode(embedder.prepare(GOLDEN, Prompt(), "right")).vectors
+    except Exception as exc:
+        said = exc.message if isinstance(exc, ServiceError) else described(exc)
+        raise ModelUnavailable(f"it cannot encode a text ({said})") from exc
+    wanted = (len(GOLDEN), embedder.facts.dimension)
+    if vectors.shape != wanted:
+        raise ModelUnavailable(f"its vectors have the shape {vectors.shape}, not {wanted}")
+    if not np.isfinite(vectors).all():
+        raise ModelUnavailable("its vectors hold numbers that are not finite")
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if embedder.facts.vocabulary is None:  # a word average: zero where it knows none of the words
+        vectors, lengths = vectors[lengths[:, 0] > 0], lengths[lengths[:, 0] > 0]
+        if len(vectors) < 2:
+            return
+    if not (lengths > 1e-6).all():
+        raise ModelUnavailable("its vectors are all zero, so they cannot be normalised")
+    units = vectors / lengths
+    if np.abs(np.linalg.norm(units, axis=1) - 1).max() > 1e-3:
+        raise ModelUnavailable("its vectors do not have length 1 after normalising")
+    if np.ptp(units, axis=0).max() < 1e-6:
+        raise ModelUnavailable("it gives every text the same vector")

@@ -1,121 +1,101 @@
 """The configured models: the thread that loads them, and their exchange while they serve.
 
-Loading happens beside the service, the default model first, so that the port opens at once; one
-that fails is `unavailable` with its reason, is tried again later, and never stops the others.
-Hands out `Model`s; knows nothing of requests or HTTP.
+The service starts at once and the models load meanwhile, the default one first. One that fails is
+`unavailable` with its reason and is tried again later; it never stops the others.
 """
 
+import gc
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from circuit_breaker import backoff
 from config import ModelSettings, ModelSpec
 from embedders.base import DeviceBroken
 from embedders.device import meaning
 from errors import Conflict, Invalid, ServiceError, UnknownModel
-from serving.loader import Build, build_model, reason_of
-from serving.model import Lane, LineUp, Loaded, Model, alias
-from serving.retire import Leaving, check, free, give_back_memory
-
-__all__ = ["Build", "Lane", "LineUp", "Loaded", "Model", "Registry"]
+from server.memory import give_back_memory
+from serving.encoder import Encoder
+from serving.loader import Build, build_model, check, reason_of
+from serving.model import Loaded, Model, ModelSet, public_name
 
 log = logging.getLogger("models")
 
-# A model that failed (no network yet, a gated repository) is tried again after these seconds, and
-# again and again after the last.
+# Before each retry of a model that failed (no network yet, a gated repository), the last forever.
 RETRY_AFTER_S = (30, 120, 600)
+# A request may wait this long for its turn; an old model is given as long to become idle.
+DRAIN_S = 30.0
+# How often cyclic garbage, which a failed request leaves behind, is collected while waiting.
+COLLECT_EVERY_S = 0.5
 DIED = (
-    "the process before this one died while it loaded its models, for want of memory perhaps "
-    "(the kernel's log tells); they are loaded {:.0f} s after the start"
+    "the process before this one died while it loaded its models, perhaps out of memory (see the "
+    "kernel's log); they are loaded {:.0f} s after the start"
 )
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A line-up that is loaded and checked but does not serve yet."""
-
-    line_up: LineUp
-    specs: Sequence[ModelSpec]
-    settings: ModelSettings
 
 
 class Registry:
     """Every configured model by every name it answers to."""
 
     def __init__(
-        self,
-        specs: Sequence[ModelSpec],
-        default: str,
-        settings: ModelSettings,
-        build: Build,
+        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings, build: Build
     ) -> None:
         self._build = build
-        self._line_up = LineUp.of([Model(spec, settings) for spec in specs], default)
+        self._serving = ModelSet.of([Model(spec, settings) for spec in specs], default)
         self._exchanging = threading.Lock()
-        self._putting = threading.Lock()  # over "is this model still served? then put it"
+        self._putting = threading.Lock()  # so that only a model that still serves is put
         self._stop = threading.Event()
         self.lost: str | None = None  # the device that broke while a model was loaded
-        self.tried = threading.Event()  # each model has been loaded, or found unavailable
+        self.tried = threading.Event()  # each model is loaded, or unavailable
 
     @property
     def models(self) -> Mapping[str, Model]:
         """The models by id."""
-        return self._line_up.models
+        return self._serving.models
 
     @property
     def default(self) -> Model:
         """The model of a request that names none."""
-        return self._line_up.default
+        return self._serving.default
 
     @property
     def names(self) -> Mapping[str, Model]:
         """The models by every name they answer to."""
-        return self._line_up.names
+        return self._serving.names
 
     def get(self, name: str | None) -> Model:
         """Return the model a request asks for; None means the default. Raises UnknownModel."""
-        line_up = self._line_up
+        serving = self._serving
         if name is None:
-            return line_up.default
-        try:
-            return line_up.names[name]
-        except KeyError:
-            known = ", ".join(map(alias, line_up.models))
-            raise UnknownModel(
-                f"unknown model {name[:128]!r}; available: {known}", param="model"
-            ) from None
+            return serving.default
+        if found := serving.names.get(name):
+            return found
+        known = ", ".join(map(public_name, serving.models))
+        raise UnknownModel(f"unknown model {name[:128]!r}; available: {known}", param="model")
 
     # -- loading --------------------------------------------------------------------------------
 
     def start(self, pause_s: float = 0.0) -> None:
         """Load every model in a thread of its own, the default first, `pause_s` from now."""
-        models = self._in_order(self._line_up)
         if pause_s:
             log.warning(DIED.format(pause_s))
-        for model in models if pause_s else ():
-            model.fail(DIED.format(pause_s))
-        self._start_loading(models, pause_s)
+            for model in self.models.values():
+                model.fail(DIED.format(pause_s))
+        self._start_loading(self._default_first(), pause_s)
 
     def load_now(self) -> None:
         """Load every model before returning (for tests and scripts)."""
-        for model in self._in_order(self._line_up):
+        for model in self._default_first():
             self._load(model)
 
     def stop(self) -> None:
         """End the retries."""
         self._stop.set()
 
-    def build(self, spec: ModelSpec, settings: ModelSettings) -> Loaded:
-        """Build an embedder and the lane its requests take. Raises ModelUnavailable."""
-        return build_model(spec, settings, self._build)
-
-    @staticmethod
-    def _in_order(line_up: LineUp) -> list[Model]:
-        others = [m for m in line_up.models.values() if m is not line_up.default]
-        return [line_up.default, *others]
+    def _default_first(self) -> list[Model]:
+        return sorted(self.models.values(), key=lambda model: model is not self.default)
 
     def _start_loading(self, models: list[Model], pause_s: float = 0.0) -> None:
         threading.Thread(
@@ -123,8 +103,7 @@ class Registry:
         ).start()
 
     def _load_all(self, models: list[Model], pause_s: float) -> None:
-        for_ever = itertools.repeat(RETRY_AFTER_S[-1])
-        for pause in itertools.chain((pause_s, *RETRY_AFTER_S), for_ever):
+        for pause in itertools.chain([pause_s], backoff(RETRY_AFTER_S)):
             if self._stop.wait(pause):
                 return
             for model in models:
@@ -135,7 +114,7 @@ class Registry:
                 return
 
     def _serves(self, model: Model) -> bool:
-        return self._line_up.models.get(model.spec.id) is model
+        return self._serving.models.get(model.spec.id) is model
 
     def _load(self, model: Model) -> None:
         if not self._serves(model):
@@ -147,73 +126,61 @@ class Registry:
         except Exception as exc:
             known, reason = model.reason, reason_of(exc)
             model.fail(reason)
-            if reason != known:  # it is tried for ever: one line for each new reason is enough
+            if reason != known:  # it is tried again and again: log each new reason once
                 log.warning("model %s is unavailable: %s", spec.id, reason)
                 if not isinstance(exc, ServiceError):
                     log.exception("model %s failed to load", spec.id)
             loaded = None
-        if loaded is None:  # outside of `except`: there the exception holds what was loaded
+        if loaded is None:  # not inside `except`: there the exception holds what was loaded
             give_back_memory()
             return
         with self._putting:
             if serves := self._serves(model):
                 model.put(loaded)
         if serves:
-            _tell(model, loaded)
+            _log_loaded(model, loaded)
         else:
-            loaded.closable.close()
+            loaded.encoder.close()
 
     def _checked(self, model: Model) -> Loaded:
-        """Load a model and see it encode. Raises what says why it cannot; then nothing is kept."""
+        """Load a model and check that it encodes. Raises why it cannot, and then keeps nothing."""
         loaded: Loaded | None = None
         try:
-            loaded = self.build(model.spec, model.settings)
+            loaded = build_model(model.spec, model.settings, self._build)
             check(loaded.embedder)
             return loaded
         except Exception as exc:
             failure = meaning(exc)
-            if isinstance(failure, DeviceBroken):  # first: on such a device nothing else succeeds
+            if isinstance(failure, DeviceBroken):  # no other call on that device succeeds either
                 self.lost = f"{model.spec.id}: the model's device is lost: {failure}"
             del failure
             if loaded is not None:
-                loaded.closable.close()
+                loaded.encoder.close()
             raise
 
     # -- exchanging -----------------------------------------------------------------------------
 
-    @contextmanager
-    def exchange(
+    def prepare(
         self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings
-    ) -> Iterator[Callable[[], None]]:
-        """Load the models of these settings beside those that serve; the block decides.
+    ) -> "Exchange":
+        """Load the models of these settings beside those that serve; return their exchange.
 
-        Gives a function that makes them serve, by one assignment between two requests. A block
-        that ends without calling it changes nothing. Models that stay the same stay loaded. What
-        serves no more is closed at the end, once the requests on it are done. Raises Conflict
-        while another exchange runs, Invalid with the reason if a model does not load or is wrong.
+        Models that stay the same stay loaded. Raises Conflict until the exchange before is
+        committed or aborted, Invalid with the reason if a model does not load or is wrong.
         """
         if not self._exchanging.acquire(blocking=False):
-            raise Conflict("the models are being changed already; send this when that is done")
+            raise Conflict("the models are already being changed; send this again afterwards")
         try:
-            before = self._line_up
-            candidates = [self._candidate(specs, default, settings)]
-            try:
-                yield lambda: self._take(candidates[0])
-            finally:
-                now = self._line_up
-                gone = before.without(now) + candidates[0].line_up.without(now)
-                leaving = _leaving(gone)
-                candidates.clear()
-                del before, now, gone  # whoever still refers to a model keeps it open
-                free(leaving)
-        finally:
+            return Exchange(self, self._load_beside(specs, default, settings), specs, settings)
+        except BaseException:
             self._exchanging.release()
+            raise
 
-    def _candidate(
+    def _load_beside(
         self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings
-    ) -> _Candidate:
-        """Load and check what these settings newly need. Raises Invalid; then nothing is kept."""
-        now = self._line_up
+    ) -> ModelSet:
+        """Load and check what these settings newly need. Raises Invalid and then keeps nothing."""
+        now = self._serving
         needed = {m.spec.id for m in now.models.values() if m.state == "ready"} | {default}
         models = [self._same(spec, settings, spec.id == default) for spec in specs]
         for model in models:
@@ -225,11 +192,11 @@ class Registry:
                 del model  # whoever still refers to a model keeps it open
                 free(leaving)
                 raise Invalid(f"model {name!r} cannot be used: {reason}. Nothing was changed")
-        return _Candidate(LineUp.of(models, default), specs, settings)
+        return ModelSet.of(models, default)
 
     def _same(self, spec: ModelSpec, settings: ModelSettings, must_be_ready: bool) -> Model:
         """Return the model that serves under this id, if these would load the same."""
-        old = self._line_up.models.get(spec.id)
+        old = self._serving.models.get(spec.id)
         if old is None or not old.loads_as(spec, settings):
             return Model(spec, settings)
         return old if old.state == "ready" or not must_be_ready else Model(spec, settings)
@@ -241,36 +208,113 @@ class Registry:
         except Exception as exc:
             return reason_of(exc)
         model.put(loaded)
-        _tell(model, loaded)
+        _log_loaded(model, loaded)
         return None
 
-    def _take(self, candidate: _Candidate) -> None:
-        fresh = candidate.line_up.without(self._line_up)
+    def _switch_to(
+        self, models: ModelSet, specs: Sequence[ModelSpec], settings: ModelSettings
+    ) -> None:
+        fresh = models.without(self._serving)
         with self._putting:
-            self._line_up = candidate.line_up
-        for spec in candidate.specs:
-            candidate.line_up.models[spec.id].limit(spec, candidate.settings)
+            self._serving = models
+        for spec in specs:
+            models.models[spec.id].limit(spec, settings)
         if missing := [model for model in fresh if model.held is None]:
             self._start_loading(missing)
 
 
+@dataclass
+class Exchange:
+    """Models that are loaded and checked but do not serve yet: `commit` or `abort`, once."""
+
+    _registry: Registry
+    _new: ModelSet | None
+    _specs: Sequence[ModelSpec]
+    _settings: ModelSettings
+
+    def commit(self) -> None:
+        """Let the new models serve, between two requests, and free those that serve no more."""
+        self._end(serve=True)
+
+    def abort(self) -> None:
+        """Free the new models; those that serve go on."""
+        self._end(serve=False)
+
+    def _end(self, *, serve: bool) -> None:
+        registry, before, new = self._registry, self._registry._serving, self._new
+        assert new is not None, "an exchange ends once"
+        try:
+            if serve:
+                registry._switch_to(new, self._specs, self._settings)
+            now = registry._serving
+            leaving = _leaving(before.without(now) + new.without(now))
+            # Whoever refers to a model keeps it open.
+            del before, now, new
+            self._new = None
+            free(leaving)
+        finally:
+            registry._exchanging.release()
+
+
+class Leaving:
+    """An encoder that is closed once nothing refers to its holder any more.
+
+    Python's reference count is the drain: a request refers to what it encodes on, so nothing in use
+    is closed, and no request pays for being counted.
+    """
+
+    def __init__(self, holder: object, encoder: Encoder) -> None:
+        self._encoder: Encoder | None = encoder
+        self._gone = threading.Event()
+        weakref.finalize(holder, self._gone.set).atexit = False
+
+    def close(self) -> None:
+        """Wait until the holder is gone, then close its encoder and forget it."""
+        while not self._gone.wait(COLLECT_EVERY_S):
+            gc.collect()  # an exception and its traceback refer to each other, and to the model
+        if self._encoder is not None:
+            self._encoder.close()
+            self._encoder = None
+
+
+def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
+    """Close each encoder as soon as its holder is gone, and return its memory.
+
+    The caller must not refer to the holders. Returns when all are closed, or after `drain_s`; what
+    is in use even then is closed later, in a thread. With none to close it frees what a failed load
+    left behind.
+    """
+    if not leaving:
+        give_back_memory()
+        return
+    done = threading.Event()
+
+    def close_all() -> None:
+        spared = gc.get_freeze_count() > 0
+        gc.unfreeze()  # an old model may be part of cyclic garbage
+        for each in leaving:
+            each.close()
+        give_back_memory()
+        if spared:
+            gc.freeze()
+        done.set()
+
+    threading.Thread(target=close_all, name="model-free", daemon=True).start()
+    if not done.wait(drain_s):
+        log.warning("an old model is still in use after %.0f s; it is freed later", drain_s)
+
+
 def _leaving(models: Sequence[Model]) -> list[Leaving]:
-    """Note what to close of models that serve no more; keeps no reference to them."""
+    """Return what to close of models that no longer serve, without a reference to them."""
     held = [model.held for model in models if model.held is not None]
-    return [Leaving(loaded, loaded.closable) for loaded in held]
+    return [Leaving(loaded, loaded.encoder) for loaded in held]
 
 
-def _tell(model: Model, loaded: Loaded) -> None:
+def _log_loaded(model: Model, loaded: Loaded) -> None:
     facts = loaded.facts
     if model.reason is not None:
         log.warning("model %s is unavailable: %s", model.spec.id, model.reason)
         return
-    log.info(
-        "%s is ready in %.1f s: %d dimensions, %s tokens, %s, %s",
-        model.spec.id,
-        loaded.load_s,
-        facts.dimension,
-        facts.max_tokens,
-        facts.device,
-        facts.dtype,
-    )
+    what = "%s is ready in %.1f s: %d dimensions, %s tokens, %s, %s"
+    numbers = (loaded.load_s, facts.dimension, facts.max_tokens)
+    log.info(what, model.spec.id, *numbers, facts.device, facts.dtype)

@@ -1,15 +1,14 @@
 """Chooses which of the waiting inputs go into the next pass through the model.
 
-Called by the batcher with its lock held; keeps nothing itself. A job's `order` is what is still to
-be taken of it, and is the one thing changed here.
+Called by the batcher with its lock held. Changes only `order`, the part of a job not yet taken.
 """
 
 import bisect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from embedders.base import Item, Vectors
+from embedders.base import Gone, Item, Vectors
 
 # A pass has a fixed cost worth about this many tokens: an input shorter than the batch's longest
 # by more than it is cheaper in a pass of its own than padded.
@@ -24,14 +23,16 @@ class Job:
 
     items: Sequence[Item]
     deadline: float | None
-    gone: Callable[[], bool] | None
-    order: list[int]  # indices still to be taken, shortest first: the longest is popped
-    missing: int  # rows not yet there
+    gone: Gone | None
+    order: list[int]  # indices not yet taken, shortest first: the longest is popped
+    missing: int  # rows still to come
     tokens: int
     vectors: Vectors | None = None
     error: Exception | None = None
     leads: bool = False
     taken: float = 0.0  # when its first input went into a pass, in time.monotonic()
+    left: bool = False  # whether the caller was gone at the last look
+    look_at: float = 0.0  # when to look again, in time.monotonic()
     awake: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -45,19 +46,19 @@ class Job:
         return len(self.items) <= INTERACTIVE_ITEMS
 
     def pick(self, width: int) -> int | None:
-        """Take the longest input that suits a pass `width` tokens wide, if there is one."""
+        """Take the longest input for a pass `width` tokens wide; None if all are too unlike."""
         end = bisect.bisect_right(self.order, width, key=lambda i: self.items[i].tokens)
         if end == 0 or self.items[self.order[end - 1]].tokens < width - PADDING_SLACK:
             return None
         return self.order.pop(end - 1)
 
 
-def take_alike(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, int]]:
-    """Take inputs of like length, for an embedder that pads them to the longest.
+def take_similar_lengths(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, int]]:
+    """Take inputs of similar length, for an embedder that pads them to the longest.
 
-    The first input is the longest one of the request whose turn it is; then every request gives its
-    longest inputs that are not much shorter, oldest request first, one at a time so that no request
-    crowds out another.
+    `room` is in tokens, padding included; `most` in inputs. The first input is the longest of the
+    first request; then every request gives its longest inputs that are not much shorter, one at a
+    time, so that no request crowds out another.
     """
     first = givers[0]
     width = first.items[first.order[-1]].tokens
@@ -70,11 +71,12 @@ def take_alike(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, i
     return batch
 
 
-def take_any(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, int]]:
+def take_mixed_lengths(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, int]]:
     """Take inputs of any length in turn, for an embedder that does not pad.
 
-    Only of requests of the first one's kind: small ones would wait for a large one's inputs, and a
-    large one would have less of its turn for small ones that have theirs next.
+    Takes only from requests of the first one's kind, small or large: small ones would wait for a
+    large one's inputs, and a large one would lose part of its turn to small ones, whose turn is
+    next.
     """
     givers = [job for job in givers if job.small == givers[0].small]
     batch: list[tuple[Job, int]] = []

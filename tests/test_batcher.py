@@ -99,7 +99,7 @@ def test_waiting_requests_share_a_pass(batcher: Batcher, recorder: Recorder) -> 
     thread = held(batcher, recorder)
     works = [lambda i=i: batcher.encode(items(f"t{i}")) for i in range(8)]
     opener = threading.Thread(
-        target=lambda: (until(lambda: batcher.load().requests == 8), recorder.open.set())
+        target=lambda: (until(lambda: batcher.queued()[0] == 8), recorder.open.set())
     )
     opener.start()
     results = in_threads(*works)
@@ -130,16 +130,16 @@ def test_an_input_over_the_whole_budget_goes_alone(batcher: Batcher, recorder: R
 
 @pytest.mark.fault("Overload")
 def test_small_requests_do_not_wait_for_a_large_one(batcher: Batcher, recorder: Recorder) -> None:
-    """One request holds as many texts as it may -> it is sliced, and small ones go between the
+    """One request holds as many texts as it may -> it is sliced, and small ones run between the
     slices.
     """
     thread = held(batcher, recorder)
     bulk = threading.Thread(target=batcher.encode, args=(items(*["w " * 99 + "w"] * 40),))
     bulk.start()
-    until(lambda: batcher.load().requests == 1)
+    until(lambda: batcher.queued()[0] == 1)
     small = threading.Thread(target=batcher.encode, args=(items("small"),))
     small.start()
-    until(lambda: batcher.load().requests == 2)
+    until(lambda: batcher.queued()[0] == 2)
     recorder.open.set()
     for each in (small, bulk, thread):
         each.join()
@@ -167,7 +167,7 @@ def test_a_large_request_is_not_starved_by_small_ones(recorder: Recorder) -> Non
     threads += [threading.Thread(target=small, args=(i,)) for i in range(100)]
     for each in threads:
         each.start()
-    until(lambda: batcher.load().requests == 101)
+    until(lambda: batcher.queued()[0] == 101)
     recorder.open.set()
     for each in [*threads, thread]:
         each.join()
@@ -207,7 +207,7 @@ def test_forty_eight_threads_with_poison_get_only_their_own_rows(recorder: Recor
     assert results == [None] * 48
     assert not wrong
     assert poisoned, "no poison was drawn: the test tests nothing"
-    assert batcher.load().tokens == 0
+    assert batcher.queued()[1] == 0
 
 
 def test_poison_is_named_by_its_index(batcher: Batcher) -> None:
@@ -223,7 +223,7 @@ def test_a_request_leaves_the_queue_when_its_deadline_passes(
     thread = held(batcher, recorder)
     with pytest.raises(DeadlineExceeded):
         batcher.encode(items("late"), deadline=time.monotonic() + 0.05)
-    assert batcher.load().requests == 0
+    assert batcher.queued()[0] == 0
     recorder.open.set()
     thread.join()
     assert all(item.payload != "late" for p in recorder.passes for item in p)
@@ -256,13 +256,13 @@ def test_a_deadline_that_passes_during_the_pass_harms_nobody_else(
         return batcher.encode(items("fine")).vectors
 
     def late() -> None:
-        until(lambda: batcher.load().requests == 1)
+        until(lambda: batcher.queued()[0] == 1)
         with pytest.raises(DeadlineExceeded):
             batcher.encode(items("late"), deadline=time.monotonic() + 60)
         left.set()
 
     def opener() -> None:
-        until(lambda: batcher.load().requests == 2)
+        until(lambda: batcher.queued()[0] == 2)
         recorder.open.set()
 
     vectors, error, _ = in_threads(fine, late, opener)
@@ -293,7 +293,7 @@ def test_a_caller_that_hung_up_costs_no_pass(batcher: Batcher, recorder: Recorde
         )
     )
     caller.start()
-    until(lambda: batcher.load().requests == 1)
+    until(lambda: batcher.queued()[0] == 1)
     recorder.open.set()
     thread.join()
     caller.join()
@@ -308,7 +308,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     thread = held(batcher, recorder)
     waiting = threading.Thread(target=batcher.encode, args=([Item("w", 100)] * 49,))
     waiting.start()
-    until(lambda: batcher.load().requests == 1)
+    until(lambda: batcher.queued()[0] == 1)
     with pytest.raises(QueueFull) as refused:
         batcher.encode([Item("w", 200)])
     assert refused.value.retry_after_s is not None
@@ -316,7 +316,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     recorder.open.set()
     waiting.join()
     thread.join()
-    assert batcher.load().tokens == 0
+    assert batcher.queued()[1] == 0
 
 
 def test_a_request_larger_than_the_queue_is_served_when_nothing_waits(batcher: Batcher) -> None:
@@ -335,10 +335,10 @@ def test_nobody_hangs_when_the_leaders_thread_is_ended(recorder: Recorder) -> No
                 raise SystemExit
             return super().encode(items, deadline)
 
-    batcher._model._embedder = Ending()
+    batcher._forward._embedder = Ending()
     works = [lambda i=i: batcher.encode(items(f"t{i}")) for i in range(6)]
     opener = threading.Thread(
-        target=lambda: (until(lambda: batcher.load().requests == 6), recorder.open.set())
+        target=lambda: (until(lambda: batcher.queued()[0] == 6), recorder.open.set())
     )
     opener.start()
     results = in_threads(*works)

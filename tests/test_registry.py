@@ -13,7 +13,7 @@ from embedders.fake import FakeEmbedder
 from errors import ModelUnavailable
 from observability import metrics
 from serving import registry as loading
-from serving.health import EXIT_CODE, ailment, watch
+from serving.health import EXIT_CODE, unhealthy_reason, watch
 from serving.registry import Registry
 from tests.faults.conftest import until
 
@@ -58,9 +58,9 @@ def shown(model: str, default: str = "true") -> str | None:
 
 @pytest.mark.fault("Models and devices")
 def test_a_model_that_cannot_be_loaded_is_tried_for_ever(serve, monkeypatch) -> None:
-    """A model cannot be loaded -> it is tried again for ever."""
+    """A model cannot be loaded -> loading is retried for ever."""
     monkeypatch.setattr(loading, "RETRY_AFTER_S", (0.0, 0.001))
-    tries = iter(range(20))
+    tries = iter(range(5))
 
     def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
         if next(tries, None) is not None:
@@ -77,7 +77,7 @@ def test_a_model_that_gives_no_numbers_is_never_ready(serve) -> None:
     """A model gives vectors that are not finite -> it is never ready."""
     registry = serve(lambda spec, settings: Broken(spec.model_name))
     registry.load_now()
-    assert ailment(registry.default) == "its vectors hold numbers that are not finite"
+    assert unhealthy_reason(registry.default) == "its vectors hold numbers that are not finite"
 
 
 def test_a_device_that_is_lost_while_a_model_loads_ends_the_process(serve) -> None:
@@ -96,7 +96,7 @@ def test_what_is_shown_of_a_model_follows_it_from_its_loading_to_its_leaving(ser
     go_on = threading.Event()
 
     def build(spec: ModelSpec, settings: ModelSettings) -> Embedder:
-        assert go_on.wait(30)
+        assert go_on.wait(90)
         return fake(spec, settings)
 
     registry = serve(build)
@@ -105,11 +105,9 @@ def test_what_is_shown_of_a_model_follows_it_from_its_loading_to_its_leaving(ser
     until(lambda: shown("shown") == "0.0")  # while it loads
     go_on.set()
     until(lambda: shown("shown") == "1.0")
-    with registry.exchange([OTHER, SPEC], "other", ModelSettings()) as take:
-        take()
+    registry.prepare([OTHER, SPEC], "other", ModelSettings()).commit()
     until(lambda: (shown("other"), shown("shown"), shown("shown", "false")) == ("1.0", None, "1.0"))
-    with registry.exchange([OTHER], "other", ModelSettings()) as take:
-        take()
+    registry.prepare([OTHER], "other", ModelSettings()).commit()
     until(lambda: (shown("other"), shown("shown", "false")) == ("1.0", None))
     stop.set()
 
@@ -124,7 +122,9 @@ def test_a_model_whose_passes_fail_is_not_shown_as_ready(serve) -> None:
     embedder.failure = RuntimeError("it refuses")
     loaded.embedder.encode = embedder.encode
     with pytest.raises(Exception, match="cannot encode"):
-        loaded.encode(loaded.embedder.prepare(["a"], loaded.embedder.prompt(None, None), "right"))
+        loaded.encoder.encode(
+            loaded.embedder.prepare(["a"], loaded.embedder.prompt(None, None), "right")
+        )
     until(lambda: shown("shown") == "0.0")
     stop.set()
 
@@ -138,11 +138,11 @@ def test_a_replica_that_does_not_load_leaves_the_others_serving(serve) -> None:
     spec = SPEC.model_copy(update={"devices": ("cuda:0", "cpu", "cpu")})
     registry = serve(build, spec)
     registry.load_now()
-    assert ailment(registry.default) is None
+    assert unhealthy_reason(registry.default) is None
     rows = registry.default.replicas
     until(lambda: [row["status"] for row in registry.default.replicas] == ["up", "up", "down"])
     assert rows[2]["name"] == "cuda:0#0" and rows[2]["reason"] == "the device is not there"
-    registry.default.loaded.closable.close()
+    registry.default.loaded.encoder.close()
 
 
 @pytest.mark.parametrize("elsewhere", [(), ("http://127.0.0.1:1/v1",)])

@@ -9,10 +9,9 @@ import pytest
 from cache import Cache, MemoryCache
 from cache.redis import RedisCache, connect
 from config import Config, ModelSpec
-from embedders.base import Encoded, Input, Item, Prompt, Truncate
+from embedders.base import Encoded, Gone, Input, Item, Prompt, Truncate
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
-from recall import Recall
 from serving.registry import Registry
 from tests.servers.redis import Redis
 
@@ -31,7 +30,9 @@ class Counting(FakeEmbedder):
         self.prepared += inputs
         return super().prepare(inputs, prompt, truncate)
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+    def encode(
+        self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
+    ) -> Encoded:
         self.encoded += [str(item.payload) for item in items]
         self.before(items)
         return super().encode(items, deadline)
@@ -45,7 +46,9 @@ class Remote(Counting):
 
     batched = False
 
-    def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+    def encode(
+        self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
+    ) -> Encoded:
         vectors = super().encode(items, deadline).vectors
         return Encoded(vectors, [item.tokens + 100 for item in items])
 
@@ -73,7 +76,7 @@ def registry_of(kinds: dict[str, type[Counting]] = KINDS) -> Registry:
 
 def engine_of(cache: Cache | None) -> Engine:
     """An engine on three models of its own."""
-    return Engine(registry_of(), "right", Recall(cache) if cache else None)
+    return Engine(registry_of(), "right", cache)
 
 
 def fake_of(engine: Engine, name: str = "a") -> Counting:

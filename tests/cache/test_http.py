@@ -57,7 +57,7 @@ def test_truncation_is_told_on_a_hit_as_on_a_miss(fake_client: FlaskClient) -> N
 def test_an_exchanged_model_finds_nothing_of_the_other(
     config_of: Callable[..., Config],
 ) -> None:
-    """The model is exchanged -> the cache returns nothing of the old one."""
+    """The model is swapped -> the cache returns no vector of the old one."""
     models = {name: {"type": "fake", "model_name": f"tests/{name}"} for name in ("one", "two")}
     client = create_app(config_of(models), wait=True).test_client()
     before = client.post("/embed", json={"texts": ["a"]})
@@ -192,8 +192,8 @@ def test_a_real_model_s_partial_hits_agree_with_no_cache(real_app: Flask) -> Non
     client.post("/embed", json={"texts": texts[::2]})
     got = client.post("/embed", json={"texts": texts})
     assert got.headers["X-Cache"] == "hits=6, misses=6"
-    encoder = engine.registry.default.loaded
-    items = encoder.embedder.prepare(texts, Prompt(), "right")
-    plain = encoder.lane.encode(items).vectors
+    loaded = engine.registry.default.loaded
+    items = loaded.embedder.prepare(texts, Prompt(), "right")
+    plain = loaded.encoder.encode(items).vectors
     plain = plain / np.linalg.norm(plain, axis=1, keepdims=True)
     np.testing.assert_allclose(np.array(got.json["embeddings"]), plain, atol=1e-5)

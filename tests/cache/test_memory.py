@@ -57,7 +57,7 @@ def test_nothing_is_found_after_its_time() -> None:
 @pytest.mark.fault("Process and machine")
 @pytest.mark.parametrize("size", [16 + 4 * 8, 16 + 4 * 384])
 def test_it_takes_no_more_memory_than_it_may(size: int) -> None:
-    """The cache in memory fills up -> it takes no more than `CACHE_MEMORY_BYTES`."""
+    """The memory cache fills up -> it takes no more than `CACHE_MAX_BYTES`."""
     limit = 4 << 20
     cache = MemoryCache(limit, 60)
     tracemalloc.start()

@@ -116,17 +116,17 @@ def test_a_key_that_forgets_something_would_be_seen(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: with a key as other caches have them, the oracle finds a wrong reply."""
-    import recall
+    import engine
     from embedders.base import Prompt
 
-    true_keys = recall.keys_of
+    true_keys = engine.keys_of
 
     def forgetful(facts, prompt, truncate, inputs):  # type: ignore[no-untyped-def]
         facts = fake_of(engine_of(None)).facts if fault == "fingerprint" else facts
         prompt = Prompt() if fault == "prompt" else prompt
         return true_keys(facts, prompt, "right" if fault == "truncate" else truncate, inputs)
 
-    monkeypatch.setattr(recall, "keys_of", forgetful)
+    monkeypatch.setattr(engine, "keys_of", forgetful)
     long = ["w1 w2 w3 " * 9]
     asked = [
         EmbedRequest(long, model=model, prompt=prompt, truncate=truncate)

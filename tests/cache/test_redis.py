@@ -95,7 +95,7 @@ def test_the_client_tries_once_and_is_not_introduced(
 def test_hostile_values_are_misses_and_are_thrown_away(
     redis_cache: RedisCache, value: bytes
 ) -> None:
-    """A value in Redis is cut, of another model or hostile -> a miss, and it is thrown away."""
+    """A value in Redis is cut, of another model or hostile -> a miss, and the value is dropped."""
     engine, client = engine_of(redis_cache), redis_cache._client
     ask(engine)
     victim = sorted(client.keys())[0]

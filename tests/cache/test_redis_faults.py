@@ -25,7 +25,7 @@ def own(redis_server: Redis) -> Iterator[Redis]:
 @pytest.fixture
 def cache(own: Redis) -> Iterator[RedisCache]:
     cache = RedisCache(own.url(), 60)
-    cache._guard._pause_s = 0.05  # how soon it is tried again; the rest is as in service
+    cache._breaker.pauses = (0.05,)  # between trials; the rest is as in service
     yield cache
     cache.close()
 
@@ -33,7 +33,7 @@ def cache(own: Redis) -> Iterator[RedisCache]:
 def count_failures(cache: RedisCache) -> list[str]:
     """Note each attempt that failed, by thread: each costs its thread at most TIMEOUT_S."""
     failures: list[str] = []
-    for owner, name in ((cache._guard, "failed"), (cache._guard, "_probe")):
+    for owner, name in ((cache._breaker, "failed"), (cache._breaker, "_probe")):
         true = getattr(owner, name)
 
         def noted(*args: object, true: Callable[..., object] = true) -> object:
@@ -81,7 +81,7 @@ def test_a_frozen_server_costs_one_short_pause(own: Redis, cache: RedisCache) ->
 
 @pytest.mark.fault("Redis")
 def test_a_frozen_server_is_used_again_when_it_goes_on(own: Redis, cache: RedisCache) -> None:
-    """Redis hangs -> a thread beside the requests tries it until it answers."""
+    """Redis hangs -> a background thread tries it until it answers."""
     engine = engine_of(cache)
     ask(engine, hits=0)
     own.pause()
@@ -125,7 +125,7 @@ def test_a_full_server_is_read_but_not_written(own: Redis, cache: RedisCache) ->
 
 @pytest.mark.fault("Redis")
 def test_a_replica_is_read_but_not_written(own: Redis, cache: RedisCache) -> None:
-    """Redis is a replica that only reads -> it is read and not written."""
+    """Redis is a read-only replica -> it is read and not written."""
     engine = engine_of(cache)
     ask(engine, hits=0)
     port = own.port

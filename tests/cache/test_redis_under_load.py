@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import requests
 
 from tests.cache.conftest import until
@@ -19,6 +20,7 @@ def answers(url: str) -> bool:
     return requests.get(f"{url}/health/ready", timeout=30).status_code == 200
 
 
+@pytest.mark.long
 def test_killing_redis_under_load_changes_no_status_and_no_vector(
     serve: Callable[..., str],
 ) -> None:

@@ -33,7 +33,7 @@ def embed(app: Flask) -> Callable[..., TestResponse]:
 
 @pytest.fixture
 def ended(app: Flask) -> Iterator[list[int]]:
-    """The exit codes with which the watchdog has ended the worker."""
+    """The exit codes with which the health watch ended the worker."""
     codes: list[int] = []
     stop = watch(app.extensions[KEY].engine.registry, codes.append)
     yield codes

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from config import Config
 from config.fields import names_of
 from embedders import device as choosing
 from embedders.base import DeviceBroken, OutOfMemory
-from embedders.device import BESIDE, GPU_TOKENS, choose_device, choose_dtype, meaning, room_for
+from embedders.device import GPU_TOKENS, OVERHEAD, choose_device, choose_dtype, meaning, room_for
 from errors import ModelUnavailable
 from server import master
 from serving.loader import BATCH_TOKENS
@@ -104,8 +105,8 @@ def model_folder(folder: Path, numbers: int) -> Path:
 def test_the_room_for_a_model_goes_by_the_dtype_it_runs_in(tmp_path: Path) -> None:
     folder = model_folder(tmp_path, 1_000_000)
     states = GPU_TOKENS * (8 * 100 + 3 * 400)
-    assert room_for(folder, torch.bfloat16) == (1_000_000 + states) * 2 + BESIDE
-    assert room_for(folder, torch.float32) == (1_000_000 + states) * 4 + BESIDE
+    assert room_for(folder, torch.bfloat16) == (1_000_000 + states) * 2 + OVERHEAD
+    assert room_for(folder, torch.float32) == (1_000_000 + states) * 4 + OVERHEAD
     assert room_for(folder) == room_for(folder, torch.float32)
     assert BATCH_TOKENS["cuda"] == GPU_TOKENS
 
@@ -126,13 +127,13 @@ def test_auto_goes_on_on_the_cpu_where_the_gpu_cannot_compute_and_says_so(gpus, 
     gpus["raises"] = lambda: accelerator(NO_KERNEL, 209)
     with caplog.at_level(logging.WARNING):
         assert choose_device("auto").type == "cpu"
-    assert "no kernel image" in caplog.text and "using the CPU" in caplog.text
+    assert "no kernel image" in caplog.text and "the CPU is used" in caplog.text
 
 
 @pytest.mark.fault("Models and devices")
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:1"])
 def test_cuda_says_why_the_gpu_cannot_compute_and_no_device_is_lost(gpus, wanted: str) -> None:
-    """A GPU too old for this torch where `DEVICE=cuda` -> 503 and why."""
+    """A GPU too old for this torch where `DEVICE=cuda` -> 503 with the reason."""
     gpus["raises"] = lambda: accelerator(NO_KERNEL, 209)
     with pytest.raises(
         ModelUnavailable, match=f"DEVICE={wanted}: {wanted} cannot.*no kernel image"
@@ -214,7 +215,7 @@ def test_gpus_and_slices_of_them_are_counted_without_any_tool(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(master, "_gpus", None)
+    monkeypatch.setattr(master, "gpus", cache(master.gpus.__wrapped__))
     before = set(sys.modules)
     assert master.gpus() == names
     assert "pynvml" not in set(sys.modules) - before, (

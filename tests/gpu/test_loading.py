@@ -17,11 +17,9 @@ from embedders.device import DeviceEmbedder
 from errors import Invalid, ModelUnavailable, ServiceError
 from factory import create_app
 from serving import registry as registries
-from serving import retire
 from serving.health import EXIT_CODE, watch
-from serving.loader import reason_of
+from serving.loader import check, reason_of
 from serving.registry import Registry
-from serving.retire import check
 from tests.faults.conftest import until
 from tests.gpu.simulated import Simulated, accelerator, full, lost, odd
 
@@ -107,8 +105,8 @@ def test_a_device_that_is_lost_during_an_exchange_ends_the_worker() -> None:
 
     registry = Registry([A], "a", ModelSettings(), build)
     registry.load_now()
-    with pytest.raises(Invalid, match="device-side assert"), registry.exchange([B], "b", SETTINGS):
-        pass
+    with pytest.raises(Invalid, match="device-side assert"):
+        registry.prepare([B], "b", SETTINGS)
     assert registry.default.spec is A
     assert end_of(registry) == [EXIT_CODE]
 
@@ -125,9 +123,8 @@ def test_the_service_says_that_its_device_is_lost_while_it_loads(config_of) -> N
 @pytest.fixture
 def uncollected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No garbage is collected: what is part of a cycle stays."""
-    for place in (retire, registries):
-        monkeypatch.setattr(place, "give_back_memory", lambda: None)
-    monkeypatch.setattr("embedders.device.give_back", lambda: None)
+    monkeypatch.setattr(registries, "give_back_memory", lambda: None)
+    monkeypatch.setattr("embedders.device.give_back_memory", lambda: None)
     gc.collect()
     gc.disable()
     yield
@@ -198,8 +195,8 @@ def refused() -> Callable[..., tuple[Registry, Refs]]:
 
         registry = Registry([A], "a", ModelSettings(), build)
         registry.load_now()
-        with pytest.raises(Invalid), registry.exchange([spec], "b", SETTINGS):
-            pass
+        with pytest.raises(Invalid):
+            registry.prepare([spec], "b", SETTINGS)
         assert refs, "nothing was made that could stay"
         assert registry.default.loaded.embedder.weights is not None
         return registry, refs
@@ -214,7 +211,9 @@ WAYS = [apart, with_numbers_that_are_none, that_cannot_encode]
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("make", WAYS)
 def test_a_refused_exchange_leaves_nothing_held_not_even_until_a_collection(refused, make) -> None:
-    """An exchange is refused for want of memory -> nothing of the new model is held."""
+    """A model swap is refused because memory is short -> no memory of the new model stays
+    allocated.
+    """
     _, refs = refused(make)
     assert not refs.alive
 
@@ -234,8 +233,8 @@ def test_a_refused_exchange_lets_go_of_the_models_that_were_loaded_for_it() -> N
 
     registry = Registry([A], "a", ModelSettings(), build)
     registry.load_now()
-    with pytest.raises(Invalid), registry.exchange([changed, B], "b", SETTINGS):
-        pass
+    with pytest.raises(Invalid):
+        registry.prepare([changed, B], "b", SETTINGS)
     assert len(refs) == 2 and not refs.alive
 
 
@@ -256,7 +255,7 @@ def test_a_place_where_a_model_does_not_load_holds_nothing_while_it_serves_elsew
     registry = Registry([spec], "a", ModelSettings(), build)
     registry.load_now()
     assert registry.default.state == "ready" and refs and not refs.alive
-    registry.default.loaded.closable.close()
+    registry.default.loaded.encoder.close()
 
 
 def test_a_refused_exchange_collects_the_garbage_that_a_library_leaves(refused) -> None:
@@ -290,7 +289,7 @@ def test_a_request_that_failed_holds_no_model() -> None:
     loaded = registry.default.loaded
     items = loaded.embedder.prepare(["odd"], loaded.embedder.prompt(None, None), "right")
     with pytest.raises(ServiceError, match="cuda:0"):
-        loaded.encode(items)
+        loaded.encoder.encode(items)
     held = weakref.ref(loaded)
     del registry, loaded
     assert held() is None

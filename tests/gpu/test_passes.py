@@ -18,7 +18,7 @@ from embedders.local import LocalEmbedder
 from factory import create_app
 from observability import metrics
 from serving.batcher import Batcher
-from serving.health import EXIT_CODE, ailment
+from serving.health import EXIT_CODE, unhealthy_reason
 from serving.model import Loaded, Model
 from tests.faults.conftest import until
 from tests.gpu.simulated import Simulated, accelerator, building, full, lost, odd
@@ -35,8 +35,8 @@ def items(model: Simulated, *texts: str) -> list:
 def test_a_text_that_does_not_fit_alone_is_507_for_it_alone_and_the_model_stays(
     app, embed, model, ended
 ) -> None:
-    """A text does not fit into the device's memory alone -> 507 for it alone; the model stays where
-    it is.
+    """One text alone does not fit into the device's memory -> 507 for that text only; the model
+    stays on its device.
 
     Three requests share a pass with it.
     """
@@ -51,9 +51,9 @@ def test_a_text_that_does_not_fit_alone_is_507_for_it_alone_and_the_model_stays(
     model.entered.clear()
     first = ask("first")
     assert model.entered.wait(60)
-    lane = app.extensions[KEY].engine.registry.default.loaded.lane
+    lane = app.extensions[KEY].engine.registry.default.loaded.encoder
     rest = [ask(text) for text in ("good", "huge", "fine", "well")]
-    until(lambda: lane.load().requests == 4)
+    until(lambda: lane.queued()[0] == 4)
     model.open.set()
     for thread in (first, *rest):
         thread.join(60)
@@ -208,7 +208,7 @@ def test_on_the_cpu_it_is_still_422(config_of) -> None:
 def test_a_second_try_in_float32_that_fails_is_told_as_the_first_is(
     embed, model, ended, raises, status: int, ends: bool
 ) -> None:
-    """The second pass in float32 fails -> told like a failed first pass."""
+    """The second pass in float32 fails -> reported like a failed first pass."""
     model.exactly_raises = raises
     assert embed("nan").status_code == status
     assert embed("fine").status_code == (503 if ends else 200)
@@ -230,7 +230,7 @@ def test_raw_errors_of_an_embedder_of_another_kind_are_told_too(model) -> None:
     batcher = Batcher(Bare(), max_tokens=100)
     with pytest.raises(Exception, match="device is lost"):
         batcher.encode(items(model, "nan"))
-    assert batcher.pulse().broken
+    assert batcher.health().broken
 
 
 def test_rows_that_are_not_finite_are_made_again_by_the_embedders_own_float32(embed, model) -> None:
@@ -331,10 +331,10 @@ def test_a_pass_that_needs_another_does_not_wait_for_itself() -> None:
 def test_a_model_whose_device_is_lost_says_so_in_its_health(model) -> None:
     batcher = Batcher(model, max_tokens=100)
     held = Model(ModelSpec(id="fake", type="fake", model_name="tests/fake"), Config())
-    held.put(Loaded(model, batcher, 0.0))
+    held.put(Loaded(batcher, 0.0))
     with pytest.raises(Exception, match="device is lost"):
         batcher.encode(items(model, "lost"))
-    assert "device-side assert triggered" in str(ailment(held))
+    assert "device-side assert triggered" in str(unhealthy_reason(held))
 
 
 def test_the_embedders_of_this_house_leave_the_guard_to_their_base() -> None:

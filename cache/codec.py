@@ -1,10 +1,10 @@
-"""How a vector is named and written in a cache, and how what comes back is proved.
+"""The two formats of a cache: how a vector's key is made, and how its value is written and checked.
 
-Owns the two formats: the key and the value. A key is a digest of everything that decides a vector:
-the model's fingerprint, its length limit, the prompt, what is done to inputs over the limit, and
-the text or the token ids themselves. A value is a header and the vector's little-endian float32 as
-the model made it, before it is shortened or normalised. The CRC at its end covers the key too, so a
-value under another's key is as bad as a damaged one. Never a pickle: reading runs no code.
+A key is a digest of everything that decides a vector: the model's fingerprint, its length limit,
+the prompt, what is done to inputs over the limit, and the text or the token ids. A value is a
+header and the vector as the model made it, little-endian float32. The CRC at its end covers the
+key too, so a value under another key fails the check like a damaged one. Never a pickle: reading
+runs no code.
 """
 
 import json
@@ -22,7 +22,7 @@ PREFIX = b"emb:v1:"
 VERSION = 1
 HEADER = struct.Struct("<BBHII")  # version, whether it was cut, zero, dimension, tokens
 CRC = struct.Struct("<I")  # at the end: of the key and of all before
-# The CRC-32 of anything followed by its own CRC-32, little-endian: what a sound value comes to.
+# The CRC-32 of anything followed by its own CRC-32, little-endian: that of every sound value.
 RESIDUE = 0x2144DF1C
 
 
@@ -54,35 +54,22 @@ def keys_of(
 
 
 def pack(key: bytes, entry: Entry) -> bytes:
-    """Write a vector for its key."""
+    """Return the value of a vector under its key."""
     head = HEADER.pack(VERSION, entry.truncated, 0, len(entry.vector), entry.tokens)
     body = head + entry.vector.astype("<f4", copy=False).tobytes()
     return body + CRC.pack(zlib.crc32(body, zlib.crc32(key)))
 
 
 def unpack(values: Mapping[bytes, bytes], dimension: int) -> dict[bytes, Entry]:
-    """Read the values that are sound: of this version, key and dimension, whole and finite."""
-    size = HEADER.size + 4 * dimension + CRC.size
-    right = {key: value for key, value in values.items() if len(value) == size}
-    rows = np.frombuffer(b"".join(right.values()), _row(dimension))
+    """Return the entries of the sound values: of this version, key and dimension, and finite."""
+    head = [("version", "u1"), ("truncated", "u1"), ("zero", "<u2"), ("dimension", "<u4")]
+    row = np.dtype([*head, ("tokens", "<u4"), ("vector", "<f4", dimension), ("crc", "<u4")])
+    right = {key: value for key, value in values.items() if len(value) == row.itemsize}
+    rows = np.frombuffer(b"".join(right.values()), row)
     crc = np.array([zlib.crc32(value, zlib.crc32(key)) for key, value in right.items()], np.uint32)
     sound = (crc == RESIDUE) & (rows["version"] == VERSION) & (rows["dimension"] == dimension)
     sound &= np.isfinite(rows["vector"]).all(axis=1)
-    return {
-        key: Entry(vector, tokens, truncated)
-        for key, vector, tokens, truncated, ok in zip(
-            right,
-            rows["vector"].astype(np.float32, copy=False),
-            rows["tokens"].tolist(),
-            (rows["truncated"] != 0).tolist(),
-            sound.tolist(),
-            strict=True,
-        )
-        if ok
-    }
-
-
-def _row(dimension: int) -> np.dtype[np.void]:
-    """Return a value as numpy reads it."""
-    head = [("version", "u1"), ("truncated", "u1"), ("zero", "<u2"), ("dimension", "<u4")]
-    return np.dtype([*head, ("tokens", "<u4"), ("vector", "<f4", dimension), ("crc", "<u4")])
+    vectors = rows["vector"].astype(np.float32, copy=False)
+    costs = rows["tokens"].tolist(), (rows["truncated"] != 0).tolist()
+    entries = zip(right, map(Entry, vectors, *costs), sound.tolist(), strict=True)
+    return {key: entry for key, entry, ok in entries if ok}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.entry import HEADER, Entry, keys_of, pack, unpack
+from cache.codec import HEADER, Entry, keys_of, pack, unpack
 from embedders.base import Prompt
 from embedders.fake import FakeEmbedder
 

@@ -1,0 +1,81 @@
+"""What requests encode on: an embedder, and what the service needs to know of it.
+
+`Encoder` calls its embedder in the request's own thread, as remote models want it. `Batcher` and
+`Replicas` are encoders that share passes and places.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from embedders.base import Embedder, Encoded, Gone, Item
+from observability import tracing
+
+
+@dataclass(frozen=True)
+class BatchHealth:
+    """How the passes through a model go."""
+
+    failing: bool = False  # the last pass gave no request a row
+    broken: str | None = None  # why no pass can succeed any more
+    busy_s: float = 0.0  # how long the pass under way has taken
+    hung: bool = False
+
+    @property
+    def fatal(self) -> str | None:
+        """Why only a new process can help, or None."""
+        hung = f"a pass through the model has taken {self.busy_s:.0f} s so far"
+        return self.broken or (hung if self.hung else None)
+
+
+class Encoder:
+    """Encodes on one embedder. Safe from many threads."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.embedder = embedder
+
+    def encode(
+        self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
+    ) -> Encoded:
+        """Return the vectors of `items`, in order.
+
+        `deadline` is a `time.monotonic()` value; a waiting request whose caller is `gone` is
+        dropped. Raises what the embedder raises.
+        """
+        with tracing.stage("encode"):
+            return self.embedder.encode(items, deadline, gone)
+
+    def failing_reason(self) -> str | None:
+        """Return why encoding will probably fail, or None."""
+        return self.embedder.failing_reason()
+
+    def health(self) -> BatchHealth:
+        """Return how its passes go."""
+        return BatchHealth()
+
+    def limit(self, *, max_items: int, max_queue_tokens: int) -> None:
+        """Change the limits of a pass and of the queue."""
+
+    def stop(self) -> None:
+        """Refuse what waits and what comes: the process ends."""
+
+    def close(self) -> None:
+        """Free what the embedder holds."""
+        self.embedder.close()
+
+    def status(self) -> list[dict[str, object]] | None:
+        """Return each replica's state as JSON, or None where there is one place."""
+        return None
+
+    @property
+    def places(self) -> Sequence["Place"]:
+        """Where it encodes: here one place."""
+        return (Place(self),)
+
+
+class Place(NamedTuple):
+    """One place where a model runs: its encoder, and its name and state if it is a replica."""
+
+    encoder: Encoder
+    name: str = ""
+    away: str | None = None  # why it gets no requests
