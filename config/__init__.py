@@ -1,48 +1,26 @@
-"""What the process starts with: one frozen `Config`, read once, strictly.
+"""The settings a process starts with: one frozen `Config`, read once.
 
-Precedence, highest first: environment, `.env`, model files (for what they say), default. A value
-that cannot be read stops the start with its name, what was given and what is allowed. Each file of
-this package owns the settings of one part; `Config` is all of them. What may change while the
-service runs is not here but in SQL (`settings/`).
+Precedence, highest first: environment, `.env`, model files (for what they describe), default. A
+value that cannot be read stops the start with its name, what was given and what is allowed. What
+changes at run time is in `settings/`.
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
+from config import fields
 from config.access import AccessSettings
-from config.cache import CacheSettings
-from config.docs import DocsSettings
-from config.fields import (
-    ConfigError,
-    explain,
-    from_sources,
-    names_of,
-    process_environment,
-    read_dotenv,
-    unknown_names,
-    without_service_links,
-)
-from config.models import ModelSettings, ModelSpec, Truncate, read_catalogue
-from config.operations import OperationsSettings
-from config.providers import ProviderSettings
-from config.serving import ServingSettings
-from config.sql import SqlSettings
-from config.store import StoreSettings
-from config.vault import VaultSettings
+from config.fields import ConfigError
+from config.models import ModelSettings, ModelSpec, ProviderSettings, read_catalogue
+from config.serving import OperationsSettings, ServingSettings
+from config.storage import CacheSettings, SqlSettings, StoreSettings
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "ModelSettings",
-    "ModelSpec",
-    "ProviderSettings",
-    "Truncate",
-    "load_config",
-]
+__all__ = ["Config", "ConfigError", "ModelSettings", "ModelSpec", "load_config"]
 
 log = logging.getLogger("config")
 
@@ -50,40 +28,38 @@ log = logging.getLogger("config")
 class Config(
     ServingSettings,
     ModelSettings,
+    ProviderSettings,
     StoreSettings,
     SqlSettings,
-    AccessSettings,
     CacheSettings,
-    ProviderSettings,
-    DocsSettings,
+    AccessSettings,
     OperationsSettings,
-    VaultSettings,
 ):
-    """Every setting the process starts with. Construct with field names; defaults are the docs'."""
+    """Every setting a process starts with, by field name."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, protected_namespaces=()
     )
 
     def catalogue(self) -> tuple[tuple[ModelSpec, ...], str]:
-        """Read the configured models and the default's id. Raises ConfigError."""
+        """Return the configured models and the default's id. Raises ConfigError."""
         return read_catalogue(self)
 
 
 def load_config(
     environ: Mapping[str, str] | None = None, dotenv: Path | None = None, **overrides: Any
 ) -> Config:
-    """Read the settings from the environment and `.env`; `overrides` (field names) win over both.
+    """Return the settings of the environment and `.env`; `overrides` (by field) win over both.
 
-    Raises ConfigError, which ends the process with a list of everything that was wrong.
+    Raises ConfigError, which ends the process with a list of everything that is wrong.
     """
-    environ = without_service_links(process_environment() if environ is None else environ)
-    written = read_dotenv(dotenv or Path(".env"))
-    values, given = from_sources(Config, environ, written)
-    known = {name for info in Config.model_fields.values() for name in names_of(info)}
-    for name in unknown_names(known, {**written, **environ}):
+    environ = fields.without_service_links(os.environ if environ is None else environ)
+    written = fields.read_dotenv(dotenv or Path(".env"))
+    values, given = fields.from_sources(Config, environ, written)
+    known = {name for info in Config.model_fields.values() for name in fields.names_of(info)}
+    for name in fields.unknown_names(known, {**written, **environ}):
         log.warning("%s is set but is no setting of this service", name)
     try:
         return Config.model_validate({**values, **overrides})
     except ValidationError as exc:
-        raise ConfigError(explain(exc, Config, given)) from None
+        raise ConfigError(fields.explain(exc, Config, given)) from None

@@ -1,22 +1,20 @@
-"""Prints `.env.example` from the settings themselves: `python -m config > .env.example`."""
-
-from pydantic import BaseModel
+"""Prints `.env.example`: `python -m config > .env.example`."""
 
 from config import Config
-from config.fields import is_secret, names_of
+from config.fields import is_secret, names_of, sections_of
 
 HEAD = """\
-# Every setting with its default. Copy to .env and take the # off a line to change it.
-# Order, highest first: environment, .env, the model files (for what they say), default. Of several
-# names of one setting in the same place the first one here wins. NAME_FILE works for secrets.
-# This file is UTF-8 text. Values are taken as written: ${X} is not replaced."""
+# Every setting with its default. Copy this file to .env and remove the # of a line to change it.
+# Precedence, highest first: environment, .env, the model files (for what they describe), default.
+# If one source has several names of a setting, the name that comes first here wins.
+# For a secret, NAME_FILE names a file that holds the value.
+# This file is UTF-8. Values are taken as written: ${X} is not replaced."""
 
 
 def example() -> str:
     """Return the text of `.env.example`."""
     parts = [HEAD]
-    sections = [c for c in Config.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]
-    for section in sections[1:]:
+    for section in sections_of(Config):
         parts.append(f"\n# == {(section.__doc__ or '').splitlines()[0]}")
         for field in section.__annotations__:
             info = section.model_fields[field]

@@ -1,138 +1,171 @@
-"""Settings of who may call, and how often."""
+"""Settings of who may call the service, from where and how often."""
 
+import ipaddress
 import re
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from config.fields import setting
+from config.fields import BLANKS, Commas, Section, setting
 
-# What examples of settings have in place of a secret, and what a keyboard gives first.
+# What examples of settings have in place of a secret, and what people type without thinking.
 PLACEHOLDER = re.compile(
     r"(?i)[<{\[$%]?(your|change|replace|insert|todo|xxx|example|sample|dummy|default|placeholder"
     r"|(fill|put|enter)[-_ ]|password|passw0rd|123456|abcdef|qwert"
     r"|((my|a|the|some)[-_ ]?)?(secret|password|key|token)[^a-z0-9]*$)"
 )
 MAKE_ONE = "make one with: python -c 'import secrets; print(secrets.token_urlsafe(48))'"
-SHORTEST = 16  # characters of a fixed key: nobody counts wrong guesses at it
-SHORTEST_SIGNING = 32  # bytes of what signs or encrypts: it can be guessed at without the service
-SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 1024  # characters; a megabyte of password is an attack
+SHORTEST = 16  # characters of a fixed key: wrong guesses at it are not counted
+SHORTEST_SIGNING = 32  # bytes of what signs or encrypts: an attacker can guess at it offline
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 1024  # characters; hashing a longer one takes too long
 NAME_RULE = "1 to 64 printable characters, no / and no blank at either end, and is not . or .."
-LIMIT = "a minute; 0 is no limit."
+
+# -- origins of web pages --------------------------------------------------------------------------
+
+ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
+    r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?)"
+    r"(:(?P<port>[0-9]{1,5}))?/?",
+    re.IGNORECASE | re.ASCII,
+)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+NEVER = {"file", "ftp", "ws", "wss"}  # browsers send no such origin: that of a file is null
+ORIGIN_RULE = (
+    "each must be * or scheme://host[:port], such as https://example.org: no path, no user, no * "
+    "in a host, letters beyond ASCII as xn--, and not null, which every sandboxed page sends"
+)
+
+
+def as_sent(text: str) -> str:
+    """Return an origin as browsers write it in `Origin`. Raises ValueError if none ever sends it.
+
+    Browsers write small letters, no default port and no slash at the end.
+    """
+    found = ORIGIN.fullmatch(text.strip(BLANKS))
+    if found is None:
+        raise ValueError("is no origin")
+    scheme, host = found["scheme"].lower(), found["host"].lower()
+    port = int(found["port"]) if found["port"] else None
+    if scheme in NEVER or (port or 0) > 65535:
+        raise ValueError("is no origin")
+    if host.startswith("["):
+        host = f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+    # Browsers read a host whose last part is a number as an IPv4 address.
+    elif re.fullmatch(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?", host):
+        host = str(ipaddress.IPv4Address(host))
+    shown = "" if port is None or port == DEFAULT_PORTS.get(scheme) else f":{port}"
+    return f"{scheme}://{host}{shown}"
+
+
+def _all_as_sent(values: tuple[str, ...]) -> tuple[str, ...]:
+    found = []
+    for at, value in enumerate(values, 1):
+        try:
+            found.append("*" if value.strip(BLANKS) == "*" else as_sent(value))
+        except ValueError:  # the item is not shown: it may hold a password
+            raise ValueError(f"item {at} is the origin of no page; {ORIGIN_RULE}") from None
+    return tuple(dict.fromkeys(found))
+
+
+Origins = Annotated[tuple[str, ...], Commas, AfterValidator(_all_as_sent)]
+Limit = Annotated[int, Field(ge=0)]
+
+# -- secrets and names -----------------------------------------------------------------------------
 
 
 def secrets_of(value: SecretStr | None) -> list[str]:
-    """Split a secret that may be a comma list: the first signs, all verify."""
+    """Return the secrets of a comma list, the newest first; empty if unset."""
     raw = value.get_secret_value() if value else ""
     return [part.strip() for part in raw.split(",") if part.strip()]
 
 
-def is_username(text: str) -> bool:
-    """Tell whether a user may be named so.
+def is_weak(secret: str) -> bool:
+    """Whether a secret that signs or encrypts is too short or a placeholder."""
+    return len(secret.encode()) < SHORTEST_SIGNING or PLACEHOLDER.match(secret) is not None
 
-    MySQL and MariaDB overlook blanks at the end: `admin ` would be taken for `admin`. Clients take
-    `.` and `..` in a path for a folder and the one above it.
+
+def check_key(name: str, value: SecretStr | None) -> None:
+    """Raise ValueError for a fixed key that can be guessed."""
+    key = value.get_secret_value() if value else ""
+    if key and (len(key) < SHORTEST or PLACEHOLDER.match(key)):
+        raise ValueError(
+            f"{name} must be at least {SHORTEST} characters and no placeholder; {MAKE_ONE}"
+        )
+
+
+def is_username(text: str) -> bool:
+    """Whether a user may have this name.
+
+    MySQL and MariaDB ignore blanks at the end: `admin ` would be `admin`. Clients resolve `.` and
+    `..` in a path before they send it.
     """
     plain = text.isprintable() and "/" not in text and text == text.strip()
     return plain and 1 <= len(text) <= 64 and text not in (".", "..")
 
 
-class AccessSettings(BaseModel):
-    """Who may call, and how often."""
+class AccessSettings(Section):
+    """Who may call, from where and how often."""
 
-    auth_enabled: bool = setting(
-        False,
-        "AUTH_ENABLED",
-        "REQUIRE_AUTH",
-        help="Whether callers must sign in or have a key: true or false. When false, admin routes "
-        "answer only this machine, or whoever has ADMIN_TOKEN.",
-    )
-    jwt_secret_key: SecretStr | None = setting(
-        None,
-        "JWT_SECRET_KEY",
-        help="Signs access tokens; at least 32 bytes. A comma list rotates: the first signs, all "
-        "are accepted.",
-    )
-    token_lifetime_s: int = setting(
-        3600, "TOKEN_LIFETIME", ge=60, le=86400 * 30, help="Seconds an access token is good for."
-    )
-    api_key_secret: SecretStr | None = setting(
-        None,
-        "API_KEY_SECRET",
-        help="One fixed bearer key that may do what a user may; at least 16 characters.",
-    )
-    admin_token: SecretStr | None = setting(
-        None,
-        "ADMIN_TOKEN",
-        help="A bearer key for admin routes while AUTH_ENABLED is false; at least 16 characters.",
-    )
-    admin_username: str = setting(
-        "admin", "ADMIN_USERNAME", help="The first admin, made when there is no user yet."
-    )
-    admin_password: SecretStr | None = setting(
-        None,
-        "ADMIN_PASSWORD",
-        help="The first admin's password; unset, a random one is written to a file once.",
-    )
-    data_dir: Path = setting(
-        Path("data"), "DATA_DIR", help="The folder of files that the service makes for itself."
-    )
-    trusted_proxy_hops: int = setting(
-        0,
-        "TRUSTED_PROXY_HOPS",
-        ge=0,
-        le=10,
-        help="How many proxies in front may be believed about the caller's address, 0 to 10.",
-    )
-    requests_per_minute_admin: int = setting(
-        0, "REQUESTS_PER_MINUTE_ADMIN", ge=0, help=f"Requests of an admin {LIMIT}"
-    )
-    requests_per_minute_user: int = setting(
-        6000, "REQUESTS_PER_MINUTE_USER", ge=0, help=f"Requests of a user {LIMIT}"
-    )
-    requests_per_minute_reader: int = setting(
-        6000, "REQUESTS_PER_MINUTE_READER", ge=0, help=f"Requests of a reader {LIMIT}"
-    )
-    requests_per_minute_anonymous: int = setting(
-        0, "REQUESTS_PER_MINUTE_ANONYMOUS", ge=0,
-        help=f"Requests of one address, while nobody must sign in, {LIMIT}",
-    )  # fmt: skip
-    texts_per_minute_admin: int = setting(
-        0, "TEXTS_PER_MINUTE_ADMIN", ge=0, help=f"Texts of an admin {LIMIT}"
-    )
-    texts_per_minute_user: int = setting(
-        600_000, "TEXTS_PER_MINUTE_USER", ge=0, help=f"Texts of a user {LIMIT}"
-    )
-    texts_per_minute_reader: int = setting(
-        600_000, "TEXTS_PER_MINUTE_READER", ge=0, help=f"Texts of a reader {LIMIT}"
-    )
-    texts_per_minute_anonymous: int = setting(
-        0, "TEXTS_PER_MINUTE_ANONYMOUS", ge=0,
-        help=f"Texts of one address, while nobody must sign in, {LIMIT}",
-    )  # fmt: skip
+    auth_enabled: bool = setting(False, "AUTH_ENABLED", "REQUIRE_AUTH")
+    """Whether callers must sign in or send an API key: true or false. If false, admin routes answer
+    only callers on this machine and those that send ADMIN_TOKEN."""
+    jwt_secret_key: SecretStr | None = setting(None, "JWT_SECRET_KEY")
+    """Signs access tokens; at least 32 bytes. To replace it, give a comma list: the first secret
+    signs, all are accepted."""
+    token_lifetime_s: int = setting(3600, "TOKEN_LIFETIME", ge=60, le=86400 * 30)
+    """Seconds until an access token expires."""
+    api_key_secret: SecretStr | None = setting(None, "API_KEY_SECRET")
+    """One fixed bearer key with the role user; at least 16 characters."""
+    admin_token: SecretStr | None = setting(None, "ADMIN_TOKEN")
+    """A bearer key for admin routes while AUTH_ENABLED is false; at least 16 characters."""
+    admin_username: str = setting("admin", "ADMIN_USERNAME")
+    """Name of the admin that the first start creates."""
+    admin_password: SecretStr | None = setting(None, "ADMIN_PASSWORD")
+    """Password of the first admin; if unset, a random one is written to a file in DATA_DIR."""
+    data_dir: Path = setting(Path("data"), "DATA_DIR")
+    """Folder for files that the service creates for itself."""
+    cors_origins: Origins = setting(("*",), "CORS_ORIGINS")
+    """Comma list of the origins whose web pages may call this service. * lets every page embed and
+    read what is public; collections, accounts and settings are open only to pages of origins that
+    are named here, and to requests with a key."""
+    docs_public: bool = setting(True, "DOCS_PUBLIC")
+    """Whether everybody may read the API description: true or false. If false and AUTH_ENABLED is
+    true, /openapi.json, /docs and /redoc need the same sign-in as embedding."""
+    trusted_proxy_hops: int = setting(0, "TRUSTED_PROXY_HOPS", ge=0, le=10)
+    """Number of your own proxies in front of the service, 0 to 10; 0 means that X-Forwarded-For is
+    ignored."""
+    requests_per_minute_admin: Limit = setting(0, "REQUESTS_PER_MINUTE_ADMIN")
+    """Requests per minute of an admin; 0 means no limit."""
+    requests_per_minute_user: Limit = setting(6000, "REQUESTS_PER_MINUTE_USER")
+    """Requests per minute of a user; 0 means no limit."""
+    requests_per_minute_reader: Limit = setting(6000, "REQUESTS_PER_MINUTE_READER")
+    """Requests per minute of a reader; 0 means no limit."""
+    requests_per_minute_anonymous: Limit = setting(0, "REQUESTS_PER_MINUTE_ANONYMOUS")
+    """Requests per minute of an address, while AUTH_ENABLED is false; 0 means no limit."""
+    texts_per_minute_admin: Limit = setting(0, "TEXTS_PER_MINUTE_ADMIN")
+    """Texts per minute of an admin; 0 means no limit."""
+    texts_per_minute_user: Limit = setting(600_000, "TEXTS_PER_MINUTE_USER")
+    """Texts per minute of a user; 0 means no limit."""
+    texts_per_minute_reader: Limit = setting(600_000, "TEXTS_PER_MINUTE_READER")
+    """Texts per minute of a reader; 0 means no limit."""
+    texts_per_minute_anonymous: Limit = setting(0, "TEXTS_PER_MINUTE_ANONYMOUS")
+    """Texts per minute of an address, while AUTH_ENABLED is false; 0 means no limit."""
 
     @model_validator(mode="after")
-    def _secrets_are_secret(self) -> Self:
-        """Refuse secrets that everybody knows or that can be guessed, where they matter."""
+    def _can_be_used(self) -> Self:
+        """Refuse secrets that can be guessed, and a first admin that no user may be."""
         if not self.auth_enabled:
             check_key("ADMIN_TOKEN", self.admin_token)
             return self
         keys = secrets_of(self.jwt_secret_key)
-        missing = not keys and self.api_key_secret is None  # with one fixed key nobody signs in
+        missing = not keys and self.api_key_secret is None  # the fixed key needs no sign-in
         if missing or any(map(is_weak, keys)):
             raise ValueError(
                 f"JWT_SECRET_KEY must be set to secrets of at least {SHORTEST_SIGNING} bytes that "
                 f"are no placeholders when AUTH_ENABLED is true; {MAKE_ONE}"
             )
         check_key("API_KEY_SECRET", self.api_key_secret)
-        return self
-
-    @model_validator(mode="after")
-    def _first_admin_can_be_made(self) -> Self:
-        """Refuse a name or a password that no user may have."""
-        if not self.auth_enabled:
-            return self
         if not is_username(self.admin_username):
             raise ValueError(f"ADMIN_USERNAME must be {NAME_RULE}; leave it out for 'admin'")
         password = self.admin_password.get_secret_value() if self.admin_password else ""
@@ -144,17 +177,3 @@ class AccessSettings(BaseModel):
         if PLACEHOLDER.match(password):
             raise ValueError(f"ADMIN_PASSWORD is a placeholder; {MAKE_ONE}")
         return self
-
-
-def is_weak(secret: str) -> bool:
-    """Tell whether a secret that signs or encrypts is too short, or everybody's."""
-    return len(secret.encode()) < SHORTEST_SIGNING or PLACEHOLDER.match(secret) is not None
-
-
-def check_key(name: str, value: SecretStr | None) -> None:
-    """Raise ValueError for a fixed key that can be guessed."""
-    key = value.get_secret_value() if value else ""
-    if key and (len(key) < SHORTEST or PLACEHOLDER.match(key)):
-        raise ValueError(
-            f"{name} must be at least {SHORTEST} characters and no placeholder; {MAKE_ONE}"
-        )

@@ -1,7 +1,7 @@
-"""Addresses that a person writes: of SQL databases, of Redis, and to listen on.
+"""Addresses in the configuration: of SQL databases, of Redis, and to listen on.
 
-What a driver would refuse at its first connection is refused here, at the start: else it would look
-like a server that is away. No message holds any value of a URL, for one may be a password.
+What a driver would refuse at its first connection is refused at the start, or it would look like a
+server that is away. No message holds any value of a URL, since one may be a password.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pydantic import AfterValidator, BeforeValidator
 from sqlalchemy.exc import ArgumentError, SAWarning
 
-# Asynchronous drivers, and no driver at all, mean the synchronous one that is installed.
+# Whatever driver a URL names, the one that is installed is used.
 DRIVERS = {
     "sqlite": "sqlite",
     "mysql": "mysql+pymysql",
@@ -32,20 +32,14 @@ ESCAPE = "write @ : / ? # % and blanks in a name or password as %40 %3A %2F %3F 
 SEVERAL = re.compile(r"(?P<start>[^/]+//(?:[^/]*@)?)(?P<hosts>[^/@?]*,[^/@?]*)(?P<rest>[^@]*)")
 HOSTS = re.compile(r"[\w.:-]+")
 BRACKETS = re.compile(r"[^/]+//(?:[^/]*@)?\[(?P<host>[^]]*)\]")
-WHOLE = (
-    "connect_timeout",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "tcp_user_timeout",
-)
+WHOLE = re.compile(r"connect_timeout|keepalives(_idle|_interval)?|tcp_user_timeout")
 FILES = ("sslcert", "sslkey", "sslcrl", "sslrootcert", "passfile")
 REDIS = "it takes db, protocol, socket_timeout, ssl_ca_certs, ssl_cert_reqs and the like"
-NOWHERE = "/nonexistent"  # a folder of sockets: no name is looked up for it
+NOWHERE = "/nonexistent"  # a folder of sockets, so that no name is looked up
 
 
 def driver_url(text: str) -> sa.URL:
-    """Read a database URL of any common spelling and give it a driver we have. Raises ValueError.
+    """Return a database URL of any common spelling with a driver of ours. Raises ValueError.
 
     libpq's own `//user@one:5432,two:5433/db` becomes SQLAlchemy's `?host=one:5432&host=two:5433`.
     """
@@ -53,7 +47,7 @@ def driver_url(text: str) -> sa.URL:
     hosts = tuple(several["hosts"].split(",")) if several else ()
     try:
         url = sa.make_url(several["start"] + several["rest"] if several else text)
-    except (ArgumentError, ValueError):  # whose message may hold a part of the password
+    except (ArgumentError, ValueError):  # the message may hold a part of the password
         raise ValueError(f"is no URL; {ESCAPE}, and the port as a number") from None
     driver = DRIVERS.get(url.drivername.partition("+")[0].lower())
     if driver is None:
@@ -64,8 +58,8 @@ def driver_url(text: str) -> sa.URL:
 
 
 def check_sql(text: str) -> None:
-    """Raise ValueError if no driver could ever connect to this URL, whoever listens there."""
-    several = text.count("@") > 1 and not text.startswith("sqlite")  # of which the last is meant
+    """Raise ValueError if no driver could ever connect to this URL."""
+    several = text.count("@") > 1 and not text.startswith("sqlite")  # the last one is meant
     if several or not text.isprintable():
         raise ValueError(f"has a character that must be escaped; {ESCAPE}")
     url = driver_url(text)
@@ -95,7 +89,7 @@ def check_sql(text: str) -> None:
 def _check_file(name: str) -> None:
     """Raise ValueError if this can never be a database of SQLite.
 
-    A folder that cannot be written is no mistake: on a disk that is read-only models still serve.
+    A folder that cannot be written is allowed: models serve on a read-only disk, too.
     """
     if name in ("", ":memory:") or name.startswith("file:"):
         return
@@ -117,7 +111,7 @@ def _is_address(text: str, version: int | None = None) -> bool:
 
 
 def _refused(url: sa.URL) -> bool:
-    """Try the URL on its driver without connecting."""
+    """Whether the driver refuses the URL; nothing is connected."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", SAWarning)
@@ -127,30 +121,26 @@ def _refused(url: sa.URL) -> bool:
             import pymysql  # type: ignore[import-untyped]
 
             pymysql.connect(defer_connect=True, **params)
-            return _mysql_refuses(dict(params))
+            # PyMySQL passes these on as they are, and the server would refuse them.
+            commits = str(params.get("autocommit", "off")).lower() in ("on", "off")
+            return not commits or not str(params.get("max_allowed_packet", 0)).isdecimal()
         return kind == "postgresql" and _libpq_refuses(dict(params))
-    except Exception:  # of whatever kind: none of them is a server's answer
+    except Exception:  # of any kind: none of them is a server's answer
         return True
 
 
-def _mysql_refuses(params: dict[str, Any]) -> bool:
-    """Tell whether the server would not take what PyMySQL passes on as it is."""
-    commits = str(params.get("autocommit", "off")).lower() in ("on", "off")
-    return not commits or not str(params.get("max_allowed_packet", 0)).isdecimal()
-
-
 def _libpq_refuses(params: dict[str, Any]) -> bool:
-    """Have libpq look at every option and go no further than to a socket that is not there."""
+    """Whether libpq refuses an option; it connects to a socket that does not exist."""
     from psycopg import pq
     from psycopg.conninfo import make_conninfo
 
     hosts = str(params.pop("host", "")).split(",")
     addresses = str(params.pop("hostaddr", "")).split(",")
-    if any(address and not _is_address(address) for address in addresses):
-        return True
-    if any(not str(params.get(name, 0)).isdecimal() for name in WHOLE):
-        return True
-    if not _is_encoding(str(params.get("client_encoding", "auto"))):
+    if (
+        any(address and not _is_address(address) for address in addresses)
+        or any(WHOLE.fullmatch(k) and not str(v).isdecimal() for k, v in params.items())
+        or not _is_encoding(str(params.get("client_encoding", "auto")))
+    ):
         return True
     files = {name: params[name] for name in FILES if params.get(name)}
     if files.get("sslrootcert") == "system":
@@ -167,7 +157,7 @@ def _libpq_refuses(params: dict[str, Any]) -> bool:
 
 
 def _is_encoding(name: str) -> bool:
-    """Tell whether psycopg can read text of this encoding, in any spelling of PostgreSQL's."""
+    """Whether psycopg can read text of this encoding, in any of PostgreSQL's spellings."""
     from psycopg._encodings import py_codecs
 
     plain = re.sub(r"\W|_", "", name).upper()
@@ -175,7 +165,7 @@ def _is_encoding(name: str) -> bool:
 
 
 def check_redis(text: str) -> None:
-    """Raise ValueError if redis-py could never connect to this URL, whoever listens there."""
+    """Raise ValueError if redis-py could never connect to this URL."""
     from redis.connection import Connection, parse_url
 
     schemes = ("redis://", "rediss://", "unix://")

@@ -1,8 +1,7 @@
-"""Read raw settings from the environment and `.env`, and say clearly what could not be read.
+"""Names, sources, precedence and error text of settings; the settings are in the other files.
 
-Owns the mechanism only: names, sources, precedence and error text. What the settings are is in the
-other files of this package. A setting's environment names are its pydantic alias choices; where
-several names of one setting are given in the same source, the first listed in `.env.example` wins.
+The environment names of a setting are its pydantic alias choices. If one source has several names
+of a setting, the first of them in `.env.example` wins.
 """
 
 import difflib
@@ -11,55 +10,93 @@ import re
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import AliasChoices, BaseModel, Field, SecretStr, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
 
-LONGEST_S = 30 * 86400  # of a time limit; the system's own clocks overflow at some point
-LARGEST = 16 << 20  # of a file of settings, in bytes
+LONGEST_S = 30 * 86400  # of a time limit: a larger one can overflow a system clock
+LARGEST = 16 << 20  # bytes of a file of settings
 LINK = re.compile(r"(?P<service>[^=]+)_PORT=(tcp|udp|sctp)://\S*")
 LINKED = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
 class ConfigError(SystemExit):
-    """A setting cannot be read. Ends the process with the list of problems and exit code 1."""
+    """Settings cannot be read. Ends the process with a list of problems and exit code 1."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n".join(["The service cannot start:", *(f"  - {p}" for p in problems)]))
 
 
-def setting(default: Any, *names: str, help: str, **limits: Any) -> Any:
-    """Declare one setting: its default, environment names (most specific first) and help text."""
-    return Field(
-        default,
-        validation_alias=AliasChoices(*names),
-        description=help,
-        validate_default=False,
-        **limits,
-    )
+BLANKS = " \t\r\n\"'"  # around an item of a list
+
+
+def split_list(value: object) -> object:
+    """Return the items of a comma list, which may be in brackets, without blanks and quotes."""
+    if not isinstance(value, str):
+        return value
+    bare = value.strip(BLANKS)
+    inner = bare[1:-1] if bare.startswith("[") and bare.endswith("]") else bare
+    return tuple(item for part in inner.split(",") if (item := part.strip(BLANKS)))
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_S)]
+Commas = BeforeValidator(split_list)
+CommaList = Annotated[tuple[str, ...], Commas]
+
+
+class Section(BaseModel):
+    """Settings of one subject. The docstring below a setting is its help text."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        for info in cls.model_fields.values():
+            info.description = " ".join((info.description or "").split())
+
+
+def sections_of(config: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return the sections that a configuration is made of, in order."""
+    return [c for c in config.__mro__ if issubclass(c, Section) and c not in (config, Section)]
+
+
+def setting(default: Any, *names: str, **limits: Any) -> Any:
+    """Return the field of a setting with its environment names, the one that wins first."""
+    alias = AliasChoices(*names)
+    return Field(default, validation_alias=alias, validate_default=False, **limits)
 
 
 def names_of(field: FieldInfo) -> list[str]:
-    """Return the environment names of a setting, the winning one first."""
+    """Return the environment names of a setting, the one that wins first."""
     alias = field.validation_alias
     return [str(c) for c in alias.choices] if isinstance(alias, AliasChoices) else []
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Tell whether a setting's value must never be shown."""
+    """Whether a setting's value must never be shown."""
     return field.annotation is SecretStr or SecretStr in get_args(field.annotation)
 
 
 def from_sources(
     model: type[BaseModel], environ: Mapping[str, str], dotenv: Mapping[str, str | None]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Pick each setting's raw value: environment over `.env`, absent or empty means default.
+    """Return `({field: raw value}, {field: the name it was given under})` of what is set.
 
-    Returns `({field: raw value}, {field: the name it was given under})`.
-    For secrets `NAME_FILE` names a file that holds the value (container secrets).
+    The environment wins over `.env`; an empty value is not set. For secrets `NAME_FILE` names a
+    file that holds the value. Raises ConfigError for a value that is not text and a file that
+    cannot be read.
     """
     values: dict[str, str] = {}
     given: dict[str, str] = {}
@@ -68,7 +105,8 @@ def from_sources(
             found = _first(source, names_of(info), with_file=is_secret(info))
             if found:
                 given[field], values[field] = found
-                if not _is_text(found[1]):
+                # Bytes of the environment that are not UTF-8 become surrogates.
+                if any("\ud800" <= letter <= "\udfff" for letter in found[1]):
                     raise ConfigError([f"{found[0]}: is not UTF-8 text; give it as UTF-8"])
                 break
     return values, given
@@ -82,22 +120,17 @@ def _first(
             return name, value
         if with_file and (path := source.get(f"{name}_FILE")):
             text = read_text(Path(path), f"{name}_FILE={path}")
-            if text is None or not text.strip():  # which would be taken for a secret that is set
+            if text is None or not text.strip():
                 problem = "cannot be read (there is no such file)" if text is None else "is empty"
                 raise ConfigError([f"{name}_FILE={path}: {problem}; write the value into it"])
             return f"{name}_FILE", text.strip()
     return None
 
 
-def _is_text(value: str) -> bool:
-    """Tell whether a value is text: bytes of the environment that are none become surrogates."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in value)
-
-
 def read_text(path: Path, shown: str) -> str | None:
-    """Return the text of a file of settings, None if there is none.
+    """Return the text of a file of settings, or None if it does not exist.
 
-    Raises ConfigError that names it as `shown`.
+    Raises ConfigError, in which the file is called `shown`.
     """
     try:
         with path.open("rb") as file:
@@ -112,28 +145,28 @@ def read_text(path: Path, shown: str) -> str | None:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = "\0"
-    if "\0" in text:  # UTF-16, which older PowerShell writes, has one in every other byte
+    if "\0" in text:  # UTF-16, as older PowerShell writes it, has one in every other byte
         raise ConfigError([f"{shown}: is not UTF-8 text; save it as UTF-8"])
     return text
 
 
 def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, str]) -> list[str]:
-    """Turn a validation error into one line a setting: name, what was given, what is allowed."""
+    """Return one line for each wrong setting: name, what was given, what is allowed."""
     lines = []
     for error in exc.errors(include_url=False):
         field = str(error["loc"][0]) if error["loc"] else ""
         info = model.model_fields.get(field)
         name = given.get(field) or (names_of(info)[0] if info and names_of(info) else field)
-        # without a field the input is all settings at once, secrets among them
+        # Without a field the input is all settings, secrets included.
         shown = "" if info is None or is_secret(info) else f"={error['input']!s:.80}"
-        reason = error["msg"].removeprefix("Value error, ")[:500]  # it may quote what was given
+        reason = error["msg"].removeprefix("Value error, ")[:500]
         help = f". {info.description}" if info else ""
         lines.append(f"{name}{shown}: {reason}{help}" if name else reason)
     return lines
 
 
 def unknown_names(known: set[str], environ: Mapping[str, object]) -> list[str]:
-    """List environment names that look like ours but are not, each with the likely one meant."""
+    """Return the names that look like settings but are none, each with the most similar one."""
     strange = []
     for name in environ.keys() - known:
         meant = name.upper().replace("-", "_")
@@ -144,10 +177,10 @@ def unknown_names(known: set[str], environ: Mapping[str, object]) -> list[str]:
 
 
 def read_dotenv(path: Path) -> dict[str, str | None]:
-    """Read a `.env` file; a missing one is empty. Values are as written: `${X}` stays so.
+    """Return the names and values of a `.env` file, as written: `${X}` is not replaced.
 
-    Raises ConfigError that names every line which is none: left out, one such as
-    `AUTH_ENABLED: true` would open the service.
+    A missing file is empty. Raises ConfigError with every line that cannot be read: without
+    `AUTH_ENABLED: true`, for example, the service would be open.
     """
     from dotenv.parser import parse_stream
 
@@ -155,14 +188,14 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
         return {}
     text = read_text(path, str(path))
     if text is None:
-        raise ConfigError([f"{path}: leads to no file; make it, or remove the link"])
+        raise ConfigError([f"{path}: leads to no file; create it, or remove the link"])
     values: dict[str, str | None] = {}
     problems = []
     for line in parse_stream(StringIO(text)):
-        if line.error or (line.key is not None and not _is_setting(line.key, line.value)):
-            written = line.original.string
-            blank = len(written) - len(written.lstrip())  # lines before it, perhaps
-            number = line.original.line + written.count("\n", 0, blank)
+        named = line.key is not None
+        if line.error or (named and (line.value is None or not NAME.fullmatch(line.key or ""))):
+            written = line.original.string  # blank lines before it included
+            number = line.original.line + written[: -len(written.lstrip())].count("\n")
             problems.append(f"{path}: line {number} cannot be read; write NAME=value")
         elif line.key is not None:
             values[line.key] = line.value
@@ -171,15 +204,11 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
     return values
 
 
-def _is_setting(name: str, value: str | None) -> bool:
-    return value is not None and NAME.fullmatch(name) is not None
-
-
 def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
-    """Leave out what Kubernetes and Docker set to tell where another service is.
+    """Return the environment without the addresses of other services from Kubernetes or Docker.
 
-    For a Service named `redis` that is REDIS_PORT=tcp://10.0.0.11:6379, which is no port of ours,
-    REDIS_SERVICE_HOST, REDIS_PORT_6379_TCP_ADDR and more.
+    For a Service named `redis` these are REDIS_PORT=tcp://10.0.0.11:6379, which would be read as
+    a port, REDIS_SERVICE_HOST, REDIS_PORT_6379_TCP_ADDR and more.
     """
     given = [LINK.fullmatch(f"{name}={value}") for name, value in environ.items()]
     services = [f"{found['service']}_" for found in given if found]
@@ -191,8 +220,3 @@ def without_service_links(environ: Mapping[str, str]) -> dict[str, str]:
             for start in services
         )
     }
-
-
-def process_environment() -> Mapping[str, str]:
-    """Return the process's environment: the one place where it is read."""
-    return os.environ

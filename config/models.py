@@ -1,10 +1,9 @@
-"""Settings of the models, and the catalogue of those configured.
+"""Settings of the models and of remote providers, and the catalogue of configured models.
 
-The catalogue's sources, in order: `SUPPORTED_MODELS` if set is the whole list (an entry that
-`model_config.json` describes keeps that description); otherwise `model_config.json` and then each
-line of `supported_models.txt` that it does not hold already. `EMBEDDING_MODEL` is added if it is
-missing and becomes the default; otherwise `model_config.json` names the default, otherwise the
-first model is it. Knows nothing of loading: that is `embedders/`.
+The catalogue: if `SUPPORTED_MODELS` is set it is the whole list, and entries of `model_config.json`
+describe its models. Otherwise it is `model_config.json`, then each new line of
+`supported_models.txt`. `EMBEDDING_MODEL` is added if it is missing and becomes the default;
+otherwise `model_config.json` names the default, otherwise the first model is it.
 """
 
 import json
@@ -12,33 +11,35 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from config.fields import LONGEST_S, ConfigError, read_text, setting
-from config.serving import CommaList, split_list
+from config.access import SHORTEST_SIGNING, is_weak, secrets_of
+from config.fields import (
+    CommaList,
+    Commas,
+    ConfigError,
+    Seconds,
+    Section,
+    read_text,
+    setting,
+)
+from config.serving import Networks
 
 ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "fake"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Backend = Literal["auto", "torch", "packed", "onnx", "openvino"]
+Backend = Literal["auto", "torch", "packed", "onnx"]
 Truncate = Literal["auto", "right", "left", "error"]
 TokenIds = Literal["accept", "refuse"]
 
+MAKE_FERNET_KEY = (
+    "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
+)
 
-def _device(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"cpu|cuda(:\d+)?|mps|auto", value.strip()):
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps|auto", value.strip()):
         raise ValueError("must be cpu, cuda, cuda:N, mps or auto")
-    return value.strip() if isinstance(value, str) else value
-
-
-Device = Annotated[str, BeforeValidator(_device)]
+    return value.strip()
 
 
 def _printable(value: str) -> str:
@@ -47,11 +48,22 @@ def _printable(value: str) -> str:
     return value
 
 
+def _cannot_be_guessed(value: SecretStr | None) -> SecretStr | None:
+    """Refuse what can be guessed, whoever calls: a stolen database can be attacked offline."""
+    if any(map(is_weak, secrets_of(value))):
+        raise ValueError(
+            f"each key of ENCRYPTION_KEY must have at least {SHORTEST_SIGNING} bytes and be no "
+            f"placeholder. Make one with: {MAKE_FERNET_KEY}, then store the providers' keys again"
+        )
+    return value
+
+
+Device = Annotated[str, AfterValidator(_device)]
 Name = Annotated[str, AfterValidator(_printable)]
 
 
 class ModelSpec(BaseModel):
-    """One configured model: what it is called, where it comes from and how it is run.
+    """One configured model: its names, its source and how it runs.
 
     The keys are those of an entry of `model_config.json`; only `model_name` is required.
     """
@@ -73,8 +85,8 @@ class ModelSpec(BaseModel):
     max_batch_size: int | None = Field(None, ge=1)
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
-    api_version: str | None = None  # says that base_url is a deployment at Azure
-    provider: str | None = Field(None, pattern=r"^[a-z0-9-]{1,32}$")  # whose key is sent
+    api_version: str | None = None  # makes base_url a deployment at Azure
+    provider: str | None = Field(None, pattern=r"^[a-z0-9-]{1,32}$")  # whose API key is sent
     dimensions: int | None = Field(None, ge=1)
 
     @property
@@ -83,120 +95,85 @@ class ModelSpec(BaseModel):
         return tuple(dict.fromkeys((self.id, self.model_name, self.model_name.rsplit("/", 1)[-1])))
 
 
-class ModelSettings(BaseModel):
-    """Which models there are and how local ones run unless their own entry says otherwise."""
+class ModelSettings(Section):
+    """Which models there are, and how local ones run unless their own entry says otherwise."""
 
-    model: Name | None = setting(
-        None,
-        "EMBEDDING_MODEL",
-        "EMBEDDING_MODEL_NAME",
-        help="The default model: an id of model_config.json, a Hugging Face name or a folder.",
-    )
-    supported_models: Annotated[tuple[Name, ...], BeforeValidator(split_list)] = setting(
-        (),
-        "SUPPORTED_MODELS",
-        help="Comma list of the only models to serve; unset means those of both model files.",
-    )
-    model_config_file: Path = setting(
-        Path("model_config.json"), "MODEL_CONFIG", help="The file that describes the models."
-    )
-    supported_models_file: Path = setting(
-        Path("supported_models.txt"),
-        "SUPPORTED_MODELS_FILE",
-        help="A file with one more Hugging Face model name a line.",
-    )
-    device: Device = setting(
-        "auto",
-        "EMBEDDING_DEVICE",
-        "DEVICE",
-        help="Where models run: cpu, cuda, cuda:N, mps or auto (a GPU that has room, else the CPU)",
-    )
-    dtype: Dtype = setting(
-        "auto",
-        "EMBEDDING_DTYPE",
-        "DTYPE",
-        help="auto, float32, bfloat16 or float16; auto is bfloat16 where the hardware has it.",
-    )
-    backend: Backend = setting(
-        "auto",
-        "EMBEDDING_BACKEND",
-        help="What runs the network: torch, or for BERT-like models on a CPU packed (torch without "
-        "padding), onnx (ONNX Runtime, float32) or openvino (a package of its own); auto is the "
-        "fastest there is for the model, the device and the dtype.",
-    )
+    model: Name | None = setting(None, "EMBEDDING_MODEL", "EMBEDDING_MODEL_NAME")
+    """The default model: an id of model_config.json, a Hugging Face name or a folder."""
+    supported_models: Annotated[tuple[Name, ...], Commas] = setting((), "SUPPORTED_MODELS")
+    """Comma list of the only models to serve; unset means those of both model files."""
+    model_config_file: Path = setting(Path("model_config.json"), "MODEL_CONFIG")
+    """File that describes the models."""
+    supported_models_file: Path = setting(Path("supported_models.txt"), "SUPPORTED_MODELS_FILE")
+    """File with further Hugging Face models, one name per line."""
+    device: Device = setting("auto", "EMBEDDING_DEVICE", "DEVICE")
+    """Where models run: cpu, cuda, cuda:N, mps or auto (a GPU with room, else the CPU)"""
+    dtype: Dtype = setting("auto", "EMBEDDING_DTYPE", "DTYPE")
+    """auto, float32, bfloat16 or float16; auto is bfloat16 if the hardware supports it."""
+    backend: Backend = setting("auto", "EMBEDDING_BACKEND")
+    """What runs the network: torch, or for BERT-like models on a CPU packed (torch without padding)
+    or onnx (ONNX Runtime, float32); auto is the fastest with the same vectors."""
     max_batch_size: int = setting(
-        512,
-        "EMBEDDING_MAX_BATCH_SIZE",
-        "MAX_BATCH_SIZE",
-        "BATCH_SIZE",
-        ge=1,
-        le=65536,
-        help="Most texts that one pass through a model holds, 1 to 65536.",
+        512, "EMBEDDING_MAX_BATCH_SIZE", "MAX_BATCH_SIZE", "BATCH_SIZE", ge=1, le=65536
     )
-    max_batch_tokens: int | None = setting(
-        None,
-        "MAX_BATCH_TOKENS",
-        ge=16,
-        help="Most tokens, padding included, that one pass holds; unset suits the device.",
+    """Most texts in one pass through a model, 1 to 65536."""
+    max_batch_tokens: int | None = setting(None, "MAX_BATCH_TOKENS", ge=16)
+    """Most tokens in one pass, padding included; unset means what suits the device."""
+    encode_timeout_s: Seconds = setting(300, "ENCODE_TIMEOUT")
+    """Seconds one pass through a model may take; after that its worker is replaced."""
+    max_queue_tokens: int = setting(2_000_000, "MAX_QUEUE_TOKENS", ge=1024)
+    """Most tokens that may wait for one model; further requests get 429."""
+    max_seq_length: int | None = setting(None, "MAX_SEQ_LENGTH", ge=1)
+    """Longest input in tokens, at most what the model takes; unset means the model's own limit."""
+    normalize: bool = setting(True, "EMBEDDING_NORMALIZE")
+    """Whether vectors have length 1 unless the request or the model's entry says otherwise: true or
+    false."""
+    truncate: Truncate = setting("auto", "TRUNCATE")
+    """What happens to an input over the limit: right keeps its start, left keeps its end, error
+    refuses it; auto is what the model's tokenizer does, nearly always right."""
+    token_ids: TokenIds = setting("accept", "TOKEN_IDS")
+    """Whether /v1/embeddings takes token ids of the model's own vocabulary: accept or refuse.
+    Refuse if clients may send ids of another one, as LangChain does by default."""
+    model_cache_dir: Path | None = setting(None, "EMBEDDING_MODEL_CACHE_DIR")
+    """Folder for downloaded models; unset means the Hugging Face cache."""
+    model_dirs: CommaList = setting((), "MODEL_DIRS")
+    """Comma list of folders from which, and from the model cache, an admin may load a model at run
+    time. Models that are configured at the start may be anywhere."""
+    allow_pickled_weights: bool = setting(True, "ALLOW_PICKLED_WEIGHTS")
+    """Whether a model that has only pickled weights is converted to safetensors once, in the model
+    cache, without running code from them: true or false."""
+    hf_token: SecretStr | None = setting(None, "HF_TOKEN", "HF_API_TOKEN")
+    """Hugging Face token, for gated and private models."""
+
+
+class ProviderSettings(Section):
+    """Remote providers: their keys, limits and addresses."""
+
+    openai_api_key: SecretStr | None = setting(None, "OPENAI_API_KEY")
+    """API key of OpenAI."""
+    azure_api_key: SecretStr | None = setting(None, "AZURE_OPENAI_API_KEY")
+    """API key of OpenAI models at Azure."""
+    cohere_api_key: SecretStr | None = setting(None, "COHERE_API_KEY", "CO_API_KEY")
+    """API key of Cohere."""
+    encryption_key: Annotated[SecretStr | None, AfterValidator(_cannot_be_guessed)] = setting(
+        None, "ENCRYPTION_KEY"
     )
-    encode_timeout_s: float = setting(
-        300,
-        "ENCODE_TIMEOUT",
-        gt=0,
-        le=LONGEST_S,
-        help="Seconds one pass through a model may take; a worker whose pass hangs longer is "
-        "replaced.",
-    )
-    max_queue_tokens: int = setting(
-        2_000_000,
-        "MAX_QUEUE_TOKENS",
-        ge=1024,
-        help="Most tokens that may wait for one model; beyond, requests are answered 429.",
-    )
-    max_seq_length: int | None = setting(
-        None,
-        "MAX_SEQ_LENGTH",
-        ge=1,
-        help="Longest input in tokens, at most what the model takes; unset means the model's own.",
-    )
-    normalize: bool = setting(
-        True,
-        "EMBEDDING_NORMALIZE",
-        help="Whether vectors have length 1 unless the request or the model says otherwise: "
-        "true or false.",
-    )
-    truncate: Truncate = setting(
-        "auto",
-        "TRUNCATE",
-        help="What happens to an input over the limit: right keeps its start, left keeps its "
-        "end, error refuses it; auto is what the model's tokenizer does, nearly always right.",
-    )
-    token_ids: TokenIds = setting(
-        "accept",
-        "TOKEN_IDS",
-        help="Whether /v1/embeddings takes token ids of the model's own vocabulary: accept, or "
-        "refuse, where clients may send those of another (LangChain left to itself).",
-    )
-    model_cache_dir: Path | None = setting(
-        None,
-        "EMBEDDING_MODEL_CACHE_DIR",
-        help="Where downloaded models are kept; unset means the Hugging Face cache.",
-    )
-    model_dirs: CommaList = setting(
-        (),
-        "MODEL_DIRS",
-        help="Comma list of folders; in them an admin may choose a model's folder while the "
-        "service runs, as in the model cache. What is configured at the start may be anywhere.",
-    )
-    allow_pickled_weights: bool = setting(
-        True,
-        "ALLOW_PICKLED_WEIGHTS",
-        help="Whether a model that has only pickled weights is converted to safetensors, once, in "
-        "the model cache; nothing in them is run: true or false.",
-    )
-    hf_token: SecretStr | None = setting(
-        None, "HF_TOKEN", "HF_API_TOKEN", help="Hugging Face token, for gated and private models."
-    )
+    """Encrypts the providers' keys that are stored in SQL; at least 32 bytes. To replace it, give a
+    comma list: the first key encrypts, all decrypt."""
+    provider_timeout_s: Seconds = setting(60, "PROVIDER_TIMEOUT")
+    """Seconds a request to a provider may take, retries included; after that the caller gets
+    504."""
+    provider_parallel: int = setting(8, "PROVIDER_PARALLEL", ge=1, le=64)
+    """Most parts of one large request that are sent at once, 1 to 64."""
+    provider_connections: int = setting(64, "PROVIDER_CONNECTIONS", ge=1, le=1024)
+    """Most calls to one provider's host at once, 1 to 1024."""
+    provider_max_reply_bytes: int = setting(128 * 1024 * 1024, "PROVIDER_MAX_REPLY_BYTES", ge=1024)
+    """Largest reply in bytes that is read from a provider."""
+    provider_http_hosts: CommaList = setting((), "PROVIDER_HTTP_HOSTS")
+    """Comma list of hosts whose base_url may begin with http: instead of https:."""
+    provider_networks: Networks = setting((), "PROVIDER_NETWORKS")
+    """Comma list of private networks in which providers may be, such as 10.0.0.0/8; public
+    addresses are always allowed."""
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -213,7 +190,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its pairs; of two with one name JSON readers drop the first unsaid."""
+    """Return the object of these pairs. Raises ValueError if a name is there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -243,7 +220,7 @@ def _lines(path: Path) -> list[str]:
     text = read_text(path, str(path)) or ""
     lines = [line for line in (each.split("#")[0].strip() for each in text.splitlines()) if line]
     if wrong := [line for line in lines if not line.isprintable() or len(line) > 1024]:
-        raise ConfigError([f"{path}: {wrong[0][:80]!r} is no model; write one name a line"])
+        raise ConfigError([f"{path}: {wrong[0][:80]!r} is no model; write one name per line"])
     return lines
 
 
@@ -260,7 +237,7 @@ def read_catalogue(settings: ModelSettings) -> tuple[tuple[ModelSpec, ...], str]
     if settings.model:
         specs = _with(specs, settings.model)
     if not specs:
-        problem = f"no model is configured: {settings.model_config_file} holds none"
+        problem = f"no model is configured: {settings.model_config_file} has none"
         raise ConfigError([f"{problem}, and SUPPORTED_MODELS and EMBEDDING_MODEL are unset"])
     return tuple(specs), _default(settings, specs, content)
 

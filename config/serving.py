@@ -1,131 +1,128 @@
-"""Settings of the server itself: where it listens, how much it accepts, what it logs."""
+"""Settings of the server and of its operation: addresses, limits, timeouts, logs, metrics."""
 
 import ipaddress
-from typing import Annotated, Literal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BeforeValidator, SecretStr, field_validator, model_validator
 
+from config.access import check_key
 from config.addresses import ListenHost
-from config.fields import LONGEST_S, setting
-from config.origins import Origins
+from config.fields import LONGEST_S, Port, Seconds, Section, setting, split_list
 
-
-def split_list(value: object) -> object:
-    """Read a comma list; surrounding quotes and blanks around items do not count."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.strip("\"'[]").split(",") if part.strip("\"' "))
-    return value
+TRACING = {  # module -> the package that has it
+    "opentelemetry.sdk": "opentelemetry-sdk",
+    "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
+}
 
 
 def networks(value: object) -> object:
-    """Read a comma list of addresses and networks."""
+    """Return the networks of a comma list of addresses and networks. Raises ValueError."""
     parts = split_list(value)
     return tuple(map(ipaddress.ip_network, parts)) if isinstance(parts, tuple) else parts
 
 
-def upper(value: object) -> object:
-    """Let `info` mean `INFO`."""
-    return value.upper() if isinstance(value, str) else value
-
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-CommaList = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(networks)]
 LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(upper)
+    Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
+    BeforeValidator(lambda value: str(value).upper()),
 ]
 
 
-class ServingSettings(BaseModel):
+class ServingSettings(Section):
     """Where the service listens and what it accepts."""
 
-    host: ListenHost = setting(
-        "0.0.0.0",  # nosec B104
-        "EMBEDDING_HOST",
-        "HOST",
-        help="Address or name to listen on: 0.0.0.0 is every IPv4 address, :: every IPv4 and IPv6 "
-        "address, 127.0.0.1 this machine alone. No port.",
-    )  # the seeds' documented default: a container must be reachable from outside
-    port: int = setting(
-        8001,
-        "EMBEDDING_PORT",
-        "EMBEDDINGS_PORT",
-        "PORT",
-        ge=1,
-        le=65535,
-        help="Port to listen on, 1 to 65535.",
+    # Every address, since a container must be reachable from outside.
+    host: ListenHost = setting("0.0.0.0", "EMBEDDING_HOST", "HOST")  # nosec B104
+    """Address or name to listen on, without a port: 0.0.0.0 is every IPv4 address, :: every IPv4
+    and IPv6 address, 127.0.0.1 only this machine."""
+    port: Port = setting(8001, "EMBEDDING_PORT", "EMBEDDINGS_PORT", "PORT")
+    """Port to listen on, 1 to 65535."""
+    trusted_proxies: Networks = setting(networks("127.0.0.1,::1"), "TRUSTED_PROXIES")
+    """Comma list of addresses and networks of your proxies, such as 10.0.0.0/8: X-Forwarded-For and
+    X-Forwarded-Proto are trusted only from them, and only if TRUSTED_PROXY_HOPS is set."""
+    max_workers: int = setting(1, "MAX_WORKERS", ge=1, le=256)
+    """Worker processes, 1 to 256. Each loads its own copy of every model: use 1 for one GPU or for
+    a CPU."""
+    threads: int = setting(128, "THREADS", ge=2, le=4096)
+    """Request threads per worker, 2 to 4096. Requests that wait for a model share its passes, so
+    more threads mean larger batches. One eighth stays free for health checks and refusals: when the
+    others are busy, further requests get 429 at once."""
+    timeout_s: int = setting(120, "TIMEOUT", ge=1, le=LONGEST_S)
+    """Seconds without a heartbeat after which gunicorn replaces a worker."""
+    graceful_timeout_s: int = setting(60, "GRACEFUL_TIMEOUT", ge=1, le=LONGEST_S)
+    """Seconds that running requests have to finish when the service stops."""
+    request_deadline_s: Seconds = setting(120, "REQUEST_DEADLINE")
+    """Seconds a request may take, waiting included; after that it gets 504."""
+    read_timeout_s: Seconds = setting(30, "READ_TIMEOUT")
+    """Seconds a client may take to send a request with its body; then the connection is closed."""
+    write_timeout_s: Seconds = setting(60, "WRITE_TIMEOUT")
+    """Seconds a client may take to read a reply; then the connection is closed."""
+    max_request_bytes: int = setting(64 * 1024 * 1024, "MAX_REQUEST_BYTES", ge=1024)
+    """Largest body in bytes, at least 1024, of requests that embed, store or search; other bodies
+    may have 64 KB. A larger one gets 413."""
+    max_reply_bytes: int = setting(64 * 1024 * 1024, "MAX_REPLY_BYTES", ge=1024)
+    """Largest reply in bytes, at least 1024. A request for more gets 413; a scroll ends its page
+    early."""
+    max_texts: int = setting(2048, "MAX_TEXTS_PER_REQUEST", ge=1, le=100_000)
+    """Most texts in one request, 1 to 100000; the default is OpenAI's limit."""
+
+
+class OperationsSettings(Section):
+    """Logs, metrics and traces."""
+
+    log_level: LogLevel = setting("INFO", "LOG_LEVEL")
+    """One of DEBUG, INFO, WARNING, ERROR, CRITICAL."""
+    log_format: Literal["line", "json"] = setting("line", "LOG_FORMAT")
+    """line (name=value pairs) or json (one object per line)."""
+    enable_metrics: bool = setting(False, "ENABLE_METRICS")
+    """Whether Prometheus metrics are also served on METRICS_PORT: true or false. The main port
+    always serves /metrics."""
+    metrics_port: Port = setting(8002, "METRICS_PORT")
+    """Port of the metrics, 1 to 65535."""
+    metrics_host: ListenHost = setting("127.0.0.1", "METRICS_HOST")
+    """Address or name on which METRICS_PORT listens, written as in EMBEDDING_HOST."""
+    metrics_token: SecretStr | None = setting(None, "METRICS_TOKEN")
+    """Bearer token that METRICS_PORT asks for; at least 16 characters."""
+    metrics_dir: Path | None = setting(None, "METRICS_DIR")
+    """Folder in which the workers add up their metrics, each service in its own new folder; unset
+    means in memory. A full disk there ends the workers."""
+    otel_enabled: bool = setting(False, "OTEL_ENABLED")
+    """Whether a trace of each request is sent to an OpenTelemetry collector: true or false. Needs
+    two more packages (docs/deploy.md)."""
+    otel_endpoint: str = setting(
+        "http://localhost:4318", "OTEL_EXPORTER_OTLP_ENDPOINT", pattern="^https?://"
     )
-    trusted_proxies: Annotated[tuple[Network, ...], BeforeValidator(networks)] = setting(
-        networks("127.0.0.1,::1"),
-        "TRUSTED_PROXIES",
-        help="Comma list of the addresses and networks of your proxies, as 10.0.0.0/8: with "
-        "TRUSTED_PROXY_HOPS, X-Forwarded-For and X-Forwarded-Proto are believed from them alone.",
-    )
-    max_workers: int = setting(
-        1,
-        "MAX_WORKERS",
-        ge=1,
-        le=256,
-        help="Worker processes, 1 to 256. Each loads its own copy of every model: "
-        "1 is right for one GPU and for a CPU.",
-    )
-    threads: int = setting(
-        128,
-        "THREADS",
-        ge=2,
-        le=4096,
-        help="Request threads per worker, 2 to 4096. They wait for the model together, so more "
-        "threads mean larger batches. An eighth of them is kept for probes and for refusals: with "
-        "more requests than the rest under way, further ones are answered 429 at once.",
-    )
-    timeout_s: int = setting(
-        120,
-        "TIMEOUT",
-        ge=1,
-        le=LONGEST_S,
-        help="Seconds without a heartbeat after which gunicorn replaces a worker.",
-    )
-    graceful_timeout_s: int = setting(
-        60,
-        "GRACEFUL_TIMEOUT",
-        ge=1,
-        le=LONGEST_S,
-        help="Seconds that running requests get to finish on a stop.",
-    )
-    request_deadline_s: float = setting(
-        120,
-        "REQUEST_DEADLINE",
-        gt=0,
-        le=LONGEST_S,
-        help="Seconds a request may take, waiting included; then it is answered 504.",
-    )
-    max_request_bytes: int = setting(
-        64 * 1024 * 1024,
-        "MAX_REQUEST_BYTES",
-        ge=1024,
-        help="Largest request body in bytes, at least 1024, where texts or vectors are embedded, "
-        "stored or searched; other bodies have at most 64 KB. A larger one is answered 413.",
-    )
-    max_reply_bytes: int = setting(
-        64 * 1024 * 1024,
-        "MAX_REPLY_BYTES",
-        ge=1024,
-        help="Largest reply in bytes, at least 1024; a request for more is answered 413, a scroll "
-        "ends its page early.",
-    )
-    max_texts: int = setting(
-        2048,
-        "MAX_TEXTS_PER_REQUEST",
-        ge=1,
-        le=100_000,
-        help="Most texts in one request, 1 to 100000; OpenAI's limit is the default.",
-    )
-    cors_origins: Origins = setting(
-        ("*",),
-        "CORS_ORIGINS",
-        help="Comma list of origins whose pages may call this service from a browser. * lets every "
-        "page embed and read what is public; what is stored, accounts and settings are only for "
-        "pages of origins that are named here, and for requests with a key.",
-    )
-    log_level: LogLevel = setting(
-        "INFO", "LOG_LEVEL", help="One of DEBUG, INFO, WARNING, ERROR, CRITICAL."
-    )
+    """Address of the collector for OTLP over HTTP; /v1/traces is added to it."""
+    otel_service_name: str = setting("embedding-service", "OTEL_SERVICE_NAME")
+    """Name of this service in traces."""
+
+    @field_validator("metrics_token")
+    @classmethod
+    def _token_cannot_be_guessed(cls, value: SecretStr | None) -> SecretStr | None:
+        check_key("METRICS_TOKEN", value)
+        return value
+
+    @model_validator(mode="after")
+    def _metrics_have_their_own_port(self) -> Self:
+        port = getattr(self, "port", None)  # of `ServingSettings`
+        if self.enable_metrics and self.metrics_port == port:
+            raise ValueError(f"METRICS_PORT={port} is also EMBEDDING_PORT; choose another one")
+        return self
+
+    @field_validator("otel_enabled")
+    @classmethod
+    def _packages_are_installed(cls, wanted: bool) -> bool:
+        missing = [package for module, package in TRACING.items() if not _is_installed(module)]
+        if wanted and missing:
+            raise ValueError(f"not installed: pip install {' '.join(missing)}")
+        return wanted
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        return False

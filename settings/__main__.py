@@ -1,39 +1,39 @@
-"""Prints the settings as a page: `python -m settings > docs/configuration.md`."""
+"""Prints `docs/configuration.md`: `python -m settings > docs/configuration.md`."""
 
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
 from config import Config
-from config.fields import is_secret, names_of
+from config.fields import is_secret, names_of, sections_of
 from settings.keys import KEYS
 
 HEAD = """\
 # Configuration
 
-Every setting, from the table the service itself reads; a test holds this page to it. The same is in
-[.env.example](../.env.example), to copy to `.env`. `python -m settings > docs/configuration.md`
-writes this page.
+Every setting of the service. [.env.example](../.env.example) has the same settings, to copy to
+`.env`. This page is generated: `python -m settings > docs/configuration.md`.
 
-Order, highest first: what was changed while the service runs ([settings](settings.md)), the
-environment, `.env`, the model files (for what they say), the default. Of several names of one
-setting in the same place the one that stands first here wins. A value that cannot be read stops the
-start and says what is allowed; so does a line of `.env` that is not `NAME=value`. An unknown name
-that begins with `EMBEDDING_`, or is one of these but for capitals, is told in the log.
+Precedence, highest first: what is changed at run time ([settings](settings.md)), the environment,
+`.env`, the model files (for what they describe), the default. If one source has several names of a
+setting, the name that comes first here wins.
 
-A setting marked *secret* is never shown or logged, and its name with `_FILE` behind it names a file
-that holds it. A *list* is separated by commas.
+A value that cannot be read stops the start with a message that says what is allowed; so does a line
+of `.env` that is not `NAME=value`. An unknown name that begins with `EMBEDDING_`, or differs from
+one of these only in its capitals, is reported in the log.
 
-The last column is the key under which `/settings` and the console change it while the service runs.
-*Next start*: kept now, used then."""
+A *secret* is never shown or logged, and its name followed by `_FILE` names a file that holds it. A
+*list* is separated by commas.
+
+The last column is the key under which `/settings` and the console change the setting at run time.
+*Next start* means that it is stored at once and used from the next start on."""
 KINDS = {"string": "text", "integer": "whole number", "array": "list", "boolean": "`true`, `false`"}
 KEY_OF = {row.field: row for row in KEYS.values()}
 
 
 def page() -> str:
     """Return the text of `docs/configuration.md`."""
-    sections = [c for c in Config.__mro__ if issubclass(c, BaseModel) and c is not BaseModel]
-    parts = [HEAD, *(_section(section) for section in sections[1:])]
+    parts = [HEAD, *(_section(section) for section in sections_of(Config))]
     return "\n\n".join(parts) + "\n"
 
 

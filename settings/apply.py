@@ -1,72 +1,78 @@
-"""Makes the running parts follow the settings: the models, the engine, the log.
-
-`settings/` says what changed and when; this says what that means. Knows no HTTP and no SQL.
-"""
+"""Applies changed settings to the running parts: the models, the engine, the log level."""
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from config import ConfigError, ModelSpec
 from engine import Engine
 from errors import Invalid
-from settings import State
+from serving.registry import Exchange
+from settings import Prepared, State
 from settings.keys import MODEL_KEYS
 
-# Of the settings that load models, what a model may say for itself in its own entry.
+# Model settings that a model's own entry may also have.
 OWN_KEYS = {k: f for k, f in MODEL_KEYS.items() if f not in ("model", "max_queue_tokens")}
 
 
 def models_of(state: State) -> tuple[Sequence[ModelSpec], str]:
     """Return the models to serve and the default's id. Raises ConfigError.
 
-    `model_name` means what `EMBEDDING_MODEL` means. The other settings, when kept, are stronger
-    than the default model's own entry; other models keep what their entries say.
+    `model_name` means what `EMBEDDING_MODEL` means. The other stored settings win over the default
+    model's own entry; other models keep what their entries say.
     """
     specs, default = state.config.catalogue()
-    own = {field: getattr(state.config, field) for k, field in OWN_KEYS.items() if k in state.kept}
+    own = {f: getattr(state.config, f) for k, f in OWN_KEYS.items() if k in state.stored}
     return [s.model_copy(update=own) if s.id == default else s for s in specs], default
 
 
-class Follower:
-    """Changes the running service from one state of the settings to another."""
+@dataclass(frozen=True)
+class PreparedChange(Prepared):
+    """What `Prepared` means for the running service; `exchange` is None if no model changes."""
+
+    engine: Engine
+    old: State
+    new: State
+    exchange: Exchange | None
+
+    def commit(self) -> None:
+        """See `Prepared`. Returns when models that serve no more are freed, or after 30 s."""
+        self.engine.truncate = self.new.config.truncate
+        if self.new.config.log_level != self.old.config.log_level:
+            logging.getLogger().setLevel(self.new.config.log_level)
+        if self.exchange is not None:
+            self.exchange.commit()
+
+    def abort(self) -> None:
+        """See `Prepared`."""
+        if self.exchange is not None:
+            self.exchange.abort()
+
+
+class Applier:
+    """Applies settings to an engine and its models, starting with the log level of `state`."""
 
     def __init__(self, engine: Engine, state: State) -> None:
         self._engine = engine
-        if "log_level" in state.kept:
+        if "log_level" in state.stored:
             logging.getLogger().setLevel(state.config.log_level)
 
-    @contextmanager
-    def prepare(self, old: State, new: State) -> Iterator[Callable[[], None]]:
-        """Load what the new state needs; give the function that makes everything follow.
+    def prepare(self, old: State, new: State) -> PreparedChange:
+        """Load the models of the new state and return the change, to be committed or aborted.
 
-        Raises Invalid if the models cannot be had, Conflict while they are being changed.
+        Raises Invalid if a model cannot be used, Conflict while models are being changed.
         """
-        with ExitStack() as stack:
-            exchange: list[Callable[[], None]] = []
-            if _models(old) != _models(new):
-                wanted = _catalogue(new)
-                registry = self._engine.registry
-                exchange = [stack.enter_context(registry.exchange(*wanted, new.config))]
-
-            def follow() -> None:
-                for take in exchange:
-                    take()
-                self._engine.truncate = new.config.truncate
-                if new.config.log_level != old.config.log_level:
-                    logging.getLogger().setLevel(new.config.log_level)
-
-            yield follow
+        exchange = None
+        if _model_settings(old) != _model_settings(new):
+            try:
+                specs, default = models_of(new)
+            except ConfigError as exc:
+                raise Invalid(f"{'; '.join(exc.problems)}. Nothing was changed") from None
+            exchange = self._engine.registry.prepare(specs, default, new.config)
+        return PreparedChange(self._engine, old, new, exchange)
 
 
-def _models(state: State) -> object:
+def _model_settings(state: State) -> object:
     values = [getattr(state.config, field) for field in MODEL_KEYS.values()]
-    return values, [json.loads(state.kept[key]) for key in OWN_KEYS if key in state.kept]
-
-
-def _catalogue(state: State) -> tuple[Sequence[ModelSpec], str]:
-    try:
-        return models_of(state)
-    except ConfigError as exc:
-        raise Invalid(f"{'; '.join(exc.problems)}. Nothing was changed") from None
+    return values, [json.loads(state.stored[key]) for key in OWN_KEYS if key in state.stored]

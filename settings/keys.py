@@ -1,9 +1,9 @@
-"""The settings that an admin may change, and what is allowed for each.
+"""The settings that an admin may change at run time, and which values each takes.
 
-A row points at the field of `Config` that it sets, which owns its limits and its description.
-Knows nothing of where values are kept.
+Limits and descriptions are those of the field of `Config` that a setting sets.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from errors import Invalid
 
 @dataclass(frozen=True)
 class Key:
-    """One setting: its name, the field it sets, whether that needs a restart or loads models."""
+    """One setting: its name, the field of `Config` it sets, and what a change of it does."""
 
     name: str
     field: str
     type: str
     restart: bool = False
-    of_model: bool = False  # may load models anew, or change their limits
+    of_model: bool = False  # a change loads models again, or changes their limits
 
     @property
     def default(self) -> Any:
@@ -31,12 +31,12 @@ class Key:
 
     @property
     def description(self) -> str:
-        """What it does and what is allowed."""
+        """What it does and which values it takes."""
         return Config.model_fields[self.field].description or ""
 
     @staticmethod
     def shown(value: Any) -> Any:
-        """Return a value as JSON has it."""
+        """Return a value as JSON can hold it."""
         if isinstance(value, tuple):
             return list(value)
         return str(value) if isinstance(value, Path) else value
@@ -72,9 +72,9 @@ MODEL_KEYS = {row.name: row.field for row in _ROWS if row.of_model}
 
 
 def parse(key: str, value: Any) -> tuple[Any, Any]:
-    """Return a JSON value as the configuration has it, and as JSON again. Raises Invalid.
+    """Return a JSON value as `Config` has it, and as JSON again. Raises Invalid.
 
-    Strings are read as the environment's are, so `"32"` and `"*, http://a"` will do.
+    Strings are read like those of the environment: `"32"` and `"*, http://a"` are allowed.
     """
     row = KEYS[key]
     reason = _wrong(row, value)
@@ -92,11 +92,36 @@ def parse(key: str, value: Any) -> tuple[Any, Any]:
 
 
 def _wrong(row: Key, value: Any) -> str | None:
-    """Return what is wrong with a value that the configuration's own types would let pass."""
+    """Return what is wrong with a value that pydantic would accept, or None."""
     if isinstance(value, bool) != (row.type == "bool") and not isinstance(value, str):
         return f"it should be of type {row.type}"
     if value is None and row.default is not None:
-        return "it cannot be null; DELETE brings the default back"
+        return "it cannot be null; DELETE restores the default"
     if isinstance(value, str) and not (0 < len(value.strip()) <= 1024 and value.isprintable()):
         return "it should be 1 to 1024 printable characters"
     return None
+
+
+def check_folder(name: str, start: Config) -> None:
+    """Raise Invalid if `name` is a folder that only the configuration of the start may name.
+
+    Else error messages would show an admin of the settings what is in other folders.
+    """
+    if any(name in spec.names for spec in start.catalogue()[0]):
+        return
+    path_like = name.startswith(("/", ".", "~")) or "\\" in name or ".." in Path(name).parts
+    if not path_like and not os.path.isdir(name):
+        return
+    from huggingface_hub import constants
+
+    roots = (*start.model_dirs, start.model_cache_dir or constants.HF_HUB_CACHE)
+    try:
+        place = Path(os.path.realpath(name))
+    except (OSError, ValueError):  # a link that may not be read, such as /proc/1/root; a NUL
+        place = Path()
+    if not any(place.is_relative_to(os.path.realpath(os.path.expanduser(root))) for root in roots):
+        raise Invalid(
+            "model_name: at run time a folder must be in one of MODEL_DIRS or in the model cache; "
+            "add it there or to model_config.json and restart. Nothing was changed",
+            param="model_name",
+        )

@@ -1,13 +1,7 @@
-"""A change of the model that this process could not follow, and when it tries again.
-
-Such a model may load in the worker that was told and not here: its folder is missing, or there is
-no room. Everything else is followed meanwhile. Knows no models, only the settings that name them.
-"""
+"""When a worker tries again a model of the settings that it could not load."""
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
 
 from errors import ServiceError
 from settings.keys import MODEL_KEYS
@@ -15,42 +9,48 @@ from settings.keys import MODEL_KEYS
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 300.0
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """What could not be had. `again_at` is by `time.monotonic()`."""
+class ModelRetry:
+    """The model settings that this worker could not load, if any.
 
-    wanted: Mapping[str, str]
-    reason: str
-    pause_s: float
-    again_at: float
+    Another worker could load them: here a folder is missing, or there is no memory. Each failure
+    of the same settings doubles the pause before the next try.
+    """
 
-    @classmethod
-    def of(cls, kept: Mapping[str, str], exc: Exception, before: Self | None) -> Self:
-        """Note that these kept settings failed; each failure of the same doubles the pause."""
-        wanted = model_values(kept)
-        pause = FIRST_PAUSE_S
-        if before and before.wanted == wanted:
-            pause = min(before.pause_s * 2, LONGEST_PAUSE_S)
-        why = exc.message if isinstance(exc, ServiceError) else type(exc).__name__
-        reason = f"a change of the model cannot be followed, all others are: {why}"
-        return cls(wanted, reason, pause, time.monotonic() + pause)
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._failed: Mapping[str, str] | None = None
+        self._pause_s = 0.0
+        self._again_at = 0.0
 
     @property
     def due(self) -> bool:
         """Whether it is time to try again."""
-        return time.monotonic() >= self.again_at
+        return self._failed is not None and time.monotonic() >= self._again_at
 
-    def concerns(self, kept: Mapping[str, str]) -> bool:
-        """Tell whether these kept settings want the same model."""
-        return model_values(kept) == self.wanted
+    def concerns(self, stored: Mapping[str, str]) -> bool:
+        """Whether these stored settings ask for the model that failed."""
+        return model_values(stored) == self._failed
+
+    def failed(self, stored: Mapping[str, str], exc: Exception) -> None:
+        """Note that the model of these stored settings did not load."""
+        first = not self.concerns(stored)
+        self._pause_s = FIRST_PAUSE_S if first else min(self._pause_s * 2, LONGEST_PAUSE_S)
+        self._failed = model_values(stored)
+        self._again_at = time.monotonic() + self._pause_s
+        why = exc.message if isinstance(exc, ServiceError) else type(exc).__name__
+        self.reason = f"the stored model cannot be used, other changes are: {why}"
+
+    def clear(self) -> None:
+        """Note that this worker runs the stored model."""
+        self.reason = self._failed = None
 
 
-def model_values(kept: Mapping[str, str]) -> dict[str, str]:
-    """Return what the kept settings say of the model."""
-    return {key: text for key, text in kept.items() if key in MODEL_KEYS}
+def model_values(stored: Mapping[str, str]) -> dict[str, str]:
+    """Return the stored settings of the model."""
+    return {key: text for key, text in stored.items() if key in MODEL_KEYS}
 
 
-def with_models_of(running: Mapping[str, str], kept: Mapping[str, str]) -> dict[str, str]:
-    """Return the kept settings, but the model's as they run."""
-    others = {key: text for key, text in kept.items() if key not in MODEL_KEYS}
+def with_model_of(running: Mapping[str, str], stored: Mapping[str, str]) -> dict[str, str]:
+    """Return the stored settings, but with those of the model from `running`."""
+    others = {key: text for key, text in stored.items() if key not in MODEL_KEYS}
     return dict(sorted({**others, **model_values(running)}.items()))

@@ -173,3 +173,8 @@ def test_every_setting_is_documented_once_with_its_default() -> None:
     for name, _ in ALIASES:
         places = rf"^#{name}=|Also: (?:[A-Z_]+, )*{name}\b"
         assert len(re.findall(places, text, re.MULTILINE)) == 1, name
+
+
+@pytest.mark.parametrize("text", ["/a,/b", '["/a", "/b"]', "'/a', '/b'", " [/a , /b, ] "])
+def test_a_list_may_be_in_brackets_and_quotes(text: str) -> None:
+    assert load(MODEL_DIRS=text).model_dirs == ("/a", "/b")

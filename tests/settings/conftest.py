@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from embedders.weights import BUNDLES, find
+from settings import Prepared
 from tests.conftest import free_port, running, write_models
 
 BUNDLED = next(iter(BUNDLES))
@@ -44,6 +45,19 @@ def db_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/db/settings.db"
     return str(request.getfixturevalue(request.param).database())
+
+
+class Steps(Prepared):
+    """A prepared change of nothing, which notes how it ended."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+
+    def commit(self) -> None:
+        self.taken.append("commit")
+
+    def abort(self) -> None:
+        self.taken.append("abort")
 
 
 class Service:

@@ -15,9 +15,10 @@ from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from factory import create_app
+from server.memory import exempt_from_collection
 from serving.health import watch
-from serving.registry import Registry
-from serving.retire import Leaving, check, free, spare_collections
+from serving.loader import check
+from serving.registry import Leaving, Registry, free
 from tests.settings.conftest import until
 
 A, B = (ModelSpec(id=n, model_name=f"tests/{n}", type="fake", dimensions=8) for n in "ab")
@@ -71,8 +72,7 @@ def registry(builder: Builder) -> Registry:
 
 
 def swap(registry: Registry, *specs: ModelSpec, **settings: object) -> None:
-    with registry.exchange(specs, specs[0].id, Config.model_validate(settings)) as take:
-        take()
+    registry.prepare(specs, specs[0].id, Config.model_validate(settings)).commit()
 
 
 def test_it_serves_the_new_model_and_closes_the_old(registry: Registry, builder: Builder) -> None:
@@ -89,9 +89,8 @@ def test_a_name_that_left_never_gets_another_models_vectors(registry: Registry) 
             registry.get(name)
 
 
-def test_a_block_that_does_not_take_changes_nothing(registry: Registry, builder: Builder) -> None:
-    with pytest.raises(RuntimeError), registry.exchange([B], "b", ModelSettings()):
-        raise RuntimeError
+def test_an_exchange_that_is_aborted_changes_nothing(registry: Registry, builder: Builder) -> None:
+    registry.prepare([B], "b", ModelSettings()).abort()
     old, new = builder.built
     assert registry.default.loaded.embedder is old
     assert new.closed.wait(30) and not old.closed.is_set()
@@ -100,7 +99,7 @@ def test_a_block_that_does_not_take_changes_nothing(registry: Registry, builder:
 def test_what_stays_the_same_stays_loaded(registry: Registry, builder: Builder) -> None:
     swap(registry, A, B, max_batch_size=7)
     assert registry.default.loaded.embedder is builder.built[0]
-    assert registry.default.loaded.lane._max_items == 7
+    assert registry.default.loaded.encoder._max_items == 7
     swap(registry, A, B, dtype="float32")
     assert registry.default.loaded.embedder is not builder.built[0]
     assert builder.built[0].closed.is_set()
@@ -110,7 +109,7 @@ def test_what_stays_the_same_stays_loaded(registry: Registry, builder: Builder) 
 def test_a_model_that_does_not_load_leaves_the_old_one(
     registry: Registry, builder: Builder
 ) -> None:
-    """A change of settings to a model that does not load -> the old one serves."""
+    """A settings change to a model that does not load -> the old one serves."""
     builder.broken.add("b")
     with pytest.raises(errors.Invalid, match="its folder is empty"):
         swap(registry, B)
@@ -119,9 +118,11 @@ def test_a_model_that_does_not_load_leaves_the_old_one(
 
 @pytest.mark.fault("Models and devices")
 def test_a_second_exchange_while_one_runs_is_a_conflict(registry: Registry) -> None:
-    """A second exchange of the model while one runs -> 409."""
-    with registry.exchange([B], "b", ModelSettings()), pytest.raises(errors.Conflict):
+    """A second model swap while one runs -> 409."""
+    first = registry.prepare([B], "b", ModelSettings())
+    with pytest.raises(errors.Conflict):
         swap(registry, B)
+    first.abort()
     swap(registry, B)
 
 
@@ -276,7 +277,7 @@ def test_an_old_model_in_a_cycle_is_freed_though_collections_spare_what_is_alive
     holder, embedder = Holder(), Tracked(A)
     holder.itself = holder
     leaving = [Leaving(holder, embedder)]
-    spare_collections()
+    exempt_from_collection()
     try:
         del holder
         gc.collect()

@@ -47,8 +47,8 @@ def embeds(service: Service) -> bool:
 
 @pytest.mark.fault("The SQL database")
 def test_down_at_start_then_up(start: Start, server: MariaDB | Postgres) -> None:
-    """The database is down at the start -> the environment's settings serve; it is found again by
-    itself.
+    """The database is down at the start -> the environment's settings serve; the database is used
+    again when it is back.
     """
     url = server.database()
     keep(url, max_texts=77)
@@ -83,7 +83,7 @@ def test_hanging_later_then_going_on(start: Start, server: MariaDB | Postgres) -
 
 @pytest.mark.fault("The SQL database")
 def test_restarted_under_idle_connections(start: Start, server: MariaDB | Postgres) -> None:
-    """The database is restarted under idle connections -> they are replaced unnoticed."""
+    """The database is restarted under idle connections -> they are replaced; no request fails."""
     service = start(server.database())
     assert service.set("max_texts", 5).status_code == 200
     server.restart()
@@ -106,7 +106,7 @@ def test_killed_under_load_then_back(start: Start, server: MariaDB | Postgres) -
 
 @pytest.mark.fault("The SQL database")
 def test_a_locked_sqlite_file_is_503_and_recovers(start: Start, tmp_path: Path) -> None:
-    """SQLite is locked by somebody else -> waited for 5 s, then 503."""
+    """Another program holds SQLite's lock -> 503 after 4 s."""
     file = tmp_path / "settings.db"
     service = start(f"sqlite:///{file}")
     assert service.set("max_texts", 5).status_code == 200

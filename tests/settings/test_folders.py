@@ -52,8 +52,8 @@ def choose(admin: FlaskClient, name: object) -> tuple[int, str]:
 def test_a_folder_elsewhere_is_not_looked_into(
     admin: FlaskClient, machine: Path, name: str
 ) -> None:
-    """An admin of the settings names `/` or any folder as the model -> 422 unread, but for those
-    below `MODEL_DIRS` and the model cache.
+    """A caller who may change settings names `/` or any folder as the model -> 422 without reading
+    it, unless it is below `MODEL_DIRS` or the model cache.
     """
     status, error = choose(admin, name.replace("{}", str(machine)))
     assert status == 422 and "MODEL_DIRS" in error

@@ -11,7 +11,7 @@ from config import Config, ModelSpec
 from embedders import build, weights
 from embedders import device as choosing
 from embedders.base import DeviceBroken, Embedder, OutOfMemory, Prompt
-from embedders.device import BESIDE, GPU_TOKENS, DeviceEmbedder, choose_device, room_for
+from embedders.device import GPU_TOKENS, OVERHEAD, DeviceEmbedder, choose_device, room_for
 from embedders.weights import BUNDLES
 
 BUNDLED = next(iter(BUNDLES))
@@ -74,14 +74,14 @@ def test_the_room_for_a_model_is_that_of_its_real_weights_and_a_pass(small_model
 
     held = sum(p.numel() for p in AutoModel.from_pretrained(small_model).parameters())
     states = GPU_TOKENS * (8 * 64 + 3 * 128)
-    assert room_for(small_model, torch.float16) == (held + states) * 2 + BESIDE
+    assert room_for(small_model, torch.float16) == (held + states) * 2 + OVERHEAD
 
 
 @pytest.mark.fault("Models and devices")
 def test_a_model_out_of_memory_stays_where_it_is(
     embedder: DeviceEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that serves runs out of memory -> it stays where it is."""
+    """A model runs out of memory while it serves -> it stays on its device."""
     items = embedder.prepare(["one text", "another"], Prompt(), "right")
     wanted, forward, facts = embedder.encode(items).vectors, embedder._forward, embedder.facts
     left = 3

@@ -4,7 +4,6 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -15,8 +14,10 @@ from config import Config, load_config
 from config.addresses import driver_url
 from settings import Settings, State, open_settings
 from settings.keys import KEYS
-from settings.storage import HISTORY, SETTINGS, MemoryKeeper, SqlKeeper
+from settings.storage import Storage
 from sql.database import Database
+from sql.tables import HISTORY, SETTINGS
+from tests.settings.conftest import Steps
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_history_and_rollback(opened: Callable[..., Settings]) -> None:
     settings.rollback(1, "dee")
     assert (settings.current.max_texts, settings.current.truncate) == (1, "auto")
     settings.rollback(0, "dee")
-    assert settings.state.kept == {}
+    assert settings.state.stored == {}
     for impossible in (-1, settings.state.version, 99):
         with pytest.raises(errors.Invalid):
             settings.rollback(impossible, "dee")
@@ -129,17 +130,16 @@ def test_what_needs_a_restart_waits_for_it(opened: Callable[..., Settings]) -> N
 
 @pytest.mark.fault("Models and devices")
 def test_of_two_changes_at_once_one_wins(opened: Callable[..., Settings]) -> None:
-    """Two changes of settings at once -> one wins, the other is 409.
+    """Two changes of settings at once -> one is made, the other is 409.
 
     Both have read the same version when they write.
     """
     workers = [opened(), opened()]
     both = threading.Barrier(2, timeout=30)
 
-    @contextmanager
-    def meet(old: State, new: State) -> Iterator[Callable[[], None]]:
+    def meet(old: State, new: State) -> Steps:
         both.wait()
-        yield lambda: None
+        return Steps()
 
     results: list[object] = []
 
@@ -162,10 +162,10 @@ def test_of_two_changes_at_once_one_wins(opened: Callable[..., Settings]) -> Non
 def test_a_second_change_in_the_same_worker_is_a_conflict() -> None:
     settings = Settings(Config())
 
-    def again(old: State, new: State) -> Any:
+    def again(old: State, new: State) -> Steps:
         with pytest.raises(errors.Conflict, match="already"):
             settings.change({"max_texts": 4}, "bob")
-        return nullcontext(lambda: None)
+        return Steps()
 
     settings.bind(again)
     settings.change({"max_texts": 3}, "ann")
@@ -174,10 +174,10 @@ def test_a_second_change_in_the_same_worker_is_a_conflict() -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_what_cannot_be_applied_is_not_stored(opened: Callable[..., Settings]) -> None:
-    """A change of settings to a model that does not load -> refused with a reason, not stored."""
+    """A settings change to a model that does not load -> refused with a reason, not stored."""
     settings = opened()
 
-    def refuse(old: State, new: State) -> Any:
+    def refuse(old: State, new: State) -> Steps:
         raise errors.Invalid("no such model")
 
     settings.bind(refuse)
@@ -186,11 +186,27 @@ def test_what_cannot_be_applied_is_not_stored(opened: Callable[..., Settings]) -
     assert opened().state.version == 0 and settings.current.model is None
 
 
+def test_what_cannot_be_stored_is_not_applied(opened: Callable[..., Settings]) -> None:
+    settings, other, steps = opened(), opened(), Steps()
+
+    def prepare(old: State, new: State) -> Steps:
+        other.change({"max_texts": 8}, "bob")  # takes the version first
+        return steps
+
+    settings.bind(prepare)
+    with pytest.raises(errors.Conflict):
+        settings.change({"max_texts": 9}, "ann")
+    assert steps.taken == ["abort"] and settings.current.max_texts == 2048
+    settings.bind(lambda old, new: steps)
+    settings.change({"max_texts": 9}, "ann")
+    assert steps.taken == ["abort", "commit"] and settings.current.max_texts == 9
+
+
 @pytest.mark.fault("The SQL database")
 def test_illegal_rows_are_ignored_with_a_line_in_the_log(
     opened: Callable[..., Settings], db_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A row holds an illegal setting -> passed over with a line in the log."""
+    """A row holds an illegal setting -> ignored, with a line in the log."""
     opened().change({"max_texts": 5}, "ann")
     database = Database(db_url)
     rows = [("max_batch_size", "0"), ("device", "{bad"), ("colour", '"red"'), ("Port", "1")]
@@ -208,16 +224,16 @@ def test_illegal_rows_are_ignored_with_a_line_in_the_log(
 
 
 def test_many_workers_may_make_the_tables_at_once(db_url: str) -> None:
-    keepers = [SqlKeeper(Database(db_url)) for _ in range(4)]
+    storages = [Storage(Database(db_url)) for _ in range(4)]
     ready = threading.Barrier(4, timeout=30)
     versions: list[int] = []
 
-    def look(keeper: SqlKeeper) -> None:
+    def look(storage: Storage) -> None:
         ready.wait()
-        versions.append(keeper.version())
-        keeper.close()
+        versions.append(storage.version())
+        storage.close()
 
-    threads = [threading.Thread(target=look, args=(keeper,)) for keeper in keepers]
+    threads = [threading.Thread(target=look, args=(storage,)) for storage in storages]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -225,16 +241,16 @@ def test_many_workers_may_make_the_tables_at_once(db_url: str) -> None:
     assert versions == [0] * 4
 
 
-def test_memory_and_sql_keep_alike(db_url: str) -> None:
-    for keeper in (MemoryKeeper(), SqlKeeper(Database(db_url))):
-        keeper.write(0, {"a": (None, "1"), "b": (None, "2")}, "ann", "bulk")
-        keeper.write(1, {"a": ("1", None), "b": ("2", "3")}, "bob", "set")
-        assert (keeper.read().version, dict(keeper.read().values)) == (2, {"b": "3"})
-        assert [c.version for c in keeper.history(1)] == [2]
-        assert [c.version for c in keeper.history(9, after=1)] == [2]
+def test_memory_and_sql_store_alike(db_url: str) -> None:
+    for storage in (Storage(), Storage(Database(db_url))):
+        storage.write(0, {"a": (None, "1"), "b": (None, "2")}, "ann", "bulk")
+        storage.write(1, {"a": ("1", None), "b": ("2", "3")}, "bob", "set")
+        assert storage.read() == (2, {"b": "3"})
+        assert [c.version for c in storage.history(1)] == [2]
+        assert [c.version for c in storage.history(9, after=1)] == [2]
         with pytest.raises(errors.Conflict):
-            keeper.write(1, {"a": (None, "1")}, "cy", "set")
-        keeper.close()
+            storage.write(1, {"a": (None, "1")}, "cy", "set")
+        storage.close()
 
 
 def test_without_sql_several_workers_refuse_changes() -> None:

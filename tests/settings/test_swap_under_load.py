@@ -19,8 +19,8 @@ from tests.settings.conftest import BUNDLED, Service, until
 
 LONG = int(os.environ.get("SWAPS", "0"))
 # Of the model; then comes one more, of how much of a text the small one reads.
-SWAPS = {"sqlite": LONG or 3, "mysql": LONG or 1, "postgresql": LONG or 1}
-CLIENTS = {"sqlite": 32, "mysql": 16, "postgresql": 16}
+SWAPS = {"sqlite": LONG or 2, "mysql": LONG or 1, "postgresql": LONG or 1}
+CLIENTS = {"sqlite": 16, "mysql": 16, "postgresql": 16}
 # With what was computed remembered, a vector of the other model would be found there.
 CACHES = {"sqlite": "none", "mysql": "memory", "postgresql": "none"}
 FEW_TOKENS = 5
@@ -107,11 +107,16 @@ def let_each_answer(clients: list[Client]) -> None:
     until(lambda: all(c.replies > n + 1 for c, n in zip(clients, before, strict=True)), 180)
 
 
+@pytest.mark.parametrize(
+    "db_url",
+    ["sqlite", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("mariadb", "postgres"))],
+    indirect=True,
+)
 @pytest.mark.fault("Models and devices")
 def test_no_request_is_lost_or_mixed_while_models_are_swapped(
     start: Callable[..., Service], small_model: Path, db_url: str
 ) -> None:
-    """The model is exchanged under load -> no request is lost or mixes two models."""
+    """The model is swapped under load -> no request is lost or mixes two models."""
     kind = driver_url(db_url).get_backend_name()
     cache = CACHES[kind]
     env = {"EMBEDDING_MODEL": BUNDLED, "EMBEDDING_DTYPE": "float32", "CACHE": cache, **FEW_SHAPES}
