@@ -1,8 +1,4 @@
-"""Who is calling: users, keys and tokens put together, and the first admin.
-
-Knows no HTTP: takes the text of a credential and an address, gives a `Caller`. Keeps the count of
-failed logins, so that guessing is slow per user and per address and never locks a user out.
-"""
+"""Accounts: from a credential to its `Caller`, sign-in with limits, and the first admin."""
 
 import contextlib
 import hmac
@@ -15,33 +11,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import SecretStr
+
 from accounts.api_keys import ApiKeys
-from accounts.login_throttle import Tries
-from accounts.tokens import Tickets
-from accounts.users import Role, User, Users
+from accounts.login_throttle import LoginThrottle
+from accounts.tokens import AccessTokens
+from accounts.users import ROLES, User, Users
 from config import Config
 from config.access import secrets_of
 from errors import Conflict, RateLimited, ServiceError, Unauthorized
 from observability import metrics
-from sql.row_cache import Memo
+from sql.row_cache import RowCache
 
 log = logging.getLogger("accounts")
 
 CallerRole = Literal["admin", "user", "reader", "anonymous"]
 # Wrong passwords a minute: for a user from one address, from one address for all users, and for a
-# user from everywhere. The last is high: whoever reaches it keeps the user from signing in.
+# user from everywhere. The last is high, as who reaches it keeps the user from signing in.
 TRIES_PER_USER, TRIES_PER_ADDRESS, TRIES_FROM_EVERYWHERE = 5, 20, 100
-RETRY_S = 5  # from one try to make the first admin to the next
-# Who comes with API_KEY_SECRET. No user has this name: theirs hold no slash.
+RETRY_S = 5  # between attempts to create the first admin
+# The caller with API_KEY_SECRET. No user has this name, as names of users have no slash.
 FIXED_KEY = "key/API_KEY_SECRET"
-RANKS: dict[str, int] = {"reader": 0, "user": 1, "admin": 2}
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who is calling. `collections` is what a scoped key is for; None is all.
+    """Who is calling, with which role.
 
-    `limited` says that the key may do less than its owner, or for less long. `key` is its id.
+    `collections` are those that the key is for; None means all. `limited` means that the key may do
+    less than its owner, or expires. `key` is the id of the key.
     """
 
     name: str
@@ -52,44 +50,39 @@ class Caller:
 
 
 class Accounts:
-    """Everything that tells callers apart."""
+    """Users, API keys and access tokens; `enabled` is whether callers must have any."""
 
     def __init__(self, config: Config) -> None:
+        self.enabled = config.auth_enabled
         self._config = config
-        memo = Memo(config.db_url.get_secret_value())
-        self.users = Users(memo)
-        self.keys = ApiKeys(memo, self.users)
-        self.tickets = Tickets(secrets_of(config.jwt_secret_key), config.token_lifetime_s)
-        self._memo = memo
-        self._tries = Tries(config.redis_address if config.redis_enabled else None)
+        self._rows = RowCache(config.db_url.get_secret_value())
+        self.users = Users(self._rows)
+        self.keys = ApiKeys(self._rows, self.users)
+        self.tokens = AccessTokens(secrets_of(config.jwt_secret_key), config.token_lifetime_s)
+        self._throttle = LoginThrottle(config.redis_address if config.redis_enabled else None)
         self._stop = threading.Event()
         self._problem: str | None = None  # why there is no first admin yet
 
     @property
-    def enabled(self) -> bool:
-        """Whether callers must say who they are."""
-        return self._config.auth_enabled
-
-    @property
     def problem(self) -> str | None:
-        """Why the database is not asked just now."""
-        return self._memo.problem
+        """Why the database is not asked at the moment, or None."""
+        return self._rows.problem
 
     @property
-    def uncounted(self) -> str | None:
-        """Why each process counts wrong passwords for itself just now, if it should not."""
-        return self._tries.problem
+    def throttle_problem(self) -> str | None:
+        """Why each process counts wrong passwords only for itself at the moment, or None."""
+        return self._throttle.problem
 
-    # -- telling who it is -----------------------------------------------------------------------
+    # -- identifying a caller --------------------------------------------------------------------
 
     def identify(
         self, credential: str | None, *, local: bool, address: str, fresh: bool = False
     ) -> Caller:
-        """Return who calls with this key or token. Raises Unauthorized or Unavailable.
+        """Return the caller with this key or token. Raises Unauthorized or Unavailable.
 
-        `local` says that the request comes from this very machine, through no proxy. `fresh` asks
-        the database even for who called a moment ago, as must be where accounts are changed: what
-        has ended elsewhere makes nothing that lasts.
+        `local` means that the request comes from this machine and not through a proxy. `fresh`
+        reads the database even for a caller of a moment ago: requests that change accounts need
+        it, so that a key that another worker has revoked changes nothing.
         """
         if not self.enabled:
             known = _same(credential, self._config.admin_token)
@@ -104,86 +97,84 @@ class Accounts:
         return caller
 
     def _by_key(self, text: str, fresh: bool) -> Caller | None:
-        if not text.startswith("emb_"):
-            return None
         key = self.keys.find(text, fresh=fresh)
         owner = self.users.get(key.owner, fresh=fresh) if key else None
         if key is None or owner is None:
             return None
-        role: Role = owner.role
-        if key.role and RANKS[key.role] < RANKS[role]:
-            role = key.role
+        role = min(owner.role, key.role or owner.role, key=ROLES.index)
         return Caller(owner.username, role, key.collections, key.limited, key.id)
 
     def _by_token(self, text: str, fresh: bool) -> Caller | None:
-        ticket = self.tickets.verify(text)
-        user = self.users.get(ticket.username, fresh=fresh) if ticket else None
-        if ticket is None or user is None or user.token_version != ticket.version:
+        username, version = self.tokens.verify(text) or ("", 0)
+        user = self.users.get(username, fresh=fresh) if username else None
+        if user is None or user.token_version != version:
             return None
         return Caller(user.username, user.role)
 
     def login(self, username: str, password: str, address: str) -> str:
-        """Return a token. Raises Unauthorized, RateLimited, or Conflict if there is no secret."""
-        if not self.tickets.signs:
-            raise Conflict("JWT_SECRET_KEY is not set: nobody signs in here, keys are sent instead")
+        """Return an access token. Raises Unauthorized, RateLimited, Conflict without a secret."""
+        if not self.tokens.signs:
+            raise Conflict(
+                "sign-in needs JWT_SECRET_KEY, which is not set: send an API key instead"
+            )
         user = self.check_password(username, password, address)
-        return self.tickets.issue(user.username, user.token_version)
+        return self.tokens.issue(user.username, user.token_version)
 
     def check_password(self, username: str, password: str, address: str) -> User:
-        """Return whose password this is. Raises Unauthorized; RateLimited after too many wrong."""
+        """Return the user of this password. Raises Unauthorized, RateLimited after too many."""
         name = username[:64]
-        counted = (
+        limits = (
             (("user at address", name, address), TRIES_PER_USER),
             (("address", address), TRIES_PER_ADDRESS),
             (("user", name), TRIES_FROM_EVERYWHERE),
         )
         try:
-            with self._tries.one(counted):
-                user = self.users.login(username, password)
-                if user is None:
-                    raise Unauthorized("the username or the password is wrong")
+            with self._throttle.attempt(limits):
+                if user := self.users.login(username, password):
+                    return user
+                raise Unauthorized("the username or the password is wrong")
         except RateLimited:
             metrics.RATE_LIMITED.labels("anonymous").inc()
             raise
-        return user
 
     # -- the first admin -------------------------------------------------------------------------
 
     def start(self) -> None:
-        """See to it, in the background if need be, that there is an admin."""
-        if self.enabled and not self._tried():
-            threading.Thread(target=self._until_made, name="first-admin", daemon=True).start()
+        """Create the first admin if there is no user; in the background while that fails."""
+        if self.enabled and not self._first_admin_exists():
+            threading.Thread(target=self._retry, name="first-admin", daemon=True).start()
 
     def close(self) -> None:
-        """End what runs in the background and let go of connections."""
+        """Stop the threads and close the connections."""
         self._stop.set()
-        self._memo.close()
-        self._tries.close()
+        self._rows.close()
+        self._throttle.close()
 
-    def _until_made(self) -> None:
+    def _retry(self) -> None:
         while not self._stop.wait(RETRY_S):
-            if self._tried():
+            if self._first_admin_exists():
                 return
 
-    def _tried(self) -> bool:
-        """Make the first admin; say once what keeps it from being made."""
+    def _first_admin_exists(self) -> bool:
+        """Create the first admin if there is no user; log a new reason why that fails."""
         try:
-            self._make_first_admin()
+            self._create_first_admin()
         except ServiceError as exc:
             reason = f"the users cannot be read: {exc.message}"
         except OSError as exc:
             reason = (
-                f"the first admin's password cannot be kept in {self._config.data_dir.absolute()} "
-                f"({exc.strerror or exc}): let DATA_DIR be writable, or set ADMIN_PASSWORD"
+                "the password of the first admin cannot be written to "
+                f"{self._config.data_dir.absolute()} ({exc.strerror or exc}): make DATA_DIR "
+                "writable, or set ADMIN_PASSWORD"
             )
         else:
             return True
         if reason != self._problem:
-            log.warning("%s; tried again every %d s", reason, RETRY_S)
+            log.warning("%s; next attempt in %d s", reason, RETRY_S)
         self._problem = reason
         return False
 
-    def _make_first_admin(self) -> None:
+    def _create_first_admin(self) -> None:
         if self.users.list():
             return
         name = self._config.admin_username
@@ -194,52 +185,51 @@ class Accounts:
             self.users.add(name, password, "admin")
         except Conflict:
             return  # another worker was first
-        said = "ADMIN_PASSWORD" if given else str(file.absolute())
-        log.warning("made the first admin %r; the password is in %s", name, said)
+        where = "ADMIN_PASSWORD" if given else str(file.absolute())
+        log.warning("created the first admin %r; the password is in %s", name, where)
 
 
-def _same(credential: str | None, secret: object) -> bool:
-    """Compare a credential with a configured secret, in constant time."""
+def _same(credential: str | None, secret: SecretStr | None) -> bool:
+    """Whether a credential equals a configured secret; takes the same time either way."""
     if credential is None or secret is None:
         return False
-    value = secret.get_secret_value()  # type: ignore[attr-defined]
-    mine = credential.encode("utf-8", "surrogatepass")
-    return bool(value) and hmac.compare_digest(mine, value.encode())
+    value = secret.get_secret_value().encode()
+    return bool(value) and hmac.compare_digest(credential.encode("utf-8", "surrogatepass"), value)
 
 
 def _random_password(file: Path) -> str:
-    """Return the password of the file, made by whichever worker is first, for its owner only.
+    """Return the password in this file, which the first worker creates, readable by its owner only.
 
-    Raises OSError where no file can be made.
+    Raises OSError if the file cannot be created.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = file.with_name(f"{file.name}.{os.getpid()}")
     password = secrets.token_urlsafe(18)
     _write(temporary, os.O_TRUNC, password)
     try:
-        os.link(temporary, file)  # fails if it is there: the first one counts
+        os.link(temporary, file)  # fails if the file exists: the first password counts
     except FileExistsError:
         pass
-    except OSError:  # a file system without links; others may see the file while it is empty
+    except OSError:  # a file system without links: others may see the file while it is empty
         with contextlib.suppress(FileExistsError):
             _write(file, os.O_EXCL, password)
     finally:
         temporary.unlink()
     kept = file.read_text()
     if not kept:
-        raise OSError(f"{file} is empty; remove it if it stays so")
+        raise OSError(f"{file} is empty; remove it if it stays empty")
     return kept
 
 
 def _write(file: Path, flag: int, text: str) -> None:
-    """Make a file for its owner only, and see it on the disk."""
+    """Write a file that only its owner can read, and sync it to the disk."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | flag, 0o600)
-    with os.fdopen(descriptor, "w") as made:
-        made.write(text)
-        made.flush()
-        os.fsync(made.fileno())
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
 
 
 def seconds_from(days: float | None) -> float | None:
-    """Return the time that many days from now, in seconds since the epoch."""
+    """Return the time in so many days, in seconds since the epoch; None stays None."""
     return None if days is None else time.time() + days * 86400

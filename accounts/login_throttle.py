@@ -1,150 +1,127 @@
-"""Counts tries to sign in over the last minute, so that guessing is slow.
+"""Limits wrong passwords per minute, so that guessing is slow.
 
-A try counts from before its password is hashed, so of many at once only as many are hashed as are
-allowed; one that was right is taken back. Each process counts for itself, and where there is Redis
-all workers and machines together. Knows no users, no HTTP.
+Each limit is a moving window of a minute (`limits`, the library of Flask-Limiter). Each process
+counts for itself and, if Redis is configured, all workers and machines also count together.
 """
 
 import hashlib
-import math
 import threading
 import time
-import uuid
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
+
+from limits import RateLimitItemPerMinute as Window
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import MovingWindowRateLimiter
 
 from cache.redis import connect
-from circuit_breaker import Guard
+from circuit_breaker import CircuitBreaker
 from errors import RateLimited, Unauthorized
 
-MINUTE_S = 60.0
-MANY = 10_000  # of counted names and addresses; above this, those of long ago are looked for
+T = TypeVar("T")
 
-# What a try counts for, and how many of it a minute may have.
-Counted = tuple[Hashable, int]
+PREFIX = "embedding-service:logins"
+MANY = 10_000  # names and addresses counted in memory, above which expired ones are removed
+
+# What is counted ("user", the name) and how many wrong passwords it may have in a minute.
+Limit = tuple[tuple[str, ...], int]
 
 
-class Tries:
-    """The wrong tries of the last minute and those under way; `redis` is the address of Redis."""
+class LoginThrottle:
+    """Counts wrong passwords; `redis` is the address of Redis, None to count in memory only."""
 
     def __init__(self, redis: str | None = None) -> None:
+        self._memory = MemoryStorage()
+        self._own = MovingWindowRateLimiter(self._memory)
         self._lock = threading.Lock()
-        self._wrong: defaultdict[Hashable, list[float]] = defaultdict(list)  # the oldest first
-        self._under_way: Counter[Hashable] = Counter()
-        self._shared = _Shared(redis) if redis else None
+        self._under_way: Counter[tuple[str, ...]] = Counter()
+        self._shared: MovingWindowRateLimiter | None = None
+        self._breaker: CircuitBreaker | None = None
+        if redis:
+            from redis.exceptions import TimeoutError
+
+            self._client = connect(redis)
+            pool = self._client.connection_pool
+            storage = RedisStorage(redis, connection_pool=pool, key_prefix=PREFIX)
+            self._shared = MovingWindowRateLimiter(storage)
+            self._breaker = CircuitBreaker("Redis for sign-ins", self._client.ping, (TimeoutError,))
 
     @property
     def problem(self) -> str | None:
-        """Why each process counts for itself alone just now, if Redis is why."""
-        return self._shared.guard.problem if self._shared else None
+        """Why each process counts only for itself at the moment, or None."""
+        return self._breaker.problem if self._breaker else None
 
     def close(self) -> None:
-        """End what runs in the background."""
-        if self._shared:
-            self._shared.close()
+        """Stop the probe of Redis and close its connections."""
+        if self._breaker:
+            self._breaker.close()
+            self._client.close()
 
     @contextmanager
-    def one(self, counted: Sequence[Counted]) -> Iterator[None]:
-        """Count the block as a try, and as a wrong one only if it raises Unauthorized.
+    def attempt(self, limits: Sequence[Limit]) -> Iterator[None]:
+        """Run the block as a sign-in, and count it if it raises Unauthorized.
 
-        Raises RateLimited, and runs no block, where one of the limits is reached.
+        Raises RateLimited if a limit is reached, before the block runs. Where other processes reach
+        it meanwhile, it is raised after the block, whether the password was right or wrong: so no
+        more guesses are answered than the limit allows.
         """
+        names = [what for what, _ in limits]
         with self._lock:
-            self._let_in(counted, time.monotonic())
-            self._under_way.update(who for who, _ in counted)
-        wrong, taken = False, None
+            for limit in limits:  # attempts under way are taken for wrong ones
+                stats = self._own.get_window_stats(*_key(limit))
+                if stats.remaining <= self._under_way[limit[0]]:
+                    raise _refused(stats.reset_time if stats.remaining <= 0 else 0.0)
+            self._under_way.update(names)
         try:
-            taken = self._shared.take(counted) if self._shared else None
-            yield
-        except Unauthorized:
-            wrong = True
-            raise
+            self._check_shared(limits)
+            try:
+                yield
+            except Unauthorized:
+                self._count(limits)
+                raise
+            self._check_shared(limits)
         finally:
-            if taken and self._shared and not wrong:
-                self._shared.give_back(counted, taken)
-            self._settle(counted, wrong)
+            with self._lock:
+                self._under_way -= Counter(names)
 
-    def _let_in(self, counted: Sequence[Counted], now: float) -> None:
-        if len(self._wrong) > MANY:
-            for who in list(self._wrong):
-                self._forget(who, now)
-        for who, most in counted:
-            self._forget(who, now)
-            wrong = self._wrong.get(who, [])
-            if len(wrong) >= most:
-                _refuse(wrong[-most] + MINUTE_S - now)
-            if len(wrong) + self._under_way[who] >= most:
-                _refuse(1.0)  # those under way may be right
+    def _check_shared(self, limits: Sequence[Limit]) -> None:
+        """Raise RateLimited if all processes together have reached a limit."""
+        if self._shared:
+            found = self._in_redis(self._shared.get_window_stats, limits)
+            if full := [stats.reset_time for stats in found if stats.remaining <= 0]:
+                raise _refused(max(full))
 
-    def _settle(self, counted: Sequence[Counted], wrong: bool) -> None:
-        now = time.monotonic()
+    def _count(self, limits: Sequence[Limit]) -> None:
+        """Count a wrong password. Raises RateLimited if other processes have reached a limit."""
         with self._lock:
-            for who, _ in counted:
-                self._under_way[who] -= 1
-                if not self._under_way[who]:
-                    del self._under_way[who]
-                if wrong:
-                    self._wrong[who].append(now)
+            if len(self._memory.events) > MANY:  # the library keeps names whose counts expired
+                for key in [key for key, counted in self._memory.events.items() if not counted]:
+                    self._memory.clear(key)
+            for limit in limits:
+                self._own.hit(*_key(limit))
+        if self._shared and not all(self._in_redis(self._shared.hit, limits)):
+            self._check_shared(limits)  # which answers as it does to a right password
 
-    def _forget(self, who: Hashable, now: float) -> None:
-        """Forget what is older than a minute."""
-        recent = [at for at in self._wrong.get(who, ()) if now - at < MINUTE_S]
-        if recent:
-            self._wrong[who] = recent
-        else:
-            self._wrong.pop(who, None)
-
-
-class _Shared:
-    """The tries of every process, in Redis: for each name or address a set of times."""
-
-    def __init__(self, address: str) -> None:
-        import redis
-
-        self._client = connect(address)
-        slow = (redis.exceptions.TimeoutError,)
-        self.guard = Guard("redis for the sign-ins", self._client.ping, slow)
-
-    def take(self, counted: Sequence[Counted]) -> str | None:
-        """Count a try; return its mark, or None where Redis is away. Raises RateLimited."""
-        mark, now = uuid.uuid4().hex, time.time()
-        pipe = self._client.pipeline()  # a transaction: of two at once one is the later
-        for who, most in counted:
-            key = _key(who)
-            pipe.zremrangebyscore(key, 0, now - MINUTE_S)
-            pipe.zadd(key, {mark: now})
-            pipe.zrevrange(key, most, most, withscores=True)  # the try that must fade for this one
-            pipe.expire(key, math.ceil(MINUTE_S))
-        said = self.guard.run(pipe.execute, None)
-        if said is None:
-            return None
-        if before := [row[0][1] for row in said[2::4] if row]:
-            self.give_back(counted, mark)
-            _refuse(max(before) + MINUTE_S - now)
-        return mark
-
-    def give_back(self, counted: Sequence[Counted], mark: str) -> None:
-        """Count a try no more."""
-        pipe = self._client.pipeline()
-        for who, _ in counted:
-            pipe.zrem(_key(who), mark)
-        self.guard.run(pipe.execute, None)
-
-    def close(self) -> None:
-        """End the probing and let go of the connections."""
-        self.guard.close()
-        self._client.close()
+    def _in_redis(self, ask: Callable[[Window, str], T], limits: Sequence[Limit]) -> list[T]:
+        """Return the answer for each limit; nothing while Redis is away."""
+        nothing: list[T] = []
+        if self._breaker is None:
+            return nothing
+        return self._breaker.run(lambda: [ask(*_key(limit)) for limit in limits], nothing)
 
 
-def _key(who: Hashable) -> str:
-    """Return where tries are counted: names are the clients' to choose, and may be secrets."""
-    return f"embedding-service:tries:{hashlib.sha256(repr(who).encode()).hexdigest()}"
+def _key(limit: Limit) -> tuple[Window, str]:
+    """Return a window and the name it is counted under: a hash, as clients may type secrets."""
+    what, most = limit
+    return Window(most), hashlib.sha256(repr(what).encode()).hexdigest()
 
 
-def _refuse(wait_s: float) -> None:
-    wait_s = max(1.0, wait_s)
-    raise RateLimited(
+def _refused(until: float) -> RateLimited:
+    """Return the refusal with a wait of at least a second; `until` is by `time.time()`."""
+    wait_s = max(1.0, until - time.time())
+    return RateLimited(
         f"too many wrong passwords, or too many at once; try again in {wait_s:.0f} s",
         retry_after_s=wait_s,
     )

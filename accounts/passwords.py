@@ -1,8 +1,7 @@
 """Hashes and checks passwords with argon2id, a few at a time.
 
-A hash is slow and takes memory on purpose, so only a few run at once: a flood of logins must not
-take the machine from those who embed. Few wait for it, as each holds a request's thread. Knows no
-users.
+A hash is slow and takes memory on purpose, so a flood of sign-ins must not slow embedding: two run
+at once, and few wait, as each holds the thread of a request.
 """
 
 import secrets
@@ -20,51 +19,47 @@ from errors import Busy, Invalid
 # a hash on a 2-core server.
 HASHER = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 AT_ONCE = threading.BoundedSemaphore(2)
-IN_LINE = threading.BoundedSemaphore(16)  # who hashes or waits to: 0.2 s of work
+IN_LINE = threading.BoundedSemaphore(16)  # that run or wait: 0.2 s of work
 # Checked for unknown users, so that they take as long as known ones.
-_NOBODY = HASHER.hash(secrets.token_urlsafe(32))
-
-
-def check_new(password: str) -> str:
-    """Return a password that may be set. Raises Invalid."""
-    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
-        raise Invalid(
-            f"a password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters", param="password"
-        )
-    return password
+_UNKNOWN = HASHER.hash(secrets.token_urlsafe(32))
 
 
 def hash_password(password: str) -> str:
-    """Return the argon2id hash of a password. Raises Busy."""
+    """Return the argon2id hash of a new password. Raises Invalid, Busy if too many wait."""
+    if not SHORTEST_PASSWORD <= len(password) <= LONGEST_PASSWORD:
+        raise Invalid(
+            f"a password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters",
+            param="password",
+        )
     with _turn():
         return HASHER.hash(password)
 
 
 def verify(password: str, hashed: str | None) -> bool:
-    """Tell whether the password is that of the hash; None is a user that does not exist.
+    """Whether this is the password of the hash; always False for None, an unknown user.
 
-    Raises Busy.
+    Raises Busy if too many wait.
     """
     if len(password) > LONGEST_PASSWORD:
         return False
     try:
         with _turn():
-            HASHER.verify(hashed or _NOBODY, password)
+            HASHER.verify(hashed or _UNKNOWN, password)
     except (VerificationError, InvalidHashError, UnicodeEncodeError):
         return False
     return hashed is not None
 
 
 def outdated(hashed: str) -> bool:
-    """Tell whether a hash was made with weaker settings than today's."""
+    """Whether a hash has weaker parameters than `HASHER`."""
     return HASHER.check_needs_rehash(hashed)
 
 
 @contextmanager
 def _turn() -> Iterator[None]:
-    """Wait for a turn to hash. Raises Busy where too many wait already."""
+    """Wait for a turn to hash. Raises Busy if too many wait already."""
     if not IN_LINE.acquire(blocking=False):
-        raise Busy("too many are signing in at once; send this again", retry_after_s=1)
+        raise Busy("too many sign-ins at once; send this again", retry_after_s=1)
     try:
         with AT_ONCE:
             yield

@@ -1,15 +1,13 @@
-"""Access tokens: JSON Web Tokens that say who signed in, and for how long.
+"""Access tokens: JSON Web Tokens with a user's name, signed with HMAC-SHA256.
 
-Signed with HMAC-SHA256 by the first of the secrets; all of them verify, so that a secret can be
-exchanged without signing anybody out. Knows no users: whether one may still come in is asked anew
-at every request.
+The first secret signs and all verify, so a secret can be replaced without signing anybody out.
+Whether the user still exists is checked at every request, not here.
 """
 
 import hashlib
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jwt
 
@@ -20,15 +18,7 @@ LEEWAY_S = 5
 LONGEST_TOKEN = 4096  # characters; ours have about 400
 
 
-@dataclass(frozen=True)
-class Ticket:
-    """A verified token's content."""
-
-    username: str
-    version: int
-
-
-class Tickets:
+class AccessTokens:
     """Issues and verifies tokens."""
 
     def __init__(self, secrets: Sequence[str], lifetime_s: int) -> None:
@@ -39,12 +29,12 @@ class Tickets:
 
     @property
     def signs(self) -> bool:
-        """Whether there is a secret to sign with."""
+        """Whether there is a secret for signing."""
         return self._first is not None
 
     def issue(self, username: str, version: int) -> str:
-        """Return a signed token for a user's current version."""
-        assert self._first is not None, "no secret to sign with"
+        """Return a token for a user; it is valid while the user's `token_version` is `version`."""
+        assert self._first is not None, "no secret for signing"
         now = int(time.time())
         claims = {
             "sub": username, "ver": version, "iat": now, "nbf": now, "exp": now + self.lifetime_s,
@@ -53,8 +43,8 @@ class Tickets:
         key = self._secrets[self._first]
         return self._jwt.encode(claims, key, ALGORITHM, headers={"kid": self._first})
 
-    def verify(self, token: str) -> Ticket | None:
-        """Return what a token says, or None for any that is not ours or not good now."""
+    def verify(self, token: str) -> tuple[str, int] | None:
+        """Return a token's username and version, or None if it is not ours or not valid now."""
         if len(token) > LONGEST_TOKEN:
             return None
         try:
@@ -63,12 +53,11 @@ class Tickets:
                 token, key, algorithms=[ALGORITHM], issuer=ISSUER, audience=ISSUER,
                 leeway=LEEWAY_S, options={"require": CLAIMS},
             )  # fmt: skip
-            claims["sub"].encode()  # half a surrogate pair is no name, and no database takes it
+            claims["sub"].encode()  # half a surrogate pair is no name, and databases refuse it
         except (jwt.PyJWTError, KeyError, ValueError, TypeError, RecursionError):
             return None
-        times_and_version = claims["exp"], claims["iat"], claims["ver"]
-        if not all(type(value) is int for value in times_and_version):
-            return None  # a number as text passes for a time in PyJWT
+        if not all(type(claims[name]) is int for name in ("exp", "iat", "ver")):
+            return None  # PyJWT accepts text as a time
         if claims["exp"] - claims["iat"] > self.lifetime_s:
             return None
-        return Ticket(claims["sub"], claims["ver"])
+        return claims["sub"], claims["ver"]

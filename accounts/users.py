@@ -1,7 +1,4 @@
-"""Users and their roles, kept in SQL.
-
-Knows no HTTP, no keys (`apikeys.py`) and no tokens (`tickets.py`).
-"""
+"""Users and their roles, in SQL, and what each role may do."""
 
 import secrets
 import time
@@ -10,35 +7,36 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from accounts import passwords
 from config.access import NAME_RULE, is_username
 from errors import Conflict, Invalid, NotFound
-from sql.row_cache import Memo
+from sql.errors import Violation
+from sql.row_cache import RowCache
+from sql.tables import USERS
 
-Role = Literal["admin", "user", "reader"]
-ROLES: tuple[Role, ...] = ("admin", "user", "reader")
-USERS_MOST = 10_000  # one list of them has 1 MB
-FIRST_VERSIONS = 2**30  # from here a database's 32-bit number can rise as often again
+Role = Literal["reader", "user", "admin"]
+ROLES: tuple[Role, ...] = ("reader", "user", "admin")  # the weakest first
 
-TABLES = sa.MetaData()
-USERS = sa.Table(
-    "users",
-    TABLES,
-    sa.Column("username", sa.String(190), primary_key=True),
-    sa.Column("role", sa.String(20)),
-    sa.Column("password_hash", sa.String(255)),
-    sa.Column("token_version", sa.Integer),
-    sa.Column("created", sa.Float(53)),
-)
+# The kind of a route: public, embedding, reading or changing collections, administration.
+Access = Literal["public", "embed", "read", "write", "admin"]
+_READER = frozenset({"public", "embed", "read"})
+_USER = _READER | {"write"}
+ALLOWED: dict[str, frozenset[str]] = {
+    "reader": _READER,
+    "user": _USER,
+    "anonymous": _USER,  # only while AUTH_ENABLED is false
+    "admin": _USER | {"admin"},
+}
+USERS_MOST = 10_000  # a list of them has 1 MB
+FIRST_VERSIONS = 2**30  # leaves half of a 32-bit number for changes
 
 
 @dataclass(frozen=True)
 class User:
-    """A user. `token_version` rises when every token given so far shall end.
+    """A user. A change of `token_version` ends every access token issued so far.
 
-    It starts at random: no token of a user who was deleted fits one who is made by that name.
+    It starts at random, so no token of a deleted user fits a new one with the same name.
     """
 
     username: str
@@ -51,72 +49,74 @@ class User:
 class Users:
     """The users of the database."""
 
-    def __init__(self, memo: Memo) -> None:
-        self._memo = memo
+    def __init__(self, rows: RowCache) -> None:
+        self._rows = rows
 
     def add(self, username: str, password: str, role: Role) -> User:
-        """Make a user. Raises Conflict if the name is taken, Invalid for what is not allowed."""
-        _check_name(username)
-        passwords.check_new(password)
+        """Create a user. Raises Conflict if the name exists, Invalid for a bad value."""
+        if not is_username(username):
+            raise Invalid(f"a username has {NAME_RULE}", param="username")
         hashed, version = passwords.hash_password(password), 1 + secrets.randbelow(FIRST_VERSIONS)
         user = User(username, check_role(role), hashed, version, time.time())
 
         def work(connection: sa.Connection) -> None:
             there = connection.scalar(sa.select(sa.func.count()).select_from(USERS)) or 0
             if there >= USERS_MOST:
-                raise Conflict(f"there are {USERS_MOST} users, the most there may be: delete some")
+                raise Conflict(
+                    f"there are already {USERS_MOST} users, the limit: delete some first"
+                )
             connection.execute(USERS.insert().values(**vars(user)))
 
         try:
-            self._memo.write(work)
-        except IntegrityError:
-            raise Conflict(f"user {username!r} is there already", param="username") from None
+            self._rows.write(work)
+        except Violation:
+            raise Conflict(f"user {username!r} already exists", param="username") from None
         return user
 
     def get(self, username: str, *, fresh: bool = False) -> User | None:
-        """Return a user, as of at most two seconds ago; `fresh` is as of now."""
-        return self._memo.remembered(("user", username), lambda c: _named(c, username), fresh=fresh)
+        """Return a user or None, as of at most two seconds ago; with `fresh` as of now."""
+        return self._rows.get(("user", username), lambda c: _named(c, username), fresh=fresh)
 
     def require(self, username: str) -> User:
         """Return a user. Raises NotFound."""
         user = self.get(username)
         if user is None:
-            raise NotFound(f"no user {username[:64]!r}")
+            raise NotFound(f"unknown user {username[:64]!r}")
         return user
 
     def list(self) -> Sequence[User]:
-        """Return every user by name."""
+        """Return every user, sorted by name."""
         query = sa.select(USERS).order_by(USERS.c.username)
-        rows = self._memo.read(lambda c: c.execute(query).all())
-        return [user for row in rows if (user := _user(row))]
+        rows = self._rows.read(lambda c: c.execute(query).all())
+        return [User(**row._mapping) for row in rows]
 
     def remove(self, username: str) -> None:
-        """Delete a user with all keys. Raises NotFound; Conflict for the last admin."""
+        """Delete a user with all keys. Raises NotFound, Conflict for the last admin."""
 
         def work(connection: sa.Connection) -> None:
             self.lock(connection, username)
             self._keep_an_admin(connection, username)
             connection.execute(USERS.delete().where(USERS.c.username == username))
 
-        self._memo.write(work)
+        self._rows.write(work)
 
     def lock(self, connection: sa.Connection, username: str) -> User:
-        """Return a user and keep them as they are until the transaction ends. Raises NotFound."""
+        """Return a user, locked until the transaction ends. Raises NotFound."""
         user = _named(connection, username, lock=True)
         if user is None:
-            raise NotFound(f"no user {username[:64]!r}")
+            raise NotFound(f"unknown user {username[:64]!r}")
         return user
 
     def change(
         self, username: str, password: str | None, role: Role | None, known: User | None = None
     ) -> None:
-        """Set a password or a role; either ends every token given so far.
+        """Set a password or a role; either ends every token issued so far.
 
-        `known` is who was seen to be the user: raises Conflict if they changed since.
+        Raises Invalid, NotFound, Conflict for the last admin, and Conflict if the user has changed
+        since `known` was read.
         """
         values: dict[str, Any] = {"token_version": USERS.c.token_version + 1}
         if password is not None:
-            passwords.check_new(password)
             values["password_hash"] = passwords.hash_password(password)
         if role is not None:
             values["role"] = check_role(role)
@@ -129,47 +129,38 @@ class Users:
                 self._keep_an_admin(connection, username)
             connection.execute(USERS.update().where(USERS.c.username == username).values(**values))
 
-        self._memo.write(work)
+        self._rows.write(work)
 
     def login(self, username: str, password: str) -> User | None:
-        """Return the user whose name and password these are; unknown names take as long."""
-        user = self._memo.read(lambda c: _named(c, username)) if is_username(username) else None
+        """Return the user with this name and password, or None; unknown names take as long."""
+        user = self._rows.read(lambda c: _named(c, username)) if is_username(username) else None
         if not passwords.verify(password, user.password_hash if user else None):
             return None
         if user and passwords.outdated(user.password_hash):
             new = {"password_hash": passwords.hash_password(password)}
-            # Only the hash that was checked is replaced: the password may have been changed since,
-            # or the user deleted and another one made under the name.
+            # Only the hash that was checked is replaced: the password may have changed since, or
+            # the user may have been deleted and created again.
             where = sa.and_(
                 USERS.c.username == username, USERS.c.password_hash == user.password_hash
             )
-            self._memo.write(lambda c: c.execute(USERS.update().where(where).values(**new)))
+            self._rows.write(lambda c: c.execute(USERS.update().where(where).values(**new)))
         return user
 
     def _keep_an_admin(self, connection: sa.Connection, username: str) -> None:
         query = sa.select(USERS.c.username).where(USERS.c.role == "admin").with_for_update()
         if list(connection.scalars(query)) == [username]:
-            raise Conflict(f"{username!r} is the last admin; make another one first")
-
-
-def _user(row: Any) -> User | None:
-    return None if row is None else User(**row._mapping)
+            raise Conflict(f"{username!r} is the last admin; create another one first")
 
 
 def _named(connection: sa.Connection, username: str, *, lock: bool = False) -> User | None:
-    """Return the user of exactly this name: MySQL and MariaDB find `admin` for `admin ` too."""
+    """Return the user of exactly this name: MySQL and MariaDB also find `admin` for `admin `."""
     query = sa.select(USERS).where(USERS.c.username == username)
-    user = _user(connection.execute(query.with_for_update() if lock else query).first())
-    return user if user and user.username == username else None
-
-
-def _check_name(username: str) -> None:
-    if not is_username(username):
-        raise Invalid(f"a username has {NAME_RULE}", param="username")
+    row = connection.execute(query.with_for_update() if lock else query).first()
+    return User(**row._mapping) if row and row.username == username else None
 
 
 def check_role(role: str) -> Role:
-    """Return a role if it is one. Raises Invalid."""
+    """Return a role, checked. Raises Invalid."""
     for known in ROLES:
         if role == known:
             return known

@@ -37,12 +37,12 @@ def make_app(config_of: Callable[..., Config]) -> Iterator[Callable[..., Flask]]
     for app in made:
         accounts_of(app).close()
         app.extensions["throttle"].close()
-        app.extensions["services"].library.store.close()
+        app.extensions["services"].documents.store.close()
         registry = app.extensions["services"].engine.registry
         registry.stop()
         for model in registry.models.values():
             if model.held:
-                model.held.closable.close()  # else replicas that are away are tried for ever
+                model.held.encoder.close()  # else replicas that are away are tried for ever
 
 
 def accounts_of(app: Flask) -> Accounts:

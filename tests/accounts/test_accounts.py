@@ -15,8 +15,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from accounts import FIXED_KEY, passwords
-from accounts.login_throttle import Tries
-from accounts.tokens import ALGORITHM, ISSUER, LONGEST_TOKEN, Tickets
+from accounts.login_throttle import LoginThrottle
+from accounts.tokens import ALGORITHM, ISSUER, LONGEST_TOKEN, AccessTokens
 from config import ConfigError, load_config
 from errors import Busy, Conflict, RateLimited, Unauthorized
 from routes.table import SMALL
@@ -130,16 +130,16 @@ def test_what_is_read_while_a_key_is_revoked_is_not_remembered(app: Flask) -> No
     accounts = accounts_of(app)
     accounts.users.add("uma", "uma-password-1", "user")
     key, text = accounts.keys.add("uma")
-    read = accounts._memo.read
+    read = accounts._rows.read
 
     def overtaken(work: Callable) -> object:
         row = read(work)
         if getattr(row, "id", None) == key.id and not row.revoked:
-            accounts._memo.read = read  # type: ignore[method-assign]
+            accounts._rows.read = read  # type: ignore[method-assign]
             accounts.keys.revoke("uma", key.id)
         return row
 
-    accounts._memo.read = overtaken  # type: ignore[method-assign]
+    accounts._rows.read = overtaken  # type: ignore[method-assign]
     assert accounts.keys.find(text) is not None  # read before it was revoked
     assert accounts.keys.find(text) is None
 
@@ -166,10 +166,10 @@ def test_tables_are_made_once_by_many_at_the_same_time(database_url: str, late_s
 
     def work() -> None:
         database = Database(database_url)
-        event.listen(database._engine, "commit", lambda connection: time.sleep(late_s))
+        event.listen(database.engine, "commit", lambda connection: time.sleep(late_s))
         start.wait()
         try:
-            database.migrate()
+            database.make_tables()
         except Exception as exc:
             problems.append(exc)
         database.close()
@@ -188,11 +188,12 @@ def test_tables_are_finished_after_a_crash_half_way(database_url: str) -> None:
     from sql.database import Database
 
     database = Database(database_url)
-    database.migrate()
+    database.make_tables()
     # as a database without transactions for tables is left: some made, the step not noted
     database.write(lambda c: [c.execute(sa.text(f"DROP TABLE {t}")) for t in ("api_keys", "users")])
     database.write(lambda c: c.execute(sa.text("DELETE FROM alembic_version")))
-    database.migrate()
+    database.close()
+    database = Database(database_url)
     names = database.read(lambda c: sa.inspect(c).get_table_names())
     assert {"api_keys", "users", "settings", "settings_history"} <= set(names)
     database.close()
@@ -226,7 +227,7 @@ def test_a_key_may_be_weaker_than_its_owner_never_stronger(
 
 @pytest.mark.fault("Accounts")
 def test_a_scoped_key_sees_its_collections_only(client: FlaskClient, admin: dict) -> None:
-    """A key for some collections asks for another -> 403."""
+    """A key for some collections is used on another -> 403."""
     for name in ("mine", "other"):
         body = {"name": name, "dimension": 8}
         assert client.post("/collections", json=body, headers=admin).status_code == 201
@@ -262,7 +263,7 @@ LIMITED = {
 def test_a_limited_key_makes_nothing_stronger_than_itself(
     client: FlaskClient, admin: dict, kind: str, owner: str
 ) -> None:
-    """A limited key asks for a stronger one -> 403."""
+    """A limited key tries to create a stronger one -> 403."""
     uma = add_user(client, admin, "uma")
     path = f"/users/{owner}"
     made = client.post(f"{path}/api-key", json=LIMITED[kind], headers=admin).json
@@ -344,7 +345,7 @@ def test_the_fixed_key_alone_is_enough_where_nobody_signs_in(
 
 @pytest.mark.fault("Process and machine")
 def test_a_clock_that_is_a_little_wrong_signs_nobody_out(client: FlaskClient) -> None:
-    """The clock is up to 5 s wrong -> tokens stay good."""
+    """The clock is up to 5 s wrong -> tokens stay valid."""
     soon = int(time.time()) + 3
     early = forged({"iat": soon, "nbf": soon})
     assert client.get("/models", headers=bearer(early)).status_code == 200
@@ -358,7 +359,7 @@ def forged(changes: dict, header: dict | None = None, key: str = SECRET, alg: st
     claims = {"sub": "admin", "ver": 1, "iat": now, "nbf": now, "exp": now + 600, "jti": "1",
               "iss": ISSUER, "aud": ISSUER, **changes}  # fmt: skip
     claims = {name: value for name, value in claims.items() if value is not None}
-    kid = jwt.get_unverified_header(Tickets([SECRET], 3600).issue("x", 1))["kid"]
+    kid = jwt.get_unverified_header(AccessTokens([SECRET], 3600).issue("x", 1))["kid"]
     return jwt.encode(claims, key, alg, headers={"kid": kid, **(header or {})})
 
 
@@ -417,7 +418,7 @@ HOSTILE = {
 @pytest.mark.fault("Accounts")
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_credential_is_refused_like_any_other(client: FlaskClient, kind: str) -> None:
-    """A token that is forged, expired, huge, not ASCII or no token -> 401, the same for all."""
+    """A token that is forged, expired, huge, not ASCII or not a token -> 401, the same for all."""
     value = HOSTILE[kind]().encode("utf-8").decode("latin1")
     for headers in ({"Authorization": f"Bearer {value}"}, {"X-API-Key": value}):
         reply = client.get("/models", headers=headers)
@@ -539,7 +540,7 @@ def test_an_unknown_user_and_a_wrong_password_look_the_same(client: FlaskClient)
 def test_an_unknown_user_costs_a_hash_too(
     client: FlaskClient, username: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unknown user -> as slow as a wrong password."""
+    """An unknown user -> takes as long as a wrong password."""
     hasher = Guessed()
     monkeypatch.setattr(passwords, "HASHER", hasher)
     body = {"username": username, "password": "wrong-password"}
@@ -599,28 +600,30 @@ def test_guessing_from_many_addresses_is_slowed_too(
     assert 1 <= int(statuses[-1].headers["Retry-After"]) <= 60
 
 
-def test_tries_are_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr("accounts.login_throttle.time.monotonic", lambda: now)
+def test_wrong_passwords_are_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr("limits.storage.memory.time.time", lambda: now)
     monkeypatch.setattr("accounts.login_throttle.MANY", 0)
-    tries = Tries()
+    throttle = LoginThrottle()
 
     def wrong(name: str) -> None:
-        with pytest.raises(Unauthorized), tries.one([(name, 1)]):
+        with pytest.raises(Unauthorized), throttle.attempt([((name,), 1)]):
             raise Unauthorized("wrong")
 
     wrong("a")
-    with pytest.raises(RateLimited), tries.one([("a", 1)]):
+    with pytest.raises(RateLimited), throttle.attempt([(("a",), 1)]):
         pytest.fail("it was let in")
     now += 61
     wrong("b")
-    assert set(tries._wrong) == {"b"} and not tries._under_way
+    throttle._memory.timer.join(30)  # which empties what has expired
+    wrong("c")
+    assert len(throttle._memory.events) == 2 and not throttle._under_way
     wrong("a")
 
 
 @pytest.mark.fault("Accounts")
 def test_a_flood_of_logins_holds_few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of sign-ins -> it holds few threads."""
+    """A flood of sign-ins -> few threads are held."""
     go_on, refused = threading.Event(), []
     monkeypatch.setattr(passwords, "HASHER", Guessed(go_on=go_on))
 
@@ -638,7 +641,7 @@ def test_a_flood_of_logins_holds_few_threads(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.fault("Accounts")
 def test_guessing_is_slowed_per_user_and_address_and_locks_nobody_out(client: FlaskClient) -> None:
-    """Passwords are guessed in bulk -> slowed per user and address; nobody is locked out."""
+    """Passwords are guessed in bulk -> slowed per user and address; no user is locked out."""
     wrong = {"username": "admin", "password": "wrong-password"}
     here, there = ({"REMOTE_ADDR": a} for a in ("203.0.113.1", "203.0.113.2"))
     statuses = [
@@ -678,7 +681,7 @@ def test_a_flood_of_logins_hashes_two_passwords_at_a_time(monkeypatch: pytest.Mo
 def test_a_password_that_cannot_be_one_is_refused_unhashed(
     client: FlaskClient, admin: dict, password: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A password of 1 MB -> refused unhashed."""
+    """A password of 1 MB -> refused without hashing it."""
     monkeypatch.setattr(passwords, "HASHER", None)  # hashing would fail
     body = {"username": "new", "password": password}
     reply = client.post("/users", json=body, headers=admin)
@@ -694,7 +697,7 @@ HALF = "half-a-pair-\\ud800"  # as JSON writes it; no UTF-8 can hold it
 def test_a_password_with_half_a_surrogate_pair_is_refused_unhashed(
     client: FlaskClient, admin: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A password with half a surrogate pair -> refused unhashed."""
+    """A password with half a surrogate pair -> refused without hashing it."""
     monkeypatch.setattr(passwords, "HASHER", None)  # hashing would fail
     as_json = {"content_type": "application/json"}
     body = f'{{"username": "admin", "password": "{HALF}"}}'
@@ -715,7 +718,7 @@ def test_bytes_of_a_form_that_are_no_text_sign_nobody_in(client: FlaskClient) ->
 def test_a_nul_is_a_character_like_any_other_in_a_password(
     client: FlaskClient, admin: dict
 ) -> None:
-    """A password with NUL -> NUL is a character like any other."""
+    """A password with NUL -> NUL counts as any other character."""
     body = {"username": "nul", "password": "pass\x00word-1"}
     assert client.post("/users", json=body, headers=admin).status_code == 201
     assert token_of(client, "nul", "pass\x00word-1")

@@ -22,11 +22,13 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.fault("Hostile clients")
 def test_a_user_has_no_more_keys_than_are_allowed(client: FlaskClient, admin: dict) -> None:
-    """A user makes keys without end -> 409 at 100 living ones; 100 of the dead stay listed."""
+    """A user creates keys without end -> 409 at 100 valid ones; 100 revoked or expired ones stay
+    listed.
+    """
     path = "/users/admin/api-key"
     made = [client.post(path, headers=admin) for _ in range(8)]
     assert [reply.status_code for reply in made] == [201] * 5 + [409] * 3
-    assert "revoke" in made[-1].json["error"] and "5 living keys" in made[-1].json["error"]
+    assert "revoke" in made[-1].json["error"] and "5 active keys" in made[-1].json["error"]
     first = made[0].json["id"]
     rotate = f"/users/admin/api-keys/{first}/rotate"
     assert client.post(rotate, json={"overlap_s": 60}, headers=admin).status_code == 201
@@ -94,7 +96,7 @@ def test_a_label_that_cannot_be_printed_is_refused(app: Flask, label: str) -> No
 def test_a_name_that_a_path_means_otherwise_is_refused(
     client: FlaskClient, admin: dict, name: str
 ) -> None:
-    """A user called `.` or `..`, by which no client could ask for them -> 422."""
+    """A user named `.` or `..`, which no client could put into a path -> 422."""
     body = {"username": name, "password": "a-password-1"}
     assert client.post("/users", json=body, headers=admin).status_code == 422
     assert all(map(is_username, ("...", "..a", ".a", "a.", "%2e%2e")))

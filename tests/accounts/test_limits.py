@@ -12,7 +12,7 @@ from werkzeug.test import TestResponse
 import circuit_breaker
 from cache.redis import connect
 from observability import metrics
-from tally import MARGIN_S, PERIOD_S, Tally
+from rate_limits import MARGIN_S, PERIOD_S, Tally
 from tests.accounts.conftest import ADMIN, add_user, bearer, token_of
 from tests.servers.redis import Redis
 
@@ -22,7 +22,7 @@ PROBES = ("/", "/health", "/health/live", "/health/ready", "/docs", "/static/sty
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give Redis more time than in service: on a busy machine what comes late is counted anew."""
-    monkeypatch.setattr("tally.REDIS_TIMEOUT_S", 2.0)
+    monkeypatch.setattr("rate_limits.REDIS_TIMEOUT_S", 2.0)
 
 
 class Clock:
@@ -61,7 +61,7 @@ def people(app: Flask) -> tuple[FlaskClient, dict, dict, dict]:
 
 @pytest.mark.fault("Accounts")
 def test_requests_are_limited_by_role_and_counted_by_caller(limited: Callable[..., Flask]) -> None:
-    """A rate limit is passed -> other callers are untouched."""
+    """A rate limit is exceeded -> other callers are not affected."""
     client, admin, uma, rob = people(
         limited(requests_per_minute_user=3, requests_per_minute_reader=2)
     )
@@ -74,7 +74,7 @@ def test_requests_are_limited_by_role_and_counted_by_caller(limited: Callable[..
 
 @pytest.mark.fault("Accounts")
 def test_a_refusal_says_when_to_come_back(limited: Callable[..., Flask]) -> None:
-    """A rate limit is passed -> 429 with `Retry-After`."""
+    """A rate limit is exceeded -> 429 with `Retry-After`."""
     client, _, uma, _ = people(limited(requests_per_minute_user=1))
     fine = client.get("/models", headers=uma)
     assert fine.headers["X-RateLimit-Limit"] == "1"
@@ -108,7 +108,7 @@ def test_refusals_are_counted_by_role(make_app: Callable[..., Flask]) -> None:
 
 @pytest.mark.fault("Accounts")
 def test_texts_are_counted_as_texts(limited: Callable[..., Flask]) -> None:
-    """Many texts in one request -> each counts."""
+    """Many texts in one request -> each text counts."""
     client, _, uma, rob = people(limited(texts_per_minute_user=10))
 
     def embed(count: int, who: dict = uma) -> int:
@@ -152,7 +152,7 @@ def test_a_refusal_for_texts_says_so_and_tells_no_limit_of_requests(
 def test_who_comes_back_when_told_is_served_and_not_before(
     make_app: Callable[..., Flask], clock: Clock
 ) -> None:
-    """A client comes back when `Retry-After` says -> served then, and not before."""
+    """A client retries when `Retry-After` says -> served then, and not before."""
     app = make_app(auth_enabled=False, texts_per_minute_anonymous=10)
     client, far = app.test_client(), {"REMOTE_ADDR": "203.0.113.1"}
 
@@ -288,7 +288,7 @@ def test_a_frozen_redis_costs_no_request(make_app: Callable[..., Flask]) -> None
         degraded = client.get("/health", headers=admin).json["degraded"]
         server.resume()
     assert statuses == [200] * 3 + [429] * 2
-    assert "redis for the limits failed (TimeoutError)" in degraded
+    assert "Redis for the limits failed (TimeoutError)" in degraded
     assert len(asked) == 1, "more than one request waited for it"
 
 
@@ -296,8 +296,8 @@ def test_a_frozen_redis_costs_no_request(make_app: Callable[..., Flask]) -> None
 def test_a_redis_that_is_back_counts_again(
     make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis is back -> it counts the limits again."""
-    monkeypatch.setattr(circuit_breaker.Guard.__init__, "__defaults__", ((TimeoutError,), 0.05))
+    """Redis is back -> limits are counted in Redis again."""
+    monkeypatch.setattr(circuit_breaker, "PAUSES_S", (0.05,))
     with Redis() as server:
         app = make_app(redis_enabled=True, redis_url=server.url(), requests_per_minute_user=2)
         client, _, uma, _ = people(app)

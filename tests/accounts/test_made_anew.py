@@ -25,7 +25,9 @@ def status(client: FlaskClient, who: dict[str, str]) -> int:
 
 @pytest.mark.fault("Accounts")
 def test_a_deleted_users_token_stays_dead(client: FlaskClient, admin: dict) -> None:
-    """A user is deleted and made anew by the same name -> every old token and key stays dead."""
+    """A user is deleted and created again under the same name -> every old token and key stays
+    invalid.
+    """
     bob = add_user(client, admin, "bob", "admin")
     key = bearer(client.post("/users/bob/api-key", headers=admin).json["api_key"])
     rotated = client.post("/users/bob/api-key", headers=admin).json

@@ -9,8 +9,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from accounts.access import ALLOWED
 from accounts.tokens import ALGORITHM, ISSUER
+from accounts.users import ALLOWED
 from config import Config
 from factory import create_app
 from routes import ROUTES

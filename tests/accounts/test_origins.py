@@ -46,7 +46,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     )  # fmt: skip
     app = create_app(config, wait=True)
     yield app
-    app.extensions["services"].library.store.close()
+    app.extensions["services"].documents.store.close()
 
 
 @pytest.fixture
@@ -90,8 +90,9 @@ def test_only_what_computes_or_is_public_to_read_is_for_every_page() -> None:
 
 @pytest.mark.fault("Other origins")
 def test_no_page_of_another_origin_gets_at_what_is_stored(diary: FlaskClient) -> None:
-    """A page of another origin calls any route of what is stored, of accounts or of settings, in a
-    browser beside the service -> 401 or 403, no header that lets it read; nothing is changed.
+    """In a browser on the service's machine a page of another origin calls any route of stored
+    data, accounts or settings -> 401 or 403 without a header that lets the page read it; nothing is
+    changed.
     """
     wrong = []
     for row in ROUTES:
@@ -198,8 +199,8 @@ def test_the_consoles_own_page_and_a_persons_own_address_bar_are_no_other_origin
 
 @pytest.mark.fault("Other origins")
 def test_a_name_that_was_made_to_lead_here_opens_nothing(diary: FlaskClient) -> None:
-    """A page whose own name was made to lead here (DNS rebinding) calls its own origin, with or
-    without forged `X-Forwarded-*` -> 403; nothing is read or changed.
+    """A page uses DNS rebinding to call the service as its own origin, with or without forged
+    `X-Forwarded-*` -> 403; nothing is read or changed.
     """
     for host in ("evil.example:8001", "localhost.evil.example:8001", "127.0.0.1.evil.example:8001",
                  "evil@localhost:8001", "evil.example", "local.evil.example.",
@@ -263,7 +264,9 @@ def test_a_host_that_is_named_is_known(config_of: Callable[..., Config]) -> None
 
 @pytest.mark.fault("Deployment")
 def test_an_ipv4_caller_of_an_ipv6_socket_is_on_this_machine(diary: FlaskClient) -> None:
-    """`HOST=::` and a caller on 127.0.0.1, there ::ffff:127.0.0.1 -> this machine's admin."""
+    """`HOST=::` and a caller on 127.0.0.1, seen as ::ffff:127.0.0.1 -> counts as local, so an
+    admin.
+    """
     for peer, host, status in (
         ("::ffff:127.0.0.1", "127.0.0.1:8001", 200), ("::1", "[::1]:8001", 200),
         ("::ffff:127.0.0.1", "[::ffff:7f00:1]:8001", 200), ("::ffff:192.0.2.7", "[::1]:8001", 401),
@@ -284,8 +287,8 @@ def _preflight(client: FlaskClient, path: str, method: str, headers: str | None,
 
 @pytest.mark.fault("Other origins")
 def test_a_preflight_gives_leave_for_the_headers_that_an_sdk_sends(diary: FlaskClient) -> None:
-    """A page uses OpenAI's SDK, whose headers no list foresees -> the preflight allows what it asks
-    for, within 1,024 characters.
+    """A page uses OpenAI's SDK, which sends headers of its own -> the preflight allows the headers
+    it asks for, up to 1,024 characters.
     """
     reply = _preflight(diary, "/v1/embeddings", "POST", STAINLESS)
     assert reply.headers["Access-Control-Allow-Headers"] == STAINLESS
@@ -359,8 +362,8 @@ def test_an_origin_is_read_as_browsers_send_it(written: str, sent: str) -> None:
     ],
 )  # fmt: skip
 def test_an_origin_that_no_browser_sends_stops_the_start(origin: str) -> None:
-    """CORS_ORIGINS with a path, a user, `null`, `*.example.org` or no scheme, which is no page's
-    origin -> the start, or the change, is refused and says what an origin is.
+    """CORS_ORIGINS holds what no browser sends as an origin: a path, a user, `null`,
+    `*.example.org`, no scheme -> the start, or the change, is refused and says what an origin is.
     """
     with pytest.raises(ConfigError, match=r"CORS_ORIGINS.*item 2 .*scheme://host\[:port\]"):
         load_config({"CORS_ORIGINS": f"*,{origin}"})

@@ -55,8 +55,8 @@ def told(client: FlaskClient, who: dict[str, str], **base: object) -> str:
 
 @pytest.mark.fault("Hostile clients")
 def test_only_an_admin_reads_paths_files_and_hosts(broken: FlaskClient) -> None:
-    """A stranger or a user asks why a model does not work -> the kind of trouble, with no path,
-    file or host; an admin gets all of it.
+    """A stranger or a user asks why a model does not work -> the kind of failure, without a path,
+    file or host; admins see all of it.
     """
     admin = bearer(token_of(broken, *ADMIN))
     uma = add_user(broken, admin, "uma")
@@ -159,7 +159,7 @@ def test_a_failure_names_no_path_and_no_host_to_who_is_no_admin(
 def test_only_an_admin_learns_whether_a_text_was_embedded_before(
     client: FlaskClient, admin: dict
 ) -> None:
-    """A caller asks whether somebody embedded this very text -> `X-Cache` is for admins only."""
+    """A caller tests whether a text was embedded before -> `X-Cache` is for admins only."""
     uma = add_user(client, admin, "uma")
     key = bearer(client.post("/users/uma/api-key", headers=admin).json["api_key"])
     limited = client.post("/users/admin/api-key", json={"role": "user"}, headers=admin).json
@@ -183,7 +183,7 @@ def test_what_is_degraded_is_named_to_strangers_and_explained_to_admins(
     client: FlaskClient, admin: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = client.application.extensions["services"].settings
-    monkeypatch.setattr(settings, "_degraded", "cannot read /etc/x; the last settings are used")
+    monkeypatch.setattr(settings, "degraded", "cannot read /etc/x; the last settings are used")
     assert client.get("/health").json["degraded"] == "settings"
     assert "/etc/x" in client.get("/health", headers=admin).json["degraded"]
 

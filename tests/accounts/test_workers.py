@@ -8,8 +8,7 @@ import pytest
 import requests
 
 from accounts.users import Users
-from sql.database import Database
-from sql.row_cache import Memo
+from sql.row_cache import RowCache
 from tests.accounts.conftest import SECRET, bearer
 from tests.conftest import write_models
 
@@ -18,8 +17,8 @@ from tests.conftest import write_models
 def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(
     serve: Callable[..., str], tmp_path: Path, database_url: str
 ) -> None:
-    """Several workers start at once, or a key is revoked in one -> one admin is made; every worker
-    knows.
+    """Several workers start at once, or one revokes a key -> one admin is created; every worker
+    knows of the key.
     """
     models = {"fake": {"type": "fake", "model_name": "tests/fake"}}
     url = serve(
@@ -31,9 +30,9 @@ def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(
     password = (tmp_path / "data" / "admin-password").read_text()
     login = {"username": "admin", "password": password}
     token = requests.post(f"{url}/token", data=login, timeout=30).json()["access_token"]
-    memo = Memo(database_url)
-    assert [user.username for user in Users(memo).list()] == ["admin"]
-    memo.close()
+    rows = RowCache(database_url)
+    assert [user.username for user in Users(rows).list()] == ["admin"]
+    rows.close()
 
     made = requests.post(f"{url}/users/admin/api-key", headers=bearer(token), timeout=30).json()
 
@@ -60,7 +59,6 @@ def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(
 def test_a_database_without_users_is_seen_as_such(tmp_path: Path) -> None:
     """The control: the count above comes from the database."""
     url = f"sqlite:///{tmp_path}/empty.db"
-    database = Database(url)
-    database.migrate()
-    database.close()
-    assert Users(Memo(url)).list() == []
+    rows = RowCache(url)
+    assert Users(rows).list() == []
+    rows.close()

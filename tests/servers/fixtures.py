@@ -1,8 +1,7 @@
 """Pytest fixtures for the real servers: started once per session, on first use.
 
-Listed in `tests/conftest.py` as a plugin. A server that is not installed skips the test and says
-how to get it; with `CI=true` it fails the test instead, so that CI never passes by not looking.
-A test that breaks a server starts its own from the class; these are shared.
+Listed in `tests/conftest.py` as a plugin. A missing server skips the test and names the command
+that installs it; with `CI=true` it fails the test. A test that breaks a server starts its own.
 """
 
 import os

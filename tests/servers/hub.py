@@ -52,7 +52,7 @@ class Hub:
         self._server.server_close()
 
     def serve_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Let this process's library ask this hub, as `HF_ENDPOINT` lets a new process."""
+        """Point this process's library at this hub, as `HF_ENDPOINT` does for a new process."""
         from huggingface_hub import constants
 
         monkeypatch.setattr(constants, "ENDPOINT", self.url)

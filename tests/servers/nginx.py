@@ -6,7 +6,7 @@ from tests.servers.process import Server
 
 
 class Nginx(Server):
-    """One nginx that serves what `http` says (the inside of its `http { }` block).
+    """An nginx with `http` as the inside of its `http { }` block.
 
     Write `{port}` where it is to listen: `server { listen 127.0.0.1:{port}; ... }`.
     """

@@ -50,6 +50,9 @@ class Postgres(Server):
             "shared_buffers": "64MB",
             "max_wal_size": "512MB",
             "log_checkpoints": "off",
+            # A killed process loses nothing by these, only a machine without power does.
+            "fsync": "off",
+            "full_page_writes": "off",
             **self.settings,
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
@@ -103,7 +106,7 @@ class Postgres(Server):
 
     def _tool(self, name: str) -> str:
         path = self.find(name)
-        assert path is not None  # `require` has said so
+        assert path is not None  # `require` has checked it
         return path
 
 
@@ -128,7 +131,10 @@ def _install() -> Path | None:
     copy.chmod(0o755)
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     package = folder.parent
-    for part in (package, package.with_name(f"{package.name}.libs")):  # found beside each other
+    for part in (
+        package,
+        package.with_name(f"{package.name}.libs"),
+    ):  # they stay next to each other
         if part.exists():
             shutil.copytree(part, copy / part.name)
     return copy / package.name / folder.name

@@ -1,6 +1,6 @@
-"""What every server has in common: a folder of its own, a free port, and ways to treat it badly.
+"""The base of every server: its own folder, a free port, and ways to stop, freeze and kill it.
 
-Knows nothing of any particular server; `postgres.py`, `mariadb.py`, `redis.py` and `nginx.py` do.
+What is particular to a server is in `postgres.py`, `mariadb.py`, `redis.py` and `nginx.py`.
 """
 
 import atexit
@@ -23,13 +23,13 @@ STOP_TIMEOUT_S = 20.0
 
 
 class Missing(RuntimeError):
-    """The server is not installed; the message says how to get it."""
+    """The server is not installed; the message names the command that installs it."""
 
 
 def free_port() -> int:
-    """A port nobody listens on, outside the range from which outgoing connections take theirs.
+    """Return a free loopback port, outside the range that outgoing connections take theirs from.
 
-    So it is still free when a killed server comes back to it.
+    A killed server can therefore start again on the same port.
     """
     for port in random.SystemRandom().sample(range(20_000, 32_000), 200):
         with socket.socket() as probe:
@@ -85,19 +85,19 @@ class Server:
         """The path of one of the server's programs."""
         return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
-    # ---- to be written by each server
+    # ---- what each server defines
 
     def command(self) -> list[str]:
         """The command line that serves in the foreground."""
         raise NotImplementedError
 
     def ready(self) -> bool:
-        """Say whether it answers; by default, whether the port is open."""
+        """Whether it answers; by default, whether the port is open."""
         with socket.socket() as probe:
             probe.settimeout(1)
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
-    # ---- life and death
+    # ---- start and stop
 
     def start(self) -> Self:
         """Start it and wait until it answers."""
@@ -112,7 +112,7 @@ class Server:
         return self
 
     def stop(self) -> None:
-        """End it for good and remove its folder; at once, since nothing of it is kept."""
+        """Kill it and remove its folder."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
         atexit.unregister(self.stop)
@@ -139,11 +139,11 @@ class Server:
             time.sleep(0.01)
 
     def pause(self) -> None:
-        """Freeze it: connections stay open and nothing answers, as on a machine that hangs."""
+        """Freeze it: connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen server go on."""
+        """Continue a frozen server."""
         self._signal(signal.SIGCONT)
 
     def restart(self) -> None:

@@ -1,4 +1,4 @@
-"""The servers that the other tests lean on do what their names say."""
+"""The servers of the other tests start, stop, hang and come back as their methods promise."""
 
 import socket
 import subprocess

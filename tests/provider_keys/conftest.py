@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from accounts.provider_keys import Vault
+from accounts.provider_keys import ProviderKeys
 from config import Config
 
 # Two Fernet keys, and keys as providers make them.
@@ -18,26 +18,26 @@ OTHER = "sk-proj-Yy72-another-key-that-nobody-may-see-ASDF"
 def any_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/vault.db"
+        return f"sqlite:///{tmp_path}/keys.db"
     return request.getfixturevalue(request.param).database()
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/vault.db"
+    return f"sqlite:///{tmp_path}/keys.db"
 
 
 @pytest.fixture
-def vault_of() -> Iterator[Callable[..., Vault]]:
-    """Open a vault as a worker does at its start."""
-    opened: list[Vault] = []
+def keys_of() -> Iterator[Callable[..., ProviderKeys]]:
+    """Open a keys as a worker does at its start."""
+    opened: list[ProviderKeys] = []
 
-    def make(url: str, keys: str | None = A, **environment: str) -> Vault:
-        vault = Vault(url, Config(encryption_key=keys), environment.get)
-        opened.append(vault)
-        vault.renew()
-        return vault
+    def make(url: str, keys: str | None = A, **environment: str) -> ProviderKeys:
+        keys = ProviderKeys(url, Config(encryption_key=keys), environment.get)
+        opened.append(keys)
+        keys.renew()
+        return keys
 
     yield make
-    for vault in opened:
-        vault.close()
+    for keys in opened:
+        keys.close()

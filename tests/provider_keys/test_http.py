@@ -8,10 +8,9 @@ import requests
 from flask.testing import FlaskClient
 
 from config import Config
-from errors import Unavailable
 from factory import create_app
+from tests.provider_keys.conftest import OTHER, SECRET, A
 from tests.providers.server import FakeProvider
-from tests.vault.conftest import OTHER, SECRET, A
 
 NETWORK = {"provider_networks": "127.0.0.0/8", "provider_http_hosts": "127.0.0.1"}
 
@@ -38,7 +37,7 @@ def models(provider: FakeProvider) -> dict[str, dict[str, str]]:
 def client(config_of: Callable[..., Config], models: dict) -> Iterator[FlaskClient]:
     app = create_app(config_of(models, encryption_key=A, cache="none", **NETWORK), wait=True)
     yield app.test_client()
-    app.extensions["services"].vault.close()
+    app.extensions["services"].provider_keys.close()
     app.extensions["services"].providers.close()
 
 
@@ -114,21 +113,12 @@ def test_without_an_encryption_key_nothing_is_kept(
     assert not list(tmp_path.glob("service.db*"))
 
 
-def test_health_tells_when_the_keys_cannot_be_read(
-    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert client.get("/health").json["degraded"] is None
-
-    def away(*_: object) -> dict[str, str]:
-        raise Unavailable("the database does not answer")
-
-    vault = client.application.extensions["services"].vault
-    for name in ("_read", "_read_all"):
-        monkeypatch.setattr(vault, name, away)
-    monkeypatch.setattr(vault._guard, "_probe", away)
-    vault.get_key("openai")
-    told = client.get("/health").json["degraded"]
-    assert told == "the providers' keys: the database failed (Unavailable)"
+def test_health_tells_when_the_keys_cannot_be_read(config_of: Callable[..., Config]) -> None:
+    away = "postgresql://nobody@127.0.0.1:1/none"
+    app = create_app(config_of(encryption_key=A, db_url=away), wait=True)
+    told = app.test_client().get("/health").json["degraded"]
+    assert told == "the providers' keys: the SQL database failed (Unavailable)"
+    app.extensions["services"].provider_keys.close()
 
 
 def test_only_an_admin_may_look_or_change(client: FlaskClient) -> None:

@@ -1,0 +1,80 @@
+"""A gunicorn that is forked warm behaves as one that a shell starts."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.conftest import ROOT, Server, free_port, running, write_models
+from tests.servers.process import children
+from tests.servers.warm import GUNICORN, Forked, can_fork
+
+# What must be imported in the service itself: our modules, and what reads the environment then.
+NEVER_EARLY = {"huggingface_hub", "prometheus_client", "tokenizers", "torch", "transformers"}
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    models = write_models(tmp_path / "m.json", {"f": {"type": "fake", "model_name": "tests/fake"}})
+    return {"HOST": "127.0.0.1", "PORT": str(free_port()), "MODEL_CONFIG": str(models),
+            "SUPPORTED_MODELS_FILE": "/none"}  # fmt: skip
+
+
+def test_nothing_that_depends_on_the_environment_is_imported_early() -> None:
+    code = (
+        "import importlib, sys\nfrom tests.servers.warm import LIBRARIES\n"
+        "for name in LIBRARIES: importlib.import_module(name)\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    ours = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert set(done.stdout.split()) & (NEVER_EARLY | ours) == {"tests"}
+
+
+@pytest.mark.parametrize("cold", [True, False], ids=["cold", "forked"])
+def test_it_serves_and_ends_in_good_order(env: dict[str, str], cold: bool) -> None:
+    port = int(env["PORT"])
+    with running([*GUNICORN, "-w", "2", "app:app"], port, env, cold=cold) as server:
+        assert isinstance(server, Forked) != cold
+        reply = requests.get(f"http://127.0.0.1:{port}/", timeout=30)
+        assert reply.json()["available_models"] == ["tests/fake"]
+        assert len(children(server.pid)) == 2
+        with pytest.raises(subprocess.TimeoutExpired):
+            server.wait(0.01)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(40) == server.poll() == 0
+        assert "Shutting down" in server.log.read_text()
+
+
+@pytest.mark.parametrize("cold", [True, False], ids=["cold", "forked"])
+def test_a_killed_one_says_so(env: dict[str, str], cold: bool) -> None:
+    with running([*GUNICORN, "app:app"], int(env["PORT"]), env, cold=cold) as server:
+        kill(server)
+        assert server.wait(40) == -signal.SIGKILL
+
+
+def kill(server: Server) -> None:
+    for pid in [server.pid, *children(server.pid)]:
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("cold", [True, False], ids=["cold", "forked"])
+def test_one_that_cannot_start_says_why(env: dict[str, str], cold: bool) -> None:
+    wrong = {**env, "DEVICE": "toaster"}
+    with (
+        pytest.raises(AssertionError, match="DEVICE=toaster"),
+        running([*GUNICORN, "app:app"], int(env["PORT"]), wrong, cold=cold),
+    ):
+        pass
+
+
+def test_what_python_reads_when_it_starts_is_no_matter_for_a_fork(env: dict[str, str]) -> None:
+    env = {**os.environ, **env}
+    assert can_fork([*GUNICORN, "app:app"], env)
+    assert not can_fork([*GUNICORN, "app:app"], {**env, "LD_PRELOAD": "/some.so"})
+    assert not can_fork([sys.executable, "app.py"], env)
