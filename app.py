@@ -1,4 +1,4 @@
-"""The application that gunicorn loads: `gunicorn app:app`. `python app.py` starts the same."""
+"""The application for gunicorn: `gunicorn app:app`. `python app.py` starts the same server."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from observability import tracing
 from observability.logs import configure
 
 if __name__ == "__main__":
-    # Replaces this process, so that both commands run one and the same server.
+    # Replaces this process, so that both commands run the same server.
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "app:app", *sys.argv[1:]])
 
 config = load_config()

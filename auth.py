@@ -1,34 +1,37 @@
-"""Who may do what: reads the credential of a request, and holds it against the route's rule.
+"""Who may do what: reads a request's credential and checks it against the route's access rule.
 
-A route declares its access in the route table; here it is decided. Runs before anything of a
-request's body is read, so that a stranger costs nothing.
+This happens before any of the body is read, so that a caller without a credential costs nothing.
 """
 
 import contextlib
+from typing import cast
 
 from flask import g, request
 
 import cors
 from accounts import Caller
-from accounts.access import ALLOWED, Access
 from accounts.api_keys import claimed_id
+from accounts.users import ALLOWED, Access
 from context import services
 from errors import Forbidden, ServiceError, Unauthorized
-from serving.model import alias
+from serving.model import public_name
 
 
 def caller() -> Caller:
-    """Return who sent the current request."""
-    found: Caller = g.caller
-    return found
+    """Return the caller of the current request."""
+    return cast(Caller, g.caller)
 
 
-def identify(access: Access) -> None:
-    """Find out who calls and whether the route's rule lets them. Raises Unauthorized, Forbidden."""
+def identify(access: Access, *, own_account: bool = False) -> None:
+    """Identify the caller and check the route's access rule. Raises Unauthorized, Forbidden.
+
+    Changes by admins and of the caller's `own_account` need a credential that is valid now, not
+    one from the row cache.
+    """
     g.caller = Caller(address(), "anonymous")
     if access == "public":
         return
-    lasting = access == "admin" or request.path.startswith("/users/")
+    lasting = access == "admin" or own_account
     g.caller = _identified(fresh=lasting and request.method != "GET")
     g.who = g.caller.name
     if access not in ALLOWED[g.caller.role]:
@@ -49,9 +52,9 @@ def _identified(*, fresh: bool = False) -> Caller:
 
 
 def sees_all() -> bool:
-    """Return whether the caller is an admin, who may see paths, hosts and the files of models.
+    """Return whether the caller is an admin, who may see the service's paths and hosts.
 
-    On a public route an invalid credential is ignored.
+    A public route ignores an invalid credential.
     """
     if "sees_all" not in g:
         found: Caller | None = g.get("caller")
@@ -59,49 +62,45 @@ def sees_all() -> bool:
             with contextlib.suppress(ServiceError):
                 found = _identified()
         g.sees_all = found is not None and found.role == "admin" and not found.limited
-    seen: bool = g.sees_all
-    return seen
+    return cast(bool, g.sees_all)
 
 
 def shown(name: str) -> str:
-    """Return a model's name as the caller may see it: a folder's path is an admin's to know."""
-    return name if sees_all() else alias(name)
+    """Return a model's name for the caller: only admins see the path of a folder."""
+    return name if sees_all() else public_name(name)
 
 
 def logged() -> dict[str, str]:
-    """Return who called and from where, for the log: a user's name, the id of a key.
+    """Return who called and from where, for the log: the user's name and the id of the API key.
 
-    A key that nobody has checked, as where there is no such route, is told by the id it claims.
+    A key that was not checked, as on a path without a route, is logged by the id it claims.
     """
     found: Caller | None = g.get("caller")
     if found is None or found.role == "anonymous":
-        who = "anonymous"
-    else:
-        who = found.name if services().accounts.enabled else "admin"
-    key = {"key": found.key} if found and found.key else {}
-    if who == "anonymous" and (claimed := claimed_id(credential())):
-        key = {"claimed": claimed}
-    return {"caller": who, **key, "address": address()}
+        claimed = claimed_id(credential())
+        key = {"claimed": claimed} if claimed else {}
+        return {"caller": "anonymous", **key, "address": address()}
+    who = found.name if services().accounts.enabled else "admin"
+    return {"caller": who, **({"key": found.key} if found.key else {}), "address": address()}
 
 
 def require_unlimited() -> None:
-    """Raise Forbidden for a limited key: it could make itself one that is not."""
+    """Raise Forbidden for a limited API key: it could create one without limits."""
     if caller().limited:
         raise Forbidden(
-            "this key is limited (to a role, to collections or in time), and such a key manages no "
-            "users, keys, settings or providers: sign in with the password, or use an unlimited key"
+            "this key is limited (to a role, to collections or in time), and cannot manage users, "
+            "keys, settings or providers: sign in with the password, or use an unlimited key"
         )
 
 
 def allow_collection(name: str) -> None:
-    """Raise Forbidden if the caller's key is for other collections only."""
-    scope = caller().collections
-    if scope is not None and name not in scope:
+    """Raise Forbidden if the caller's API key is not for this collection."""
+    if not visible(name):
         raise Forbidden(f"this key is not for collection {name[:64]!r}")
 
 
 def visible(name: str) -> bool:
-    """Tell whether the caller may see a collection."""
+    """Return whether the caller may see a collection."""
     scope = caller().collections
     return scope is None or name in scope
 
@@ -116,15 +115,15 @@ def credential() -> str | None:
 
 
 def address() -> str:
-    """Return the caller's address: the peer's, or what trusted proxies say it is."""
+    """Return the caller's address: the peer's, or the one that trusted proxies report."""
     return request.remote_addr or "unknown"
 
 
 def is_local() -> bool:
-    """Tell whether somebody on this very machine asks.
+    """Return whether the request comes from this machine itself.
 
-    That is nobody behind a proxy, whatever it says of the address; no page of another origin that
-    is open in a browser here; and no page whose own name was made to lead here (DNS rebinding).
+    Requests through a proxy do not, whatever address it reports; nor do pages of another origin
+    in a browser here, or pages whose name was made to resolve to this machine (DNS rebinding).
     """
     if any(name in request.headers for name in cors.FORWARDED):
         return False

@@ -1,4 +1,4 @@
-"""What a request handler may reach: the services that the factory built, and nothing else."""
+"""What a request handler may use: the parts that the factory built, and nothing else."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -6,10 +6,10 @@ from typing import cast
 from flask import current_app
 
 from accounts import Accounts
-from accounts.provider_keys import Vault
+from accounts.provider_keys import ProviderKeys
 from cache import Cache
 from config import Config
-from documents import Library
+from documents import Documents
 from documents.reembed import Reembedder
 from embedders.providers import Providers
 from engine import Engine
@@ -20,21 +20,21 @@ KEY = "services"
 
 @dataclass(frozen=True)
 class Services:
-    """The parts below the door.
+    """The parts below HTTP.
 
-    `config` is what the process started with; `settings.current` is the same with what an admin
-    changed since, and is what handlers read.
+    `config` is the configuration at the start. `settings.current` is the same with the changes
+    that admins have made since; handlers read this one.
     """
 
     config: Config
     accounts: Accounts
     engine: Engine
     cache: Cache | None
-    library: Library
+    documents: Documents
     reembedder: Reembedder
     settings: Settings
     providers: Providers
-    vault: Vault
+    provider_keys: ProviderKeys
     version: str
 
 

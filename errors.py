@@ -1,70 +1,49 @@
-"""Every error this service raises on purpose, with its HTTP status and machine-readable code.
+"""Every error that this service raises on purpose, with its HTTP status and code.
 
-Knows nothing of HTTP libraries: a status is only a number here. `routes/errors.py` turns one of
-these into a reply, in the shape the route's dialect asks for. The tree:
-
-    ServiceError 500
-    ├── BadRequest 400
-    │   ├── UnknownModel                 no such model; the message lists those there are
-    │   ├── InputTooLong                 over the model's tokens, and truncation was refused
-    │   └── DimensionMismatch            a vector of another width than the collection's
-    ├── Unauthorized 401
-    ├── Forbidden 403
-    ├── NotFound 404
-    ├── MethodNotAllowed 405
-    ├── Conflict 409                     exists already, another model's vectors, a swap is running
-    ├── TooLarge 413
-    ├── UnsupportedMedia 415
-    ├── Invalid 422                      well-formed, but a value is not allowed
-    ├── TooMany 429
-    │   ├── QueueFull                    more work waits than the service will hold
-    │   └── RateLimited
-    ├── ProviderError 502                a remote provider failed; says whether retrying can help
-    │   ├── ProviderBusy 503             takes no requests now: its limit, or it is given up
-    │   └── ProviderTimeout 504
-    ├── Unavailable 503
-    │   ├── ModelUnavailable             the model could not be loaded; carries the reason
-    │   ├── ModelLoading                 not ready yet
-    │   ├── Busy                         a lock or a pool was not had in time
-    │   └── Corrupt                      stored data is damaged; says where and how to repair
-    ├── ClientGone 499                   the caller hung up; nobody reads this
-    ├── DeadlineExceeded 504
-    └── Full 507                         no space left to store
+`routes/errors.py` turns an error into a reply in the route's dialect. `code` is its kind, for
+programs.
 """
 
 
 class ServiceError(Exception):
-    """An error with a status, a code and a message that is safe to show to the caller.
+    """An error with a status, a code and a message that callers may read.
 
-    `short` is what callers who are no admins are told instead, where the message may name hosts or
-    files of the service.
+    `index` is the input at fault, counted from 0, and `param` the field. A message never names the
+    place itself: `str(error)` puts "input 3: " before it, and that is what a reply says. `short` is
+    what callers other than admins read instead, where the message may name hosts or files.
+    `retry_after_s` says when to try again; a class may have a default.
     """
 
-    status = 500
-    code = "internal_error"
+    status, code = 500, "internal_error"
     short: str | None = None
-    wait_s: float | None = None  # when to try again, where the one who raises it cannot tell
+    retry_after_s: float | None = None
 
     def __init__(
         self,
         message: str,
         *,
         param: str | None = None,
+        index: int | None = None,
         retry_after_s: float | None = None,
         short: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.short = short or self.short
         self.param = param
-        self.retry_after_s = self.wait_s if retry_after_s is None else retry_after_s
+        self.index = index
+        self.short = short or self.short
+        if retry_after_s is not None:
+            self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        """Return the message, after the input at fault where there is one."""
+        return self.message if self.index is None else f"input {self.index}: {self.message}"
 
 
 class BadRequest(ServiceError):
-    """The request cannot be understood or asks for something that does not exist."""
+    """The request cannot be understood, or asks for something that does not exist."""
 
-    status = 400
-    code = "bad_request"
+    status, code = 400, "bad_request"
 
 
 class UnknownModel(BadRequest):
@@ -86,66 +65,57 @@ class DimensionMismatch(BadRequest):
 
 
 class Unauthorized(ServiceError):
-    """Nobody known is calling."""
+    """The caller is not known."""
 
-    status = 401
-    code = "unauthorized"
+    status, code = 401, "unauthorized"
 
 
 class Forbidden(ServiceError):
     """The caller is known but may not do this."""
 
-    status = 403
-    code = "forbidden"
+    status, code = 403, "forbidden"
 
 
 class NotFound(ServiceError):
     """The thing named in the path does not exist."""
 
-    status = 404
-    code = "not_found"
+    status, code = 404, "not_found"
 
 
 class MethodNotAllowed(ServiceError):
     """The path exists but not with this method."""
 
-    status = 405
-    code = "method_not_allowed"
+    status, code = 405, "method_not_allowed"
 
 
 class Conflict(ServiceError):
-    """The request contradicts what is there."""
+    """The request contradicts the present state."""
 
-    status = 409
-    code = "conflict"
+    status, code = 409, "conflict"
 
 
 class TooLarge(ServiceError):
     """The request is larger than the service accepts."""
 
-    status = 413
-    code = "too_large"
+    status, code = 413, "too_large"
 
 
 class UnsupportedMedia(ServiceError):
     """The body's type or encoding is not one the route reads."""
 
-    status = 415
-    code = "unsupported_media_type"
+    status, code = 415, "unsupported_media_type"
 
 
 class Invalid(ServiceError):
     """The request is well-formed but a value in it is not allowed."""
 
-    status = 422
-    code = "invalid_input"
+    status, code = 422, "invalid_input"
 
 
 class TooMany(ServiceError):
     """The caller should slow down."""
 
-    status = 429
-    code = "too_many_requests"
+    status, code = 429, "too_many_requests"
 
 
 class QueueFull(TooMany):
@@ -163,8 +133,7 @@ class RateLimited(TooMany):
 class ProviderError(ServiceError):
     """A remote provider failed. `permanent` says that trying again cannot help."""
 
-    status = 502
-    code = "provider_error"
+    status, code = 502, "provider_error"
     short = "the model's provider failed; the service's log says how"
 
     def __init__(
@@ -175,27 +144,24 @@ class ProviderError(ServiceError):
 
 
 class ProviderBusy(ProviderError):
-    """A remote provider takes no requests now: over its limit, or given up for a while."""
+    """A remote provider takes no requests now: its rate limit is reached, or it fails."""
 
-    status = 503
-    code = "provider_busy"
+    status, code = 503, "provider_busy"
     short = "the model's provider takes no requests now; send this again later"
 
 
 class ProviderTimeout(ProviderError):
     """A remote provider did not answer in time."""
 
-    status = 504
-    code = "provider_timeout"
+    status, code = 504, "provider_timeout"
     short = "the model's provider did not answer in time; send this again later"
 
 
 class Unavailable(ServiceError):
     """The service, or a part that this request needs, cannot serve now."""
 
-    status = 503
-    code = "unavailable"
-    wait_s: float | None = 5.0
+    status, code = 503, "unavailable"
+    retry_after_s: float | None = 5.0
 
 
 class ModelUnavailable(Unavailable):
@@ -203,21 +169,21 @@ class ModelUnavailable(Unavailable):
 
     code = "model_unavailable"
     short = "the model cannot be used now; the service's log says why"
-    wait_s = None  # it takes a change
+    retry_after_s = None  # only a change helps
 
 
 class ModelLoading(Unavailable):
     """The model is still being loaded."""
 
     code = "model_loading"
-    wait_s = 2.0
+    retry_after_s = 2.0
 
 
 class Busy(Unavailable):
-    """A lock or a pooled connection was not had in time."""
+    """A lock or a pooled connection did not become free in time."""
 
     code = "busy"
-    wait_s = 1.0
+    retry_after_s = 1.0
 
 
 class Corrupt(Unavailable):
@@ -225,26 +191,23 @@ class Corrupt(Unavailable):
 
     code = "store_corrupt"
     short = "what is stored here is damaged; the service's log says how to repair it"
-    wait_s = None  # it takes a repair
+    retry_after_s = None  # only a repair helps
 
 
 class ClientGone(ServiceError):
-    """The caller hung up before its turn came; nobody reads this error."""
+    """The caller hung up before its turn. Only the log shows this error."""
 
-    status = 499
-    code = "client_closed_request"
+    status, code = 499, "client_closed_request"
 
 
 class DeadlineExceeded(ServiceError):
     """The request's own deadline passed before it was answered."""
 
-    status = 504
-    code = "deadline_exceeded"
+    status, code = 504, "deadline_exceeded"
 
 
 class Full(ServiceError):
     """No space is left to store what was sent."""
 
-    status = 507
-    code = "insufficient_storage"
-    wait_s = 30.0
+    status, code = 507, "insufficient_storage"
+    retry_after_s = 30.0

@@ -1,33 +1,9 @@
 """The HTTP routes, one file a subject. Importing this package fills the route table."""
 
-from routes import (
-    accounts,
-    collections,
-    embed,
-    jobs,
-    maps,
-    models,
-    openapi,
-    ops,
-    providers,
-    settings,
-    v1,
+from routes import (  # noqa: F401, I001
+    accounts, collections, embed, health, jobs, models, openapi, providers, records, settings, v1,
     web,
-)
+)  # fmt: skip
 from routes.table import ROUTES
 
-__all__ = [
-    "ROUTES",
-    "accounts",
-    "collections",
-    "embed",
-    "jobs",
-    "maps",
-    "models",
-    "openapi",
-    "ops",
-    "providers",
-    "settings",
-    "v1",
-    "web",
-]
+__all__ = ["ROUTES"]

@@ -9,33 +9,34 @@ from routes.table import ROUTES, Route
 HEAD = """\
 # The API
 
-Every route, from the route table; a test holds this page to it. The same is in `/openapi.json`, to
-read at `/redoc` and to try at `/docs` on your own service, with an example of each call. All of it
-works without a network.
+This page lists every route; it is made from the route table, and a test keeps it up to date. Your
+own service has the same at `/redoc` to read, at `/docs` to try, and at `/openapi.json` for
+programs, with an example of each call. All of it works without a network.
 
-Who: *anyone*; *callers*, who may embed; *readers* and *writers* of collections; *admins*. With
-authentication off everybody is a caller, a reader and a writer, and this very machine an admin.
+Who may call: *anyone*; *callers*, who may embed; *readers* and *writers* of collections; *admins*.
+Without authentication everyone is a caller, a reader and a writer, and requests from the machine
+itself are an admin's.
 
 With `DOCS_PUBLIC=false` and `AUTH_ENABLED=true`, `/openapi.json` is for callers only. `/docs` and
-`/redoc` then ask for a username and a password, or a key, before they show anything; what they are
-given stays in the page's memory and is gone when it is left.
+`/redoc` then ask for a username and a password, or a key, before they show anything. They keep the
+credential in the page's memory until the page is left.
 
-A body has at most 64 KB, and `MAX_REQUEST_BYTES` where texts or vectors are embedded, stored,
-searched for or named by ids. An object in it has at most 1,000 names; all of it at most 500,000
-lists, objects and names, and 5,000,000 values. Null is the same as leaving a field out. A reply of
-vectors or records has at most `MAX_REPLY_BYTES`. What is over a limit is answered 413.
+A body may have 64 KB, or `MAX_REQUEST_BYTES` where texts or vectors are embedded, stored, searched
+for or named by ids. An object in it may have 1,000 names; a whole body may have 500,000 lists,
+objects and names, and 5,000,000 values. Null is the same as no field. A reply of vectors or records
+has at most `MAX_REPLY_BYTES`. Anything over a limit is answered with 413.
 
-A path is taken as it comes: slashes count, two at its beginning are a 404, and ids are
-percent-encoded as UTF-8.
+A path is used as it is sent: slashes count, and a path that begins with two of them is a 404. Ids
+in a path are UTF-8 with percent escapes.
 
-Errors are `{"error", "error_type", "request_id"}`, and on `/v1` as OpenAI writes them; the last
-column has each route's. Any route may also answer 500, which is a fault of the service.
+Errors are `{"error", "error_type", "request_id"}`, and on `/v1` OpenAI's; the last column lists the
+statuses of each route. Any route may also answer 500, which is a fault of the service.
 
 ![A collection searched, with its map](img/collections-light.png)
 """
 WHO = {"public": "anyone", "embed": "callers", "read": "readers", "write": "writers",
        "admin": "admins"}  # fmt: skip
-# The sections, the first that a newcomer needs first; a tag that is not named here comes last.
+# The order of the sections; tags that are not listed here come last.
 ORDER = ("embed", "openai", "collections", "models", "accounts", "providers", "settings")
 TITLES = {"openai": "OpenAI"}
 
@@ -46,37 +47,31 @@ def page() -> str:
     tags = {row.tag for row in ROUTES}
     for tag in [*ORDER, *sorted(tags - set(ORDER))]:
         parts += [f"## {TITLES.get(tag, tag.capitalize())}", _table(tag)]
-    parts += ["## Bodies and replies", "A `?` marks what may be left out.", _models()]
+    parts += ["## Bodies and replies", "A `?` marks an optional field.", _models()]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 def _table(tag: str) -> str:
-    lines = [
-        "| route | what it does | who | body | reply | statuses |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = ["| route | what it does | who | body | reply | statuses |", "|---" * 6 + "|"]
     for row in (row for row in ROUTES if row.tag == tag):
-        path = described_path(row.path)
-        asked = _asked(row)
         replied = _link(row.reply.__name__) if row.reply else "a file"
         errors = ", ".join(str(status) for status in statuses(row) if status != 500)
         done = ", ".join(map(str, row.success))
         lines.append(
-            f"| `{row.method} {path}` | {row.summary} | {WHO[row.access]} | {asked} | {replied} "
-            f"| {done}; {errors} |"
+            f"| `{row.method} {described_path(row.path)}` | {row.summary} | {WHO[row.access]} "
+            f"| {_asked(row)} | {replied} | {done}; {errors} |"
         )
     return "\n".join(lines)
 
 
 def _asked(row: Route) -> str:
-    parts = [_link(model.__name__) for model in (row.body, row.reads) if model]
+    parts = [_link(model.__name__) for model in (row.body, row.optional_body) if model]
     if row.form:
         parts[-1] += ", or as a form"
-    elif row.reads:
+    elif row.optional_body:
         parts[-1] += ", or nothing"
     if row.query:
-        names = ", ".join(f"`{name}`" for name in row.query.model_fields)
-        parts.append(f"query: {names}")
+        parts.append("query: " + ", ".join(f"`{name}`" for name in row.query.model_fields))
     return "; ".join(parts) or "none"
 
 
@@ -86,7 +81,7 @@ def _link(name: str) -> str:
 
 def _models() -> str:
     schemas = description("").get("components", {})["schemas"]
-    shown = {model.__name__ for row in ROUTES for model in (row.query,) if model}
+    shown = {row.query.__name__ for row in ROUTES if row.query}
     return "\n\n".join(
         _model(name, schema) for name, schema in sorted(schemas.items()) if name not in shown
     )
@@ -104,7 +99,7 @@ def _model(name: str, schema: dict[str, Any]) -> str:
 
 
 def _kind(part: dict[str, Any]) -> str:
-    """Write a schema in words: `string`, `list of integer`, a link to a model."""
+    """Return a schema in words: `string`, `list of integer`, a link to a model."""
     if "$ref" in part:
         return _link(part["$ref"].rpartition("/")[2])
     if "anyOf" in part or "oneOf" in part:

@@ -1,13 +1,8 @@
-"""Makes every error body, in the shape of the route's dialect, and logs what is our own fault.
-
-Native: `{"error": message, "error_type": code, "request_id": id}`, with `param` where one field is
-at fault. On `/v1`: OpenAI's `{"error": {"message", "type", "param", "code"}}`.
-"""
+"""Turns exceptions into error replies in the route's dialect, and logs the service's own faults."""
 
 import logging
 import math
 import re
-from typing import Any
 
 import orjson
 from flask import Flask, Response, g, request
@@ -21,12 +16,13 @@ from werkzeug.exceptions import (
 from auth import sees_all
 from errors import ProviderError, ServiceError, TooLarge
 from observability import metrics
+from schemas.service import ErrorReply, OpenAIErrorReply
 
 log = logging.getLogger("errors")
 
-# OpenAI's clients repeat 408, 409, 429 and 5xx unless this header forbids it.
+# OpenAI's clients repeat 408, 409, 429 and 5xx, unless X-Should-Retry forbids it.
 PERMANENT = {409, 413, 501, 507}
-PATH = re.compile(r"/[^\s/'\":;,]+(/[^\s'\":;,]*)+")  # of two parts at least
+PATH = re.compile(r"/[^\s/'\":;,]+(/[^\s'\":;,]*)+")  # of at least two parts
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -41,9 +37,11 @@ def _service_error(exc: ServiceError) -> Response:
     status = exc.status
     if _openai() and isinstance(exc, TooLarge) and exc.param == "input":
         status = 400  # OpenAI's status for too many inputs
-    message = _told(exc, status)
-    if status >= 500 and (status != 503 or message != exc.message):
-        log.error("%s: %s", exc.code, exc.message)
+    message = str(exc)  # with "input 3: " before it where an input is at fault
+    if status >= 500 and not sees_all():  # only admins see paths and hosts
+        message = exc.short or PATH.sub("(a path)", message)
+    if status >= 500 and (status != 503 or message != str(exc)):
+        log.error("%s: %s", exc.code, exc)
     response = _respond(status, exc.code, message, exc.param)
     if exc.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
@@ -54,25 +52,20 @@ def _service_error(exc: ServiceError) -> Response:
     return response
 
 
-def _told(exc: ServiceError, status: int) -> str:
-    """Return what the caller may know of a failure of ours: of paths and hosts only an admin."""
-    if status < 500 or sees_all():
-        return exc.message
-    return exc.short or PATH.sub("(a path)", exc.message)
-
-
 def _http_error(exc: HTTPException) -> Response:
-    """Answer what Werkzeug raises: no such path, wrong method, a body it could not read."""
-    status = exc.code or 500
+    """Answer what Werkzeug raises: an unknown path, a wrong method, an unreadable body."""
+    status, path = exc.code or 500, request.path
+    slashes = "slashes count: none comes twice in a row, or after a name at the end; "
+    hint = slashes if "//" in path or path.endswith("/") else ""
     messages = {
-        404: f"there is no {request.path[:200]} here; {_hint()}see /docs for what there is",
+        404: f"there is no {path[:200]} here; {hint}see /docs for what there is",
         405: f"{request.method} is not allowed here",
         413: "the body is over the size limit",
     }
     if isinstance(exc, ClientDisconnected):
         messages[400] = (
-            "the body did not come whole, or its chunks cannot be read; send all of it, with a "
-            "Content-Length or in chunks as RFC 9112 has them"
+            "the body is incomplete, or its chunks cannot be read; send all of it, with a "
+            "Content-Length or in chunks as in RFC 9112"
         )
     message = messages.get(status, exc.description or exc.name)
     response = _respond(status, exc.name.lower().replace(" ", "_"), message, None)
@@ -81,12 +74,6 @@ def _http_error(exc: HTTPException) -> Response:
     if isinstance(exc, RequestEntityTooLarge):
         response.headers["Connection"] = "close"
     return response
-
-
-def _hint() -> str:
-    path = request.path
-    wrong = "//" in path or path.endswith("/")
-    return "slashes count: none comes twice in a row, or after a name at the end; " if wrong else ""
 
 
 def _unexpected(exc: Exception) -> Response:
@@ -101,16 +88,12 @@ def _openai() -> bool:
 
 def _respond(status: int, code: str, message: str, param: str | None) -> Response:
     metrics.ERRORS.labels(code).inc()
-    body = _openai_body if _openai() else _native_body
-    content = orjson.dumps(body(status, code, message, param))
-    return Response(content, status, content_type="application/json")
-
-
-def _native_body(status: int, code: str, message: str, param: str | None) -> dict[str, Any]:
-    body = {"error": message, "error_type": code, "request_id": g.get("request_id")}
-    return body if param is None else {**body, "param": param}
-
-
-def _openai_body(status: int, code: str, message: str, param: str | None) -> dict[str, Any]:
-    kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    body: ErrorReply | OpenAIErrorReply
+    if _openai():
+        kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    else:
+        body = {"error": message, "error_type": code, "request_id": g.get("request_id")}
+        if param is not None:
+            body["param"] = param
+    return Response(orjson.dumps(body), status, content_type="application/json")

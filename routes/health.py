@@ -1,7 +1,7 @@
-"""What is missing although requests are served, and how much room is left.
+"""Whether the service is healthy: `/health` and `/metrics`, and the gauges of what does not work.
 
-`/health` says it in words, the metrics in numbers, which a thread of each worker keeps right: a
-look at the room left may hang, as on a network's disk. Knows no HTTP.
+A thread of each worker sets these gauges: looking at the free space of a disk may hang, as on a
+network file system.
 """
 
 import contextlib
@@ -9,58 +9,145 @@ import importlib.metadata
 import platform
 import shutil
 import threading
-from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
+from typing import Literal, cast
 
-from context import Services
+from flask import request
+
+from auth import sees_all, shown
+from context import Services, services
 from observability import metrics
-from rate_limits import Throttle
-from store.lazy import problem_of
+from rate_limits import Throttle, throttle
+from routes.table import Reply, Route
+from schemas.service import HealthReply, IndexReply, LiveReply, ReadyReply, SumsReply
+from serving.health import unhealthy_reason
+from serving.model import Model
+from store import sqlite_version
 
+SERVICE = "Embedding Service"
 LOOK_EVERY_S = 2.0
+RETRY = {"Retry-After": "2"}
+Probe = partial(Route, access="public", tag="service", any_page=True, counted=False, probe=True)
 
 
-def problems(parts: Services, throttle: Throttle) -> Mapping[str, str | None]:
-    """Return by part why it is away, None where it is not."""
+def index() -> IndexReply:
+    """Return the service's name, state, version and models."""
+    registry = services().engine.registry
+    models = [m for m in registry.models.values() if m.state != "unavailable"]
+    return {
+        "service": SERVICE,
+        "status": _status(registry.default, unhealthy_reason(registry.default)),
+        "version": services().version,
+        "available_models": [shown(model.spec.model_name) for model in models],
+    }
+
+
+@Probe("GET", "/health", same=(503,))
+def health() -> Reply[HealthReply]:
+    """Say whether the default model can encode, and the state of every model.
+
+    Only admins learn the full reason why one cannot: it may name files and hosts.
+    """
+    models, default = services().engine.registry.models, services().engine.registry.default
+    facts, reason = default.facts, unhealthy_reason(default)
+    problems = {part: why for part, why in problems_of(services(), throttle()).items() if why}
+    body: HealthReply = {
+        "status": _status(default, reason),
+        "reason": _for_caller(default, reason),
+        "model": shown(default.spec.model_name),
+        "device": facts.device if facts else None,
+        "embedding_dimension": facts.dimension if facts else None,
+        "version": services().version,
+        "sqlite": sqlite_version(),
+        "degraded": "; ".join(problems.values() if sees_all() else problems) or None,
+        "models": {
+            shown(model.spec.id): {
+                "status": model.state,
+                "reason": model.reason if sees_all() else model.public_reason,
+            }
+            for model in models.values()
+        },
+    }
+    return Reply(body) if reason is None else Reply(body, 503, RETRY)
+
+
+@Probe("GET", "/health/live")
+def live() -> LiveReply:
+    """Say that the process answers."""
+    return {"status": "alive"}
+
+
+@Probe("GET", "/health/ready", same=(503,))
+def ready() -> Reply[ReadyReply]:
+    """Say whether the service takes requests, and if not, at what stage it is."""
+    default = services().engine.registry.default
+    reason = unhealthy_reason(default)
+    if reason is None:
+        return Reply({"status": "ready"})
+    why = _for_caller(default, reason)
+    return Reply({"status": "not ready", "stage": default.state, "reason": why}, 503, RETRY)
+
+
+@Route("GET", "/metrics", access="embed", tag="service", probe=True, other="text/plain")
+def show_metrics() -> Reply[SumsReply] | Reply[bytes]:
+    """Return the metrics in Prometheus's text format, or their sums as JSON if asked for."""
+    kinds = [(kind.partition(";")[0].strip(), wish) for kind, wish in request.accept_mimetypes]
+    text = max((wish for kind, wish in kinds if kind in ("text/plain", "text/*", "*/*")), default=0)
+    if request.accept_mimetypes["application/json"] > text:
+        return Reply(cast(SumsReply, metrics.summary()))
+    kind = {"Content-Type": metrics.CONTENT_TYPE}
+    return Reply(metrics.exposition(hosts=sees_all()), headers=kind)
+
+
+def _for_caller(model: Model, reason: str | None) -> str | None:
+    """Return as much of the reason why a model cannot encode as the caller may know."""
+    if reason is None or sees_all() or model.state == "loading":
+        return reason
+    return model.public_reason or "it cannot encode just now; the service's log says why"
+
+
+def _status(default: Model, reason: str | None) -> Literal["healthy", "loading", "unhealthy"]:
+    if reason is None:
+        return "healthy"
+    return "loading" if default.state == "loading" else "unhealthy"
+
+
+def problems_of(parts: Services, throttle: Throttle) -> dict[str, str | None]:
+    """Return for each part why it does not work, None where it does."""
     return {
         "settings": parts.settings.degraded,
         "database": parts.accounts.problem,
         "cache": parts.cache.problem if parts.cache else None,
-        "vault": parts.vault.problem,
-        "store": problem_of(parts.library.store),
-        "limits": throttle.problem or parts.accounts.uncounted,
+        "provider_keys": parts.provider_keys.problem,
+        "store": parts.documents.store.problem,
+        "limits": throttle.problem or parts.accounts.throttle_problem,
     }
 
 
 def show(parts: Services, throttle: Throttle) -> None:
-    """Set the gauges that tell of the service itself."""
+    """Set the gauges of the service itself."""
     torch = importlib.metadata.version("torch")
     metrics.BUILD.labels(parts.version, platform.python_version(), torch).set(1)
-    for part, problem in problems(parts, throttle).items():
+    for part, problem in problems_of(parts, throttle).items():
         metrics.DEGRADED.labels(part).set(problem is not None)
     for name in parts.providers.names():
-        for host, link in list(parts.providers.get(name).links.items()):
-            metrics.PROVIDER_OPEN.labels(name, host).set(link.state == "open")
-    for folder, place in (("data", parts.config.data_dir), ("store", parts.config.store_dir)):
+        for host, found in list(parts.providers.get(name).hosts.items()):
+            metrics.PROVIDER_OPEN.labels(name, host).set(found.breaker.state == "open")
+    for label, folder in (("data", parts.config.data_dir), ("store", parts.config.store_dir)):
+        folder = folder.absolute()
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
         with contextlib.suppress(OSError):
-            metrics.DISK_FREE.labels(folder).set(shutil.disk_usage(_there(place)).free)
+            metrics.DISK_FREE.labels(label).set(shutil.disk_usage(nearest).free)
 
 
 def watch(parts: Services, throttle: Throttle) -> threading.Event:
-    """Show it in a thread until the returned event is set."""
+    """Set the gauges in a thread until the returned event is set."""
     stop = threading.Event()
 
     def look() -> None:
-        while True:
+        show(parts, throttle)
+        while not stop.wait(LOOK_EVERY_S):
             show(parts, throttle)
-            if stop.wait(LOOK_EVERY_S):
-                return
 
     threading.Thread(target=look, name="vitals", daemon=True).start()
     return stop
-
-
-def _there(folder: Path) -> Path:
-    """Return the folder, or the nearest above it that is there."""
-    place = folder.absolute()
-    return next(each for each in (place, *place.parents) if each.exists())

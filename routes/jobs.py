@@ -1,68 +1,60 @@
-"""Re-embedding and the other routes of background jobs."""
-
-from dataclasses import asdict
-from typing import Any
+"""Re-embedding a collection, and the other routes of background jobs."""
 
 from auth import visible
 from context import services
 from documents.jobs import Job, no_job
 from rate_limits import allowance, key_of_caller, throttle
-from routes.bounds import known
-from routes.table import Reply, route
-from schemas.collections import ReembedBody
-from schemas.replies import DeletedReply, JobReply, JobsReply
-
-TAG = "collections"
-INTERNAL = ("target", "asked", "by", "pace", "counted")
+from routes.collections import Read, Write, known
+from routes.table import Reply
+from schemas.base import reply
+from schemas.collections import DeletedReply, JobReply, JobsReply, ReembedBody
 
 
-@route("POST", "/collections/<name>/reembed", access="write", body=ReembedBody, reply=JobReply,
-       errors=(404, 409, 413, 422, 429, 503, 504, 507), tag=TAG, success=(202,))  # fmt: skip
-def reembed(name: str, body: ReembedBody) -> Reply:
-    """Give a collection another model's vectors, in the background.
+@Write("POST", "/collections/<name>/reembed", scope=("name",),
+       errors=(404, 409, 413, 422, 429, 503, 504, 507), success=(202,))  # fmt: skip
+def reembed(name: str, body: ReembedBody) -> Reply[JobReply]:
+    """Replace a collection's vectors by another model's, in the background.
 
-    Its texts count against the caller's texts a minute, for which it waits; it begins once they
-    allow its first minute.
+    Its texts count against the caller's texts a minute; it waits while they are used up.
     """
     job = services().reembedder.start(
         name, body.model, key_of_caller(), allowance("texts"), throttle().count_texts
     )
-    return Reply(_job(job), 202, {"Location": f"/jobs/{job.id}"})
+    return Reply(_described(job), 202, {"Location": f"/jobs/{job.id}"})
 
 
-@route("GET", "/jobs", access="read", reply=JobsReply, errors=(503,), tag=TAG)
-def jobs() -> dict[str, Any]:
+@Read("GET", "/jobs", errors=(503,))
+def jobs() -> JobsReply:
     """List background jobs, the newest first."""
-    found = services().reembedder.jobs()
-    return {"jobs": [_job(job) for job in found if _sees(job)]}
+    return {"jobs": [_described(job) for job in services().reembedder.jobs.all() if _visible(job)]}
 
 
-@route("GET", "/jobs/<id_>", access="read", reply=JobReply, errors=(404, 503), tag=TAG)
-def job(id_: str) -> dict[str, Any]:
-    """Tell how far a background job is."""
-    found = services().reembedder.get(id_)
-    if not _sees(found):  # as if there were none: that there is says something
-        raise no_job(id_)
-    return _job(found)
+@Read("GET", "/jobs/<id_>", errors=(404, 503))
+def job(id_: str) -> JobReply:
+    """Describe a background job and its progress."""
+    return _described(_required(services().reembedder.get(id_)))
 
 
-@route("DELETE", "/jobs/<id_>", access="write", reply=DeletedReply, errors=(404, 503), tag=TAG)
-def stop_job(id_: str) -> dict[str, Any]:
-    """Stop a job that is running, with nothing changed; forget one that has ended."""
-    found = services().reembedder.load(id_)
-    if not _sees(found):
-        raise no_job(id_)
-    services().reembedder.forget(found)
+@Write("DELETE", "/jobs/<id_>", errors=(404, 503))
+def stop_job(id_: str) -> DeletedReply:
+    """Stop a running job, with nothing changed, or forget one that has ended."""
+    services().reembedder.jobs.forget(_required(services().reembedder.jobs.load(id_)))
     return {"deleted": id_}
 
 
-def _sees(job: Job) -> bool:
+def _required(job: Job) -> Job:
+    """Return the job. Raises NotFound, as if there were none, where the caller may not see it."""
+    if not _visible(job):
+        raise no_job(job.id)
+    return job
+
+
+def _visible(job: Job) -> bool:
     return visible(job.collection) or (job.asked is not None and visible(job.asked))
 
 
-def _job(job: Job) -> dict[str, Any]:
-    """Write a job, but for what only its next run needs to know."""
-    body = {key: value for key, value in asdict(job).items() if key not in INTERNAL}
+def _described(job: Job) -> JobReply:
+    """Return a job under the collection's name that the caller may know."""
     name = known(job.collection, job.asked or job.collection)
     error = job.error and job.error.replace(repr(job.collection), repr(name))
-    return body | {"collection": name, "error": error}
+    return reply(JobReply, job, collection=name, error=error)

@@ -1,14 +1,11 @@
-"""Reads a request's body and query strictly: its type, its size, its JSON, its fields.
+"""Reads a request's body and query strictly: its type, its JSON, its fields.
 
-Every refusal says what was wrong, where, and what is valid; no input is ever echoed.
+Every refusal says what is wrong, where, and what is valid, and never repeats the input.
 """
 
 import codecs
 import json
-import select
-import socket
-import ssl
-from collections.abc import Callable
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, TypeVar, get_args
 from urllib.parse import parse_qsl, unquote_to_bytes
@@ -19,23 +16,25 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 from errors import BadRequest, Invalid, TooLarge, UnsupportedMedia
-from routes.weigh import refuse_heavy
+from routes.body_limits import read_body, refuse_heavy
 
-FIELDS = 20  # of a form: OAuth's for a password has six
-# Half a surrogate pair is looked for in Python, which takes 0.3 s a megabyte of short lists.
+FIELDS = 20  # of a form; OAuth's for a password has six
+# Half a surrogate pair is searched for in Python, which takes 0.3 s per megabyte of short lists.
 SEARCHED = 1 << 20
-PLAIN = {"", "identity", "utf-8", "utf8"}  # contents that are not encoded; UTF-8 is a charset
-# Where the field of another service's body belongs here.
-MEANT = {"input": "texts", "inputs": "texts", "sentences": "texts", "documents": "texts"}
-# Where poll() tells of it: a client's end, though bytes that nobody has read lie before it (Linux).
-HUNG_UP = getattr(select, "POLLRDHUP", 0)
+# Values of Content-Encoding that change nothing; some clients send a charset.
+PLAIN = {"", "identity", "utf-8", "utf8"}
+# The fields in which other services take texts.
+MEANT = {"input", "inputs", "sentences", "documents"}
+# Tags of a union of forms, which pydantic puts into an error's path.
+TAGS = {"text", "texts", "ids", "id_lists"}
 Model = TypeVar("Model", bound=BaseModel)
+Place = tuple[int | str, ...]
 
 
 def check_url() -> None:
-    """Refuse a path or a query that is no UTF-8. Werkzeug puts U+FFFD there, which is text, too.
+    """Raise BadRequest for a path or a query that is not UTF-8, where Werkzeug puts U+FFFD.
 
-    And a path that begins with two slashes, for all of which Werkzeug puts one.
+    Raises NotFound for a path that begins with two slashes, which Werkzeug takes for one.
     """
     path = request.environ.get("PATH_INFO", "").encode("latin-1")
     if path.startswith(b"//"):
@@ -45,28 +44,15 @@ def check_url() -> None:
             raw.decode()
         except UnicodeDecodeError:
             raise BadRequest(
-                f"the {name} has bytes that are no UTF-8; write text in it as UTF-8 with percent "
+                f"the {name} has bytes that are not UTF-8; write text in it as UTF-8 with percent "
                 "escapes (an é is %C3%A9)"
             ) from None
 
 
-def read_body() -> bytes:
-    """Return the body's bytes. Raises TooLarge, where its length is told before any is read."""
-    most = request.max_content_length or 0  # of this route
-    declared = request.content_length
-    if declared is not None and declared > most:
-        raise TooLarge(f"the body has {declared} bytes; the limit here is {most}")
-    request.max_content_length = most + 1  # Werkzeug cuts a chunked body there without a word
-    body = request.get_data(cache=False)
-    if len(body) > most:
-        raise TooLarge(f"the body has over {most} bytes, which is the limit here")
-    return body
-
-
 def parse_body(model: type[Model], *, optional: bool = False) -> Model:
-    """Read and validate a JSON body. Raises BadRequest, Invalid, UnsupportedMedia, TooLarge.
+    """Return a JSON body. Raises BadRequest, Invalid, UnsupportedMedia, TooLarge.
 
-    No body at all is the same as an empty object where it is `optional`.
+    If it is `optional`, a missing body is the same as an empty object.
     """
     early = read_body() if optional else None
     if early == b"":
@@ -92,7 +78,7 @@ def parse_body(model: type[Model], *, optional: bool = False) -> Model:
 
 
 def parse_form(model: type[Model]) -> Model:
-    """Validate a form. Raises BadRequest, Invalid, TooLarge."""
+    """Return a form. Raises BadRequest, Invalid, TooLarge."""
     body = read_body()
     try:
         text = body.decode()
@@ -104,14 +90,14 @@ def parse_form(model: type[Model]) -> Model:
         else:
             fields = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS)
     except UnicodeDecodeError:
-        raise BadRequest("the form has bytes that are no UTF-8") from None
-    except (ValueError, RequestEntityTooLarge):  # of the library, which says neither what nor where
+        raise BadRequest("the form has bytes that are not UTF-8") from None
+    except (ValueError, RequestEntityTooLarge):  # the library says neither what nor where
         raise BadRequest(f"the form cannot be read; it may have {FIELDS} fields") from None
     return _of_fields(model, fields)
 
 
 def parse_query(model: type[Model]) -> Model:
-    """Validate the query string. Raises Invalid."""
+    """Return the query string. Raises Invalid."""
     return _of_fields(model, list(request.args.items(multi=True)))
 
 
@@ -119,7 +105,7 @@ def _of_fields(model: type[Model], fields: list[tuple[str, str]]) -> Model:
     given = dict(fields)
     if len(given) < len(fields):
         names = [name for name, _ in fields]
-        twice = next(name for name in names if names.count(name) > 1)[:64]
+        twice = next(name for name in given if names.count(name) > 1)[:64]
         raise Invalid(f"{twice}: it is given more than once; give it once", param=twice)
     try:
         return model.model_validate(given)
@@ -130,97 +116,64 @@ def _of_fields(model: type[Model], fields: list[tuple[str, str]]) -> Model:
 def _explained(
     exc: ValidationError, model: type[BaseModel], body: bytes
 ) -> BadRequest | Invalid | TooLarge:
-    """Say in one sentence what is wrong, never with the input itself."""
+    """Return what is wrong in one sentence, without the input itself."""
     errors = exc.errors(include_input=False, include_url=False)
     first = errors[0]
     if first["type"] == "json_invalid":
         if "hex escape" in first["msg"]:
-            lone = _surrogate_at(body) or "a string of the body"
-            return Invalid(f"{lone} has half a surrogate pair, which is no Unicode text")
-        return BadRequest(f"the body is not valid JSON: {_position(first['msg'])}")
+            lone = _surrogate_in(body) or "a string of the body"
+            return Invalid(f"{lone} has half a surrogate pair, which is not Unicode text")
+        return BadRequest(
+            f"the body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+        )
     where = _path(first["loc"])
     if first["type"] == "too_long" and first["ctx"]["field_type"] == "List":
         most = first["ctx"]["max_length"]
         return TooLarge(f"{where}: over {most} items; at most {most} in one call", param=where)
     message = first["msg"].replace("Input should", "it should")
     if first["type"] == "extra_forbidden":
-        message = f"there is no such field; {_fields_there_are(model, first['loc'])}"
+        message = f"there is no such field; {_valid_fields(model, first['loc'])}"
     message += " (and more)" if len(errors) > 1 else ""
     return Invalid(f"{where}: {message}" if where else message, param=where or None)
 
 
-def _fields_there_are(model: type[BaseModel], loc: tuple[int | str, ...]) -> str:
-    """Name the fields of the object in which an unknown one stands, or the one that was meant."""
+def _valid_fields(model: type[BaseModel], loc: Place) -> str:
+    """Return the fields of the object in which an unknown one is, or the one that was meant."""
     for step in loc[:-1]:
-        if isinstance(step, str) and step in model.model_fields:
-            model = _model_in(model.model_fields[step].annotation) or model
-    meant = MEANT.get(str(loc[-1]))
-    if meant in model.model_fields:
-        return f"the texts go into {meant}"
+        if step in model.model_fields:
+            model = _model_in(model.model_fields[str(step)].annotation) or model
+    if loc[-1] in MEANT and "texts" in model.model_fields:
+        return "the texts go into texts"
     return f"the fields are {', '.join(model.model_fields)}"
 
 
 def _model_in(kind: Any) -> type[BaseModel] | None:
-    """Return the model that a field's type speaks of, if it does."""
+    """Return the model in a field's type, if there is one."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind
     return next(filter(None, map(_model_in, get_args(kind))), None)
 
 
-def _position(message: str) -> str:
-    return message.removeprefix("Invalid JSON: ")
+def _path(loc: Place) -> str:
+    """Return a location as `texts.3`."""
+    return ".".join(str(p)[:64] for i, p in enumerate(loc) if not (i == 1 and p in TAGS))
 
 
-# Tags of a union of forms, which pydantic puts into an error's path but no caller wrote.
-_TAGS = {"text", "texts", "ids", "id_lists"}
-
-
-def _path(loc: tuple[int | str, ...]) -> str:
-    """Write a location as `texts.3`."""
-    parts = [str(p) for i, p in enumerate(loc) if not (i == 1 and p in _TAGS)]
-    return ".".join(part[:64] for part in parts)
-
-
-def _surrogate_at(body: bytes) -> str | None:
-    """Name the field and index that hold a lone surrogate, in a body that is JSON but for that."""
+def _surrogate_in(body: bytes) -> str | None:
+    """Return the field and index with half a surrogate pair, in a body that is JSON otherwise."""
     if len(body) > SEARCHED:
         return None
     try:
-        return _find_surrogate(json.loads(body), ())
+        return next((_path(p) or "the body" for p in _surrogates(json.loads(body), ())), None)
     except (ValueError, RecursionError):
         return None
 
 
-def _find_surrogate(value: Any, path: tuple[int | str, ...]) -> str | None:
+def _surrogates(value: Any, place: Place) -> Iterator[Place]:
     if isinstance(value, str):
-        lone = any("\ud800" <= ch <= "\udfff" for ch in value)
-        return (_path(path) or "the body") if lone else None
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    if not isinstance(value, dict | list) or len(path) > 4:
-        return None
-    for key, inner in items:
-        if isinstance(inner, str | dict | list):
-            found = _find_surrogate(inner, (*path, key))
-            if found:
-                return found
-    return None
-
-
-def client_gone() -> Callable[[], bool] | None:
-    """Return a check for whether the caller hung up, where the server gives us its socket."""
-    sock = request.environ.get("gunicorn.socket")
-    if not isinstance(sock, socket.socket):
-        return None
-    if not HUNG_UP and isinstance(sock, ssl.SSLSocket):  # whose bytes cannot be looked at
-        return None
-
-    def gone() -> bool:
-        try:
-            poll = select.poll()  # select() itself knows no descriptor over 1023
-            poll.register(sock, HUNG_UP or select.POLLIN)
-            ready = bool(poll.poll(0))
-            return ready and (bool(HUNG_UP) or sock.recv(1, socket.MSG_PEEK) == b"")
-        except (OSError, ValueError):
-            return True
-
-    return gone
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            yield place
+    elif isinstance(value, dict | list) and len(place) <= 4:
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(inner, str | dict | list):
+                yield from _surrogates(inner, (*place, key))

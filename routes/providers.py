@@ -1,55 +1,53 @@
-"""Remote providers: which there are, how they are, and their keys. A key goes in and never out."""
+"""Remote providers: their state, and their API keys, which are stored and never shown."""
 
 import contextlib
-from typing import Any
+from functools import partial
+from typing import cast
 
 from context import services
 from embedders import try_provider
 from errors import ModelUnavailable
-from routes.table import Reply, route
+from routes.table import Reply, Route
 from schemas.providers import ProviderKeyBody, ProviderReply, ProvidersReply, TrialReply
 
-TAG = "providers"
 SECRET = {"Cache-Control": "no-store"}
+Admin = partial(Route, tag="providers", access="admin")
 
 
-@route("GET", "/providers", access="admin", reply=ProvidersReply, tag=TAG)
-def list_providers() -> Reply:
-    """List every provider with where its key comes from and how its hosts are."""
-    names = services().providers.names()
-    return Reply({"providers": [_describe(name) for name in names]}, headers=SECRET)
+@Admin("GET", "/providers")
+def list_providers() -> Reply[ProvidersReply]:
+    """List every provider with the source of its key and the state of its hosts."""
+    body: ProvidersReply = {"providers": [_describe(name) for name in services().providers.names()]}
+    return Reply(body, headers=SECRET)
 
 
-@route("POST", "/providers/<provider>/api-key", access="admin", body=ProviderKeyBody,
-       reply=ProviderReply, errors=(400, 404, 409, 413, 415, 422, 503), tag=TAG)  # fmt: skip
-def set_provider_key(provider: str, body: ProviderKeyBody) -> Reply:
-    """Keep a provider's key, encrypted; every worker uses it from the next request on."""
+@Admin("POST", "/providers/<provider>/api-key", errors=(400, 404, 409, 413, 415, 422, 503))
+def set_provider_key(provider: str, body: ProviderKeyBody) -> Reply[ProviderReply]:
+    """Store a provider's key, encrypted; every worker uses it from the next request on."""
     name = services().providers.get(provider).name
-    services().vault.store(name, body.api_key.get_secret_value())
+    services().provider_keys.store(name, body.api_key.get_secret_value())
     return Reply(_describe(name), headers=SECRET)
 
 
-@route("DELETE", "/providers/<provider>/api-key", access="admin", reply=ProviderReply,
-       errors=(404, 503), tag=TAG)  # fmt: skip
-def delete_provider_key(provider: str) -> Reply:
-    """Forget a stored key; the environment's, if there is one, is used again."""
+@Admin("DELETE", "/providers/<provider>/api-key", errors=(404, 503))
+def delete_provider_key(provider: str) -> Reply[ProviderReply]:
+    """Delete a stored key; the key of the environment is used again, if there is one."""
     name = services().providers.get(provider).name
-    services().vault.remove(name)
+    services().provider_keys.remove(name)
     return Reply(_describe(name), headers=SECRET)
 
 
-@route("POST", "/providers/<provider>/test", access="admin", reply=TrialReply,
-       errors=(400, 404, 502, 503, 504), tag=TAG)  # fmt: skip
-def try_provider_key(provider: str) -> dict[str, object]:
-    """Try a provider's key with one tiny real call."""
-    return try_provider(services().providers, provider)
+@Admin("POST", "/providers/<provider>/test", errors=(400, 404, 502, 503, 504))
+def try_provider_key(provider: str) -> TrialReply:
+    """Try a provider's key with one small call."""
+    return cast(TrialReply, try_provider(services().providers, provider))
 
 
-def _describe(name: str) -> dict[str, Any]:
+def _describe(name: str) -> ProviderReply:
     with contextlib.suppress(ModelUnavailable):
-        services().providers.key(name)  # of another key nothing is known yet
-    key = services().vault.state(name)
-    status = services().providers.get(name).status()
+        services().providers.key(name)  # a new key starts with a new state
+    key = services().provider_keys.state(name)
+    status = cast(ProviderReply, services().providers.get(name).status())
     return {
         **status,
         "configured": key.source != "none",

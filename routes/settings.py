@@ -1,35 +1,25 @@
-"""What an admin may read and change while the service runs."""
+"""The settings that an admin may read and change while the service runs."""
 
 import json
-from typing import Any
+from functools import partial
+from typing import cast
 
 from flask import g
 
 from context import services
 from errors import TooLarge
-from routes.table import route
-from schemas.settings import (
-    BulkBody,
-    HistoryQuery,
-    HistoryReply,
-    RollbackBody,
-    SettingBody,
-    SettingReply,
-    SettingsReply,
-)
+from routes.table import Route
+from schemas import settings as schema
+from schemas.base import reply
 from settings.keys import KEYS
-from settings.storage import Change
 
 ERRORS = (400, 404, 409, 413, 415, 422, 503)
+Admin = partial(Route, tag="settings", access="admin")
 
 
-@route("GET", "/settings", access="admin", reply=SettingsReply, tag="settings")
-def list_settings() -> dict[str, Any]:
-    """List every setting with its value, its source and what is allowed."""
-    return _all()
-
-
-def _all() -> dict[str, Any]:
+@Admin("GET", "/settings")
+def list_settings() -> schema.SettingsReply:
+    """List every setting with its value, its source and its valid values."""
     settings = services().settings
     return {
         "settings": {key: _describe(key) for key in KEYS},
@@ -39,82 +29,67 @@ def _all() -> dict[str, Any]:
     }
 
 
-@route("GET", "/settings/<key>", access="admin", reply=SettingReply, errors=(404,),
-       tag="settings")  # fmt: skip
-def get_setting(key: str) -> dict[str, Any]:
+@Admin("GET", "/settings/<key>", errors=(404,))
+def get_setting(key: str) -> schema.SettingReply:
     """Describe one setting."""
     return _describe(key)
 
 
-@route("POST", "/settings", access="admin", body=SettingBody, reply=SettingReply, errors=ERRORS,
-       tag="settings")  # fmt: skip
-def set_setting(body: SettingBody) -> dict[str, Any]:
+@Admin("POST", "/settings", errors=ERRORS)
+def set_setting(body: schema.SettingBody) -> schema.SettingReply:
     """Change one setting; a model is swapped without losing a request."""
     services().settings.change({body.key: body.value}, _who())
     return _describe(body.key)
 
 
-@route("POST", "/settings/bulk", access="admin", body=BulkBody, reply=SettingsReply, errors=ERRORS,
-       tag="settings")  # fmt: skip
-def set_settings(body: BulkBody) -> dict[str, Any]:
-    """Change many settings: all of them, or none."""
+@Admin("POST", "/settings/bulk", errors=ERRORS)
+def set_settings(body: schema.BulkBody) -> schema.SettingsReply:
+    """Change several settings: all of them, or none."""
     services().settings.change(body.settings, _who(), "bulk")
-    return _all()
+    return list_settings()
 
 
-@route("DELETE", "/settings/<key>", access="admin", reply=SettingReply, errors=ERRORS,
-       tag="settings")  # fmt: skip
-def revert_setting(key: str) -> dict[str, Any]:
-    """Bring a setting back to what the environment says, or to its default."""
+@Admin("DELETE", "/settings/<key>", errors=ERRORS)
+def revert_setting(key: str) -> schema.SettingReply:
+    """Reset a setting to the environment's value, or to its default."""
     services().settings.revert(key, _who())
     return _describe(key)
 
 
-@route("GET", "/settings/history", access="admin", query=HistoryQuery, reply=HistoryReply,
-       errors=(413, 422, 503), tag="settings")  # fmt: skip
-def history(query: HistoryQuery) -> dict[str, Any]:
-    """List who changed what and when, newest first."""
+@Admin("GET", "/settings/history", errors=(413, 422, 503))
+def history(query: schema.HistoryQuery) -> schema.HistoryReply:
+    """List the changes with their time and author, the newest first."""
     changes, most = services().settings.history(query.limit), services().config.max_reply_bytes
     texts = (text for change in changes for pair in change.changes.values() for text in pair)
     if sum(len(text or "") for text in texts) > most:
         raise TooLarge(
             f"{len(changes)} changes are over the {most} bytes of a reply: ask for fewer"
         )
-    return {"history": [_entry(change) for change in changes]}
+    return {
+        "history": [
+            reply(schema.ChangeReply, change, changes={
+                key: {"old": json.loads(old or "null"), "new": json.loads(new or "null")}
+                for key, (old, new) in change.changes.items()
+            })
+            for change in changes
+        ]
+    }  # fmt: skip
 
 
-@route("POST", "/settings/rollback", access="admin", body=RollbackBody, reply=SettingsReply,
-       errors=ERRORS, tag="settings")  # fmt: skip
-def rollback(body: RollbackBody) -> dict[str, Any]:
+@Admin("POST", "/settings/rollback", errors=ERRORS)
+def rollback(body: schema.RollbackBody) -> schema.SettingsReply:
     """Go back to the state before the last change, or to that of an earlier version."""
     services().settings.rollback(body.version, _who())
-    return _all()
+    return list_settings()
 
 
-def _describe(key: str) -> dict[str, Any]:
-    row = services().settings.describe(key)
-    if key == "model_name" and row["value"] is None:  # the model files chose
+def _describe(key: str) -> schema.SettingReply:
+    row = cast(schema.SettingReply, services().settings.describe(key))
+    if key == "model_name" and row["value"] is None:  # the model files chose it
         row["value"] = services().engine.registry.default.spec.model_name
     return row
 
 
 def _who() -> str:
-    """Name the caller for the history; without accounts there is only one admin."""
+    """Return the caller's name for the history; without accounts there is only one admin."""
     return str(g.get("who") or "admin")
-
-
-def _entry(change: Change) -> dict[str, Any]:
-    changes = {
-        key: {"old": _value(old), "new": _value(new)} for key, (old, new) in change.changes.items()
-    }
-    return {
-        "version": change.version,
-        "at": change.at,
-        "who": change.who,
-        "action": change.action,
-        "changes": changes,
-    }
-
-
-def _value(text: str | None) -> Any:
-    return None if text is None else json.loads(text)

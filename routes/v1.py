@@ -1,33 +1,32 @@
 """OpenAI's embeddings API: `/v1/embeddings` and `/v1/models`."""
 
-from typing import Any
+from functools import partial
 
 from auth import shown
 from context import services
 from embedders.base import Input
 from errors import BadRequest, NotFound
-from routes.embed import facts_headers, run
-from routes.table import Reply, route
-from schemas import (
+from routes.embed import ERRORS, facts_headers, run
+from routes.table import Reply, Route
+from schemas.openai import (
     OpenAIBody,
+    OpenAIModelReply,
+    OpenAIModelsReply,
     OpenAIReply,
-    dump_openai,
     form_of,
     normalize_of,
+    openai_reply,
     options_of,
-    sent_as,
 )
-from schemas.status import OpenAIModelReply, OpenAIModelsReply
-from serving.registry import Model
+from serving.model import Model
 
-ERRORS = (400, 413, 415, 422, 429, 503, 504)
-# When the service started serving a model is not kept; OpenAI's clients need a number.
+# OpenAI's clients need a number, and the service does not know when a model was made.
 CREATED = 1_700_000_000
+OpenAI = partial(Route, access="embed", tag="openai", any_page=True, dialect="openai")
 
 
-@route("POST", "/v1/embeddings", access="embed", any_page=True, large=True, body=OpenAIBody,
-       reply=OpenAIReply, dialect="openai", errors=ERRORS, tag="openai")  # fmt: skip
-def embeddings(body: OpenAIBody) -> Reply:
+@OpenAI("POST", "/v1/embeddings", works=True, large=True, errors=ERRORS)
+def embeddings(body: OpenAIBody) -> Reply[OpenAIReply]:
     """Embed text or token ids, as OpenAI's API does."""
     inputs = list(body.inputs)
     _check_token_ids(inputs)
@@ -36,29 +35,40 @@ def embeddings(body: OpenAIBody) -> Reply:
     try:
         result = run(inputs, body.model, options, normalize_of(body), form)
     except BadRequest as refused:
-        raise _by_its_name(refused, body) from None
+        # The engine knows a field by one name; the caller may have sent another.
+        field = next(iter(body.given(refused.param)), None)
+        if field is None or refused.message.startswith(field):
+            raise
+        raise BadRequest(f"{field}: {refused.message}", param=field) from None
     name = result.model.spec.id if body.model is None else body.model
-    reply = dump_openai(result.vectors, form, name, result.tokens)
+    reply = openai_reply(result.vectors, form, name, result.tokens)
     return Reply(reply, headers=facts_headers(result))
 
 
-@route("GET", "/v1/models", access="embed", any_page=True, reply=OpenAIModelsReply,
-       dialect="openai", tag="openai")  # fmt: skip
-def list_models() -> dict[str, Any]:
+@OpenAI("GET", "/v1/models")
+def list_models() -> OpenAIModelsReply:
     """List the models that can be asked for."""
     models = services().engine.registry.models.values()
     return {"object": "list", "data": [_model(m) for m in models if m.state != "unavailable"]}
 
 
-@route("GET", "/v1/models/<path:name>", access="embed", any_page=True, reply=OpenAIModelReply,
-       dialect="openai", errors=(404,), tag="openai")  # fmt: skip
-def get_model(name: str) -> dict[str, Any]:
+@OpenAI("GET", "/v1/models/<path:name>", errors=(404,))
+def get_model(name: str) -> OpenAIModelReply:
     """Describe one model."""
     return _model(find(name))
 
 
+def find(name: str) -> Model:
+    """Return the model that a path names. Raises NotFound."""
+    registry = services().engine.registry
+    if name not in registry.names:
+        known = ", ".join(map(shown, registry.models))
+        raise NotFound(f"unknown model {name[:128]!r}; available: {known}", param="model")
+    return registry.get(name)
+
+
 def _check_token_ids(inputs: list[Input]) -> None:
-    """Refuse token ids where they are not wanted: another vocabulary's cannot always be told."""
+    """Refuse token ids if TOKEN_IDS says so: they may be of another vocabulary."""
     refused = services().settings.current.token_ids == "refuse"  # nosec B105
     if refused and not all(isinstance(given, str) for given in inputs):
         raise BadRequest(
@@ -69,7 +79,7 @@ def _check_token_ids(inputs: list[Input]) -> None:
 
 
 def _check_limit(body: OpenAIBody) -> None:
-    """Refuse a limit of tokens below the model's own, at which everything is cut."""
+    """Refuse a limit of tokens below the model's own, at which inputs are cut."""
     asked = body.truncate_prompt_tokens
     if asked is None or asked == -1:
         return
@@ -83,32 +93,12 @@ def _check_limit(body: OpenAIBody) -> None:
         )
 
 
-def _by_its_name(refused: BadRequest, body: OpenAIBody) -> BadRequest:
-    """Name the field that the caller sent, where the engine refuses what it means."""
-    field = sent_as(body, refused.param)
-    if field is None or refused.message.startswith(field):
-        return refused
-    return BadRequest(f"{field}: {refused.message}", param=field)
-
-
-def find(name: str) -> Model:
-    """Return the model of a path. Raises NotFound, which is what a path's unknown name is."""
-    registry = services().engine.registry
-    if name not in registry.names:
-        known = ", ".join(map(shown, registry.models))
-        raise NotFound(f"unknown model {name[:128]!r}; available: {known}", param="model")
-    return registry.get(name)
-
-
-def _model(model: Model) -> dict[str, Any]:
-    owner = shown(model.spec.model_name).partition("/")[0]
-    prompts = (
-        sorted(name for name, text in model.facts.prompts.items() if text) if model.facts else []
-    )
+def _model(model: Model) -> OpenAIModelReply:
+    prompts = model.facts.prompts if model.facts else {}
     return {
         "id": shown(model.spec.id),
         "object": "model",
         "created": CREATED,
-        "owned_by": owner,
-        "prompts": prompts,
+        "owned_by": shown(model.spec.model_name).partition("/")[0],
+        "prompts": sorted(name for name, text in prompts.items() if text),
     }

@@ -1,43 +1,33 @@
-"""The pages for people: the console at `/`, the API's description at `/docs` and `/redoc`.
+"""The pages: the console at `/`, and the API description at `/docs` and `/redoc`.
 
-Files only, from an explicit list; the pages talk to the same routes as every other client. No page
-loads anything from another machine: the content security policy forbids it.
+Only the scripts, styles and images that are there at the start are served. The pages call the same
+routes as every other client, and the content security policy forbids them to load anything from
+another machine.
 """
 
 import hashlib
-from dataclasses import replace
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 
 from flask import request
 
 from context import services
 from errors import NotFound
-from routes.ops import index
-from routes.table import Reply, route
-from schemas.status import IndexReply
+from routes.health import index
+from routes.table import Reply, Route
+from schemas.service import IndexReply
 
-ROOT = Path(__file__).parent.parent
-HTML, CSS, JS, SVG = "text/html", "text/css", "text/javascript", "image/svg+xml"
-MODULES = (
-    "account", "admin", "api", "charts", "collections", "csv", "dom", "heat", "ids", "json", "keys",
-    "lines", "live", "main", "map", "models", "people", "pick", "providers", "rows", "samples",
-    "settings", "snippets", "try", "upload",
-)  # fmt: skip
+ROOT = Path(__file__).parent.parent / "web"
+HTML, SVG = "text/html", "image/svg+xml"
+KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": SVG}
 STATIC = {
-    "style.css": CSS,
-    "icon.svg": SVG,
-    **{f"js/{name}.js": JS for name in MODULES},
-    "docs/sign-in.js": JS,
-    "docs/swagger.js": JS,
-    "docs/redoc.js": JS,
-    "docs/docs.css": CSS,
-    "vendor/swagger-ui/swagger-ui.css": CSS,
-    "vendor/swagger-ui/swagger-ui-bundle.js": JS,
-    "vendor/redoc/redoc.standalone.js": JS,
+    path.relative_to(ROOT / "static").as_posix(): KINDS[path.suffix]
+    for path in sorted((ROOT / "static").rglob("*"))
+    if path.suffix in KINDS
 }
 
-# Of Content Security Policy level 3: nothing but what is named, and only from this machine.
+# Content Security Policy level 3: only what is named, and only from this machine.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'{style}; img-src 'self' data:; "
     "connect-src 'self'; {worker}base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -48,49 +38,56 @@ DOCS_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="")
 REDOC_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="worker-src blob:; ")
 
 
-@route("GET", "/", access="public", any_page=True, reply=IndexReply, other=HTML, tag="service")
-def home() -> Reply:
-    """Show the console to a browser; name the service, its version and its models to others."""
+Page = partial(Route, access="public", any_page=True, counted=False)
+File = partial(Page, tag="web", success=(200, 304))
+
+
+@Page("GET", "/", tag="service", other=HTML)
+def home() -> Reply[IndexReply] | Reply[bytes]:
+    """Return the console to a browser; to others the service's name, version and models."""
+    vary = {"Vary": "Accept"}
     if request.accept_mimetypes.best_match(["application/json", HTML]) != HTML:
-        return Reply(index(), headers={"Vary": "Accept"})
-    reply = _page(_console(services().accounts.enabled), CONSOLE_POLICY)
-    return replace(reply, headers={**reply.headers, "Vary": "Accept"})
+        return Reply(index(), headers=vary)
+    return _file(_console(services().accounts.enabled), CONSOLE_POLICY, headers=vary)
 
 
-@route("GET", "/docs", access="public", any_page=True, tag="web", success=(200, 304))
-def docs() -> Reply:
-    """Show the API's description, to read and to try (Swagger UI)."""
-    return _page(_described("docs"), DOCS_POLICY)
+@File("GET", "/docs")
+def docs() -> Reply[bytes]:
+    """Show the API description, to read and to try (Swagger UI)."""
+    return _file(_described("docs"), DOCS_POLICY)
 
 
-@route("GET", "/redoc", access="public", any_page=True, tag="web", success=(200, 304))
-def redoc() -> Reply:
-    """Show the API's description, to read (Redoc)."""
-    return _page(_described("redoc"), REDOC_POLICY)
+@File("GET", "/redoc")
+def redoc() -> Reply[bytes]:
+    """Show the API description, to read (Redoc)."""
+    return _file(_described("redoc"), REDOC_POLICY)
 
 
-@route("GET", "/static/<path:name>", access="public", any_page=True, errors=(404,), tag="web",
-       success=(200, 304))  # fmt: skip
-def static(name: str) -> Reply:
-    """Return a file that the pages are made of."""
+@File("GET", "/static/<path:name>", errors=(404,))
+def static(name: str) -> Reply[bytes]:
+    """Return a file of the pages."""
     if name not in STATIC:
-        raise NotFound("there is no such file")
-    return _page(_read(f"web/static/{name}"), CONSOLE_POLICY, STATIC[name])
+        raise NotFound("unknown file")
+    return _file(_read(f"static/{name}"), CONSOLE_POLICY, STATIC[name])
 
 
-def _page(content: bytes, policy: str, kind: str = HTML) -> Reply:
-    """Answer with a file, or tell the browser that it has this very one."""
+def _file(
+    content: bytes, policy: str, kind: str = HTML, headers: Mapping[str, str] | None = None
+) -> Reply[bytes]:
+    """Return a file, or 304 if the browser has this version of it."""
     tag = hashlib.sha256(content).hexdigest()[:16]
-    headers = {
+    sent = {
         "Content-Type": kind if kind == SVG else f"{kind}; charset=utf-8",
         "Content-Security-Policy": policy,
         "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",  # kept, but asked after each time: a new version shows at once
+        # Browsers keep it but ask each time, so that a new version shows at once.
+        "Cache-Control": "no-cache",
         "ETag": f'"{tag}"',
+        **(headers or {}),
     }
     if request.if_none_match.contains(tag):
-        return Reply(b"", 304, headers)
-    return Reply(content, headers=headers)
+        return Reply(b"", 304, sent)
+    return Reply(content, headers=sent)
 
 
 @cache
@@ -100,13 +97,13 @@ def _read(name: str) -> bytes:
 
 @cache
 def _described(name: str) -> bytes:
-    """Return a page of the API's description, with the form that it shows where one signs in."""
-    page = _read(f"web/templates/{name}.html")
-    return page.replace(b"{{sign-in}}", _read("web/templates/sign-in.html"))
+    """Return a page of the API description with its sign-in form."""
+    page = _read(f"templates/{name}.html")
+    return page.replace(b"{{sign-in}}", _read("templates/sign-in.html"))
 
 
 @cache
 def _console(guarded: bool) -> bytes:
-    """Return the console's page; it is told whether one signs in."""
-    page = _read("web/templates/index.html")
+    """Return the console's page, which knows whether users sign in."""
+    page = _read("templates/index.html")
     return page.replace(b"{{guarded}}", b"true" if guarded else b"false")

@@ -1,15 +1,12 @@
-"""The JSON of users, keys and signing in."""
+"""The JSON of users, API keys and signing in."""
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import ConfigDict, Field, StrictStr
+from typing_extensions import TypedDict
 
-from accounts.api_keys import ApiKey
-from accounts.users import User
-from schemas.strict import Strict
-
-RoleName = Literal["admin", "user", "reader"]
-Password = Field(min_length=8, max_length=1024, repr=False)
+from accounts.users import Role
+from schemas.base import Seconds, Strict, doc, optional
 
 
 class TokenBody(Strict):
@@ -21,37 +18,60 @@ class TokenBody(Strict):
     password: StrictStr = Field(max_length=1024, repr=False)
 
 
-class TokenReply(BaseModel):
+class TokenReply(TypedDict):
     """Reply of `POST /token`."""
 
     access_token: str
     token_type: Literal["bearer"]
-    expires_in: int
+    expires_in: Annotated[int, doc("Seconds.")]
 
 
 class UserBody(Strict):
     """Body of `POST /users`."""
 
     username: StrictStr
-    password: StrictStr = Password
-    role: RoleName = "user"
+    password: StrictStr = Field(min_length=8, max_length=1024, repr=False)
+    role: Role = "user"
 
 
 class UserChangeBody(Strict):
-    """Body of `POST /users/{username}/password` and of `/role`."""
+    """Body of `POST /users/{username}/password`."""
 
     password: StrictStr | None = Field(None, min_length=8, max_length=1024, repr=False)
     current_password: StrictStr | None = Field(None, max_length=1024, repr=False)
-    role: RoleName | None = None
+    role: Role | None = None
+
+
+class UserReply(TypedDict):
+    """One user."""
+
+    username: str
+    role: Role
+    created: Seconds
+
+
+class UsersReply(TypedDict):
+    """All users."""
+
+    users: list[UserReply]
+
+
+class MeReply(TypedDict):
+    """The caller."""
+
+    username: str
+    role: Annotated[str, doc("`admin`, `user`, `reader` or `anonymous`.")]
+    collections: Annotated[list[str] | None, doc("The collections of the API key; null is all.")]
+    auth_enabled: bool
 
 
 class KeyBody(Strict):
     """Body of `POST /users/{username}/api-key`; may be left out."""
 
     label: StrictStr = Field("", max_length=190)
-    role: RoleName | None = Field(None, description="At most this role, whatever the user's.")
-    collections: list[StrictStr] | None = Field(
-        None, max_length=1000, description="Only for these; null is all."
+    role: Role | None = optional("The key's role, if lower than the user's.")
+    collections: list[StrictStr] | None = optional(
+        "The only collections it may use; null is all.", max_length=1000
     )
     expires_in_days: float | None = Field(None, gt=0, le=36500)
 
@@ -59,15 +79,39 @@ class KeyBody(Strict):
 class RotateBody(Strict):
     """Body of `POST /users/{username}/api-keys/{id}/rotate`; may be left out."""
 
-    overlap_s: float = Field(3600, ge=0, le=86400 * 30, description="How long the old one is good.")
+    overlap_s: float = Field(
+        3600, ge=0, le=86400 * 30, description="Seconds for which the old key still works."
+    )
 
 
-def dump_user(user: User) -> dict[str, Any]:
-    """Write a user, without what is secret."""
-    return {"username": user.username, "role": user.role, "created": user.created}
+class KeyReply(TypedDict):
+    """One API key, without its secret."""
+
+    id: str
+    owner: str
+    label: str
+    role: Role | None
+    collections: list[str] | None
+    created: Seconds
+    expires: float | None
+    revoked: float | None
+    last_used: float | None
 
 
-def dump_key(key: ApiKey) -> dict[str, Any]:
-    """Write a key, without what is secret."""
-    row = {name: value for name, value in vars(key).items() if name != "hash"}
-    return {**row, "collections": None if key.collections is None else list(key.collections)}
+class NewKeyReply(KeyReply):
+    """A new API key with its secret, which is shown only once."""
+
+    api_key: str
+    note: str
+
+
+class KeysReply(TypedDict):
+    """The API keys of a user."""
+
+    api_keys: list[KeyReply]
+
+
+class RevokedReply(TypedDict):
+    """The id of the revoked key."""
+
+    revoked: str

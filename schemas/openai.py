@@ -1,13 +1,13 @@
-"""The JSON of `/v1/embeddings`: OpenAI's body and reply, and what other services' clients send.
+"""The JSON of `/v1`: OpenAI's bodies and replies, and the fields that other services' clients send.
 
-`OpenAIBody` lists every field that is known, with the values that are taken. A known field is
-honoured, or it is a 400 that names it; null is the same as leaving it out. Fields that are not in
-the list are ignored, as clients of OpenAI-compatible servers send vendors' extras.
+`OpenAIBody` lists every known field with its valid values. A known field is honoured, or it is a
+400 that names it; null is the same as no field. Unknown fields are ignored, as servers that are
+compatible with OpenAI do.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     BaseModel,
@@ -24,19 +24,35 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     field_validator,
 )
+from typing_extensions import TypedDict
 
-from embedders.base import Input, Truncate, Vectors
+from embedders.base import Input, Truncate, Vectors, side_of
 from errors import BadRequest
-from schemas.embed import MOST_PROMPT, MOST_TEXTS, cut
-from schemas.packing import Dtype, Encoding, Form, written
-from schemas.strict import Strict
+from schemas import embed
+from schemas.base import Numbers, Strict, doc, optional
 
 Kind = Literal["float", "base64", "binary", "ubinary"]
-MOST_IDS = 1_000_000  # token ids of one input: it only keeps a list of nothing from being read
+Value = TypeVar("Value")
+MOST_IDS = 1_000_000  # token ids of one input; it only bounds what is read of a bad body
+# The fields that mean the same, by the name under which the engine refuses a value.
+SAME = {
+    "dimensions": ("dimensions", "output_dimension"),
+    "prompt_name": ("prompt_name",),
+    "input_type": ("input_type", "task"),
+    "normalize": ("normalize", "normalized", "use_activation"),
+}
+# Jina has one field where others have two.
+KINDS: dict[Kind | None, tuple[embed.Encoding | None, embed.Dtype | None]] = {
+    None: (None, None),
+    "float": ("float", "float"),
+    "base64": ("base64", "float"),
+    "binary": (None, "binary"),
+    "ubinary": (None, "ubinary"),
+}
 
 
 class TextItem(BaseModel):
-    """An input as Jina's clients may send it."""
+    """An input in the form that Jina's clients may send."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,7 +60,7 @@ class TextItem(BaseModel):
 
 
 def _text(value: object) -> object:
-    """Take the text out of `{"text": ...}`; say of an image what it is."""
+    """Return the text of `{"text": ...}`. Raises BadRequest for an image."""
     if isinstance(value, dict) and "image" in value:
         raise BadRequest(
             'input: an image cannot be embedded; send a text, or {"text": ...}', param="input"
@@ -52,13 +68,8 @@ def _text(value: object) -> object:
     return value["text"] if isinstance(value, dict) and set(value) == {"text"} else value
 
 
-def _alone(value: object) -> object:
-    """Let a list of one stand for the one."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
 def _input_form(value: object) -> str:
-    """Tell which of OpenAI's four forms an `input` has, by its first element."""
+    """Return which of OpenAI's four forms an `input` has, by its first element."""
     if not isinstance(value, list):
         return "text"
     first = value[0] if value else ""
@@ -71,134 +82,117 @@ Text = Annotated[StrictStr, BeforeValidator(_text, json_schema_input_type=str | 
 Ids = Annotated[list[StrictInt], Field(min_length=1, max_length=MOST_IDS)]
 OpenAIInput = Annotated[
     Annotated[Text, Tag("text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MOST_TEXTS), Tag("texts")]
+    | Annotated[list[Text], Field(min_length=1, max_length=embed.MOST_TEXTS), Tag("texts")]
     | Annotated[Ids, Tag("ids")]
-    | Annotated[list[Ids], Field(min_length=1, max_length=MOST_TEXTS), Tag("id_lists")],
+    | Annotated[list[Ids], Field(min_length=1, max_length=embed.MOST_TEXTS), Tag("id_lists")],
     Discriminator(_input_form),
 ]
 Cut = Annotated[
-    Truncate | StrictBool | None,
-    BeforeValidator(
-        cut, json_schema_input_type=Truncate | Literal["NONE", "START", "END"] | bool | None
-    ),
+    Truncate | StrictBool | None, BeforeValidator(embed.cut, json_schema_input_type=embed.CutWords)
 ]
 OneKind = Annotated[
     Kind | None,
     BeforeValidator(
-        _alone,
+        lambda value: value[0] if isinstance(value, list) and len(value) == 1 else value,
         json_schema_input_type=Kind
         | Annotated[list[Kind], Field(min_length=1, max_length=1)]
         | None,
     ),
 ]
-Ignored = Annotated[Any, Field(description="Any value: it cannot change a vector.")]
+Ignored = Annotated[Any, doc("Any value: it cannot change a vector.")]
 
 
 class OpenAIBody(Strict):
     """Body of `POST /v1/embeddings`: OpenAI's fields, our own, and other services' names for them.
-    A field of this list is honoured or refused; null is the same as leaving it out.
+    Every field listed here is honoured or refused; null is the same as no field.
     """
 
     model_config = ConfigDict(extra="ignore")
 
-    input: OpenAIInput = Field(
-        description="A text, a list of texts, a list of token ids, or a list of such lists. "
+    input: OpenAIInput = doc(
+        "A text, a list of texts, a list of token ids, or a list of such lists. "
         'A text may also be `{"text": ...}`.'
     )
-    model: StrictStr | None = Field(
-        None, description="Id or name of a model; without it the default serves."
+    model: StrictStr | None = optional(
+        "Id or name of a model; without it the default model is used."
     )
     # How vectors are written.
-    encoding_format: Encoding | None = Field(
-        None, description="`float` (default), or `base64` of little-endian numbers."
+    encoding_format: embed.Encoding | None = optional(
+        "`float` (default), or `base64` of little-endian numbers."
     )
-    output_dtype: Dtype | None = Field(
-        None,
-        description="`float` (default), `int8` (127 times a number of the unit vector, rounded), "
+    output_dtype: embed.Dtype | None = optional(
+        "`float` (default), `int8` (127 times a number of the unit vector, rounded), "
         "`uint8` (the same plus 128), `ubinary` (a bit for a number over 0, eight a byte, the "
-        "first the highest) or `binary` (the same minus 128).",
+        "first the highest) or `binary` (the same minus 128)."
     )
-    embedding_type: OneKind = Field(
-        None,
-        description="`float` or `base64` as `encoding_format`, `binary` or `ubinary` as "
-        "`output_dtype`; or a list of one of them.",
+    embedding_type: OneKind = optional(
+        "`float` or `base64` as `encoding_format`, `binary` or `ubinary` as "
+        "`output_dtype`; or a list of one of them."
     )
-    embed_dtype: Literal["float32"] | None = Field(
-        None, description="Only `float32`: the numbers of `float` in base64."
+    embed_dtype: Literal["float32"] | None = optional(
+        "Only `float32`: the numbers of `float` in base64."
     )
-    endianness: Literal["native", "little"] | None = Field(
-        None, description="`native` or `little`, which are the same here."
+    endianness: Literal["native", "little"] | None = optional(
+        "`native` or `little`, which are the same here."
     )
     # Which vector.
-    dimensions: StrictInt | None = Field(
-        None,
-        ge=1,
-        description="Cut vectors to this many numbers, 1 or more, then normalise them again.",
+    dimensions: StrictInt | None = optional(
+        "Cut vectors to this many numbers, 1 or more, then normalise them again.", ge=1
     )
-    output_dimension: StrictInt | None = Field(None, ge=1, description="As `dimensions`.")
-    normalize: StrictBool | None = Field(
-        None, description="Scale vectors to length 1, as OpenAI does: `true` (default) or `false`."
+    output_dimension: StrictInt | None = optional("As `dimensions`.", ge=1)
+    normalize: StrictBool | None = optional(
+        "Scale vectors to length 1, as OpenAI does: `true` (default) or `false`."
     )
-    normalized: StrictBool | None = Field(None, description="As `normalize`: `true` or `false`.")
-    use_activation: StrictBool | None = Field(
-        None, description="As `normalize`: `true` or `false`."
+    normalized: StrictBool | None = optional("As `normalize`: `true` or `false`.")
+    use_activation: StrictBool | None = optional("As `normalize`: `true` or `false`.")
+    prompt_name: StrictStr | None = optional("One of the model's prompts.")
+    input_type: StrictStr | None = optional(
+        "As `prompt_name`, by the names of other services (`search_query`, ...)."
     )
-    prompt_name: StrictStr | None = Field(None, description="One of the model's prompts.")
-    input_type: StrictStr | None = Field(
-        None, description="As `prompt_name`, by the names of other services (`search_query`, ...)."
-    )
-    task: StrictStr | None = Field(
-        None, description="As `prompt_name`, by Jina's names (`retrieval.query`, ...)."
-    )
-    prompt: StrictStr | None = Field(
-        None,
-        max_length=MOST_PROMPT,
-        description="A prompt's own text, put before each input; at most 10,000 characters.",
+    task: StrictStr | None = optional("As `prompt_name`, by Jina's names (`retrieval.query`, ...).")
+    prompt: StrictStr | None = optional(
+        "The text of a prompt, put before each input; at most 10,000 characters.",
+        max_length=embed.MOST_PROMPT,
     )
     # An input over the model's limit.
-    truncate: Cut = Field(
-        None,
-        description="An input over the model's limit: keep its start (`right` or `END`), keep its "
-        "end (`left` or `START`), cut as its tokenizer does (`auto`), cut as the service does "
-        "(true), or refuse it (`error`, `NONE` or false).",
+    truncate: Cut = optional(
+        "For an input that is longer than the model's limit: keep its start (`right` "
+        "or `END`), keep its end (`left` or `START`), cut as the tokenizer does (`auto`), cut as "
+        "the service does (true), or refuse it (`error`, `NONE` or false)."
     )
-    truncation: StrictBool | None = Field(
-        None, description="`true`: cut an input over the model's limit; `false`: refuse it."
+    truncation: StrictBool | None = optional(
+        "`true`: cut an input over the model's limit; `false`: refuse it."
     )
-    truncation_side: Literal["left", "right"] | None = Field(
-        None, description="What is cut off, where something is: `right` (the end) or `left`."
+    truncation_side: Literal["left", "right"] | None = optional(
+        "The side that is cut off: `right` (the end) or `left`."
     )
-    truncate_prompt_tokens: StrictInt | None = Field(
-        None, ge=-1, description="Cut at the model's limit: -1, or a number that is not below it."
+    truncate_prompt_tokens: StrictInt | None = optional(
+        "Cut at the model's limit: -1, or a number that is not below it.", ge=-1
     )
-    # What is done one way only.
-    messages: None = Field(None, description="Only null: give `input`.")
-    add_special_tokens: Literal[True] | None = Field(
-        None, description="Only `true`: texts get the model's special tokens."
+    # Fields with one valid value.
+    messages: None = optional("Only null: give `input`.")
+    add_special_tokens: Literal[True] | None = optional(
+        "Only `true`: texts get the model's special tokens."
     )
-    late_chunking: Literal[False] | None = Field(
-        None, description="Only `false`: each input is encoded by itself."
+    late_chunking: Literal[False] | None = optional(
+        "Only `false`: each input is encoded by itself."
     )
-    return_multivector: Literal[False] | None = Field(
-        None, description="Only `false`: an input has one vector."
+    return_multivector: Literal[False] | None = optional("Only `false`: an input has one vector.")
+    continue_final_message: Literal[False] | None = optional("Only `false`: there are no messages.")
+    padding: StrictBool | Literal["longest", "do_not_pad"] | None = optional(
+        "`true`, `false`, `longest` or `do_not_pad`: it changes no vector."
     )
-    continue_final_message: Literal[False] | None = Field(
-        None, description="Only `false`: there are no messages."
+    mm_processor_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = optional(
+        "Only an empty object: there are no images."
     )
-    padding: StrictBool | Literal["longest", "do_not_pad"] | None = Field(
-        None, description="`true`, `false`, `longest` or `do_not_pad`: it changes no vector."
+    modality: Literal["text"] | None = optional("Only `text`.")
+    embedding_types: tuple[Literal["float"]] | None = optional(
+        "Only a list of `float`: send `output_dtype` for another."
     )
-    mm_processor_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(
-        None, description="Only an empty object: there are no images."
-    )
-    modality: Literal["text"] | None = Field(None, description="Only `text`.")
-    embedding_types: tuple[Literal["float"]] | None = Field(
-        None, description="Only a list of `float`: send `output_dtype` for another."
-    )
-    truncation_direction: None = Field(None, description="Only null: send `truncation_side`.")
-    task_type: None = Field(None, description="Only null: send `input_type`.")
-    instruction: None = Field(None, description="Only null: send `prompt`.")
-    chat_template: None = Field(None, description="Only null: there are no messages.")
+    truncation_direction: None = optional("Only null: send `truncation_side`.")
+    task_type: None = optional("Only null: send `input_type`.")
+    instruction: None = optional("Only null: send `prompt`.")
+    chat_template: None = optional("Only null: there are no messages.")
     user: Ignored = None
     request_id: Ignored = None
     priority: Ignored = None
@@ -210,7 +204,7 @@ class OpenAIBody(Strict):
     def _honoured_or_refused(
         cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo
     ) -> Any:
-        """Refuse a value by its field's name; what is wrong in `input` is told by its place."""
+        """Refuse a value by its field's name; `input` keeps the place of the wrong item."""
         name = str(info.field_name)
         try:
             return read(value)
@@ -218,39 +212,36 @@ class OpenAIBody(Strict):
             if name == "input":
                 raise
             valid = cls.model_fields[name].description
-            raise BadRequest(f"{name}: {shown(value)} is refused. {valid}", param=name) from None
+            raise BadRequest(f"{name}: {_shown(value)} is refused. {valid}", param=name) from None
 
     @property
     def inputs(self) -> Sequence[Input]:
-        """The inputs as a list, whichever form they came in."""
+        """The inputs as a list, in whichever form they came."""
         alone = isinstance(self.input, str) or isinstance(self.input[0], int)
         return cast(Sequence[Input], [self.input] if alone else self.input)
 
-
-def shown(value: object) -> str:
-    """Write a value that was sent, in short; what a list or an object holds is not told."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = json.dumps(value[:50] if isinstance(value, str) else value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
+    def given(self, name: str | None) -> dict[str, Any]:
+        """Return the values of the fields that mean what the engine calls `name`."""
+        values = {same: getattr(self, same) for same in SAME.get(name or "", ())}
+        return {same: value for same, value in values.items() if value is not None}
 
 
-class OpenAIEmbedding(BaseModel):
+class OpenAIEmbedding(TypedDict):
     """One vector of an OpenAI reply."""
 
     object: Literal["embedding"]
     index: int
-    embedding: list[float] | str
+    embedding: Numbers | str
 
 
-class Usage(BaseModel):
-    """Tokens that the model really read."""
+class Usage(TypedDict):
+    """The tokens that the model read."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class OpenAIReply(BaseModel):
+class OpenAIReply(TypedDict):
     """Reply of `POST /v1/embeddings`."""
 
     object: Literal["list"]
@@ -259,9 +250,107 @@ class OpenAIReply(BaseModel):
     usage: Usage
 
 
-def dump_openai(vectors: Vectors, form: Form, model: str, tokens: int) -> dict[str, Any]:
-    """Write (n, d) vectors as OpenAI's reply."""
-    rows = enumerate(written(vectors, form))
-    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in rows]
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": model, "usage": usage}
+class OpenAIModelReply(TypedDict):
+    """One model, as OpenAI's clients read it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    prompts: list[str]
+
+
+class OpenAIModelsReply(TypedDict):
+    """The models that a request can name."""
+
+    object: Literal["list"]
+    data: list[OpenAIModelReply]
+
+
+def openai_reply(vectors: Vectors, form: embed.Form, model: str, tokens: int) -> OpenAIReply:
+    """Return (n, d) vectors as OpenAI's reply."""
+    rows = enumerate(embed.written(vectors, form))
+    return {
+        "object": "list",
+        "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in rows],
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def options_of(body: OpenAIBody, default: Truncate) -> embed.Options:
+    """Return the options of a body. Raises BadRequest where two fields contradict each other.
+
+    `default` is what the service does with an input that is too long.
+    """
+    roles = body.given("input_type")
+    prompts = {**body.given("prompt_name"), **roles}
+    _agreed(body, {name: side_of(prompt) or prompt for name, prompt in prompts.items()})
+    if body.prompt is not None and body.prompt_name is not None:
+        raise BadRequest("prompt and prompt_name both choose a prompt; send one", param="prompt")
+    return embed.Options(
+        dimensions=_agreed(body, body.given("dimensions")),
+        truncate=_truncate(body, default),
+        prompt_name=body.prompt_name,
+        prompt=body.prompt,
+        input_type=next(iter(roles.values()), None),
+    )
+
+
+def normalize_of(body: OpenAIBody) -> bool:
+    """Return whether vectors are scaled to length 1, as OpenAI's are. Raises BadRequest."""
+    asked = _agreed(body, body.given("normalize"))
+    return True if asked is None else asked
+
+
+def form_of(body: OpenAIBody) -> embed.Form:
+    """Return how the vectors are written. Raises BadRequest."""
+    encoding, dtype = KINDS[body.embedding_type]
+    form = embed.Form(
+        _agreed(body, {"encoding_format": body.encoding_format, "embedding_type": encoding})
+        or "float",
+        _agreed(body, {"output_dtype": body.output_dtype, "embedding_type": dtype}) or "float",
+    )
+    if form.dtype in ("int8", "uint8") and not normalize_of(body):
+        field = next(iter(body.given("normalize")))
+        raise BadRequest(
+            f"output_dtype: {form.dtype} is made of vectors of length 1, and {field} is false; "
+            "leave one of them out",
+            param="output_dtype",
+        )
+    return form
+
+
+def _truncate(body: OpenAIBody, default: Truncate) -> Truncate:
+    word = body.truncate
+    cuts = {
+        "truncate": None if word is None else word not in (False, "error"),
+        "truncation": body.truncation,
+        "truncate_prompt_tokens": None if body.truncate_prompt_tokens is None else True,
+    }
+    sides: dict[str, Truncate | None] = {
+        "truncate": None if isinstance(word, bool) or word == "error" else word,
+        "truncation_side": body.truncation_side,
+    }
+    wanted = _agreed(body, cuts)
+    side: Truncate | None = _agreed(body, sides)
+    if wanted is False or (wanted is None and default == "error"):
+        return "error"
+    return side or ("auto" if default == "error" else default)
+
+
+def _agreed(body: OpenAIBody, meanings: Mapping[str, Value | None]) -> Value | None:
+    """Return the one meaning of several fields. Raises BadRequest if they differ."""
+    meant = {name: value for name, value in meanings.items() if value is not None}
+    if len(set(meant.values())) > 1:
+        sent = " and ".join(f"{name} {_shown(getattr(body, name))}" for name in meant)
+        raise BadRequest(f"{sent} contradict each other; send one of them", param=next(iter(meant)))
+    return next(iter(meant.values()), None)
+
+
+def _shown(value: object) -> str:
+    """Return a short text of a value that was sent, without the items of a list or an object."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    text = json.dumps(value[:50] if isinstance(value, str) else value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -1,56 +1,59 @@
-"""The JSON of remote providers and their keys."""
+"""The JSON of remote providers and their API keys."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import Field, SecretStr
+from typing_extensions import TypedDict
 
-from schemas.strict import Strict
+from schemas.base import Strict, doc
+
+State = Literal["untried", "well", "failing", "open"]
 
 
 class ProviderKeyBody(Strict):
     """Body of `POST /providers/{provider}/api-key`."""
 
     api_key: SecretStr = Field(
-        min_length=1, max_length=4096, description="The provider's key; never shown again."
+        min_length=1, max_length=4096, description="The provider's key; it is never shown again."
     )
 
 
-State = Literal["untried", "well", "failing", "open"]
+class HostReply(TypedDict):
+    """The state of one host of a provider, in the worker that answers."""
+
+    state: Annotated[
+        State,
+        doc(
+            "`untried`: not called with this key yet; `well` or `failing`: as the "
+            "last call went; `open`: not called for a while, after failures in a row."
+        ),
+    ]
+    problem: Annotated[str | None, doc("Why the last call failed.")]
 
 
-class HostReply(BaseModel):
-    """How one host of a provider is, in the worker that answers."""
-
-    state: State = Field(
-        description="Not called with this key yet; as the last call went; or left alone after "
-        "failures in a row."
-    )
-    problem: str | None = Field(description="Why the last call failed.")
-
-
-class ProviderReply(BaseModel):
+class ProviderReply(TypedDict):
     """One provider."""
 
     provider: str
-    configured: bool = Field(description="Whether there is a key to send.")
-    key_source: Literal["stored", "environment", "none"]
-    last_four: str | None = Field(description="The key's last characters, if it is long enough.")
-    state: State = Field(description="That of its host in the worst state.")
-    problem: str | None = Field(
-        description="Why a stored key is not used, or why the last call failed."
-    )
+    last_used: Annotated[float | None, doc("Seconds since 1970, in the worker that answers.")]
+    state: Annotated[State, doc("The worst state of its hosts.")]
+    problem: Annotated[
+        str | None, doc("Why a stored key is not used, or why the last call failed.")
+    ]
     hosts: dict[str, HostReply]
-    last_used: float | None = Field(description="Seconds since 1970, in the worker that answers.")
-    breaker: dict[str, str] = Field(description="By host: closed, open or half-open.")
+    breaker: Annotated[dict[str, str], doc("By host: closed, open or half-open.")]
+    configured: Annotated[bool, doc("Whether there is a key to send.")]
+    key_source: Literal["stored", "environment", "none"]
+    last_four: Annotated[str | None, doc("The key's last characters, if it is long enough.")]
 
 
-class ProvidersReply(BaseModel):
-    """Every provider."""
+class ProvidersReply(TypedDict):
+    """All providers."""
 
     providers: list[ProviderReply]
 
 
-class TrialReply(BaseModel):
+class TrialReply(TypedDict):
     """Reply of `POST /providers/{provider}/test`."""
 
     ok: bool

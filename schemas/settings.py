@@ -1,17 +1,18 @@
-"""The JSON of the settings: what changes them, and what is told of them."""
+"""The JSON of the settings: what changes them, their values and their history."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr
+from typing_extensions import TypedDict
 
-from schemas.strict import Strict
+from schemas.base import Query, Strict, doc, optional
 
 
 class SettingBody(Strict):
     """Body of `POST /settings`."""
 
-    key: StrictStr = Field(description="Which setting.")
-    value: Any = Field(description="Its new value.")
+    key: StrictStr = doc("The setting's name.")
+    value: Any = doc("Its new value.")
 
 
 class BulkBody(Strict):
@@ -23,52 +24,50 @@ class BulkBody(Strict):
 class RollbackBody(Strict):
     """Body of `POST /settings/rollback`."""
 
-    version: StrictInt | None = Field(
-        None, ge=0, description="The state to go back to; by default that before the last change."
+    version: StrictInt | None = optional(
+        "The state to go back to; by default that before the last change.", ge=0
     )
 
 
-class HistoryQuery(BaseModel):
+class HistoryQuery(Query):
     """Query string of `GET /settings/history`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     limit: int = Field(50, ge=1, le=1000, description="Most changes to list, newest first.")
 
 
-class SettingReply(BaseModel):
+class SettingReply(TypedDict):
     """One setting."""
 
     key: str
     value: Any
     type: str
     default: Any
-    source: str = Field(description="`database`, `memory`, `environment` or `default`.")
+    source: Annotated[str, doc("`database`, `memory`, `environment` or `default`.")]
     description: str
-    changes: str = Field(description="`at once` or `at restart`.")
-    restart_required: bool = Field(description="Whether the value waits for a restart.")
+    changes: Annotated[str, doc("`at once` or `at restart`.")]
+    restart_required: Annotated[bool, doc("Whether the value waits for a restart.")]
 
 
-class SettingsReply(BaseModel):
-    """Every setting, by key."""
+class SettingsReply(TypedDict):
+    """All settings, by key."""
 
     settings: dict[str, SettingReply]
-    version: int = Field(description="The number of the last change.")
-    persistent: bool = Field(description="Whether changes outlive the process.")
+    version: Annotated[int, doc("The number of the last change.")]
+    persistent: Annotated[bool, doc("Whether changes outlive the process.")]
     degraded: str | None
 
 
-class ChangeReply(BaseModel):
+class ChangeReply(TypedDict):
     """One change of the history."""
 
     version: int
     at: str
     who: str
     action: str
-    changes: dict[str, dict[str, Any]] = Field(description="By key: `old` and `new`; null is unset")
+    changes: Annotated[dict[str, dict[str, Any]], doc("By key: `old` and `new`; null is unset.")]
 
 
-class HistoryReply(BaseModel):
+class HistoryReply(TypedDict):
     """Changes, newest first."""
 
     history: list[ChangeReply]

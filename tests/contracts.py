@@ -48,13 +48,15 @@ class EmbedderContract:
         assert list(left.payload)[-10:] == list(end.payload)[-10:]
 
     def test_it_refuses_to_cut_when_asked_to(self, embedder: Embedder) -> None:
-        with pytest.raises(InputTooLong, match="input 1"):
+        with pytest.raises(InputTooLong) as caught:
             embedder.prepare(["short", LONG], Prompt(), "error")
+        assert caught.value.index == 1
 
     @pytest.mark.parametrize("ids", [[-1], [10**9], [1, 2, 2**63]])
     def test_it_refuses_token_ids_it_does_not_have(self, embedder: Embedder, ids: list) -> None:
-        with pytest.raises(BadRequest, match="input 1"):
+        with pytest.raises(BadRequest) as caught:
             embedder.prepare(["fine", ids], Prompt(), "right")
+        assert caught.value.index == 1
 
     def test_a_prompt_goes_before_the_text(self, embedder: Embedder) -> None:
         with_prompt = embedder.prepare(["text"], Prompt("query: "), "right")

@@ -35,7 +35,7 @@ def signed_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]
     parts = app.extensions["services"]
     parts.accounts.close()
     parts.providers.close()
-    parts.library.store.close()
+    parts.documents.store.close()
 
 
 @pytest.fixture(scope="session")

@@ -185,7 +185,7 @@ def service(folder: Path) -> Iterator[Flask]:
     parts = app.extensions["services"]
     parts.accounts.close()
     parts.providers.close()
-    parts.library.store.close()
+    parts.documents.store.close()
     provider.shutdown()
     provider.server_close()
 

@@ -42,9 +42,11 @@ def ids(client: FlaskClient) -> set[str]:
 
 
 @pytest.mark.parametrize("bytes_", NO_UTF8)
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_percent_escapes_that_are_no_utf8_are_refused(signed_in: FlaskClient, bytes_: str) -> None:
-    """Percent escapes that are no UTF-8, in a path or a query -> 400; none is read as U+FFFD."""
+    """Percent escapes that are not UTF-8, in a path or a query -> 400; they are never read as
+    U+FFFD.
+    """
     asked = [
         raw(signed_in, "POST", "/embed/single", f"text={bytes_}"),
         raw(signed_in, "POST", "/embed/single", f"text=a&{bytes_}=b"),
@@ -79,11 +81,11 @@ def test_any_text_comes_through_a_query_and_a_path(notes: FlaskClient, text: str
     [("text=a&text=b", 422), ("text=a&text=a", 422), ("text=a&model_id=x&model_id=y", 422),
      ("text=a&text", 422), ("text=a&%74ext=b", 422), ("text=a", 200), ("text=", 200)],
 )  # fmt: skip
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_a_query_parameter_that_comes_twice_is_refused(
     signed_in: FlaskClient, query: str, status: int
 ) -> None:
-    """A query parameter twice -> 422 with its name; neither is taken."""
+    """A query parameter twice -> 422 with its name."""
     reply = raw(signed_in, "POST", "/embed/single", query)
     assert reply.status_code == status
     assert status == 200 or "more than once" in reply.json["error"]
@@ -119,8 +121,8 @@ LOST = [
 @pytest.mark.parametrize("path", LOST)
 @pytest.mark.fault("The store")
 def test_a_path_that_lost_its_name_deletes_nothing(notes: FlaskClient, path: str) -> None:
-    """DELETE of a path that ends in a slash, or has lost a name between two -> 404 or 405, and
-    nothing is deleted: least of all what the path without it names.
+    """DELETE of a path that ends in a slash, or has lost a name between two -> 404 or 405; nothing
+    is deleted, above all not what the path without the name means.
     """
     reply = raw(notes, "DELETE", path)
     assert reply.status_code in (404, 405)
@@ -139,8 +141,8 @@ def test_no_path_that_ends_in_a_name_may_end_in_a_slash(signed_in: FlaskClient) 
 @pytest.mark.parametrize("row", ROUTES, ids=lambda row: f"{row.method} {row.path}")
 @pytest.mark.fault("On the wire")
 def test_two_slashes_are_never_a_redirect(signed_in: FlaskClient, row) -> None:
-    """Two slashes in a path -> 404 in JSON, never a redirect: one takes its address from the Host
-    that was sent, and loses the body.
+    """Two slashes in a path -> 404 in JSON, never a redirect, which would use the Host that was
+    sent and lose the body.
     """
     path = row.path.replace("<path:", "<").replace("<", "").replace(">", "")
     for double in (path.replace("/", "//"), f"{path}//", path[:1] + "/" + path[1:]):
@@ -168,8 +170,8 @@ IDS = ["/notes.md", "//x", "/a//b/", "/", "a/b", "notes.md/", "a b", "ü/é", "?
 @pytest.mark.parametrize("id_", IDS)
 @pytest.mark.fault("The store")
 def test_an_id_reaches_its_own_record_by_path(notes: FlaskClient, id_: str) -> None:
-    """A record's id that begins or ends with a slash, or holds two -> got and deleted by its path,
-    and no other is.
+    """A record's id that begins or ends with a slash, or holds two -> exactly that record is read
+    and deleted by its path.
     """
     stored = notes.post("/collections/c/vectors", json={"id": id_, "vector": [3.0, 4.0]})
     if stored.status_code == 422:

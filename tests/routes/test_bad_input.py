@@ -32,7 +32,7 @@ def check(reply, *statuses: int) -> str:
     return message
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 @pytest.mark.parametrize(
     "texts",
@@ -45,21 +45,21 @@ def test_anything_but_texts_is_refused(real_client: FlaskClient, path: str, text
     check(real_client.post(path, json=body_of(path, texts)), 422)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 def test_the_item_at_fault_is_named(real_client: FlaskClient, path: str) -> None:
-    """A list that holds null, a number, an object or a list -> 422 with its place."""
+    """A list that holds null, a number, an object or a list -> 422 with its index."""
     reply = real_client.post(path, json=body_of(path, ["a", "b", "c", 7]))
     assert ".3" in check(reply, 422)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 @pytest.mark.parametrize(
     "text", ["", "   ", "\x00\x01\x1f", "\u200d\u202e", "🙂" * 300, "e" + "\u0301" * 5000]
 )
 def test_any_unicode_text_is_embedded(real_client: FlaskClient, path: str, text: str) -> None:
-    """A text of NUL, control characters, combining marks, joiners, emoji or blanks -> embedded like
+    """A text of NUL, control characters, combining marks, joiners, emoji or blanks -> embedded as
     any other.
     """
     reply = real_client.post(path, json=body_of(path, [text, "b"]))
@@ -68,7 +68,7 @@ def test_any_unicode_text_is_embedded(real_client: FlaskClient, path: str, text:
     assert np.isfinite(rows).all()
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 def test_half_a_surrogate_pair_is_refused_by_its_index(real_client: FlaskClient, path: str) -> None:
     """Half a surrogate pair -> 422 with its index."""
@@ -77,7 +77,7 @@ def test_half_a_surrogate_pair_is_refused_by_its_index(real_client: FlaskClient,
     assert f"{field}.1" in check(real_client.post(path, data=body, headers=JSON), 422)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 @pytest.mark.parametrize(
     ("text", "cut"),
@@ -87,7 +87,7 @@ def test_half_a_surrogate_pair_is_refused_by_its_index(real_client: FlaskClient,
 def test_ten_megabytes_are_cut_not_choked_on(
     real_client: FlaskClient, path: str, text: str, cut: str
 ) -> None:
-    """A text or a single word of 10 MB -> cut before it is tokenized, and said so in
+    """A text or a single word of 10 MB -> cut before it is tokenized, and counted in
     `X-Truncated-Inputs`.
 
     One word of any length is one token of this model, [UNK]: nothing of it is cut off.
@@ -97,7 +97,7 @@ def test_ten_megabytes_are_cut_not_choked_on(
     assert reply.headers["X-Truncated-Inputs"] == cut
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 @pytest.mark.parametrize(
     "raw",
@@ -114,13 +114,13 @@ def test_ten_megabytes_are_cut_not_choked_on(
 def test_a_body_that_is_no_request_is_refused(
     real_client: FlaskClient, path: str, raw: bytes
 ) -> None:
-    """An empty body, half a JSON, JSON 100,000 deep, UTF-16, other bytes that are no UTF-8 -> 400
+    """An empty body, half a JSON, JSON 100,000 deep, UTF-16, other bytes that are not UTF-8 -> 400
     or 422 in JSON.
     """
     check(real_client.post(path, data=raw, headers=JSON), 400, 422)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 @pytest.mark.parametrize(
     "number", ["NaN", "Infinity", "1e400", "9" * 5000, "-1", "0", '"x"', "1.5"]
@@ -133,7 +133,7 @@ def test_a_dimension_must_be_a_number_of_the_vector(
     check(real_client.post(path, data=body, headers=JSON), 400, 422)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 def test_more_dimensions_than_the_model_has_are_refused(
     real_client: FlaskClient, path: str
@@ -143,21 +143,21 @@ def test_more_dimensions_than_the_model_has_are_refused(
     assert "384" in check(reply, 400)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", None])
 def test_another_content_type_is_refused_with_the_right_one(
     real_client: FlaskClient, path: str, kind: str | None
 ) -> None:
-    """Another content type, or none -> 415 that names the right one."""
+    """Another content type, or a missing one -> 415 that names the right one."""
     reply = real_client.post(path, data=json.dumps(body_of(path, "x")), content_type=kind)
     assert "application/json" in check(reply, 415)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 def test_a_compressed_body_is_not_unpacked(real_client: FlaskClient, path: str) -> None:
-    """A compressed body -> 415, never unpacked."""
+    """A compressed body -> 415; it is not unpacked."""
     headers = {**JSON, "Content-Encoding": "gzip"}
     assert "compressed" in check(real_client.post(path, data=b"\x1f\x8b", headers=headers), 415)
 
@@ -169,14 +169,14 @@ def narrow(config_of):
     return create_app(config_of(max_request_bytes=2048), wait=True).test_client()
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_a_body_over_the_limit_is_refused_by_its_length(narrow: FlaskClient) -> None:
-    """A body over the limit by its `Content-Length` -> 413, unread."""
+    """A body over the limit by its `Content-Length` -> 413 without reading it."""
     reply = narrow.post("/embed", json={"texts": "x" * 4000})
     assert "2048" in check(reply, 413)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_a_body_over_the_limit_is_refused_without_a_length(narrow: FlaskClient) -> None:
     """A body over the limit in chunks -> 413."""
     body = io.BytesIO(json.dumps({"texts": "x" * 4000}).encode())
@@ -185,7 +185,7 @@ def test_a_body_over_the_limit_is_refused_without_a_length(narrow: FlaskClient) 
     assert "2048" in check(reply, 413)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_a_body_at_the_limit_is_read_whole(narrow: FlaskClient) -> None:
     """A body as long as the limit -> read whole, never cut."""
     body = json.dumps({"texts": ""})
@@ -194,7 +194,7 @@ def test_a_body_at_the_limit_is_read_whole(narrow: FlaskClient) -> None:
     assert narrow.post("/embed", headers=JSON, environ_overrides=stream).status_code == 200
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @each_route
 @pytest.mark.parametrize(
     "model",
@@ -211,16 +211,16 @@ def test_a_body_at_the_limit_is_read_whole(narrow: FlaskClient) -> None:
 def test_a_model_that_is_a_path_is_just_unknown(
     real_client: FlaskClient, path: str, model: str
 ) -> None:
-    """A model's name that is a path, a URL, or holds NUL -> 400: just an unknown name."""
+    """A model's name that is a path, a URL, or holds NUL -> 400, as any unknown name."""
     reply = real_client.post(path, json=body_of(path, "x", model=model))
     assert "available: minilm" in check(reply, 400)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_one_bad_item_among_2048_is_named_and_the_next_request_is_served(
     real_client: FlaskClient,
 ) -> None:
-    """One bad item among 2,048 -> 422 with its place; the next request is served."""
+    """One bad item among 2,048 -> 422 with its index; the next request is served."""
     texts: list[object] = ["w"] * 2048
     texts[2047] = 7
     assert "texts.2047" in check(real_client.post("/embed", json={"texts": texts}), 422)
@@ -230,23 +230,23 @@ def test_one_bad_item_among_2048_is_named_and_the_next_request_is_served(
     assert reply.json["count"] == 2048
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_an_unknown_field_is_told_on_native_routes(real_client: FlaskClient) -> None:
     """An unknown field on a native route -> 422 with its name."""
     reply = real_client.post("/embed", json={"texts": "x", "normalise": True})
     assert "normalise: there is no such field" in check(reply, 422)
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_extras_of_other_vendors_pass_on_v1(real_client: FlaskClient) -> None:
     """A field of another vendor on `/v1` that changes no vector -> ignored."""
     body = {"model": "minilm", "input": "x", "vendors_own": {"a": [1]}}
     assert real_client.post("/v1/embeddings", json=body).status_code == 200
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_of_duplicate_keys_the_last_wins(real_client: FlaskClient) -> None:
-    """A key twice -> the last one counts."""
+    """A JSON key twice -> the last one counts."""
     body = b'{"texts": "first", "texts": ["a", "b"]}'
     assert real_client.post("/embed", data=body, headers=JSON).json["count"] == 2
 
@@ -334,7 +334,7 @@ def test_a_model_that_cannot_load_is_listed_and_503_with_the_reason(config_of) -
 
 @pytest.mark.fault("Models and devices")
 def test_while_a_model_loads_requests_get_503_and_when_to_retry(config_of) -> None:
-    """A request while the model loads -> 503 with `Retry-After`; nobody waits."""
+    """A request while the model loads -> 503 with `Retry-After` at once."""
     import threading
 
     from embedders.fake import FakeEmbedder

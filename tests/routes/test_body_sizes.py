@@ -58,7 +58,9 @@ def path_of(row: Route) -> str:
 def test_a_body_over_the_limit_of_its_route_is_refused_unread(
     signed_in: FlaskClient, row: Route, kind: str
 ) -> None:
-    """A body over 64 KB on a route that neither embeds, writes nor searches -> 413, unread."""
+    """A body over 64 KB on a route that neither embeds, writes nor searches -> 413 without reading
+    it.
+    """
     most, body = (LARGE if row.large else SMALL), Endless()
     environ = {"wsgi.input": body, "CONTENT_LENGTH": str(most + 1)}
     reply = signed_in.open(
@@ -136,7 +138,7 @@ def test_a_form_signs_in(signed_in: FlaskClient, kind: str) -> None:
 @pytest.mark.parametrize("kind", [FORM, MULTIPART])
 @pytest.mark.fault("Hostile clients")
 def test_a_form_of_many_fields_is_refused(signed_in: FlaskClient, kind: str) -> None:
-    """A form of thousands of fields, also in parts -> 400, none of them kept."""
+    """A form of thousands of fields, also in parts -> 400; no field is kept in memory."""
     many = form_of(kind, [*SIGN_IN, *((str(i), "") for i in range(900))])
     reply = sent(signed_in, kind, many)
     assert reply.status_code == 400

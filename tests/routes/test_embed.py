@@ -70,7 +70,7 @@ def test_truncation_is_told_or_refused(
     if status == 200:
         assert reply.headers["X-Truncated-Inputs"] == str(cut)
     else:
-        assert "input 1 has 402 tokens" in reply.json["error"]
+        assert "input 1: it has 402 tokens" in reply.json["error"]
         assert "256" in reply.json["error"]
 
 
@@ -140,9 +140,9 @@ def test_models_lists_states(real_client: FlaskClient) -> None:
     assert [row["id"] for row in body["data"]] == ["minilm"]
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_an_unknown_model_is_404_in_a_path_and_400_elsewhere(real_client: FlaskClient) -> None:
-    """An unknown model -> 404 in a path, else 400, with the list; nothing is downloaded."""
+    """An unknown model -> 404 in a path, else 400, listing the models; nothing is downloaded."""
     for reply, status in [
         (real_client.get("/models/nope"), 404),
         (real_client.get("/v1/models/nope"), 404),
@@ -180,7 +180,7 @@ def test_a_browser_of_another_origin_may_not(config_of) -> None:
 
 @pytest.mark.fault("Clients")
 def test_a_request_id_is_kept_if_it_is_one_and_made_otherwise(fake_client: FlaskClient) -> None:
-    """An `X-Request-ID` that is none -> replaced by one of our own."""
+    """An invalid `X-Request-ID` -> replaced by a new one."""
     assert (
         fake_client.get("/", headers={"X-Request-ID": "abc-1"}).headers["X-Request-ID"] == "abc-1"
     )
@@ -190,7 +190,7 @@ def test_a_request_id_is_kept_if_it_is_one_and_made_otherwise(fake_client: Flask
         assert len(made) == 32
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_the_log_has_one_line_a_request_and_never_the_text(
     fake_client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,13 +11,13 @@ from pydantic import BaseModel, ValidationError
 from errors import BadRequest
 from routes import ROUTES
 from routes.openapi import description, examples
-from schemas.items import AddBody
+from schemas.records import AddBody
 
 
 def fields() -> Iterator[Any]:
     seen = set()
     for row in ROUTES:
-        model = row.body or row.reads
+        model = row.body or row.optional_body
         if model is None or model in seen:
             continue
         seen.add(model)
@@ -35,9 +35,9 @@ def read(model: type[BaseModel], body: dict[str, Any]) -> BaseModel | None:
 
 
 @pytest.mark.parametrize(("model", "base", "name"), list(fields()))
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_null_is_unset(model: type[BaseModel], base: dict[str, Any], name: str) -> None:
-    """Null for a field that may be left out -> as if it were left out, in every body."""
+    """Null for an optional field -> the same as leaving it out, in every body."""
     without = {key: value for key, value in base.items() if key != name}
     assert read(model, {**without, name: None}) == read(model, without)
 

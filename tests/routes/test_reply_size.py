@@ -51,8 +51,8 @@ def client(config_of: Callable[..., Config], embedder: Counting) -> FlaskClient:
 def test_more_vectors_than_a_reply_holds_are_refused_unmade(
     client: FlaskClient, embedder: Counting, path: str
 ) -> None:
-    """Texts whose vectors are more than `MAX_REPLY_BYTES` -> 413 that says how many may be asked
-    for, as numbers and in base64; none is encoded.
+    """Texts whose vectors exceed `MAX_REPLY_BYTES` -> 413 that says how many are allowed, as
+    numbers and in base64; no text is encoded.
     """
     reply = client.post(path, json={"texts": ["a"] * 8})
     assert (reply.status_code, embedder.passes) == (413, 0)

@@ -102,13 +102,13 @@ def test_an_empty_input_is_refused(client: openai.OpenAI, empty: list) -> None:
     assert refused.value.body["param"].startswith("input")
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_an_empty_string_is_embedded_as_the_model_does(client: openai.OpenAI) -> None:
     """An empty text -> the vector that the model gives it."""
     assert len(client.embeddings.create(model="minilm", input="").data[0].embedding) == 384
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @pytest.mark.parametrize("ids", [[-1], [30522], [2**40], [[1, 2], [10**30]]])
 def test_a_token_id_out_of_range_is_refused(real_client: FlaskClient, ids: list) -> None:
     """A token id that the model does not have -> 400, before any pass."""
@@ -151,7 +151,7 @@ def test_too_long_is_400_when_truncation_is_refused(real_client: FlaskClient) ->
     assert reply.json["error"]["code"] == "input_too_long"
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_too_many_inputs_is_400_here_and_413_on_the_native_route(
     fake_client: FlaskClient,
 ) -> None:

@@ -10,7 +10,8 @@ from flask.testing import FlaskClient
 
 from config import Config
 from factory import create_app
-from schemas import EmbedBody, OpenAIBody, options_of
+from schemas.embed import EmbedBody
+from schemas.openai import OpenAIBody, options_of
 from tests.conftest import write_models
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

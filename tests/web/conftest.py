@@ -34,7 +34,7 @@ MODELS = {
     "away": {"type": "openai", "model_name": "text-embedding-3-small"},
 }
 PASSWORD = "correct-horse-battery"
-expect.set_options(timeout=30_000)  # two cores, and another file's tests beside these
+expect.set_options(timeout=60_000)  # for what hangs, however busy the machine
 ROLES = {"rita": "reader", "uma": "user", "ada": "admin"}
 
 
@@ -176,7 +176,7 @@ def watched(browser: Browser, seen: Seen, **look: Any) -> Iterator[Page]:
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"], **look)
     seen.watch(context)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     page.goto(seen.base)
     try:
         yield page

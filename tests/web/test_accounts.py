@@ -169,8 +169,9 @@ def test_a_taken_name_is_told(admin: Page, seen: Seen) -> None:
 def test_a_providers_key_is_stored_tried_and_deleted(
     admin: Page, seen: Seen, guarded: Guarded
 ) -> None:
-    """A provider's key that is wrong, or was not used yet -> no green dot, and its model is not
-    made the default."""
+    """A provider's key that is wrong, or was not used yet -> no green dot, and its model does not
+    become the default.
+    """
     row, model = admin.locator("[data-provider=openai]"), admin.locator("[data-model=away]")
     expect(row).to_contain_text("no key")
     row.get_by_role("button", name="Store a key").click()

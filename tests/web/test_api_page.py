@@ -21,7 +21,9 @@ def test_the_page_lists_every_route_once_with_all_its_parts() -> None:
     assert len(ROWS) == len(listed) and listed.keys() == there.keys()
     for name, (_, what, who, body, reply, answers) in listed.items():
         assert what and who and reply, name
-        assert (body != "none") == any((there[name].body, there[name].reads, there[name].query))
+        assert (body != "none") == any(
+            (there[name].body, there[name].optional_body, there[name].query)
+        )
         said = {int(status) for status in re.findall(r"\d{3}", answers)}
         assert said | {500} == {*there[name].success, *statuses(there[name])}, name
 

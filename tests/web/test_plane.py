@@ -18,7 +18,7 @@ from factory import create_app
 from store import Item, VectorStore
 from store.budget import Budget
 from store.file import FileStore
-from store.pgvector import SqlStore
+from store.pgvector import PostgresStore
 from tests.servers.postgres import Postgres
 
 
@@ -83,7 +83,7 @@ def test_the_map_shows_every_record_once(fake_client: FlaskClient) -> None:
 
 
 def test_an_id_that_comes_often_is_one_point(fake_client: FlaskClient) -> None:
-    fill(fake_client.application.extensions["services"].library.store, "c", ["a", "b"], 16_000)
+    fill(fake_client.application.extensions["services"].documents.store, "c", ["a", "b"], 16_000)
     placed = fake_client.post("/collections/c/map", json={"ids": ["b", "a"] * 50}).get_json()
     assert [point["id"] for point in placed["points"]] == ["b", "a"]
 
@@ -124,7 +124,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStor
             yield opened
     else:
         server: Postgres = request.getfixturevalue("postgres")
-        with SqlStore(server.database()) as opened:
+        with PostgresStore(server.database()) as opened:
             yield opened
 
 
@@ -166,7 +166,7 @@ def test_a_map_that_nobody_waits_for_is_not_made(budget: Budget, error: type) ->
 
 def test_a_maps_texts_fit_a_reply_or_it_is_refused(config_of: Callable[..., Config]) -> None:
     app = create_app(config_of(max_reply_bytes=100_000), wait=True)
-    with contextlib.closing(app.extensions["services"].library.store) as store:
+    with contextlib.closing(app.extensions["services"].documents.store) as store:
         fill(store, "c", [f"{i:03}" for i in range(300)], dim=200)  # of 60,000 numbers in all
         store.upsert("c", [Item(str(i), np.ones(200), "x" * 30_000) for i in range(5)])
         client = app.test_client()
@@ -183,10 +183,10 @@ def test_a_maps_texts_fit_a_reply_or_it_is_refused(config_of: Callable[..., Conf
 def test_a_second_map_waits_for_the_first_and_then_says_when_to_come_back(
     fake_app, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two maps of a collection at once -> one after the other; who waits too long gets 503 with
-    Retry-After, and so does at once who would be the third to wait. A small one waits for nobody.
+    """Two maps of a collection at once -> one after the other; a map that waits too long, or would
+    be the third to wait, gets 503 with `Retry-After`. A small one does not wait.
     """
-    client, store = fake_app.test_client(), fake_app.extensions["services"].library.store
+    client, store = fake_app.test_client(), fake_app.extensions["services"].documents.store
     fill(store, "c", [str(i) for i in range(60)])
     began, go = threading.Event(), threading.Event()
     sample = store.sample
@@ -240,7 +240,7 @@ def test_a_map_that_waits_ends_with_its_caller(store: VectorStore) -> None:
 
 
 def test_who_left_is_asked_through_the_socket(fake_app) -> None:
-    store = fake_app.extensions["services"].library.store
+    store = fake_app.extensions["services"].documents.store
     fill(store, "c", [str(i) for i in range(10)])
     mine, theirs = socket.socketpair()
     with mine, fake_app.test_client() as client:

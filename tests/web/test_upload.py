@@ -52,8 +52,9 @@ def count(url: str) -> int:
 def test_a_file_that_cannot_be_read_rightly_is_refused_in_sight(
     browser: Browser, url: str, filled: str, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    """A file with semicolons, without a text column, not in UTF-8, cut, or binary -> file, line and
-    remedy are told on the screen, and nothing of it is stored."""
+    """A file with semicolons, without a text column, not in UTF-8, cut, or binary -> the screen
+    shows file, line and remedy; nothing of it is stored.
+    """
     wrong: dict[str, tuple[str | bytes, str]] = {
         "semicolons.csv": (TABLE.replace(",", ";"), "save the file with commas"),
         "columns.csv": ("a,b\n1,2\n", "(a, b) is text, content,"),
@@ -97,7 +98,7 @@ def test_numbers_of_a_table_stay_numbers(page: Page, url: str, filled: str) -> N
 
 @pytest.mark.fault("Console")
 def test_a_file_that_is_given_again_is_not_doubled(page: Page, url: str, filled: str) -> None:
-    """The same file given twice, rows without ids -> stored over, not doubled."""
+    """The same file given twice, rows without ids -> overwritten, not doubled."""
     opened(page)
     for content, there in (("one\ntwo\none\n", 6), ("one\ntwo\none\n", 6), ("one\nnew\n", 7)):
         give(page, "rows.txt", content)
@@ -122,8 +123,9 @@ def test_what_becomes_of_the_rows_is_told(page: Page, url: str, filled: str) -> 
 def test_leaving_while_a_file_is_stored_asks_and_the_file_goes_on(
     page: Page, url: str, filled: str
 ) -> None:
-    """The page is left, or `Stop` is pressed, in the middle of a file -> it asks first, and tells
-    how many are stored; the same file again stores the rest, and none twice."""
+    """The page is left, or `Stop` is pressed, in the middle of a file -> the page asks first, and
+    shows how many rows are stored; the same file again stores the others, no row twice.
+    """
     opened(page)
     asked: list[str] = []
 
@@ -222,7 +224,7 @@ def test_whole_numbers_are_stored_and_shown_as_they_are(page: Page, url: str, fi
 def test_a_map_that_cannot_be_had_leaves_the_rest(
     page: Page, seen: Seen, url: str, filled: str
 ) -> None:
-    """A map that is refused -> the map's card says why; search and files are there as ever."""
+    """A map that is refused -> the map's card says why; search and files still work."""
     seen.expected.add(413)
     answer = {"error": "the map is too large; ask for less", "error_type": "too_large"}
     page.route(f"**{filled}/map", lambda route: route.fulfill(status=413, json=answer))

@@ -1,0 +1,139 @@
+"""The JSON of the service itself: its errors, models, health and metrics."""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from schemas.base import doc
+
+
+class ErrorReply(TypedDict):
+    """Every error but those of `/v1`."""
+
+    error: Annotated[str, doc("What is wrong, what is valid, and what to do.")]
+    error_type: Annotated[str, doc("The kind of error, for programs.")]
+    request_id: Annotated[str | None, doc("The request's id in the log.")]
+    param: NotRequired[Annotated[str, doc("The field at fault, if it is one.")]]
+
+
+class OpenAIError(TypedDict):
+    """An error, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAIErrorReply(TypedDict):
+    """Every error of `/v1`."""
+
+    error: OpenAIError
+
+
+class ModelReply(TypedDict):
+    """One model; what only loading shows is null until then."""
+
+    id: str
+    object: Literal["model"]
+    model_id: str
+    model_name: str
+    type: str
+    status: str
+    reason: str | None
+    replicas: list[dict[str, Any]] | None
+    dimension: int | None
+    embedding_dimension: int | None
+    max_seq_length: int | None
+    max_input_length: int | None
+    normalize: bool | None
+    device: str | None
+    dtype: str | None
+    backend: str | None
+    pooling: str | None
+    notes: Annotated[
+        list[str], doc("For admins: what was assumed about the model, and what runs it.")
+    ]
+    prompts: dict[str, str] | None
+    revision: str | None
+    fingerprint: str | None
+    batch_size: int | None
+    max_client_batch_size: int
+    version: str
+
+
+class ModelsReply(TypedDict):
+    """All configured models."""
+
+    object: Literal["list"]
+    default: str
+    data: list[ModelReply]
+
+
+class IndexReply(TypedDict):
+    """The service, its version and its models."""
+
+    service: str
+    status: str
+    version: str
+    available_models: list[str]
+
+
+class ModelStateReply(TypedDict):
+    """The state of one model."""
+
+    status: str
+    reason: str | None
+
+
+class HealthReply(TypedDict):
+    """Whether the service is healthy, and the state of its models."""
+
+    status: Literal["healthy", "loading", "unhealthy"]
+    reason: str | None
+    model: str
+    device: str | None
+    embedding_dimension: int | None
+    version: str
+    sqlite: Annotated[str, doc("The SQLite that keeps collections in files.")]
+    degraded: Annotated[str | None, doc("What does not work although requests are served.")]
+    models: dict[str, ModelStateReply]
+
+
+class LiveReply(TypedDict):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class ReadyReply(TypedDict):
+    """Whether the service takes requests; if not, at what stage it is."""
+
+    status: Literal["ready", "not ready"]
+    stage: NotRequired[str]
+    reason: NotRequired[str | None]
+
+
+class SumsReply(TypedDict):
+    """The most wanted sums, all since the start."""
+
+    requests_total: int
+    errors_total: int
+    average_request_ms: float
+    texts_total: int
+    tokens_total: int
+    truncated_inputs_total: int
+    queue_texts: int
+    queue_tokens: int
+    cache_hits_total: int
+    memory_bytes: int
+    cpu_seconds: float
+
+
+class DescriptionReply(TypedDict):
+    """An OpenAPI document."""
+
+    openapi: str
+    info: dict[str, Any]
+    paths: dict[str, Any]
+    components: dict[str, Any]
