@@ -5,8 +5,8 @@ ARG PYTORCH_TAG=2.13.0-cuda13.0-cudnn9-runtime
 ARG BASE=pytorch/pytorch:${PYTORCH_TAG}
 FROM ${BASE}
 
-# Where torch comes from on a base without it; empty is the default index, whose Linux build brings
-# CUDA along. PyTorch's CPU index makes the CPU image some gigabytes smaller.
+# The index for torch on a base without it. Empty is the default index, whose Linux build includes
+# CUDA. PyTorch's CPU index makes the CPU image some gigabytes smaller.
 ARG TORCH_INDEX_URL=
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
     EMBEDDING_MODEL_CACHE_DIR=/models HF_HOME=/models/huggingface STORE_DIR=/data/store DATA_DIR=/data \
@@ -19,7 +19,7 @@ RUN grep '^torch==' requirements.txt > torch.txt \
          || pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} -r torch.txt; } \
     && pip install -r requirements.txt
 
-# All that is written is in two folders, which a new volume takes over with their owner.
+# The service writes to two folders only; a new volume gets their owner.
 RUN useradd --create-home --uid 10001 service && mkdir -p /models /data && chown service /models /data
 COPY *.py model_config.json supported_models.txt CHANGELOG.md ./
 COPY accounts/ accounts/

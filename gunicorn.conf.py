@@ -1,12 +1,10 @@
 """How gunicorn runs the service. Its command line flags win over this file.
 
-One worker: the threads of a worker share one model and batch together; every further worker loads
+One worker: the threads of a worker share one model and batch together; each further worker loads
 its own copy. Never preload: CUDA and torch's thread pools do not survive a fork.
 """
 
 import atexit
-import contextlib
-import ctypes
 import os
 import sys
 import threading
@@ -16,33 +14,33 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from config import Config, ModelSpec, load_config  # noqa: E402
 from observability import logs  # noqa: E402
-from server import listening, master, rolling_reload, scarcity, scrapes  # noqa: E402
+from server import master, memory, metrics_port, rolling_reload, sockets  # noqa: E402
 from settings import open_settings  # noqa: E402
 
 
 def _read() -> tuple[Config, tuple[ModelSpec, ...]]:
-    """Read the settings, host and port from SQL perhaps, and the models. Raises ConfigError."""
+    """Return the settings and the models, from SQL if they are kept there. Raises ConfigError."""
     settings = open_settings(load_config())
     settings.stop()
     return settings.current, settings.current.catalogue()[0]
 
 
-_config, _models = _read()  # a mistake stops the start here
+_config, _models = _read()  # a mistake ends the start here
 
-bind = listening.bind_of(_config.host, _config.port)
+bind = sockets.bind_of(_config.host, _config.port)
 worker_class = "server.worker.DeadlineWorker"  # gthread, but no thread waits for a client
 workers = _config.max_workers
 threads = _config.threads
 timeout = _config.timeout_s
 graceful_timeout = _config.graceful_timeout_s
-keepalive = 75  # longer than the usual 60 s of a balancer, so that it closes first
-worker_connections = scarcity.room_for_connections(1000)
+keepalive = 75  # longer than the usual 60 s of a load balancer, so that it closes first
+worker_connections = sockets.room_for_connections(1000)
 backlog = 2048
 # The longest id, 512 characters of four bytes, percent-encoded in a path: 6,144 bytes and a name.
 limit_request_line = 8190
 preload_app = False
 
-# Headers of a proxy are read in one place, server/proxies.py; gunicorn believes any local client.
+# The headers of proxies are read in server/proxies.py; gunicorn would believe any local client.
 secure_scheme_headers: dict[str, str] = {}
 forwarder_headers = ""
 sendfile = False  # replies are kept until the client has taken them
@@ -54,26 +52,35 @@ if Path("/dev/shm").is_dir():  # a file system, not a file in it  # nosec B108
 
 
 def on_starting(server):  # type: ignore[no-untyped-def]
-    """Open the metrics' port, make the directory of the workers' numbers, reload with care."""
+    """Make the metrics' directory; check the settings before a reload."""
     server.reload = master.reload_if(_read, server.reload)
-    master.share_numbers(_config.metrics_dir)
-    if _config.enable_metrics:
-        token = _config.metrics_token.get_secret_value() if _config.metrics_token else None
-        scrapes.listen(_config.metrics_host, _config.metrics_port, token)
+    master.make_metrics_dir(_config.metrics_dir)
 
 
 def when_ready(server):  # type: ignore[no-untyped-def]
-    """Let a stop be known to workers that wait for a newer one, and a second interrupt to all."""
+    """Open the metrics' port; have all workers hear of a stop, and of a second interrupt."""
+    if _config.enable_metrics:
+        metrics_port.listen(server, _config.metrics_host, _config.metrics_port)
     rolling_reload.note_stop(server.WORKERS)
 
 
 def on_reload(server):  # type: ignore[no-untyped-def]
-    """Let the workers that live serve until one that starts now is ready."""
+    """Have the living workers serve until one that starts now is ready.
+
+    gunicorn closes every listener if its own addresses have changed.
+    """
+    if _config.enable_metrics:
+        metrics_port.listen(server, _config.metrics_host, _config.metrics_port)
     rolling_reload.note_reload()
 
 
+def pre_exec(server):  # type: ignore[no-untyped-def]
+    """Keep the metrics' port from a new master (SIGUSR2)."""
+    metrics_port.leave_out(server)
+
+
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
-    """Choose the worker's metrics' files and its GPU: the one that the fewest living ones have."""
+    """Choose the worker's metrics files and its GPU: the one that the fewest workers have."""
     master.prepare_worker(worker)
     rolling_reload.announce(worker)
     worker.slot = master.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
@@ -84,7 +91,7 @@ def pre_fork(server, worker):  # type: ignore[no-untyped-def]
 
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
-    """Tell the worker how many there are, and share the cores out before any library uses them."""
+    """Set the worker up; divide the cores among workers before any library uses them."""
     rolling_reload.begin(worker.age)
     master.count_as(worker.slot)
     os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting,
@@ -94,8 +101,8 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
     worker.urgent = frozenset((b"/health", b"/health/live", b"/health/ready"))
     if worker.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = worker.gpu
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # what it was called before
-        # Passes differ in size: without it memory is free in parts, none of which is large enough.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name
+        # Passes differ in size: without it free memory is in parts that are each too small.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     share = max(1, (cores or 1) // max(1, server.cfg.workers))
@@ -104,28 +111,19 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
     # As a power of two: numpy's threads spin for 2 ms after a product instead of 0.11 s, a core
     # each. A search just after one took 52 ms, else 33 (400,000 rows, 2 cores, 2026-11).
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
-    _few_arenas()
-
-
-def _few_arenas() -> None:
-    """Let the threads share two of glibc's heaps instead of eight a core.
-
-    After 20 exchanges of the model under load: 705 MB against 729 MB (2 cores, 2026-11).
-    """
-    arena_max = -8  # M_ARENA_MAX of malloc.h
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(arena_max, 2)
+    memory.use_few_arenas()
 
 
 def post_worker_init(worker):  # type: ignore[no-untyped-def]
-    """Answer for the metrics' port from this worker too."""
-    from observability import metrics  # here: it reads the directory that `on_starting` chose
+    """Answer on the metrics' port too."""
+    from observability import metrics  # here: it reads the directory that `on_starting` made
 
-    scrapes.serve(metrics.exposition, metrics.CONTENT_TYPE)
+    token = _config.metrics_token.get_secret_value() if _config.metrics_token else None
+    worker.wsgi = metrics_port.beside(worker.wsgi, metrics.exposition, metrics.CONTENT_TYPE, token)
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
-    """Take a dead worker's gauges out of the sums; note whether it died while it loaded."""
+    """Remove a dead worker's gauges from the sums; note whether it died while it loaded."""
     master.bury(worker)
     rolling_reload.bury(worker)
     master.end_slot(worker.slot)
@@ -134,7 +132,7 @@ def child_exit(server, worker):  # type: ignore[no-untyped-def]
 def worker_exit(server, worker):  # type: ignore[no-untyped-def]
     """End a worker that ends well at once, without taking the interpreter down.
 
-    A thread may be in the midst of a load or a pass. Python would end it inside of C++, which ends
+    A thread may be in the middle of a load or a pass. Python would end it inside of C++, which ends
     the process by SIGABRT (`terminate called without an active exception`).
     """
     ended = sys.exc_info()[1]
@@ -145,5 +143,5 @@ def worker_exit(server, worker):  # type: ignore[no-untyped-def]
 
 
 def on_exit(server):  # type: ignore[no-untyped-def]
-    """Remove the directory of the numbers."""
-    master.forget_numbers()
+    """Remove the metrics' directory."""
+    master.remove_metrics_dir()

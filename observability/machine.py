@@ -1,7 +1,4 @@
-"""What the machine tells of the workers and of its GPUs, as Prometheus collects it.
-
-Read from /proc and NVIDIA's library whenever it is asked for. Knows nothing of the service.
-"""
+"""Metrics of the workers' processes and of the GPUs, read when Prometheus asks."""
 
 import contextlib
 import os
@@ -14,10 +11,10 @@ from prometheus_client.registry import Collector
 
 
 class Processes(Collector):
-    """Memory, CPU, files and threads of this process and of the workers beside it."""
+    """Memory, CPU, files and threads of all workers."""
 
     def collect(self) -> Iterator[Metric]:
-        """Read them now."""
+        """Read /proc."""
         workers = [_facts(pid) for pid in _workers()]
         for name in ("memory_bytes", "open_files", "threads"):
             text = f"{name.replace('_', ' ').capitalize()} of all workers."
@@ -31,7 +28,7 @@ class Processes(Collector):
 
 
 def _cpu_seconds() -> float:
-    """Return what the workers used, those that have ended too: it never becomes less."""
+    """Return the CPU time of all workers, dead ones too: it never decreases."""
     while True:
         ended = _ended_cpu_seconds()
         living = sum(_facts(pid).get("cpu_seconds", 0.0) for pid in _workers())
@@ -45,7 +42,7 @@ def _ended_cpu_seconds() -> float:
 
 
 def _workers() -> list[int]:
-    """Return the pids of the workers, where several share a directory of numbers; else ours."""
+    """Return the pids of the workers that share the metrics' directory, else this process's."""
     if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         return [os.getpid()]
     try:
@@ -65,15 +62,16 @@ def _booted() -> float:
 
 
 def _facts(pid: int) -> dict[str, float]:
-    """Read one process's numbers from /proc (proc(5)); nothing where there is none."""
+    """Return a process's numbers from /proc (see proc(5)); none if it is gone."""
+    tick = os.sysconf("SC_CLK_TCK")
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return {
             "memory_bytes": float(int(stat[21]) * os.sysconf("SC_PAGE_SIZE")),
-            "cpu_seconds": (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK"),
-            "ended_cpu_seconds": (int(stat[13]) + int(stat[14])) / os.sysconf("SC_CLK_TCK"),
+            "cpu_seconds": (int(stat[11]) + int(stat[12])) / tick,
+            "ended_cpu_seconds": (int(stat[13]) + int(stat[14])) / tick,
             "threads": float(stat[17]),
-            "started": int(stat[19]) / os.sysconf("SC_CLK_TCK"),  # since the machine did
+            "started": int(stat[19]) / tick,  # since the machine did
             "open_files": float(len(os.listdir(f"/proc/{pid}/fd"))),
         }
     except (OSError, ValueError, IndexError):
@@ -81,41 +79,27 @@ def _facts(pid: int) -> dict[str, float]:
 
 
 class Gpus(Collector):
-    """Memory and use of each GPU, through NVIDIA's management library where there is one."""
+    """Memory and use of each GPU, from NVIDIA's management library where it is installed."""
 
     _lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
-        """Ask for them now."""
+        """Ask the library. A GPU's part (MIG) knows its memory, not its use."""
         used = GaugeMetricFamily("embedding_gpu_memory_used_bytes", "In use.", labels=["gpu"])
         total = GaugeMetricFamily("embedding_gpu_memory_bytes", "There is.", labels=["gpu"])
         busy = GaugeMetricFamily("embedding_gpu_utilization_ratio", "Time busy.", labels=["gpu"])
-        with self._lock:
-            for index, (memory, size, share) in enumerate(_gpus()):
-                for family, value in ((used, memory), (total, size), (busy, share)):
-                    if value is not None:
-                        family.add_metric([str(index)], value)
+        with self._lock, contextlib.suppress(ImportError):
+            import pynvml
+
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                for index in range(pynvml.nvmlDeviceGetCount()):
+                    gpu, name = pynvml.nvmlDeviceGetHandleByIndex(index), [str(index)]
+                    with contextlib.suppress(pynvml.NVMLError):
+                        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+                        used.add_metric(name, memory.used)
+                        total.add_metric(name, memory.total)
+                    with contextlib.suppress(pynvml.NVMLError):
+                        share = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100
+                        busy.add_metric(name, share)
         yield from (used, total, busy)
-
-
-def _gpus() -> list[tuple[float | None, float | None, float | None]]:
-    """Return (bytes used, bytes there are, share of time busy) of each GPU.
-
-    None is what one cannot tell: a part of a GPU (MIG) knows its memory but not its use.
-    """
-    try:
-        import pynvml
-    except ImportError:
-        return []
-    rows = []
-    with contextlib.suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle, used, size, busy = pynvml.nvmlDeviceGetHandleByIndex(index), None, None, None
-            with contextlib.suppress(pynvml.NVMLError):
-                memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-                used, size = float(memory.used), float(memory.total)
-            with contextlib.suppress(pynvml.NVMLError):
-                busy = pynvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
-            rows.append((used, size, busy))
-    return rows

@@ -1,15 +1,15 @@
-"""Every number the service shows to Prometheus, and the text and summary made of them.
+"""Every metric of the service, and the text and the summary made of them.
 
-Owns the names, their labels and nothing else; any room may call it, it calls none. To add one:
-declare it here beside its kind, named `embedding_<what>_<unit>`, and write its line in
-docs/deploy.md. A label's values come from a closed set (the route table, the configured models,
-the error codes), never from a request: a series lives as long as the service. Under gunicorn the
-numbers lie in files that any worker can add up (`PROMETHEUS_MULTIPROC_DIR`, set by the master
-before this module is imported), so a gauge must name its `multiprocess_mode`, and neither `Info`,
-`Enum` nor `set_function` may be used.
+To add one, declare it here beside its kind, named `embedding_<what>_<unit>`, and write its line in
+docs/deploy.md. A label's values come from a closed set (the route table, the configured models, the
+error codes), never from a request: a series lives as long as the service. Under gunicorn the values
+are in files that any worker can add up (`PROMETHEUS_MULTIPROC_DIR`, which the master sets before
+this module is imported), so a gauge must name its `multiprocess_mode`, and `Info`, `Enum` and
+`set_function` cannot be used.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -81,8 +81,6 @@ PROVIDER_CALLS = _counter("provider_calls_total", "Calls to providers.", "provid
 PROVIDER_SECONDS = _histogram(
     "provider_seconds", "Time of a call to a provider.", "provider", buckets=SECONDS
 )
-
-
 PROVIDER_OPEN = _gauge(
     "provider_open", "1 where a host is left alone after failures.", "provider", "host",
     mode="livemax",
@@ -94,38 +92,23 @@ DEGRADED = _gauge("degraded", "1 where a part is away, yet requests are served."
 DISK_FREE = _gauge("disk_free_bytes", "Bytes free there.", "folder", mode="livemostrecent")
 
 
-_GONE = 2.0  # of a model that left: above 0 and 1, so that workers that still have it are shown
-
-
-def show_ready(ready: Mapping[str, bool], default: str) -> None:
-    """Show which of the models served now can encode, and no model besides.
-
-    Call from one thread. A series cannot be taken out of the workers' files, so one of a model
-    that left is marked, and left out when the numbers are asked for.
-    """
-    now = {(model, str(model == default).lower()): float(is_) for model, is_ in ready.items()}
-    for labels in _shown - now.keys():
-        MODEL_READY.labels(*labels).set(_GONE)
-    for labels, value in now.items():
-        MODEL_READY.labels(*labels).set(value)
-    _shown.update(now)
-
+# The readiness that a worker shows for a model it does not serve: the minimum over all workers is
+# then that of the others. A series cannot be removed from the workers' files.
+_NOT_SERVED = math.inf
 
 _shown: set[tuple[str, str]] = set()  # the labels, model and default, that were ever shown
 
 
-def _served(families: Iterable[Metric], hosts: bool) -> Iterator[Metric]:
-    """Leave out the models that serve no more, and what names hosts where that is not wanted."""
-    for family in families:
-        if family.name == "embedding_provider_open" and not hosts:
-            continue
-        if family.name == "embedding_model_ready":
-            family.samples = [sample for sample in family.samples if sample.value != _GONE]
-        yield family
+def show_ready(ready: Mapping[str, bool], default: str) -> None:
+    """Show which of the served models can encode, and no other model. Call from one thread."""
+    now = {(model, str(model == default).lower()): float(is_) for model, is_ in ready.items()}
+    _shown.update(now)
+    for labels in _shown:
+        MODEL_READY.labels(*labels).set(now.get(labels, _NOT_SERVED))
 
 
-class Lane:
-    """The numbers of one model's queue: the batcher reports to it."""
+class ModelMetrics:
+    """The numbers of one model's queue and passes, reported by its batcher."""
 
     def __init__(self, model: str = "unnamed") -> None:
         self._texts, self._tokens = QUEUED_TEXTS.labels(model), QUEUED_TOKENS.labels(model)
@@ -134,12 +117,12 @@ class Lane:
         self._fill, self._time = PASS_FILL.labels(model), PASS_TIME.labels(model)
 
     def waiting(self, texts: int, tokens: int) -> None:
-        """Count inputs into the queue, or with negative numbers out of it."""
+        """Count inputs into the queue, or out of it with negative numbers."""
         self._texts.inc(texts)
         self._tokens.inc(tokens)
 
     def passed(self, tokens: list[int], took_s: float, *, padded: bool = True) -> None:
-        """Count one pass over inputs of these lengths, padded to the longest or not at all."""
+        """Count a pass over inputs of these lengths in tokens, padded to the longest or not."""
         total = sum(tokens)
         self._done.inc(len(tokens))
         self._cost.inc(total)
@@ -148,81 +131,61 @@ class Lane:
         self._time.observe(took_s)
 
     def filled(self, share: float) -> None:
-        """Note what share of the largest allowed pass, in tokens or in inputs, one took."""
+        """Record a pass's share of the largest allowed one, in tokens or in inputs."""
         self._fill.observe(share)
 
 
 def exposition(*, hosts: bool = True) -> bytes:
     """Return every series of every worker in Prometheus's text format.
 
-    Those that name the providers' hosts are for who may know them.
+    `hosts` includes those that name the providers' hosts.
     """
-    return generate_latest(_everything(hosts))
+    return generate_latest(_Everything(hosts))
 
 
 def summary() -> dict[str, Any]:
-    """Return the sums a person asks for first, as JSON has them."""
-    samples = [sample for metric in _everything().collect() for sample in metric.samples]
+    """Return the sums that a person asks for first, as JSON has them."""
+    samples = [sample for metric in _Everything().collect() for sample in metric.samples]
 
-    def total(name: str) -> float:
-        return sum(s.value for s in samples if s.name == f"embedding_{name}")
+    def total(name: str, **labels: str) -> float:
+        wanted = [s for s in samples if s.name == f"embedding_{name}"]
+        return sum(s.value for s in wanted if labels.items() <= s.labels.items())
 
     requests = total("request_seconds_count")
-    hits = sum(
-        s.value
-        for s in samples
-        if s.name == "embedding_cache_total" and s.labels.get("outcome") == "hit"
-    )
+    counted = ("errors_total", "texts_total", "tokens_total", "truncated_inputs_total",
+               "queue_texts", "queue_tokens")  # fmt: skip
     return {
         "requests_total": int(requests),
-        "errors_total": int(total("errors_total")),
         "average_request_ms": round(1000 * total("request_seconds_sum") / max(requests, 1), 2),
-        "texts_total": int(total("texts_total")),
-        "tokens_total": int(total("tokens_total")),
-        "truncated_inputs_total": int(total("truncated_inputs_total")),
-        "queue_texts": int(total("queue_texts")),
-        "queue_tokens": int(total("queue_tokens")),
-        "cache_hits_total": int(hits),
+        **{name: int(total(name)) for name in counted},
+        "cache_hits_total": int(total("cache_total", outcome="hit")),
         "memory_bytes": int(total("process_memory_bytes")),
         "cpu_seconds": round(total("process_cpu_seconds_total"), 2),
     }
 
 
-def _everything(hosts: bool = True) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-        registry.register(_Shared(hosts))
-    else:
-        registry.register(_Own(hosts))
-    registry.register(Processes())
-    registry.register(Gpus())
-    return registry
+class _Everything(Collector):
+    """The metrics of this module, over all workers that share a directory, and the machine's."""
 
-
-class _Own(Collector):
-    """The numbers of this process."""
-
-    def __init__(self, hosts: bool) -> None:
+    def __init__(self, hosts: bool = True) -> None:
         self._hosts = hosts
 
     def collect(self) -> Iterator[Metric]:
-        return _served(_own.collect(), self._hosts)
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        for family in _merged(Path(folder)) if folder else _own.collect():
+            if family.name == "embedding_provider_open" and not self._hosts:
+                continue
+            if family.name == "embedding_model_ready":
+                family.samples = [s for s in family.samples if s.value != _NOT_SERVED]
+            yield family
+        yield from Processes().collect()
+        yield from Gpus().collect()
 
 
-class _Shared(_Own):
-    """The numbers of all workers, added up from their files."""
-
-    def collect(self) -> Iterator[Metric]:
-        files = [str(file) for file in _numbers(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))]
-        merged = MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
-        return _served(merged, self._hosts)
-
-
-def _numbers(folder: Path) -> Iterator[Path]:
-    """Name the files that hold numbers: one that a worker is just making is empty, and the
-    library cannot read that; one of a dead worker's gauges may go at any moment.
-    """
+def _merged(folder: Path) -> Iterable[Metric]:
+    files = []
     for file in folder.glob("*.db"):
-        with contextlib.suppress(FileNotFoundError):
-            if file.stat().st_size:
-                yield file
+        with contextlib.suppress(FileNotFoundError):  # a dead worker's gauges may go at any moment
+            if file.stat().st_size:  # one that a worker is just making is empty, and not readable
+                files.append(str(file))
+    return MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,9 +1,8 @@
-"""Where a request's time goes: its stages, for `Server-Timing` and, if wanted, for OpenTelemetry.
+"""Where a request's time goes: its stages, for `Server-Timing` and for OpenTelemetry if enabled.
 
-`with stage("tokenize"):` is all that a room below writes. What a request's stages took is summed up
-and told in its reply; with OTEL_ENABLED each is a span too, inside the caller's own trace. No text,
-key or address goes into a span: names, counts and times alone. The factory begins and ends
-requests; a thread that serves none (a background job) leaves no trace. Knows no HTTP.
+Code marks a stage by `with stage("tokenize"):`. The reply has the sum of each stage; with
+OTEL_ENABLED each is a span too, inside the caller's own trace. A span holds names, counts and
+times, never a text, key or address. A thread without a request (a background job) leaves no trace.
 """
 
 import time
@@ -19,21 +18,30 @@ _current: ContextVar["Trace | None"] = ContextVar("trace", default=None)
 
 
 class Trace:
-    """One request: what its stages took, what it is about, and its span if it has one."""
+    """One request: the times of its stages, facts about it, and its span if it is recorded."""
 
     def __init__(self, name: str, carrier: Mapping[str, str]) -> None:
         self.times: dict[str, float] = {}  # seconds by stage
         self.facts: dict[str, str | int] = {}
         self._zero_ns = time.time_ns() - time.monotonic_ns()
-        self._span, self._context = _server_span(name, carrier)
+        self._span: Any = None  # of the whole request, if it is recorded
+        if _tracer is None:
+            return
+        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        outer = TraceContextTextMapPropagator().extract(carrier)
+        span = _tracer.start_span(name, outer, kind=SpanKind.SERVER)
+        if span.is_recording():
+            self._span, self._context = span, set_span_in_context(span, outer)
 
     @property
     def id(self) -> str | None:
-        """The trace's id, as a person looks for it; None where nothing is recorded."""
+        """The trace's id in hexadecimal; None if it is not recorded."""
         return None if self._span is None else f"{self._span.get_span_context().trace_id:032x}"
 
     def note(self, name: str, started: float, ended: float, *, failed: bool = False) -> None:
-        """Count a stage, from one `time.monotonic()` to another."""
+        """Add a stage, from one `time.monotonic()` to another."""
         self.times[name] = self.times.get(name, 0.0) + ended - started
         if self._span is None:
             return
@@ -49,7 +57,7 @@ class Trace:
             _close(self._span, failed, None)
 
     def server_timing(self, total_s: float, *, stages: bool) -> str:
-        """Return the value of the `Server-Timing` header, in milliseconds; `stages` if wanted."""
+        """Return the value of the `Server-Timing` header, in milliseconds."""
         rows = {**(self.times if stages else {}), "total": total_s}
         return ", ".join(f"{name};dur={took * 1000:.1f}" for name, took in rows.items())
 
@@ -61,20 +69,20 @@ class Trace:
 
 
 def begin(name: str, header: Callable[[str], str | None]) -> Trace:
-    """Begin the trace of this thread's request, inside the caller's if a header names one."""
+    """Start the trace of this thread's request, inside the caller's if a header names one."""
     trace = Trace(name, {key: value for key in PROPAGATED if (value := header(key))})
     _current.set(trace)
     return trace
 
 
 def forget() -> None:
-    """Let go of this thread's request."""
+    """End this thread's request."""
     _current.set(None)
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Count what is done inside as one stage of this thread's request."""
+    """Add the time inside as a stage of this thread's request."""
     trace = _current.get()
     if trace is None:
         yield
@@ -88,13 +96,13 @@ def stage(name: str) -> Iterator[None]:
 
 
 def note(name: str, started: float, ended: float) -> None:
-    """Count as a stage of this thread's request what was done for it elsewhere."""
+    """Add a stage of this thread's request that was done elsewhere."""
     if trace := _current.get():
         trace.note(name, started, ended)
 
 
 def describe(**facts: str | int) -> None:
-    """Say what this thread's request is about: a model's id, counts; never what a client wrote."""
+    """Add facts about this thread's request: a model's id, counts; never what a client wrote."""
     if trace := _current.get():
         trace.facts.update(facts)
 
@@ -102,8 +110,8 @@ def describe(**facts: str | int) -> None:
 def open_tracing(endpoint: str, service: str, version: str) -> None:
     """Send every request's spans to a collector, by OTLP over HTTP.
 
-    They go out from a thread of their own; while the collector is away they are dropped. Which
-    requests are recorded (OTEL_TRACES_SAMPLER) and how spans are batched is read by OpenTelemetry.
+    A thread of its own sends them; while the collector is down they are dropped. OpenTelemetry's
+    own variables say which requests are recorded (OTEL_TRACES_SAMPLER) and how spans are batched.
     """
     global _tracer
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -116,18 +124,6 @@ def open_tracing(endpoint: str, service: str, version: str) -> None:
     exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
     _tracer = provider.get_tracer("embedding-service", version)
-
-
-def _server_span(name: str, carrier: Mapping[str, str]) -> tuple[Any, Any]:
-    """Begin a request's span and return it with its context; neither where none is recorded."""
-    if _tracer is None:
-        return None, None
-    from opentelemetry.trace import SpanKind, set_span_in_context
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    outer = TraceContextTextMapPropagator().extract(carrier)
-    span = _tracer.start_span(name, outer, kind=SpanKind.SERVER)
-    return (span, set_span_in_context(span, outer)) if span.is_recording() else (None, None)
 
 
 def _close(span: Any, failed: bool, at_ns: int | None) -> None:

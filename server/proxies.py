@@ -1,28 +1,28 @@
-"""Whom a request is from: the peer, or whom proxies that are known name in its place.
+"""Who sent a request: the peer, or the caller that trusted proxies name.
 
 Every client can write X-Forwarded-For and X-Forwarded-Proto. They are believed from configured
-addresses alone, one address for each proxy, read from the end: that is what the nearest one wrote.
-Wraps the application; knows nothing of it.
+addresses only, one address for each proxy, read from the end: the nearest proxy wrote that.
 """
 
 import ipaddress
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 log = logging.getLogger("proxies")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Proxies:
-    """WSGI middleware that puts the caller's address and scheme where the application reads them.
+    """WSGI middleware that sets REMOTE_ADDR and `wsgi.url_scheme` to the caller's.
 
     It passes at most `hops` proxies, each of which must be in one of `trusted`.
     """
 
-    def __init__(self, app: Any, hops: int, trusted: Iterable[Network]) -> None:
+    def __init__(self, app: Application, hops: int, trusted: Iterable[Network]) -> None:
         self._app, self._hops, self._trusted = app, hops, tuple(trusted)
         self._warned = False
 
@@ -36,10 +36,16 @@ class Proxies:
             if before is None:
                 break
             caller, passed = before, passed + 1
-        if "HTTP_X_FORWARDED_FOR" in environ and not passed:
-            self._warn(peer)
+        if "HTTP_X_FORWARDED_FOR" in environ and not passed and not self._warned:
+            self._warned = True
+            log.warning(
+                "a request from %s has X-Forwarded-For, which is not believed: all callers behind "
+                "that address count as one. If it is your proxy, set TRUSTED_PROXY_HOPS (now %d) "
+                "and TRUSTED_PROXIES (now %s)",
+                peer, self._hops, ", ".join(map(str, self._trusted)),
+            )  # fmt: skip
         trusted = bool(self._hops) and self._is_trusted(peer)
-        environ["proxies.peer"] = peer  # who is connected, whoever is believed to have called
+        environ["proxies.peer"] = peer  # the address that is connected
         environ["proxies.trusted"] = trusted
         if caller is not None:
             environ["REMOTE_ADDR"] = str(caller)
@@ -47,28 +53,18 @@ class Proxies:
             scheme = environ.get("HTTP_X_FORWARDED_PROTO", "").rpartition(",")[2].strip().lower()
             if scheme in ("http", "https"):
                 environ["wsgi.url_scheme"] = scheme
-        found: Iterable[bytes] = self._app(environ, start_response)
-        return found
+        return self._app(environ, start_response)
 
     def _is_trusted(self, address: Address | None) -> bool:
-        """Tell whether this is a proxy. Who comes by a Unix socket has no address, and may."""
+        """Return whether this is a proxy. A peer on a Unix socket has no address, and is."""
         return address is None or any(address in network for network in self._trusted)
-
-    def _warn(self, peer: Address | None) -> None:
-        """Say once that a proxy, if it is one, is not believed."""
-        if self._warned:
-            return
-        self._warned = True
-        log.warning(
-            "a request from %s carries X-Forwarded-For and it is not believed: all callers behind "
-            "that address count as one. If it is your proxy, set TRUSTED_PROXY_HOPS (now %d) and "
-            "TRUSTED_PROXIES (now %s)",
-            peer, self._hops, ", ".join(map(str, self._trusted)),
-        )  # fmt: skip
 
 
 def read_address(text: str) -> Address | None:
-    """Read an address as proxies write it, with a port perhaps; an IPv4 one in IPv6 is IPv4."""
+    """Return the address that a proxy wrote, perhaps with a port; None if it is none.
+
+    An IPv4 address inside IPv6 is IPv4.
+    """
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

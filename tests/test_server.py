@@ -24,7 +24,7 @@ def fake_env(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_shipped_files_serve_real_vectors(serve: Callable[..., str]) -> None:
-    url = serve(EMBEDDING_DTYPE="float32")
+    url = serve(cold=True, EMBEDDING_DTYPE="float32")
     reply = requests.post(f"{url}/embed", json={"texts": "This is an example sentence"}, timeout=30)
     assert reply.json()["embeddings"][0][:3] == pytest.approx(
         [0.0676569, 0.0634959, 0.0487131], abs=1e-6
@@ -43,7 +43,7 @@ def test_the_shipped_files_serve_real_vectors(serve: Callable[..., str]) -> None
 def test_four_workers_and_a_timeout_may_be_asked_for(fake_env: dict[str, str]) -> None:
     port = free_port()
     flags = ["-w", "4", "-b", f"127.0.0.1:{port}", "--timeout", "120", "app:app"]
-    with running([sys.executable, "-m", "gunicorn", *flags], port, fake_env) as process:
+    with running([sys.executable, "-m", "gunicorn", *flags], port, fake_env, cold=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         url, end = f"http://127.0.0.1:{port}/embed", time.monotonic() + 90
         while len(children.read_text().split()) < 4:  # one that is there answers for all
@@ -107,12 +107,12 @@ def exchange(port: int, *parts: bytes) -> bytes:
     return answer
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_bodies_over_the_limit_are_refused_on_the_wire(
     serve: Callable[..., str], fake_env: dict[str, str]
 ) -> None:
     """A body over the limit by its `Content-Length` -> the same on the wire."""
-    url = serve(**fake_env, MAX_REQUEST_BYTES="4096")
+    url = serve(cold=True, **fake_env, MAX_REQUEST_BYTES="4096")
     port = int(url.rpartition(":")[2])
     head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     declared = exchange(port, head + b"Content-Length: 9000000\r\n\r\n" + b"x" * 1000)
@@ -133,7 +133,7 @@ def test_bodies_over_the_limit_are_refused_on_the_wire(
 def test_sixty_four_clients_at_once_each_get_their_own_vectors(serve: Callable[..., str]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    url = serve(EMBEDDING_DTYPE="float32", CACHE="none")
+    url = serve(cold=True, EMBEDDING_DTYPE="float32", CACHE="none")
     texts = [f"sentence number {i} " + "padding " * (i % 40) for i in range(64)]
     alone = requests.post(f"{url}/embed", json={"texts": texts}, timeout=60).json()["embeddings"]
 

@@ -10,7 +10,7 @@ import pytest
 from config import Config, ConfigError, load_config
 from config.addresses import check_redis, check_sql
 from config.fields import names_of, without_service_links
-from server.listening import addresses_of, bind_of
+from server.sockets import addresses_of, bind_of
 from tests.conftest import ROOT, free_port, running, write_models
 
 NOTHING = Path("/nonexistent/.env")
@@ -125,7 +125,9 @@ def links(service: str, port: int = 6379) -> dict[str, str]:
 
 @pytest.mark.fault("Deployment")
 def test_what_kubernetes_says_of_other_services_is_no_setting(caplog) -> None:
-    """A Service is named redis, metrics, embedding, port, ... -> its variables are no settings."""
+    """A Service is named redis, metrics, embedding, port, ... -> its variables are not read as
+    settings.
+    """
     services = "redis metrics embedding embedding-service port host api max threads otel log"
     environ = {k: v for name in services.split() for k, v in links(name).items()}
     config = load_config(environ, NOTHING)
@@ -148,7 +150,7 @@ def test_what_kubernetes_says_of_other_services_is_no_setting(caplog) -> None:
     ],
 )
 def test_a_dotenv_file_that_is_no_utf_8_is_told_by_its_name(tmp_path: Path, content) -> None:
-    """`.env` is UTF-16, Latin-1 or holds NUL -> the start ends with a line that names it."""
+    """`.env` is UTF-16, Latin-1 or holds NUL -> the start ends with a line that names the file."""
     (tmp_path / ".env").write_bytes(content)
     with pytest.raises(ConfigError, match=r"\.env: is not UTF-8 text; save it as UTF-8"):
         load_config({}, tmp_path / ".env")
@@ -244,7 +246,7 @@ def test_a_value_that_is_no_text_or_very_long_is_one_short_line() -> None:
 
 @pytest.mark.fault("Deployment")
 def test_the_process_ends_with_a_list_and_without_a_traceback(tmp_path: Path) -> None:
-    """Settings are wrong, of a database's address too -> the start ends with a line for each."""
+    """Settings are wrong, a database's URL too -> the start ends with a line for each."""
     given = {
         "EMBEDDING_DB_URL": "mysql://u:hunter2@h/db?ssl-mode=REQUIRED", "PORT": "many",
         "AUTH_ENABLED": "true", "EMBEDDING_USE_DB_SETTINGS": "true", "HOST": "localhost:8001",
@@ -267,7 +269,7 @@ def test_a_limit_that_no_clock_can_count_and_a_port_for_two_are_refused() -> Non
         for value in ("1e300", "inf", "nan", "99999999999999999999"):
             assert f"{name}={value}" in refusal(**{name: value})
     said = refusal(ENABLE_METRICS="true", PORT="9000", METRICS_PORT="9000")
-    assert "METRICS_PORT=9000 is EMBEDDING_PORT too" in said
+    assert "METRICS_PORT=9000 is also EMBEDDING_PORT" in said
 
 
 @pytest.mark.parametrize("host", ["localhost:80", "[::1]:80", "http://h", "a b", "*", "256.1.1.1"])

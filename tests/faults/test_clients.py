@@ -88,7 +88,7 @@ def assert_they_are_cut_off(service: Service, known: int, began: float) -> None:
 
 @pytest.mark.fault("Clients")
 def test_slow_headers_on_every_thread_are_cut_off(service) -> None:
-    """Headers a byte at a time -> cut off after `READ_TIMEOUT`."""
+    """Headers sent a byte at a time -> cut off after `READ_TIMEOUT`."""
     known, began = cut_off(service), time.monotonic()
     with sending(service, SLOW_HEADERS, drips=True):
         assert_they_are_cut_off(service, known, began)
@@ -107,7 +107,7 @@ def test_bodies_shorter_than_announced_are_cut_off(service, drips) -> None:
 
 @pytest.mark.fault("Clients")
 def test_slow_chunked_bodies_are_cut_off(service) -> None:
-    """A chunked body that comes slowly -> cut off after `READ_TIMEOUT`."""
+    """A chunked body that arrives slowly -> cut off after `READ_TIMEOUT`."""
     known, began = cut_off(service), time.monotonic()
     with sending(service, SLOW_CHUNKS, drips=True):
         assert_they_are_cut_off(service, known, began)
@@ -132,7 +132,7 @@ def test_without_the_deadlines_slow_clients_do_hold_the_service(start) -> None:
 
 @pytest.mark.fault("Clients")
 def test_idle_connections_hold_no_thread(service) -> None:
-    """Connections opened and left idle -> hold no thread."""
+    """Connections opened and left idle -> they hold no thread."""
     idle = [service.connect() for _ in range(50)]
     began = time.monotonic()
     assert service.embed("a") == 200
@@ -175,7 +175,7 @@ def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(service, holding) -
 
 @pytest.mark.fault("Process and machine")
 def test_connections_that_are_opened_and_broken_off_leave_nothing_behind(service) -> None:
-    """10,000 connections are broken off -> nothing is left behind."""
+    """10,000 connections are broken off -> no descriptor is left behind."""
 
     def files() -> int:
         text = service.ask("/metrics")[2].decode()
@@ -215,7 +215,7 @@ def test_a_request_that_two_servers_could_read_differently_is_refused(service, r
 
 @pytest.mark.fault("Clients")
 def test_a_huge_address_is_refused(service) -> None:
-    """An address of 20 kB -> 4xx."""
+    """A URL of 20 kB -> 4xx."""
     with service.connect() as sock:
         sock.sendall(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sock.recv(100).split()[1] in (b"400", b"414", b"431")
@@ -223,7 +223,7 @@ def test_a_huge_address_is_refused(service) -> None:
 
 @pytest.mark.fault("Clients")
 def test_paths_and_methods_that_are_not_there_make_no_series(service) -> None:
-    """Made-up paths and methods -> no series of their own in the metrics."""
+    """Made-up paths and methods -> no metric series of their own."""
     for i in range(50):
         service.ask(f"/nothing/{i}?model={i}")
     text = urllib.request.urlopen(f"{service.url}/metrics", timeout=10).read().decode()
@@ -254,7 +254,7 @@ def test_what_a_client_calls_itself_stays_on_one_line_of_the_log(start, form) ->
 
 @pytest.mark.fault("Clients")
 def test_a_page_of_another_origin_is_given_no_leave(start) -> None:
-    """A page asks for leave that a list in CORS_ORIGINS does not name -> no header gives it."""
+    """A page asks for access from an origin not in CORS_ORIGINS -> no header grants it."""
     service = start(CORS_ORIGINS="https://ours.example")
     asked = {"Access-Control-Request-Method": "POST"}
     for origin, allowed in (("https://evil.example", None), ("https://ours.example",) * 2):

@@ -36,7 +36,7 @@ def on_a_small_disk(mounted, tmp_path) -> tuple[Service, Path]:
 
 @pytest.mark.fault("Process and machine")
 def test_a_full_disk_stops_no_embedding_and_heals(on_a_small_disk) -> None:
-    """The disk is full -> embedding and search go on; writes are 507 or 503; all heals with it."""
+    """The disk is full -> embedding and search go on; writes are 507 or 503 until there is room."""
     service, disk = on_a_small_disk
     workers = service.workers()
     small = {"collection": "kept", "texts": ["a"], "ids": ["a"]}

@@ -20,7 +20,7 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 @pytest.mark.fault("Models and devices")
 def test_a_gpu_that_is_not_there_is_said_and_not_replaced_by_the_cpu(start) -> None:
-    """No GPU where `DEVICE=cuda` -> 503 and why, never the CPU."""
+    """No GPU where `DEVICE=cuda` -> 503 with the reason, never the CPU."""
     service = start(
         app="app:app", ready="/health/live", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL,
         DEVICE="cuda", CUDA_VISIBLE_DEVICES="",
@@ -46,8 +46,8 @@ def test_auto_takes_the_cpu_where_there_is_no_gpu_and_health_names_it(start) -> 
 
 @pytest.mark.fault("Process and machine")
 def test_workers_killed_while_they_load_come_back_more_and_more_slowly(start, tmp_path) -> None:
-    """Workers are killed while they load, for want of memory -> each waits longer before it loads,
-    up to a minute; `/health` 503 says why.
+    """Workers are killed while they load, out of memory -> each waits longer before it loads, up to
+    a minute; `/health` is 503 with the reason.
     """
     killing = tmp_path / "killing"
     killing.write_text("kill")
@@ -118,7 +118,7 @@ def test_a_hub_that_hangs_leaves_the_port_open(start, silent_hub, tmp_path) -> N
 def test_a_hub_that_hangs_does_not_delay_a_model_that_is_cached(
     start, silent_hub, tmp_path
 ) -> None:
-    """The hub hangs -> a cached model starts without asking it."""
+    """The hub hangs -> a cached model starts without a call to it."""
     url, taken = silent_hub
     revision = "0" * 40
     cached = tmp_path / "models--some-org--some-model"  # as the hub's library keeps it

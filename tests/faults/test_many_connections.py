@@ -69,7 +69,7 @@ def probing(service: Service, seconds: float) -> Iterator[dict[str, list]]:
 
 @pytest.mark.fault("Hostile clients")
 def test_idle_and_slow_connections_beyond_the_limit_keep_nobody_waiting(service) -> None:
-    """1,100 idle connections and 400 slow ones that come anew -> `/health/live` within a second."""
+    """1,100 idle connections and 400 slow ones that reconnect -> `/health/live` within a second."""
     with open_files(4096), contextlib.ExitStack() as stack:
         idle = [stack.enter_context(service.connect()) for _ in range(1100)]
         with probing(service, SECONDS) as found:
@@ -107,7 +107,7 @@ def test_a_connection_that_is_used_outlives_those_that_were_never(service) -> No
 
 @pytest.mark.fault("Hostile clients")
 def test_more_readers_that_take_nothing_than_there_are_threads_hold_nobody(service) -> None:
-    """Large replies that twice as many clients as threads do not read -> others are served."""
+    """Twice as many clients as threads do not read their large replies -> others are served."""
     body = json.dumps({"texts": ["a"] * 200}).encode()  # 2 MB of answer
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
     with contextlib.ExitStack() as stack:
@@ -122,8 +122,8 @@ def test_more_readers_that_take_nothing_than_there_are_threads_hold_nobody(servi
 
 @pytest.mark.fault("Hostile clients")
 def test_large_replies_that_nobody_reads_are_not_all_kept(start, tmp_path: Path) -> None:
-    """Replies of 640 MB in all that nobody reads -> not all are kept: who takes nothing is cut off.
-    Whoever reads has the whole reply once there is room.
+    """Clients do not read replies of 640 MB in all -> not all are kept: clients that read nothing
+    are cut off. A client that reads gets the whole reply once there is room.
     """
     service = start("--threads", "64", STORE_DIR=str(tmp_path))
     texts = {"ids": list("abcd"), "embeddings": [[1, 0]] * 4, "documents": ["x" * 1_000_000] * 4}
@@ -165,8 +165,8 @@ SLOW = {
 @pytest.mark.fault("Hostile clients")
 @pytest.mark.parametrize("slow", SLOW.values(), ids=SLOW)
 def test_bodies_that_do_not_come_hold_no_other(service, slow) -> None:
-    """More bodies that stop after their first byte, or amid a chunk's line, than there are threads
-    -> others are read meanwhile, large ones too.
+    """More bodies that stop after their first byte, or inside a chunk's line, than there are
+    threads -> others are read meanwhile, large ones too.
     """
     with contextlib.ExitStack() as stack:
         for _ in range(4 * THREADS):
@@ -180,7 +180,7 @@ def test_bodies_that_do_not_come_hold_no_other(service, slow) -> None:
 
 @pytest.mark.fault("Hostile clients")
 def test_bodies_that_nobody_reads_keep_nobody_waiting(service) -> None:
-    """Refused bodies sent without end by 40 clients -> open connections are answered at once."""
+    """40 clients send refused bodies without end -> open connections are answered at once."""
     refused = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000000\r\n\r\n"
     piece, stop = b"x" * (1 << 20), threading.Event()
 

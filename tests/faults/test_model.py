@@ -10,9 +10,10 @@ from config import Config, ModelSpec
 from embedders.base import Prompt
 from errors import ClientGone, DeadlineExceeded, Full, Invalid, ServiceError, Unavailable
 from serving.batcher import Batcher
-from serving.health import EXIT_CODE, ailment, watch
+from serving.encoder import Encoder, Place
+from serving.health import EXIT_CODE, unhealthy_reason, watch
 from serving.model import Loaded, Model
-from serving.replicas import Replica, Replicas
+from serving.replicas import Replicas
 from tests.faults.conftest import until
 from tests.faults.hurting import FITS, Hurting
 
@@ -24,17 +25,17 @@ def hurting() -> Hurting:
 
 @pytest.fixture
 def batcher(hurting: Hurting) -> Batcher:
-    return Batcher(hurting, max_tokens=1000, hung_after_s=0.2)
+    return Batcher(hurting, max_tokens=1000)
 
 
 def embed(batcher: Batcher, *texts: str, **how: object) -> np.ndarray:
-    items = batcher._embedder.prepare(texts, Prompt(), "right")
+    items = batcher.embedder.prepare(texts, Prompt(), "right")
     return batcher.encode(items, **how).vectors
 
 
 @pytest.mark.fault("Models and devices")
 def test_rows_that_are_not_numbers_are_made_again_once_in_float32(batcher, hurting) -> None:
-    """A vector that is not finite -> made again once in float32."""
+    """A vector that is not finite -> computed once more in float32."""
     rows = embed(batcher, "fine", "nan")
     assert np.isfinite(rows).all() and hurting.exact == 1
     assert np.array_equal(rows[1], hurting.vector("nan"))
@@ -42,7 +43,7 @@ def test_rows_that_are_not_numbers_are_made_again_once_in_float32(batcher, hurti
 
 @pytest.mark.fault("Models and devices")
 def test_a_row_that_stays_no_number_fails_that_request_alone(batcher) -> None:
-    """A vector that is not finite in float32 either -> 500 for that request alone."""
+    """A vector that is not finite in float32 either -> 500 for that request only."""
     with pytest.raises(ServiceError, match="not a number") as failed:
         embed(batcher, "fine", "never")
     assert failed.value.status == 500
@@ -61,9 +62,9 @@ def test_a_full_memory_halves_the_pass_and_every_text_is_served(batcher, hurting
 @pytest.mark.fault("Models and devices")
 def test_after_a_full_memory_passes_are_smaller_for_a_while(batcher, hurting) -> None:
     """The device's memory is full -> passes are smaller for a while."""
-    assert batcher._model.budget == 1
+    assert batcher._forward.budget == 1
     embed(batcher, *[f"big {i}" for i in range(8)])
-    assert batcher._model.budget == 0.5
+    assert batcher._forward.budget == 0.5
 
 
 def test_a_text_too_large_for_the_memory_alone_is_refused_alone(batcher) -> None:
@@ -74,14 +75,14 @@ def test_a_text_too_large_for_the_memory_alone_is_refused_alone(batcher) -> None
 
 @pytest.mark.fault("Models and devices")
 def test_a_poisonous_text_harms_nobody_else_in_its_pass(batcher, hurting) -> None:
-    """A text that the model cannot encode -> 422 for it alone."""
+    """A text that the model cannot encode -> 422 for that text only."""
     with pytest.raises(Invalid, match="input 1"):
         embed(batcher, "fine", "bad", "fine too")
 
 
 @pytest.mark.fault("Models and devices")
 def test_a_lost_device_fails_all_at_once_and_lets_nobody_wait(batcher, hurting) -> None:
-    """The device is lost: an error that sticks -> every waiting request fails at once."""
+    """The device is lost: an error that persists -> every waiting request fails at once."""
     with pytest.raises(Unavailable):
         embed(batcher, "sticky", "b", "c", "d")
     assert hurting.sizes == [4]  # no halving: every call would fail
@@ -91,7 +92,7 @@ def test_a_lost_device_fails_all_at_once_and_lets_nobody_wait(batcher, hurting) 
 
 @pytest.mark.fault("Overload")
 def test_a_deadline_that_passes_during_the_pass_is_told_and_harms_no_other(batcher) -> None:
-    """The deadline passes during the pass -> 504; the others of the pass are unharmed."""
+    """The deadline passes during the pass -> 504; the others of the pass get their vectors."""
     import time
 
     with pytest.raises(DeadlineExceeded):
@@ -106,23 +107,27 @@ def test_a_client_that_is_gone_costs_no_pass(batcher, hurting) -> None:
 
 
 class Names:
-    """As much of a registry as the watchdog looks at."""
+    """As much of a registry as the health watch looks at."""
 
     def __init__(self, model: Model) -> None:
         self.models, self.default = {"fake": model}, model
         self.tried, self.lost = threading.Event(), None
 
 
-@pytest.fixture
-def model(batcher: Batcher, hurting: Hurting) -> Model:
+def served(encoder: Encoder) -> Model:
     made = Model(ModelSpec(id="fake", type="fake", model_name="tests/fake"), Config())
-    made.put(Loaded(hurting, batcher, 0.0))
+    made.put(Loaded(encoder, 0.0))
     return made
+
+
+@pytest.fixture
+def model(batcher: Batcher) -> Model:
+    return served(batcher)
 
 
 def test_health_is_told_without_a_pass_while_passes_succeed(model, batcher, hurting) -> None:
     embed(batcher, "fine")
-    assert ailment(model) is None and hurting.sizes == [1]
+    assert unhealthy_reason(model) is None and hurting.sizes == [1]
 
 
 def test_health_fails_while_the_model_cannot_encode_and_heals_with_it(
@@ -131,24 +136,26 @@ def test_health_fails_while_the_model_cannot_encode_and_heals_with_it(
     hurting.down = True
     with pytest.raises(Invalid):
         embed(batcher, "fine")
-    assert ailment(model) == "the model's last pass failed"
+    assert unhealthy_reason(model) == "the model's last pass failed"
     hurting.down = False
-    assert ailment(model) is None  # by a real trial, not by waiting
+    until(lambda: unhealthy_reason(model) is None)  # by a real trial
 
 
 def test_one_poisonous_text_does_not_make_the_service_unhealthy(model, batcher) -> None:
     with pytest.raises(Invalid):
         embed(batcher, "bad")
-    assert ailment(model) is None
+    until(lambda: unhealthy_reason(model) is None)
 
 
 @pytest.mark.fault("Models and devices")
-def test_a_hanging_pass_is_seen_and_ends_the_process(model, batcher) -> None:
+def test_a_hanging_pass_is_seen_and_ends_the_process(hurting) -> None:
     """A pass takes longer than `ENCODE_TIMEOUT` -> `/health` is 503, and the process ends."""
+    batcher = Batcher(hurting, max_tokens=1000, hung_after_s=0.2)
+    model = served(batcher)
     thread = threading.Thread(target=lambda: embed(batcher, "hang"), daemon=True)
     thread.start()
-    until(lambda: ailment(model))
-    assert "has taken" in str(ailment(model))
+    until(lambda: unhealthy_reason(model))
+    assert "has taken" in str(unhealthy_reason(model))
     ended: list[int] = []
     stop = watch(Names(model), ended.append)
     until(lambda: ended)
@@ -156,7 +163,7 @@ def test_a_hanging_pass_is_seen_and_ends_the_process(model, batcher) -> None:
     assert ended == [EXIT_CODE]
 
 
-def test_a_healthy_model_is_left_alone_by_the_watchdog(model, batcher) -> None:
+def test_a_healthy_model_is_not_ended_by_the_watch(model, batcher) -> None:
     ended: list[int] = []
     stop = watch(Names(model), ended.append)
     embed(batcher, "fine")
@@ -168,32 +175,30 @@ def test_a_healthy_model_is_left_alone_by_the_watchdog(model, batcher) -> None:
 def pair() -> Iterator[tuple[Model, list[Hurting]]]:
     """A model of two replicas, both up."""
     copies = [Hurting(), Hurting()]
-    lanes = [Batcher(copy, max_tokens=1000, hung_after_s=0.2) for copy in copies]
-    lane = Replicas([Replica(n, *each) for n, *each in zip("01", copies, lanes, strict=True)])
-    until(lambda: {row["status"] for row in lane.status()} == {"up"})
-    made = Model(ModelSpec(id="fake", type="fake", model_name="tests/fake"), Config())
-    made.put(Loaded(copies[0], lane, 0.0))
-    yield made, copies
-    lane.close()
+    encoders = [Batcher(copy, max_tokens=1000) for copy in copies]
+    replicas = Replicas(list(zip("01", encoders, strict=True)))
+    until(lambda: {row["status"] for row in replicas.status()} == {"up"})
+    yield served(replicas), copies
+    replicas.close()
 
 
-def on(replica: Replica, text: str) -> None:
-    items = replica.embedder.prepare([text], Prompt(), "right")
-    replica.lane.encode(items)
+def on(place: Place, text: str) -> None:
+    encoder = place.encoder
+    encoder.encode(encoder.embedder.prepare([text], Prompt(), "right"))
 
 
 def test_a_model_of_replicas_is_well_while_one_of_them_is(pair) -> None:
     model, copies = pair
-    for replica, copy in zip(model.loaded.lane.replicas, copies, strict=True):
-        assert ailment(model) is None
+    for place, copy in zip(model.loaded.encoder.places, copies, strict=True):
+        assert unhealthy_reason(model) is None
         copy.down = True
         with pytest.raises(Invalid):
-            on(replica, "fine")
-    assert ailment(model) == (
+            on(place, "fine")
+    assert unhealthy_reason(model) == (
         "no replica can encode (0: the model's last pass failed; 1: the model's last pass failed)"
     )
     copies[1].down = False
-    assert ailment(model) is None
+    until(lambda: unhealthy_reason(model) is None)
 
 
 @pytest.mark.fault("Models and devices")
@@ -201,8 +206,8 @@ def test_a_lost_device_of_one_replica_ends_the_process(pair) -> None:
     """The device of one replica is lost -> the worker ends."""
     model, _ = pair
     with pytest.raises(Unavailable):
-        on(model.loaded.lane.replicas[1], "sticky")
-    assert ailment(model) is None  # the other one serves, but this one cannot heal
+        on(model.loaded.encoder.places[1], "sticky")
+    assert unhealthy_reason(model) is None  # the other one serves, but this one cannot heal
     ended: list[int] = []
     stop = watch(Names(model), ended.append)
     until(lambda: ended)
@@ -215,5 +220,5 @@ def test_a_client_that_is_gone_costs_no_pass_of_a_replica(pair) -> None:
     passes = [len(copy.sizes) for copy in copies]
     items = copies[0].prepare(["fine"], Prompt(), "right")
     with pytest.raises(ClientGone):
-        model.loaded.encode(items, gone=lambda: True)
+        model.loaded.encoder.encode(items, gone=lambda: True)
     assert [len(copy.sizes) for copy in copies] == passes

@@ -19,8 +19,9 @@ LIMIT_MS = os.environ.get("OVERLOAD_LIMIT_MS", "800")
 
 
 @pytest.mark.fault("Overload")
+@pytest.mark.long
 def test_twice_the_capacity_is_borne(serve) -> None:
-    """Twice the capacity is offered -> refusals are 429 and counted; nothing is lost."""
+    """Twice the capacity is offered -> refusals are 429 and counted; no accepted one is lost."""
     # So few threads that a slow machine too has work for all of them within the seconds.
     url = serve(
         SUPPORTED_MODELS=MODEL, DEVICE="cpu", CACHE="none", LOG_LEVEL="WARNING", THREADS="40"

@@ -32,7 +32,7 @@ def test_a_killed_worker_is_replaced(service) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_a_killed_worker_leaves_the_others_serving(start) -> None:
-    """A worker is killed -> the others go on."""
+    """A worker is killed -> the others serve on."""
     service = start("-w", "2")
     until(lambda: sum("is ready in" in line for line in service.lines) == 2)
     with Crowd(service) as crowd:
@@ -45,7 +45,7 @@ def test_a_killed_worker_leaves_the_others_serving(start) -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_a_lost_device_gets_the_worker_replaced(service) -> None:
-    """The device is lost: an error that sticks -> 503; the worker ends and is replaced."""
+    """The device is lost: an error that persists -> 503; the worker ends and is replaced."""
     (worker,) = service.workers()
     assert service.embed("sticky") == 503
     until(lambda: service.healthy() and service.workers() != [worker])
@@ -96,7 +96,7 @@ def test_a_request_whose_deadline_passes_is_told_504(start) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_a_second_instance_on_the_port_ends_with_a_clear_error(service) -> None:
-    """The port is taken -> a clear error; the first instance is untouched."""
+    """The port is taken -> a clear error; the first instance is not affected."""
     env = {**os.environ, "HOST": "127.0.0.1", "PORT": str(service.port)}
     done = subprocess.run(
         [sys.executable, "-m", "gunicorn", "app:app"], env=env, cwd=ROOT,
@@ -117,7 +117,7 @@ def test_a_taken_metrics_port_is_a_line_in_the_log_and_no_more(start) -> None:
 
 @pytest.mark.fault("Models and devices")
 def test_a_model_that_cannot_be_loaded_leaves_the_port_open_and_says_why(start) -> None:
-    """A model cannot be loaded -> the port is open, and `/embed` says 503 and why."""
+    """A model cannot be loaded -> the port is open, and `/embed` is 503 with the reason."""
     service = start(
         app="app:app", ready="/health/live", EMBEDDING_MODEL="/nonexistent/model",
         SUPPORTED_MODELS="", MODEL_CONFIG="/nonexistent",
@@ -175,7 +175,7 @@ def test_a_log_that_nobody_can_write_fails_no_request(start) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_a_bug_is_one_plain_500_which_the_log_explains(service) -> None:
-    """A bug -> one plain 500 with the request's id; the log has the rest under that id."""
+    """A bug -> one plain 500 with the request's id; the log has the traceback under that id."""
     status, headers, body = service.ask("/embed", {"texts": ["a bug"]})
     told = json.loads(body)
     assert status == 500 and set(told) == {"error", "error_type", "request_id"}

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 @pytest.mark.fault("Deployment")
 def test_with_the_images_folders_alone_everything_works(mounted, tmp_path) -> None:
     """Only `/models`, `/data`, `/tmp` and `/dev/shm` can be written, as in the shipped compose and
-    Kubernetes files -> everything works, what is kept too.
+    Kubernetes files -> everything works, stored data too.
     """
     image = (ROOT / "Dockerfile").read_text()
     env = dict(re.findall(r"\b([A-Z_]+)=(\S*/(?:models|data)\S*)", image))

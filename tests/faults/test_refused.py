@@ -62,7 +62,9 @@ def test_the_answer_arrives_and_the_connection_works_or_is_said_to_close(service
 
 @pytest.mark.fault("On the wire")
 def test_a_client_that_sends_all_before_it_reads_gets_its_refusal(service) -> None:
-    """A refused body of 70 MB, sent whole before the answer is read -> it arrives, then the end."""
+    """A refused body of 70 MB, sent whole before the reply is read -> the reply arrives, then the
+    connection ends.
+    """
     for way in ("length", "chunks"):
         assert _check(service, "401", 70 << 20, way)
 
@@ -148,7 +150,7 @@ def nginx(service: Service) -> Iterator[Nginx]:
 
 @pytest.mark.fault("On the wire")
 def test_behind_nginx_a_refused_upload_costs_nobody_an_answer(nginx) -> None:
-    """Refused bodies of up to 2 MB beside 300 small requests, behind nginx -> no 502 for either."""
+    """Refused bodies of up to 2 MB during 300 small requests, behind nginx -> no 502 for either."""
     stop, refused = threading.Event(), Counter[tuple[int, int]]()
 
     def upload(offset: int) -> None:

@@ -40,7 +40,9 @@ def test_a_stop_finishes_the_requests_it_has_accepted(start, held) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_a_stop_takes_no_interpreter_down_around_its_threads(start, tmp_path) -> None:
-    """SIGTERM amid a load or a pass of the background -> the worker ends well; it was SIGABRT."""
+    """SIGTERM during a load or a pass in the background -> the worker exits normally, not by
+    SIGABRT.
+    """
     service = start(TAKEN_DOWN=str(tmp_path / "said"))
     assert service.embed("a") == 200
     service.signal(signal.SIGTERM)
@@ -52,7 +54,7 @@ def test_a_stop_takes_no_interpreter_down_around_its_threads(start, tmp_path) ->
 
 @pytest.mark.fault("Process and machine")
 def test_a_stop_amid_arrivals_on_kept_connections_loses_none_of_them(start) -> None:
-    """SIGTERM under load -> none on a kept connection is lost."""
+    """SIGTERM under load -> no request on a kept connection is lost."""
     service = start()
     with Arrivals(service, 8) as crowd:
         service.signal(signal.SIGTERM)
@@ -62,8 +64,8 @@ def test_a_stop_amid_arrivals_on_kept_connections_loses_none_of_them(start) -> N
 
 @pytest.mark.fault("Process and machine")
 def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start, held) -> None:
-    """SIGTERM, and `GRACEFUL_TIMEOUT` is too short for the queue -> the rest of it is 503 before
-    the end.
+    """SIGTERM, and `GRACEFUL_TIMEOUT` is too short for the queue -> what is left of the queue gets
+    503 before the end.
 
     One pass takes half the graceful time: whoever cannot be served any more is told so.
     """
@@ -120,7 +122,7 @@ def test_a_worker_that_is_ready_has_all_requests_while_the_first_one_still_loads
     until(lambda: len(service.workers()) == 2)
     assert service.ask("/health/ready")[0] == 503  # nobody can serve: whoever is there says so
     loading.write_text(f"wait {min(service.workers())}")
-    until(service.healthy)
+    until(lambda: all(service.healthy() for _ in range(20)))  # until the other has noticed
     with Crowd(service) as crowd:
         until(lambda: len(crowd.statuses) > 200)
         loading.unlink()
@@ -166,8 +168,8 @@ def test_a_reload_to_a_configuration_with_a_mistake_changes_nothing(start, model
 
 @pytest.mark.fault("Process and machine")
 def test_a_worker_that_cannot_start_again_leaves_the_others_serving(start, models_file) -> None:
-    """A worker cannot start again, for a mistake made in a file meanwhile -> the others go on, and
-    it is tried again, ever more slowly.
+    """A worker cannot restart because a file was broken meanwhile -> the others serve on, and it is
+    tried again, more and more slowly.
 
     Somebody made a mistake in a file while the service ran, and hours later a worker died.
     """
@@ -188,7 +190,7 @@ def test_a_worker_that_cannot_start_again_leaves_the_others_serving(start, model
 
 @pytest.mark.fault("Process and machine")
 def test_a_stop_during_a_reload_waits_for_nobody(start, tmp_path) -> None:
-    """SIGTERM during a reload -> it stops, and waits for no model."""
+    """SIGTERM during a reload -> it stops without waiting for a model."""
     loading = tmp_path / "loading"
     service = start(WHILE_LOADING=str(loading))
     loading.write_text("wait")

@@ -74,9 +74,9 @@ def test_the_log_names_the_peer_and_the_id_that_the_reply_bears(service) -> None
     until(lambda: any(told in line for line in service.lines))
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_what_is_no_request_is_refused_as_everything_else_is(service) -> None:
-    """A request line, header or length that cannot be read -> 4xx in JSON, nothing of it echoed."""
+    """A request line, header or length that cannot be read -> 4xx in JSON that echoes nothing."""
     reply = exchange(service, POST + b"Authorization : " + SECRET + b"\r\n\r\n")
     assert reply.status == 400 and "header" in json.loads(reply.content)["error"]
     assert SECRET not in reply.content
@@ -104,9 +104,9 @@ def test_headers_that_proxies_set_are_believed_from_nobody_unasked(service, head
     assert reply.status == 200 and json.loads(reply.content) == {"status": "alive"}
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 def test_empty_lines_before_a_request_are_left_out(service) -> None:
-    """Empty lines before a request, or after the body of the one before -> left out."""
+    """Empty lines before a request, or after the body of the one before -> skipped."""
     with service.connect() as sock:
         for before in (b"\r\n\r\n", b"", b"\r\n"):
             sock.sendall(before + GET + b"Content-Length: 2\r\n\r\n{}\r\n")

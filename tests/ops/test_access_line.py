@@ -111,8 +111,8 @@ def test_a_line_tells_who_called_and_from_where(
 def test_a_key_that_nobody_checks_leaves_its_id_in_the_log(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stolen key is tried on routes that are none (404, 405), or with a wrong secret (401) ->
-    the log has the id that it claims, and nothing else of it.
+    """A stolen key is tried on unknown routes (404, 405), or with a wrong secret (401) -> the log
+    has the id that it claims, and no other part of it.
     """
     for method, path, status in (
         ("GET", "/nowhere", "404"), ("DELETE", "/models", "405"), ("GET", "/models", "401")
@@ -132,8 +132,8 @@ def test_a_key_that_nobody_checks_leaves_its_id_in_the_log(
 
 @pytest.mark.fault("Accounts")
 def test_guessing_is_seen_in_the_log(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
-    """Passwords are guessed -> each try's line names the user that was tried and the address, with
-    no password; a name forges no field.
+    """Passwords are guessed -> the log has a line for each try with the user name and the address,
+    without a password; a name forges no field.
     """
     for name in ("admin", "x status=200 caller=admin", 'a" b="', "é" * 150, "two\nlines"):
         body = {"username": name, "password": "a-guess-of-theirs"}
@@ -149,7 +149,7 @@ def test_guessing_is_seen_in_the_log(client: FlaskClient, caplog: pytest.LogCapt
 @pytest.mark.fault("Hostile clients")
 def test_a_path_forges_no_field(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
     """A path or a model's name holds blanks, quotes, `=` or line ends -> quoted in the log, as
-    logfmt has it; no line and no field is forged.
+    logfmt requires; it forges no line and no field.
     """
     admin = bearer(token_of(client, *ADMIN))
     client.get("/x%20status=200%20id=forged%22%0a2026", headers=admin)

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from server import polling
+from server import clients
 from tests.faults.conftest import until
 from tests.faults.crowd import answer
 from tests.ops.test_scarcity import Running
@@ -19,10 +19,8 @@ def connect(running: Running) -> socket.socket:
 
 @pytest.mark.fault("Hostile clients")
 def test_bodies_that_fill_the_room_and_stop_are_cut_off(monkeypatch) -> None:
-    """Bodies that stop fill the 64 MB for those that are not whole -> 408 after a second; others
-    are read meanwhile.
-    """
-    monkeypatch.setattr(polling, "GATHERED_MOST", 100_000)
+    """Incomplete bodies fill their 64 MB and stop -> 408 after 1 s; others are read meanwhile."""
+    monkeypatch.setattr(clients, "GATHERED_LIMIT", 100_000)
     with Running() as running, contextlib.ExitStack() as stack:
         stopped = [stack.enter_context(connect(running)) for _ in range(3)]
         for sock in stopped:
@@ -31,7 +29,7 @@ def test_bodies_that_fill_the_room_and_stop_are_cut_off(monkeypatch) -> None:
             other.sendall(HEAD + b"x" * 300_000)
             assert answer(other, "POST").status == 200
         assert [answer(sock, "POST").status for sock in stopped] == [408] * 3
-        until(lambda: running.worker.gathered == 0)
+        until(lambda: running.worker.clients.gathered == 0)
 
 
 def test_what_was_gathered_is_not_counted_once_a_thread_has_it() -> None:
@@ -40,5 +38,5 @@ def test_what_was_gathered_is_not_counted_once_a_thread_has_it() -> None:
             sock.sendall(HEAD + b"x" * 300_000)
             assert answer(sock, "POST").status == 200
         sock.sendall(HEAD[:20])
-        until(lambda: running.worker.gathered == 20)
-    assert running.worker.gathered == 0
+        until(lambda: running.worker.clients.gathered == 20)
+    assert running.worker.clients.gathered == 0

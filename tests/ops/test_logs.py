@@ -97,8 +97,8 @@ def heal(descriptor: int, file: Path) -> None:
 
 @pytest.mark.fault("Process and machine")
 def test_what_finds_no_room_is_counted_and_told(descriptor, tmp_path) -> None:
-    """The log is not read -> lines beyond 20,000 are dropped, counted and told."""
-    handler = logs.Aside(3, descriptor)
+    """The log is not read -> lines beyond 20,000 are dropped, and a later line counts them."""
+    handler = logs.BackgroundHandler(3, descriptor)
     handler.emit(record("line 0"))
     until(handler._lines.empty)  # it is in the thread's hand
     for i in range(1, 10):
@@ -116,7 +116,7 @@ def test_a_full_disk_costs_few_attempts_and_no_line_that_has_room(
 ) -> None:
     """The log's disk is full -> lines wait in memory."""
     attempts = Attempts(monkeypatch)
-    handler = logs.Aside(descriptor=descriptor)
+    handler = logs.BackgroundHandler(descriptor=descriptor)
     expected = [f"line {i}" for i in range(100)]
     began = time.monotonic()
     for text in expected:
@@ -135,7 +135,7 @@ def test_a_line_that_is_written_in_parts_is_written_once(tmp_path, monkeypatch) 
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
     os.set_blocking(write, False)
     monkeypatch.setattr(logs, "RETRY_S", 0.01)
-    handler = logs.Aside(descriptor=write)
+    handler = logs.BackgroundHandler(descriptor=write)
     text = "".join(map(str, range(5_000)))
     handler.handle(record(text + "\ud800"))
     with os.fdopen(read) as log:

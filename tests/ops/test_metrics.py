@@ -53,7 +53,7 @@ def test_the_service_tells_what_it_is_and_how_much_room_it_has(watched: Watched)
         assert value(text, f'embedding_disk_free_bytes{{folder="{folder}"}}') > 0
     started = value(text, "embedding_process_start_time_seconds")
     assert time.time() - 3600 < started <= time.time() + 1
-    for part in ("settings", "database", "cache", "vault", "store", "limits"):
+    for part in ("settings", "database", "cache", "provider_keys", "store", "limits"):
         assert f'embedding_degraded{{part="{part}"}} 0.0' in text
 
 

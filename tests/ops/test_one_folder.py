@@ -29,8 +29,8 @@ def sign_in(url: str, user: str) -> dict[str, str]:
 
 @pytest.mark.fault("Files")
 def test_one_folder_for_everything_loses_nothing(tmp_path: Path) -> None:
-    """`METRICS_DIR`, `STORE_DIR`, `DATA_DIR` and the model cache are one folder, by a link -> users
-    and vectors are there after a restart, and so is every other file.
+    """`METRICS_DIR`, `STORE_DIR`, `DATA_DIR` and the model cache are one folder, by a link ->
+    users, vectors and every other file are there after a restart.
     """
     models = write_models(tmp_path / "m.json", {"f": {"type": "fake", "model_name": "tests/fake"}})
     folder = tmp_path / "real"

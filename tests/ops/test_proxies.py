@@ -122,7 +122,9 @@ def guess(port: int, source: str) -> list[int]:
 
 @pytest.mark.fault("Hostile clients")
 def test_a_forged_address_lets_nobody_past_the_sign_in_limit(service: int) -> None:
-    """`X-Forwarded-For` is forged, past the proxy -> not believed: 429 after 20 wrong passwords."""
+    """A client behind the proxy forges `X-Forwarded-For` -> not believed: 429 after 20 wrong
+    passwords.
+    """
     statuses = guess(service, "127.0.0.7")
     assert statuses == [401] * TRIES_PER_ADDRESS + [429] * 2
     assert sign_in(service, "admin", PASSWORD, "127.0.0.8") == 200
@@ -162,7 +164,9 @@ SPELLINGS = r"""
 
 @pytest.mark.fault("Deployment")
 def test_no_spelling_of_a_closed_route_gets_past_nginx(service: int) -> None:
-    """`/metrics` is asked for as `/metrics/`, `%2f`, `//`, `/./` ... by others -> none gets it."""
+    """Another machine asks for `/metrics` as `/metrics/`, `%2f`, `//`, `/./` ... -> nginx refuses
+    all of them.
+    """
     with Nginx(front_of(service)) as nginx:
         key = "Authorization: Bearer " + token(nginx.port)
         for path in SPELLINGS.split():

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 
-from server import scarcity
+from server import worker
 from server.connection import Stage
 from server.worker import DeadlineWorker
 from tests.conftest import ROOT
@@ -53,7 +53,7 @@ class Application:
 class Running:
     """A worker in a thread of this process."""
 
-    def __init__(self, threads: int = 4) -> None:
+    def __init__(self, threads: int = 4, further: Iterable[socket.socket] = ()) -> None:
         self.listener = ShortListener()
         self.listener.bind(("127.0.0.1", 0))
         self.listener.listen(64)
@@ -62,12 +62,12 @@ class Running:
         config.set("keepalive", 60)
         self.app = Application()
         self.worker = DeadlineWorker(
-            1, os.getppid(), [self.listener], None, 30, config, Logger(config)
+            1, os.getppid(), [self.listener, *further], None, 30, config, Logger(config)
         )
         self.worker.tpool = self.worker.get_thread_pool()
         self.worker.poller = selectors.DefaultSelector()
         self.worker.method_queue.init()
-        self.worker.wsgi = self.worker._timed(self.app)
+        self.worker.wsgi = self.app
         self.thread = threading.Thread(target=self.worker.run)
 
     def __enter__(self) -> "Running":
@@ -112,11 +112,11 @@ def in_a_thread(running: Running, path: str) -> tuple[threading.Thread, list[int
 
 @pytest.mark.fault("Process and machine")
 def test_without_a_descriptor_the_longest_idle_connections_make_room(running) -> None:
-    """Descriptors run out -> the longest idle connections make room."""
+    """Descriptors run out -> the longest idle connections are closed."""
     idle = [running.connect() for _ in range(4)]
     for connection in idle:
         assert ask(connection) == 200
-    until(lambda: len(running.worker.stages[Stage.IDLE]) == 4)
+    until(lambda: len(running.worker.clients.stages[Stage.IDLE]) == 4)
     thread, statuses = in_a_thread(running, "/slow")
     assert running.app.slow.acquire(timeout=30)
     running.listener.short = 1
@@ -139,7 +139,7 @@ def test_without_a_descriptor_and_without_idle_connections_it_tries_once_a_secon
     waiting = running.connect()
     waiting.connect()
     until(lambda: running.listener.refusals >= 2)
-    assert running.listener.refusals <= 1 + (time.monotonic() - began) / scarcity.PAUSE_S
+    assert running.listener.refusals <= 1 + (time.monotonic() - began) / worker.PAUSE_S
     running.listener.short = 0
     assert ask(waiting) == 200
     waiting.close()
@@ -147,7 +147,7 @@ def test_without_a_descriptor_and_without_idle_connections_it_tries_once_a_secon
 
 @pytest.mark.fault("Process and machine")
 def test_a_stop_takes_the_connections_that_wait_and_refuses_further_ones(running) -> None:
-    """SIGTERM under load -> waiting connections are taken, further ones refused."""
+    """SIGTERM under load -> waiting connections are accepted, later ones refused."""
     first, statuses = in_a_thread(running, "/slow")
     assert running.app.slow.acquire(timeout=30)
     running.listener.short = 1000
@@ -190,7 +190,7 @@ def test_where_no_further_thread_starts_requests_wait_for_one_there_is(
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     second, later = in_a_thread(running, "/")
-    until(lambda: running.worker.tells_from)
+    until(lambda: running.worker.warn_from)
     assert running.worker.nr_conns == 2 and not later
     running.app.go_on.set()
     for thread in (first, second):
@@ -201,7 +201,7 @@ def test_where_no_further_thread_starts_requests_wait_for_one_there_is(
 def limits_after(soft: int, hard: int) -> list[int]:
     """Ask for room for 1000 in a process with these limits; return what it says, and its limit."""
     code = (
-        "import resource; from server.scarcity import room_for_connections as r;"
+        "import resource; from server.sockets import room_for_connections as r;"
         f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}));"
         "print(r(1000), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )

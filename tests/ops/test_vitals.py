@@ -13,7 +13,7 @@ from routes import health
 from tests.ops.test_metrics import value
 from tests.servers.redis import Redis
 
-PARTS = ("settings", "database", "cache", "vault", "store", "limits")
+PARTS = ("settings", "database", "cache", "provider_keys", "store", "limits")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def degraded(text: str) -> set[str]:
 
 @pytest.mark.fault("Redis")
 def test_a_redis_that_is_away_is_a_metric(make: Callable[..., Flask]) -> None:
-    """Redis is away -> `embedding_degraded` is 1 for the cache and the limits, for an alert."""
+    """Redis is down -> `embedding_degraded` is 1 for the cache and the limits, for an alert."""
     with Redis() as server:
         app = make(
             redis_enabled=True, redis_url=server.url(), cache="redis",
@@ -76,9 +76,9 @@ def test_a_provider_that_is_left_alone_is_a_metric(make: Callable[..., Flask]) -
     app = make(models={"m": {"type": "openai", "model_name": "m"}})
     series = 'embedding_provider_open{host="api.openai.com",provider="openai"}'
     assert f"{series} 0.0" in shown(app)
-    link = app.extensions["services"].providers.get("openai").links["api.openai.com"]
+    link = app.extensions["services"].providers.get("openai").hosts["api.openai.com"]
     for _ in range(5):
-        link.breaker.failure()
+        link.breaker.failed(OSError())
     assert f"{series} 1.0" in shown(app)
-    link.breaker.success()
+    link.breaker.succeeded()
     assert f"{series} 0.0" in shown(app)

@@ -39,7 +39,7 @@ def test_wrong_paths_and_methods_are_answered_in_json(watched, method, path, sta
 
 @pytest.mark.fault("Clients")
 def test_head_and_options_and_a_trailing_slash_are_answered(watched) -> None:
-    """HEAD, OPTIONS, a slash at the end -> answered."""
+    """HEAD, OPTIONS, a trailing slash -> answered."""
     assert raw(watched, "HEAD", "/health")[::2] == (200, b"")
     status, headers, body = raw(watched, "OPTIONS", "/embed")
     assert (status, body) == (200, b"") and "POST" in headers["allow"]
@@ -78,7 +78,7 @@ def flood() -> Iterator[tuple[str, str, dict | None]]:
 
 @pytest.mark.fault("Clients")
 def test_a_flood_of_made_up_names_makes_no_series(watched: Watched) -> None:
-    """Made-up model names -> no series of their own in the metrics."""
+    """Made-up model names -> no metric series of their own."""
 
     def series() -> set[str]:
         text = watched.get("/metrics")[0].decode()

@@ -62,7 +62,7 @@ def test_a_killed_workers_counts_stay_and_its_gauges_go(tmp_path: Path, workers:
 
 @pytest.mark.fault("Process and machine")
 def test_a_reload_under_load_never_takes_a_count_back(tmp_path: Path) -> None:
-    """SIGHUP under load -> no count of the metrics goes back."""
+    """SIGHUP under load -> no metric counts backwards."""
     with serving(tmp_path, "-w", "4") as service:
         embed(service, 10)
         seen = [shown(service, EMBEDS)]
@@ -87,7 +87,7 @@ def test_the_workers_that_are_added_later_are_counted_too(tmp_path: Path) -> Non
 
 @pytest.mark.fault("Process and machine")
 def test_what_a_dying_worker_counted_last_is_seen(tmp_path: Path) -> None:
-    """A worker is killed -> what it counted stays in the metrics."""
+    """A worker is killed -> its counts stay in the metrics."""
     with serving(tmp_path, app="tests.faults.hurting:app") as service:
         old = set(service.workers())
         assert service.embed("sticky") == 503

@@ -10,7 +10,7 @@ from gunicorn.http.unreader import Unreader
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.incoming import BODY_GATHERED, Incoming
+from server.connection import GATHERED_BODY, RequestBuffer
 
 HEAD = b"POST /embed HTTP/1.1\r\nHost: x\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -28,12 +28,12 @@ class Only(Unreader):
         raise AssertionError("the parser waits for more than what was said to be whole")
 
 
-def look(data: bytes, pieces: int = 1) -> Incoming:
+def look(data: bytes, pieces: int = 1) -> RequestBuffer:
     """Receive some bytes, so many at a time, until the request is ready."""
-    incoming = Incoming()
+    incoming = RequestBuffer()
     for at in range(0, len(data), pieces):
-        incoming.received += data[at : at + pieces]
-        if not incoming.is_blank() and incoming.is_ready(BODY_GATHERED):
+        incoming.data += data[at : at + pieces]
+        if not incoming.is_blank() and incoming.is_ready(GATHERED_BODY):
             break
     return incoming
 
@@ -78,8 +78,8 @@ def test_the_parser_waits_for_nothing_where_a_body_is_said_to_be_here(
     head = first + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
     data = head + b"".join(map(b"".join, chunks)) + ending
     incoming = look(data, pieces)
-    if incoming.body_came:
-        read_by_gunicorn(bytes(incoming.received))
+    if incoming.complete:
+        read_by_gunicorn(bytes(incoming.data))
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_the_parser_waits_for_nothing_where_a_body_is_said_to_be_here(
 )
 def test_a_chunk_that_is_not_plain_counts_as_one_that_a_thread_waits_for(line) -> None:
     incoming = look(CHUNKED + line, 100)
-    assert not incoming.body_came
+    assert not incoming.complete
 
 
 def test_empty_lines_before_a_request_are_no_part_of_it() -> None:
     for data in (b"\r\n", b"\r", b"\r\n\r\n\r"):
         assert look(data).target == b"" and look(data).is_blank()
     assert look(b"\r\n\r\n" + NEXT).target == b"/"
-    assert look(b"\r\n" * 9 + CHUNKED + b"0\r\n\r\n", 1).body_came
+    assert look(b"\r\n" * 9 + CHUNKED + b"0\r\n\r\n", 1).complete

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from server import turns
+from server import slots
 from tests.faults.conftest import until
 from tests.ops.test_scarcity import Running, ask, in_a_thread
 
@@ -19,10 +19,10 @@ def running() -> Iterator[Running]:
 
 @pytest.mark.fault("Overload")
 def test_a_probe_overtakes_the_requests_that_wait_for_a_thread(running) -> None:
-    """Every thread works and requests wait for one -> a probe is answered at once all the same."""
+    """Every thread works and requests wait for one -> a probe is still answered at once."""
     busy = [in_a_thread(running, "/slow") for _ in range(3)]
     assert running.app.slow.acquire(timeout=30)
-    until(lambda: len(running.worker.ready) == 2)
+    until(lambda: len(running.worker.queue.ready) == 2)
     probe = running.connect()
     for _ in range(3):
         assert ask(probe, "/probe") == 200
@@ -36,33 +36,33 @@ def test_a_probe_overtakes_the_requests_that_wait_for_a_thread(running) -> None:
 
 def test_while_as_many_run_as_may_nobody_begins_unless_the_interpreter_is_free(monkeypatch) -> None:
     free = False
-    monkeypatch.setattr(turns.Turns, "_interpreter_is_free", lambda self: free)
-    given = turns.Turns(lambda: None)
-    for _ in range(turns.AT_ONCE):
+    monkeypatch.setattr(slots.Slots, "_interpreter_is_free", lambda self: free)
+    given = slots.Slots(lambda: None)
+    for _ in range(slots.AT_ONCE):
         assert given.is_free()
-        given.begin()
+        given.count(1)
     assert not given.is_free() and given.wanted
     free = True
     assert given.is_free()
 
 
 def test_whoever_waits_for_the_model_makes_room_and_wakes_who_gives_it(monkeypatch) -> None:
-    monkeypatch.setattr(turns.Turns, "_interpreter_is_free", lambda self: False)
+    monkeypatch.setattr(slots.Slots, "_interpreter_is_free", lambda self: False)
     woken, waits, goes_on = threading.Event(), threading.Event(), threading.Event()
-    given = turns.Turns(woken.set)
+    given = slots.Slots(woken.set)
 
     def request() -> None:
-        with given.used(), turns.away():
+        with given.used(), slots.away():
             waits.set()
             goes_on.wait(30)
 
-    for _ in range(turns.AT_ONCE):
-        given.begin()
+    for _ in range(slots.AT_ONCE):
+        given.count(1)
     assert not given.is_free()
     thread = threading.Thread(target=request)
     thread.start()
     assert waits.wait(30) and woken.is_set() and given.is_free()
-    given.begin()
+    given.count(1)
     assert not given.is_free()
     goes_on.set()
     thread.join()
@@ -70,10 +70,10 @@ def test_whoever_waits_for_the_model_makes_room_and_wakes_who_gives_it(monkeypat
 
 
 def test_a_thread_that_serves_nobody_may_wait_too() -> None:
-    with turns.away():
+    with slots.away():
         pass
 
 
 def test_an_idle_interpreter_is_found_free() -> None:
-    given = turns.Turns(lambda: None)
+    given = slots.Slots(lambda: None)
     until(given._interpreter_is_free)
