@@ -1,44 +1,51 @@
-"""Texts in collections: embeds what is stored and what is asked, and never mixes two models.
+"""Documents in collections: stores and searches texts, and never mixes two models' vectors.
 
-Joins the engine and the vector store. A collection remembers whose vectors it holds; another
-model's are refused with what to do. Knows no HTTP; the background re-embedding is `reembed.py`.
+A collection remembers whose vectors it holds; another model's are refused with what to do.
+Re-embedding in the background is in `reembed.py`.
 """
 
+import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
-from typing import Any, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
-from documents.rules import Draft, check_new
 from engine import Embedded, EmbedRequest, Engine
 from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
 from observability import tracing
-from serving.registry import Loaded
-from store import CollectionInfo, Found, Item, Limits, VectorStore, Written
+from serving.model import Loaded
+from store import CollectionInfo, Found, Item, Limits, VectorStore, Written, validation
 from store.base import SUCCESSOR, Identity, IfExists, Metric, Mode, successor
 from store.budget import UNBOUNDED, Budget
-from store.validation import (
-    being_replaced,
-    check_columns,
-    check_items,
-    check_mode,
-    check_name,
-    check_present,
-)
+from store.filters import FIELD, FIELD_CHARS, path_of
+from store.values import brief
 
-# Another collection may come under the name while one is searched or texts are embedded for it, by
-# a re-embedding; the uuid tells, and all is done again with what is there now.
+# A re-embedding may switch another collection in under a name while one is searched or texts are
+# embedded for it. Its uuid shows that, and all is done again with the new one.
 ATTEMPTS = 3
-# Of one collection: every description of it lists them all.
-MOST_ALIASES = 100
+MOST_ALIASES = 100  # of one collection: every description lists them all
+# Clients resolve dot segments before they send a path (RFC 3986, 5.2.4; browsers between
+# backslashes too), so `vectors/..` would be another address. Control characters are removed or
+# refused on the way.
+UNSAFE = re.compile(r"(?:^|[/\\])\.\.?(?:[/\\]|\Z)|[\x00-\x1f\x7f-\x9f]")
+
+T = TypeVar("T")
+
+
+class Draft(NamedTuple):
+    """A record to store: its vector, or a text to embed."""
+
+    id: str | None = None
+    vector: Any = None
+    text: str | None = None
+    metadata: dict[str, Any] = {}  # never modified
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What storing did, and what embedding cost where there was any."""
+    """What was stored, and what embedding cost if anything was embedded."""
 
     ids: list[str]
     written: Written
@@ -49,7 +56,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Query:
-    """What is searched for: vectors, texts, or the neighbours of a stored id."""
+    """What to search for: vectors, texts, or the neighbours of a stored id."""
 
     vectors: Sequence[Any] | None = None
     texts: Sequence[str] | None = None
@@ -59,7 +66,7 @@ class Query:
     options: dict[str, Any] = field(default_factory=dict)  # the store's own: filter, min_score, ...
 
 
-class Library:
+class Documents:
     """Stores and finds texts. `limits` are the store's."""
 
     def __init__(self, engine: Engine, store: VectorStore, limits: Limits | None = None) -> None:
@@ -71,215 +78,236 @@ class Library:
         self, name: str, dimension: int | None, metric: str, model: str | None, if_exists: str,
         indexed: Sequence[str] = (),
     ) -> tuple[CollectionInfo, bool]:  # fmt: skip
-        """Make a collection; with a model its dimension and fingerprint are the model's."""
+        """Create a collection; return it, and whether it is new.
+
+        With a model its dimension and fingerprint are the model's. Raises Invalid, Conflict.
+        """
         fingerprint = None
         if model is not None:
             found = self._engine.registry.get(model)
             facts = found.loaded.facts
             if dimension is not None and dimension != facts.dimension:
-                raise Invalid(
-                    f"dimension {dimension}: vectors of {model!r} have {facts.dimension}",
-                    param="dimension",
-                )
+                own = f"vectors of {model!r} have {facts.dimension}"
+                raise Invalid(f"dimension {dimension}: {own}", param="dimension")
             dimension, model = facts.dimension, found.spec.model_name
             fingerprint = facts.fingerprint
         check_own_name(name)
         if dimension is None:
-            raise Invalid("give a dimension, or a model whose it is", param="dimension")
+            raise Invalid("give a dimension or a model", param="dimension")
         return self.store.create(
             name, dimension, cast(Metric, metric), model, fingerprint, cast(IfExists, if_exists),
             indexed,
         )  # fmt: skip
 
-    def add(self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest) -> Stored:
-        """Store drafts in an existing collection, embedding those texts that have no vector."""
-        self._check(drafts)
-        for _ in range(ATTEMPTS - 1):
-            mine = self.store.identity(name)
-            try:
-                return self._add(mine, name, drafts, mode, embed)
-            except (NotFound, Conflict):  # right, unless another was switched in meanwhile
-                if self.store.identity(name).uuid == mine.uuid:
-                    raise
-        return self._add(self.store.identity(name), name, drafts, mode, embed)
+    def add(
+        self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest,
+        create: bool = False,
+    ) -> Stored:  # fmt: skip
+        """Store drafts, embedding the texts that have no vector.
 
-    def store_texts(
-        self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest, create: bool
-    ) -> Stored:
-        """Embed texts and store them; the collection is made for the model if it is not there.
-
-        What is refused leaves no collection behind: it is made once all that it will hold is known.
+        With `create` a missing collection is made for the model, once everything it will hold is
+        known: a refused request leaves no collection behind. Raises NotFound, Conflict, Invalid,
+        TooLarge, and what the engine raises.
         """
-        try:
-            return self.add(name, drafts, mode, embed)
-        except NotFound:
-            if not create or mode == "update" or self._exists(name):
-                raise
-        check_own_name(name)
-        check_columns(_items(drafts, None), self.limits)
-        model = self._engine.registry.get(embed.model)
-        mark = fingerprint_of(model.loaded, embed)
-        new = Identity(name, "", 0, "cosine", model.spec.model_name, mark)
-        embedded = self._embed(new, name, replace(embed, inputs=_texts(drafts)), "document")
-        items, dimension = _items(drafts, embedded), embedded.vectors.shape[1]
-        check_items(items, dimension, new.metric, self.limits)
-        info, created = self.store.create(
-            name, dimension, new.metric, new.model, new.fingerprint, if_exists="ok"
+        if len(drafts) > self.limits.items:
+            raise TooLarge(f"{len(drafts)} items; at most {self.limits.items} in one call")
+        for i, draft in enumerate(drafts):
+            check_new(i, draft)
+        items = [
+            Item(draft.id if draft.id is not None else uuid.uuid4().hex, draft.vector,
+                 draft.text, draft.metadata)
+            for draft in drafts
+        ]  # fmt: skip
+        create = create and mode != "update"
+        return self._again_if_replaced(
+            name, lambda found: self._add(found, name, items, mode, embed), create, writes=True
         )
-        with tracing.stage("store"):
-            written = self.store.upsert(name, items, mode, info.uuid)
-        return Stored([item.id for item in items], written, info, created, embedded)
 
     def search(
         self, name: str, query: Query, embed: EmbedRequest, budget: Budget = UNBOUNDED
     ) -> tuple[Found, Embedded | None]:
-        """Find the nearest records to each query, all of them in one state of the collection."""
-        for _ in range(ATTEMPTS - 1):
-            mine = self.store.identity(name)
-            try:
-                found = self._search(mine, name, query, embed, budget.anew())
-            except ServiceError:  # right, unless another was switched in meanwhile
-                if self.store.identity(name).uuid == mine.uuid:
-                    raise
-                continue
-            if self.store.identity(name).uuid == mine.uuid:
-                return found
-        return self._search(self.store.identity(name), name, query, embed, budget.anew())
+        """Return the records nearest to each query, all of them in one state of the collection.
+
+        Texts are embedded again, at most twice, if another collection comes under the name
+        meanwhile. Raises NotFound, Conflict, Invalid, TooLarge, and what the engine raises.
+        """
+
+        return self._again_if_replaced(
+            name, lambda found: self._search(found, name, query, embed, budget.anew())
+        )
 
     def alias(self, alias: str, name: str) -> CollectionInfo:
-        """Give a collection another name; return what is known of it."""
+        """Give a collection another name; return its description. Raises Invalid, NotFound."""
         check_own_name(alias)
-        there = self.store.info(name).aliases
-        if len(there) >= MOST_ALIASES and alias not in there:
-            raise Invalid(
-                f"collection {name!r} has {len(there)} aliases; at most {MOST_ALIASES}: delete one",
-                param="alias",
-            )
+        aliases = self.store.info(name).aliases
+        if len(aliases) >= MOST_ALIASES and alias not in aliases:
+            most = f"{len(aliases)} aliases, at most {MOST_ALIASES}"
+            raise Invalid(f"collection {name!r} has {most}: delete one", param="alias")
         self.store.alias(alias, name)
         return self.store.info(name)
 
-    # -- steps -----------------------------------------------------------------------------------
+    # ---- which collection
+
+    def _find(self, name: str, missing_ok: bool = True) -> Identity | None:
+        try:
+            return self.store.identity(name)
+        except NotFound:
+            if missing_ok:
+                return None
+            raise
+
+    def _again_if_replaced(
+        self, name: str, work: Callable[[Identity | None], T], missing_ok: bool = False,
+        writes: bool = False,
+    ) -> T:  # fmt: skip
+        """Return `work(collection)`, done with one collection of that name from start to end.
+
+        An error is final unless another collection came under the name meanwhile. A result is
+        final too if `work` writes, since it writes into that collection or fails.
+        """
+        for _ in range(ATTEMPTS - 1):
+            found = self._find(name, missing_ok)
+            try:
+                result = work(found)
+            except ServiceError:
+                if self._is_still(found, name):
+                    raise
+                continue
+            if writes or self._is_still(found, name):
+                return result
+        return work(self._find(name, missing_ok))
+
+    def _is_still(self, found: Identity | None, name: str) -> bool:
+        now = self._find(name)
+        return (now and now.uuid) == (found and found.uuid)
+
+    # ---- steps
 
     def _add(
-        self, mine: Identity, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest
+        self, found: Identity | None, name: str, items: list[Item], mode: Mode, embed: EmbedRequest
     ) -> Stored:
-        """Embed for the collection `mine` and write into it, and into no other of its name."""
-        embedded = None
-        if texts := _texts(drafts):
-            check_columns(_items(drafts, None), self.limits)
-            if self._exists(successor(mine.uuid)):  # the store refuses too, after the embedding
-                raise being_replaced()
-            embedded = self._embed(mine, name, replace(embed, inputs=texts), "document")
-        items = _items(drafts, embedded)
-        if embedded and (mine.model is None or mine.fingerprint is None):
-            self._check_write(mine, name, items, mode)
-            mark = fingerprint_of(embedded.loaded, embed)
-            self.store.stamp(name, embedded.model.spec.model_name, mark)
+        """Store items in the collection that was found and in no other, or in a new one."""
+        if found is None:
+            check_own_name(name)
+        texts = [str(item.text) for item in items if item.vector is None and item.text is not None]
+        embedded, created = None, False
+        if texts or found is None:
+            validation.check_columns(items, self.limits)  # before the work of embedding
+            if found and self._find(successor(found.uuid)):
+                raise validation.being_replaced()
+            embedded = self._embed(found, name, replace(embed, inputs=texts), "document")
+            vectors = iter(embedded.vectors)
+            items = [i if i.vector is not None else replace(i, vector=next(vectors)) for i in items]
+        if embedded and (found is None or found.model is None or found.fingerprint is None):
+            # A refused write must neither create a collection nor bind one to a model. The model
+            # is recorded before the write, so that two models cannot both write first.
+            dim = found.dim if found else embedded.vectors.shape[1]
+            metric: Metric = found.metric if found else "cosine"
+            validation.check_items(items, dim, metric, self.limits)
+            model, mark = embedded.model.spec.model_name, fingerprint_of(embedded.loaded, embed)
+            if found is None:
+                found, created = self.store.create(name, dim, metric, model, mark, if_exists="ok")
+            else:
+                validation.check_mode(mode)
+                if mode != "upsert":
+                    ids = [item.id for item in items]
+                    there = {record.id for record in self.store.get(name, ids, ())}
+                    validation.check_present(mode, ids, there)
+                self.store.stamp(name, model, mark)
+        assert found is not None
         with tracing.stage("store"):
-            written = self.store.upsert(name, items, mode, mine.uuid)
-        return Stored([item.id for item in items], written, mine, False, embedded)
-
-    def _check_write(self, mine: Identity, name: str, items: Sequence[Item], mode: Mode) -> None:
-        """Refuse what the store would: a write that is refused must not bind a collection.
-
-        The model is recorded before the write, and not after it, so that two models cannot both
-        write first.
-        """
-        check_items(items, mine.dim, mine.metric, self.limits)
-        check_mode(mode)
-        if mode != "upsert":
-            ids = [item.id for item in items]
-            check_present(mode, ids, {record.id for record in self.store.get(name, ids, ())})
+            written = self.store.upsert(name, items, mode, found.uuid)
+        return Stored([item.id for item in items], written, found, created, embedded)
 
     def _search(
-        self, mine: Identity, name: str, query: Query, embed: EmbedRequest, budget: Budget
+        self, found: Identity | None, name: str, query: Query, embed: EmbedRequest, budget: Budget
     ) -> tuple[Found, Embedded | None]:
         embedded = None
         options = query.options | {"budget": budget}
-        if query.id is not None:
-            return self._like(name, query, options), None
         vectors: Any = query.vectors
-        if query.texts is not None:
+        if query.id is not None:
+            records = self.store.get(name, [query.id], ["vector"], budget.unmetered())
+            if not records:
+                raise NotFound(f"no vector {query.id[:64]!r} in collection {name!r}")
+            vectors = np.asarray(records[0].vector)[None, :]
+            options["without"] = query.id
+        elif query.texts is not None:
             if len(query.texts) > self.limits.queries:
-                raise TooLarge(
-                    f"{len(query.texts)} queries; at most {self.limits.queries} in one call"
-                )
-            embedded = self._embed(mine, name, replace(embed, inputs=list(query.texts)), "query")
+                most = f"at most {self.limits.queries} in one call"
+                raise TooLarge(f"{len(query.texts)} queries; {most}")
+            embedded = self._embed(found, name, replace(embed, inputs=list(query.texts)), "query")
             vectors = embedded.vectors
         with tracing.stage("store"):
-            found = self.store.search(name, vectors, query.k, offset=query.offset, **options)
-        return found, embedded
+            result = self.store.search(name, vectors, query.k, offset=query.offset, **options)
+        return result, embedded
 
-    def _like(self, name: str, query: Query, options: dict[str, Any]) -> Found:
-        """Find the neighbours of a stored record, itself left out."""
-        wanted = str(query.id)
-        records = self.store.get(name, [wanted], ["vector"], options["budget"].unmetered())
-        if not records:
-            raise NotFound(f"no vector {wanted[:64]!r} in collection {name!r}")
-        vector = np.asarray(records[0].vector)[None, :]
-        return self.store.search(
-            name, vector, query.k, offset=query.offset, without=wanted, **options
-        )
-
-    def _embed(self, mine: Identity, name: str, request: EmbedRequest, role: str) -> Embedded:
+    def _embed(
+        self, found: Identity | None, name: str, request: EmbedRequest, role: str
+    ) -> Embedded:
         """Embed with the collection's own model. Raises Conflict for any other."""
-        asked = request.model if request.model is not None else mine.model
+        asked = request.model if request.model is not None else (found.model if found else None)
         model = self._engine.registry.get(asked)
         mark = fingerprint_of(model.loaded, request)
-        if mine.fingerprint is not None and mine.fingerprint != mark:
+        if found and found.fingerprint is not None and found.fingerprint != mark:
             raise Conflict(
-                f"collection {name!r} holds vectors of {mine.model} (fingerprint "
-                f"{mine.fingerprint}), not of {model.spec.model_name} ({mark}): ask for the model "
+                f"collection {name!r} holds vectors of {found.model} (fingerprint "
+                f"{found.fingerprint}), not of {model.spec.model_name} ({mark}): ask for the model "
                 f"it holds, use another collection, or POST /collections/{name}/reembed"
             )
         role = request.role if request.role is not None else role
         return self._engine.embed(replace(request, model=asked, role=role))
 
-    def _check(self, drafts: Sequence[Draft]) -> None:
-        if len(drafts) > self.limits.items:
-            raise TooLarge(f"{len(drafts)} items; at most {self.limits.items} in one call")
-        for i, draft in enumerate(drafts):
-            check_new(i, draft)
-
-    def _exists(self, name: str) -> bool:
-        try:
-            self.store.identity(name)
-        except NotFound:
-            return False
-        return True
-
 
 def check_own_name(name: str) -> None:
-    """Refuse a name that cannot be given, or that only a re-embedding gives."""
-    if check_name(name).startswith(SUCCESSOR):
+    """Raise Invalid for a name that is not allowed, or is one of a re-embedding."""
+    if validation.check_name(name).startswith(SUCCESSOR):
         raise Invalid(
-            f"names that begin with {SUCCESSOR!r} are for vectors that are being made: "
-            "choose another",
+            f"names that begin with {SUCCESSOR!r} are for vectors in the making: choose another",
             param="name",
         )
 
 
-def _texts(drafts: Sequence[Draft]) -> list[str]:
-    """Return the texts that are to be embedded."""
-    return [draft.text for draft in drafts if draft.vector is None and draft.text is not None]
-
-
-def _items(drafts: Sequence[Draft], embedded: Embedded | None) -> list[Item]:
-    """Return drafts as items, with an id and, where they were embedded, a vector."""
-    made: Iterator[Any] = iter(embedded.vectors) if embedded else repeat(None)
-    return [
-        Item(
-            draft.id if draft.id is not None else uuid.uuid4().hex,
-            next(made) if draft.vector is None else draft.vector,
-            draft.text,
-            draft.metadata,
-        )
-        for draft in drafts
-    ]
-
-
 def fingerprint_of(loaded: Loaded, request: EmbedRequest) -> str:
-    """Return the space a request's vectors live in: the model's, or its cut to fewer dimensions."""
-    full = loaded.facts.fingerprint
-    cut = request.dimensions
+    """Return the fingerprint of a request's vectors: the model's, or its cut to `dimensions`."""
+    full, cut = loaded.facts.fingerprint, request.dimensions
     return full if cut is None or cut == loaded.facts.dimension else f"{full}/{cut}"
+
+
+def check_new(i: int, draft: Draft) -> None:
+    """Raise Invalid for an id that a URL cannot carry, or metadata that no filter can name.
+
+    The stores accept them, for programs that use one without HTTP.
+    """
+    if draft.id is not None and UNSAFE.search(draft.id):
+        raise Invalid(
+            f"item {i}: {brief(draft.id)} cannot be an id: in a URL clients resolve . and .. "
+            "between slashes, and drop control characters; leave them out",
+            param="id",
+        )
+    _check_keys(i, draft.metadata)
+
+
+def _check_keys(i: int, value: object, path: str | None = "") -> None:
+    """Check the keys of a value at `path`, as filters name it; None inside a list."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if not key or "." in key or key[0] == "$":
+                other = key.replace(".", "_").lstrip("$") or "name"
+                raise Invalid(
+                    f"item {i}: the metadata key {brief(key)} cannot be named in a filter: a name "
+                    "is not empty, a dot steps into an object and $ starts an operator; use for "
+                    f"example {brief(other)}, or a nested object",
+                    param="metadata",
+                )
+            inner = None if path is None else f"{path}.{key}" if path else key
+            if inner is not None and path_of(inner) is None:
+                raise Invalid(
+                    f"item {i}: the metadata key {brief(key)} cannot be named in a filter: a field "
+                    f"is {FIELD}, {FIELD_CHARS} characters at most; use shorter keys or nest less",
+                    param="metadata",
+                )
+            _check_keys(i, each, inner)
+    elif isinstance(value, list):
+        for each in value:
+            if isinstance(each, Mapping | list):  # not a long list's numbers, one by one
+                _check_keys(i, each, None)

@@ -1,9 +1,8 @@
-"""Jobs of re-embedding as they are kept: notes of the store, so that every copy of it has them."""
+"""Re-embedding jobs, kept as texts in the store so that every process of it sees them."""
 
 import contextlib
 import json
 import re
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -22,16 +21,15 @@ from store import VectorStore
 from store.base import successor
 
 JOB_ID = re.compile(r"[0-9a-f]{32}")
-# So many that have ended are remembered; the oldest are forgotten first.
-KEPT = 100
-# Running at once, in all processes, of all callers and of one: each has a thread, and holds the
-# texts of a step.
+KEPT = 100  # jobs that have ended; the oldest are removed first
+# Jobs that run at once in all processes, of all callers and of one: each has a thread and holds the
+# texts of one step.
 RUNNING_MOST, OF_ONE_MOST = 8, 4
 
 
 @dataclass(frozen=True)
 class Job:
-    """A re-embedding: what it is about and how far it is."""
+    """A re-embedding job and its progress."""
 
     id: str
     collection: str
@@ -41,27 +39,28 @@ class Job:
     done: int = 0
     total: int = 0
     cursor: str | None = None
-    error: str | None = None  # why it failed, or what a running one waits for
+    error: str | None = None  # why it failed, or what it waits for
     created: float = 0.0
     updated: float = 0.0
     target: str | None = None  # the uuid of the collection that holds the new vectors
-    asked: str | None = None  # by which name or alias the collection was meant
-    by: str | None = None  # who began it: under what their texts are counted
-    pace: int = 0  # the most texts a minute, 0 without a limit
-    counted: int = 0  # texts that are counted, embedded or not
+    asked: str | None = None  # the name or alias in the request
+    by: str | None = None  # the caller, under whose key its texts are counted
+    pace: int = 0  # texts a minute at most; 0 is no limit
+    counted: int = 0  # texts counted so far, embedded or not
 
 
 class Jobs:
-    """Every job of a store. Any call raises what the store raises when it is away."""
+    """The jobs of a store. Every call raises what the store raises while it is down."""
 
     def __init__(self, store: VectorStore) -> None:
         self._store = store
 
     def save(self, job: Job) -> None:
-        """Write a job down, durably; forget the oldest that ended if there are too many."""
+        """Write a job durably; remove the oldest that have ended beyond `KEPT`."""
         self._store.notes.put(job.id, json.dumps(asdict(job)))
         if job.state != "running":
-            self._prune()
+            for old in [job for job in self.all() if job.state != "running"][KEPT:]:
+                self._store.notes.remove(old.id)
 
     def load(self, id_: str) -> Job:
         """Return one job. Raises NotFound."""
@@ -71,7 +70,7 @@ class Jobs:
         return Job(**json.loads(text))
 
     def all(self) -> list[Job]:
-        """Return every job, the newest first."""
+        """Return all jobs, the newest first."""
         found = [Job(**json.loads(text)) for text in self._store.notes.all()]
         return sorted(found, key=lambda job: -job.created)
 
@@ -80,36 +79,27 @@ class Jobs:
         return [job for job in self.all() if job.state == "running"]
 
     def forget(self, job: Job) -> None:
-        """Remove a job; one that is running ends at its next step."""
+        """Remove a job; a running one ends at its next step."""
         self._store.notes.remove(job.id)
         if job.state == "running":
             with contextlib.suppress(NotFound):
                 self._store.drop(successor(job.source))
 
-    def claimed(self, key: str) -> AbstractContextManager[bool]:
-        """Hold a job, or another word, against every other process."""
-        return self._store.notes.claimed(key)
-
-    def _prune(self) -> None:
-        ended = [job for job in self.all() if job.state != "running"]
-        for job in ended[KEPT:]:
-            self._store.notes.remove(job.id)
-
 
 def no_job(id_: str) -> NotFound:
-    """Return the refusal of an id that is no job's."""
-    return NotFound(f"no job {id_[:64]!r}: GET /jobs lists those that are remembered")
+    """Return the error for an unknown job id."""
+    return NotFound(f"no job {id_[:64]!r}: GET /jobs lists the known ones")
 
 
 def check_room(job: Job, running: list[Job]) -> None:
-    """Refuse a job more than may run at once. Raises QueueFull."""
+    """Raise QueueFull if no further job may run now."""
     mine = [each for each in running if job.by is not None and each.by == job.by]
     if mine and job.pace:
         why = "you have one job with a limit of texts a minute"
     elif len(mine) >= OF_ONE_MOST:
-        why = f"{len(mine)} of your jobs are running, which is the most that one caller may have"
+        why = f"{len(mine)} of your jobs are running, the most that one caller may have"
     elif len(running) >= RUNNING_MOST:
-        why = f"{len(running)} jobs are running, which is the most"
+        why = f"{len(running)} jobs are running, the most there may be"
     else:
         return
     raise QueueFull(
@@ -117,8 +107,8 @@ def check_room(job: Job, running: list[Job]) -> None:
     )
 
 
-def passes(exc: ServiceError) -> bool:
-    """Tell whether what was raised passes by itself: a store or a provider away, a full disk."""
+def is_temporary(exc: ServiceError) -> bool:
+    """Return whether an error is temporary: a store or provider that is down, a full disk."""
     if isinstance(exc, ProviderError):
         return not exc.permanent
     lasting = isinstance(exc, Corrupt | ModelUnavailable)

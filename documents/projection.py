@@ -1,7 +1,4 @@
-"""A collection as points on a plane: its vectors, projected to where they differ most.
-
-Reads any vector store through its contract. Knows no HTTP, no model and no drawing.
-"""
+"""A collection as points on a plane: its vectors on their first two principal components."""
 
 import threading
 import time
@@ -19,22 +16,22 @@ from store.base import Part
 from store.budget import UNBOUNDED, Budget
 
 Points = NDArray[np.float32]
-PAGE, NUMBERS = 500, 1_000_000  # the most records, and numbers, that are read at once
-# Up to this size of the smaller product all its axes are found exactly: 512 take 0.1 s.
+PAGE, NUMBERS = 500, 1_000_000  # records, and numbers, that are read at once
+# If the smaller side of the vectors is at most this the axes are exact: 512 take 0.1 s.
 EXACT_SIDE = 512
-# Beyond it, directions followed at once, and how often: 2,000 x 16,000 then take 2 s of one core
-# where all axes took 12, and 2,000 x 1,536 show 0.9996 of what the exact ones do (2026-11-29).
+# Else so many directions are followed so often: 2,000 x 16,000 take 2 s of one core instead of 12,
+# and 2,000 x 1,536 show 0.9996 of the exact variance (2026-11-29).
 DIRECTIONS, ROUNDS = 12, 12
-# One map at a time: the largest, 2,000 x 16,000, holds some 300 MB, of PostgreSQL 500. So many
-# others wait for so long, in steps; each has one of the service's threads.
+# One map at a time: the largest, 2,000 x 16,000, holds some 300 MB, from PostgreSQL 500. So many
+# others wait so long, each on one of the service's threads.
 TURN_S, STEP_S, WAITING_MOST = 5.0, 0.1, 2
-SMALL = 200_000  # numbers: a map of so many waits for nobody, which takes some MB and 0.1 s
+SMALL = 200_000  # numbers of a map that does not wait: it takes a few MB and 0.1 s
 _turn, _waiting = threading.Lock(), threading.Semaphore(WAITING_MOST)
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Points (n, 2), and the share of all variance that each of the two axes shows."""
+    """Points (n, 2) from -1 to 1, and the share of all variance that each axis shows."""
 
     points: Points
     explained: tuple[float, float]
@@ -42,36 +39,30 @@ class Plane:
 
 @dataclass(frozen=True)
 class Chart:
-    """Records with their places on the plane; `total` is how many the collection holds."""
+    """Records and their points; `total` is the number of records in the collection."""
 
     records: Sequence[Record]
     plane: Plane
     total: int
 
 
-def chart(store: VectorStore, name: str, limit: int, budget: Budget = UNBOUNDED) -> Chart:
-    """Place up to `limit` records of a collection, drawn at random, on a plane. Raises NotFound."""
-    dim, total = store.identity(name).dim, store.count(name, budget=budget)
-    with _one_at_a_time(min(limit, total) * dim, budget):
-        ids = store.sample(name, limit, budget)
-        records, vectors = _read(store, name, ids, dim, budget)
-        return Chart(records, project(vectors, budget=budget), total)
+def chart(
+    store: VectorStore, name: str, limit: int, budget: Budget = UNBOUNDED,
+    ids: Sequence[str] | None = None,
+) -> Chart:  # fmt: skip
+    """Return a map of up to `limit` random records of a collection.
 
-
-def chart_of(
-    store: VectorStore, name: str, limit: int, ids: Sequence[str], budget: Budget = UNBOUNDED
-) -> Chart:
-    """Place those of `ids` that exist where `chart` with the same `limit` has or would have them.
-
-    Raises NotFound.
+    With `ids` it shows those that exist instead, on the same axes. Raises NotFound, Busy.
     """
-    ids = list(dict.fromkeys(ids))
+    wanted = list(dict.fromkeys(ids or ()))
     dim, total = store.identity(name).dim, store.count(name, budget=budget)
-    with _one_at_a_time((min(limit, total) + len(ids)) * dim, budget):
-        records, asked = _read(store, name, ids, dim, budget)
+    with _one_at_a_time((min(limit, total) + len(wanted)) * dim, budget):
+        asked = None if ids is None else _read(store, name, wanted, dim, budget)
         sample = store.sample(name, limit, budget)
-        _, vectors = _read(store, name, sample, dim, budget, texts=False)
-        return Chart(records, project(vectors, asked, budget), total)
+        records, vectors = _read(store, name, sample, dim, budget, texts=asked is None)
+        if asked is None:
+            return Chart(records, project(vectors, budget=budget), total)
+        return Chart(asked[0], project(vectors, asked[1], budget), total)
 
 
 @contextmanager
@@ -81,7 +72,7 @@ def _one_at_a_time(numbers: int, budget: Budget) -> Iterator[None]:
         yield
         return
     if not (_turn.acquire(blocking=False) or _waited(budget)):
-        raise Busy("another map is being made; ask again", retry_after_s=2)
+        raise Busy("another map is being made: ask again", retry_after_s=2)
     try:
         yield
     finally:
@@ -89,7 +80,7 @@ def _one_at_a_time(numbers: int, budget: Budget) -> Iterator[None]:
 
 
 def _waited(budget: Budget) -> bool:
-    """Wait for the turn, unless enough others do; tell whether it came."""
+    """Wait for the turn, unless enough others do; return whether it came."""
     if not _waiting.acquire(blocking=False):
         return False
     try:
@@ -106,9 +97,9 @@ def _waited(budget: Budget) -> bool:
 def _read(
     store: VectorStore, name: str, ids: Sequence[str], dim: int, budget: Budget, texts: bool = True
 ) -> tuple[list[Record], Points]:
-    """Return the records of those ids that exist, without vectors, and their vectors (n, d).
+    """Return the existing records without vectors, and their vectors (n, d).
 
-    Vectors are not replied, so only the texts count against the budget.
+    Vectors are not in the reply, so only the texts count against the budget.
     """
     records: list[Record] = []
     vectors = np.empty((len(ids), dim), np.float32)
@@ -125,13 +116,10 @@ def _read(
 
 
 def project(vectors: Points, asked: Points | None = None, budget: Budget = UNBOUNDED) -> Plane:
-    """Project (n, d) vectors on their first two principal components; each axis fits -1 to 1.
+    """Return (n, d) vectors on their first two principal components, scaled to -1 to 1.
 
-    With `asked` (m, d) the points are those, on the axes of `vectors`; what is further out than
-    all of `vectors` lies on the edge.
-
-    A component's sign is free; here its largest entry is positive, so that the same vectors always
-    give the same picture.
+    With `asked` (m, d) the points are those instead, clipped to the reach of `vectors`. A component
+    is signed so that its largest entry is positive: the same vectors give the same picture.
     """
     centre = vectors.mean(axis=0, dtype=np.float64) if len(vectors) else np.zeros(vectors.shape[1])
     small = min(vectors.shape) <= EXACT_SIDE
@@ -145,18 +133,20 @@ def project(vectors: Points, asked: Points | None = None, budget: Budget = UNBOU
 
 
 def _axes(centred: NDArray[Any], budget: Budget) -> tuple[NDArray[Any], tuple[float, float]]:
-    """Return the two axes (d, 2) along which centred (n, d) rows differ most, and their shares.
+    """Return the first two principal axes (d, 2) of centred (n, d) rows, and their shares.
 
-    An axis along which nothing differs is zero.
+    An axis without variance is zero.
     """
     n, d = centred.shape
     axes = np.zeros((d, 2), centred.dtype)
     shares = [0.0, 0.0]
     total = float(np.vecdot(centred, centred).sum(dtype=np.float64))
-    if total <= 1e-9 * max(n, 1):  # all the same vector, or none: there is nothing to spread
+    if total <= 1e-9 * max(n, 1):  # all vectors are the same
         return axes, (0.0, 0.0)
-    small = centred.T if d > n else centred  # (., the smaller side): there the axes are sought
-    values, found = _principal(small) if min(n, d) <= EXACT_SIDE else _strongest(small, budget)
+    small = centred.T if d > n else centred  # columns are the smaller side
+    exact = min(n, d) <= EXACT_SIDE
+    values, found = np.linalg.eigh(small.T @ small) if exact else _strongest(small, budget)
+    values, found = values[-2:], found[:, -2:]  # the largest two, ascending
     if d > n:
         found = centred.T @ (found / np.sqrt(values.clip(np.finfo(np.float32).tiny)))
     for column in range(min(2, len(values))):
@@ -170,16 +160,10 @@ def _axes(centred: NDArray[Any], budget: Budget) -> tuple[NDArray[Any], tuple[fl
     return axes, (shares[0], shares[1])
 
 
-def _principal(rows: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the variances along the last two principal axes of (m, s) rows, and these, (s, 2)."""
-    values, found = np.linalg.eigh(rows.T @ rows)
-    return values[-2:], found[:, -2:]
-
-
 def _strongest(rows: NDArray[Any], budget: Budget) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the same nearly, by following some random directions to where the rows differ most.
+    """Return the largest variances of (m, s) rows, ascending, and nearly their axes (s, k).
 
-    (Subspace iteration: Halko, Martinsson, Tropp 2011.) Always from the same directions.
+    Subspace iteration (Halko, Martinsson, Tropp 2011) from fixed directions.
     """
     basis = np.random.default_rng(0).standard_normal((rows.shape[1], DIRECTIONS))
     basis = basis.astype(np.float32)
@@ -188,4 +172,4 @@ def _strongest(rows: NDArray[Any], budget: Budget) -> tuple[NDArray[Any], NDArra
         basis = np.linalg.qr(rows.T @ (rows @ basis))[0]
     places = (rows @ basis).astype(np.float64)
     values, turned = np.linalg.eigh(places.T @ places)
-    return values[-2:], basis @ turned[:, -2:].astype(np.float32)
+    return values, basis @ turned.astype(np.float32)

@@ -29,7 +29,7 @@ def store_settings(request: pytest.FixtureRequest, tmp_path) -> Iterator[dict]:
 def app(config_of: Callable[..., Config], store_settings: dict):
     app = create_app(config_of(MODELS, **store_settings), wait=True)
     yield app
-    app.extensions["services"].library.store.close()
+    app.extensions["services"].documents.store.close()
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def app(config_of) -> Iterator[Flask]:
     yield app
     app.extensions["services"].accounts.close()
     app.extensions["throttle"].close()
-    app.extensions["services"].library.store.close()
+    app.extensions["services"].documents.store.close()
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def keys(app: Flask) -> tuple[FlaskClient, dict[str, dict[str, str]]]:
 @pytest.mark.fault("Accounts")
 def test_a_key_for_an_alias_learns_no_other_name(keys, app: Flask) -> None:
     """A key for an alias lists, describes, fills and re-embeds the collection -> it sees the
-    collection under that alias alone, and the job that it began.
+    collection under that alias only, and the job that it started.
     """
     client, headers = keys
     mine = headers["alias"]
@@ -72,7 +72,7 @@ def test_a_key_for_an_alias_learns_no_other_name(keys, app: Flask) -> None:
         if status != 403:  # there it is the caller who names them
             assert OWN not in reply.text and OTHER not in reply.text, (path, reply.text)
     job = reply.json
-    jobs = app.extensions["services"].reembedder._jobs
+    jobs = app.extensions["services"].reembedder.jobs
     assert ended(jobs, job["id"]).state == "done"
     for path in ("/jobs", f"/jobs/{job['id']}"):
         reply = client.get(path, headers=mine)

@@ -215,7 +215,7 @@ def test_a_bad_item_is_named_and_nothing_is_stored(
     assert points.get("/collections/points").json["count"] == 4
 
 
-@pytest.mark.fault("Requests that are none")
+@pytest.mark.fault("Malformed requests")
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "1e39"])
 def test_numbers_that_are_none_are_refused(points: FlaskClient, number: str) -> None:
     """NaN, Infinity, 1e400 in a vector -> 400 or 422."""

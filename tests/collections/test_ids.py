@@ -103,8 +103,8 @@ def held(url: str, name: str) -> set[str]:
 @pytest.mark.fault("Clients")
 @pytest.mark.parametrize("client", CLIENTS)
 def test_every_id_is_got_and_deleted_by_its_path(url: str, client: str) -> None:
-    """Ids with slashes anywhere, with `?`, `%2F`, blanks, emoji, got and deleted by curl, node,
-    requests and httpx -> that very record, and no other.
+    """Ids with slashes anywhere, with `?`, `%2F`, blanks, emoji, read and deleted by curl, node,
+    requests and httpx -> exactly that record.
     """
     ask, left = CLIENTS[client], set(ODD)
     stored(url, client, ODD)
@@ -185,7 +185,7 @@ def test_what_was_stored_before_is_reached_with_ids_in_a_body(
     points: FlaskClient, app: Flask
 ) -> None:
     """Records whose ids would be refused today are read, searched, moved and deleted."""
-    store = app.extensions["services"].library.store
+    store = app.extensions["services"].documents.store
     ids = ["..", "a/../b", "two\nlines", "\t", "/a//"]
     store.upsert("points", [Item(id_, unit(1, i), "text") for i, id_ in enumerate(ids)])
     get = "/collections/points/vectors/get"
@@ -225,8 +225,8 @@ def nested(keys: list[str]) -> dict:
     ids=lambda metadata: str(metadata)[:20],
 )
 def test_metadata_that_no_filter_finds_is_refused(points: FlaskClient, metadata: dict) -> None:
-    """A metadata key that is empty, has a dot or a `$` before it, or lies too deep or is too long
-    -> 422 when it is stored: a filter would never find it.
+    """A metadata key that is empty, has a dot or a leading `$`, or is too deep or too long -> 422
+    when it is stored: a filter would never find it.
     """
     for path, body in (
         ("/collections/points/vectors", {"id": "new", "vector": unit(1), "metadata": metadata}),
@@ -236,7 +236,7 @@ def test_metadata_that_no_filter_finds_is_refused(points: FlaskClient, metadata:
     ):  # fmt: skip
         reply = points.post(path, json=body)
         assert (reply.status_code, reply.json["param"]) == (422, "metadata"), reply.text
-        assert "could not be named in a filter" in reply.json["error"]
+        assert "cannot be named in a filter" in reply.json["error"]
     names = ["k" * 31] * 15 + ["k" * 32]  # 512 characters with the dots
     fine = {
         "id": "new",

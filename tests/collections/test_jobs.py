@@ -150,7 +150,7 @@ def test_a_job_whose_service_is_killed_goes_on_where_it_was(tmp_path: Path) -> N
 
 def runner_of(folder: Path, job: str) -> int:
     """Return the process that holds a job's lock; 0 if none does."""
-    inode = (folder / "store" / "jobs" / f"{job}.lock").stat().st_ino
+    inode = (folder / "store" / "claims" / f"{job}.lock").stat().st_ino
     held = re.findall(r"FLOCK\s+\S+\s+WRITE (\d+) \S+:(\d+) ", Path("/proc/locks").read_text())
     return next((int(pid) for pid, number in held if int(number) == inode), 0)
 

@@ -67,7 +67,7 @@ def ended(jobs: Jobs, id_: str) -> Job:
 
 
 def test_a_kill_before_any_change_blocks_nothing(client: FlaskClient, services) -> None:
-    store, jobs = services.library.store, Jobs(services.library.store)
+    store, jobs = services.documents.store, Jobs(services.documents.store)
     for n in range(100):
         fill(client, name := f"c{n}")
         dying = Reembedder(services.engine, Dying(store, [n]))
@@ -95,8 +95,8 @@ def test_a_re_embedded_collection_keeps_its_declared_fields(client: FlaskClient,
     assert client.post("/collections", json=body).status_code == 201
     fill(client, "notes")
     job = services.reembedder.start("notes", "wide")
-    assert ended(Jobs(services.library.store), job.id).state == "done"
-    info = services.library.store.info("notes")
+    assert ended(Jobs(services.documents.store), job.id).state == "done"
+    info = services.documents.store.info("notes")
     assert (info.dim, info.indexed) == (12, ("n", "author.name"))
 
 
@@ -104,7 +104,7 @@ def test_a_re_embedded_collection_keeps_its_declared_fields(client: FlaskClient,
 def test_a_store_away_for_a_moment_is_waited_for(
     client: FlaskClient, services, monkeypatch: pytest.MonkeyPatch, error: type
 ) -> None:
-    store = services.library.store
+    store = services.documents.store
     fill(client, "notes")
     failures = dict.fromkeys(("create", "upsert", "scroll", "swap", "drop"), 2)
 
@@ -129,7 +129,7 @@ def test_a_store_away_for_a_moment_is_waited_for(
 def test_damage_ends_a_job_and_lets_writes_go_on(
     client: FlaskClient, services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = services.library.store
+    store = services.documents.store
     fill(client, "notes")
 
     def scroll(*args: Any, **named: Any) -> Any:
@@ -186,7 +186,7 @@ def test_an_update_embedded_over_a_whole_re_embedding_gets_the_new_vectors(
     held.hold("late")
     writer = Writer(app, "late")
     assert held.met[":late"].wait(60)
-    store = services.library.store
+    store = services.documents.store
     job = ended(Jobs(store), services.reembedder.start("notes", model).id)
     assert job.state == "done", job
     held.gates[":late"].set()
@@ -216,13 +216,13 @@ def test_an_update_that_ends_within_a_re_embedding_is_refused_and_not_half_there
     gone = client.post("/collections/notes/vectors/delete", json={"ids": ["2"]})
     assert gone.status_code == 409
     held.gates["other:text 0"].set()
-    store = services.library.store
+    store = services.documents.store
     assert ended(Jobs(store), job.id).state == "done"
     assert [record.text for record in store.get("notes", ["1", "2"])] == ["text 1", "text 2"]
 
 
 def test_a_job_whose_collection_was_made_anew_has_failed(client: FlaskClient, services) -> None:
-    store = services.library.store
+    store = services.documents.store
     fill(client, "notes")
     services.reembedder._run_aside = lambda id_: None
     job = services.reembedder.start("notes", "wide")
@@ -247,7 +247,7 @@ def test_one_job_a_collection(client: FlaskClient, services) -> None:
 def test_vectors_that_no_job_makes_are_taken_away_at_the_start(
     client: FlaskClient, services
 ) -> None:
-    store = services.library.store
+    store = services.documents.store
     for name in ("notes", "others"):
         fill(client, name)
         store.create(successor(store.identity(name).uuid), 5)
@@ -262,7 +262,7 @@ def test_vectors_that_no_job_makes_are_taken_away_at_the_start(
 
 
 def test_jobs_that_ended_are_forgotten_after_so_many(services) -> None:
-    jobs = Jobs(services.library.store)
+    jobs = Jobs(services.documents.store)
     jobs.save(Job(f"{999:032x}", "c", "u", "m", created=0.5))  # the oldest, and it runs
     for i in range(KEPT + 3):
         jobs.save(Job(f"{i:032x}", "c", "u", "m", "done", created=1.0 + i))
@@ -285,7 +285,7 @@ def test_a_name_that_is_kept_for_re_embedding_is_refused(
     fill(client, "notes")
     reply = client.open(path, method=method, json=body)
     assert reply.status_code == 422 and "'reembed.'" in reply.json["error"], reply.text
-    assert services.library.store.names() == ["notes"]
+    assert services.documents.store.names() == ["notes"]
     assert client.get("/collections/notes").json["aliases"] == []
 
 
@@ -314,6 +314,6 @@ def test_a_key_for_some_collections_sees_their_jobs_only(
     assert hidden.json["error"] == none.json["error"].replace("0" * 32, ids["other"])
     assert len(client.get("/jobs", headers=admin).json["jobs"]) == 2
     for id_ in ids.values():
-        ended(Jobs(app.extensions["services"].library.store), id_)
+        ended(Jobs(app.extensions["services"].documents.store), id_)
     app.extensions["services"].accounts.close()
-    app.extensions["services"].library.store.close()
+    app.extensions["services"].documents.store.close()

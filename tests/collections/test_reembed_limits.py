@@ -34,7 +34,7 @@ def make_app(config_of: Callable[..., Config]) -> Iterator[Callable[..., Flask]]
         app.extensions["services"].reembedder.stop()
         until(lambda: not any(each.name.startswith("reembed-") for each in threading.enumerate()))
         app.extensions["throttle"].close()
-        app.extensions["services"].library.store.close()
+        app.extensions["services"].documents.store.close()
 
 
 def limit(texts: int) -> dict[str, int]:
@@ -43,7 +43,7 @@ def limit(texts: int) -> dict[str, int]:
 
 
 def filled(app: Flask, name: str, texts: int) -> None:
-    store = app.extensions["services"].library.store
+    store = app.extensions["services"].documents.store
     store.create(name, 8, model="tests/small")
     store.upsert(name, [Item(f"{i:02}", [i + 1.0] * 8, f"text {i}") for i in range(texts)])
 
@@ -55,7 +55,7 @@ def start(client: FlaskClient, name: str, status: int, model: str = "wide") -> d
 
 
 def jobs_of(app: Flask) -> Jobs:
-    return Jobs(app.extensions["services"].library.store)
+    return Jobs(app.extensions["services"].documents.store)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -67,8 +67,8 @@ def until(true: Callable[[], bool]) -> None:
 
 @pytest.mark.fault("Overload")
 def test_a_job_keeps_to_its_callers_texts_a_minute(make_app) -> None:
-    """A re-embedding of more texts than its caller may have in a minute -> each counts as theirs,
-    and it waits while they are used up. A second one meanwhile -> 429.
+    """A re-embedding of more texts than its caller may have in a minute -> each counts as the
+    caller's, and it waits when they are used up. A second one meanwhile -> 429.
     """
     app = make_app(**limit(20))
     client, jobs = app.test_client(), jobs_of(app)
@@ -96,7 +96,7 @@ def test_a_jobs_later_texts_are_counted_as_its_callers_too(make_app) -> None:
             away.set()
         return 0.001 if len(counted) % 3 or len(counted) >= 20 else 0.0
 
-    first = Reembedder(services.engine, services.library.store, count)
+    first = Reembedder(services.engine, services.documents.store, count)
     job = first.start("big", "wide", "user:ann", 20)
     assert away.wait(60)
     first.stop()
@@ -104,7 +104,7 @@ def test_a_jobs_later_texts_are_counted_as_its_callers_too(make_app) -> None:
     stopped = jobs.load(job.id)
     assert stopped.done == stopped.counted == 20 + 6 * 2
     rest: list[tuple[str, int, int]] = []
-    again = Reembedder(services.engine, services.library.store, lambda *a: rest.append(a) or 0.0)
+    again = Reembedder(services.engine, services.documents.store, lambda *a: rest.append(a) or 0.0)
     again.resume()
     assert ended(jobs, job.id).state == "done"
     assert set(counted) == set(rest) == {("user:ann", 2, 20)}
@@ -153,8 +153,8 @@ def test_so_many_jobs_run_at_once(make_app) -> None:
 
 @pytest.mark.fault("Overload")
 def test_one_caller_does_not_take_all_jobs(make_app) -> None:
-    """One caller begins more than half of the re-embeddings that may run at once -> 429; others
-    may.
+    """One caller starts more than half of the re-embeddings that may run at once -> 429; others may
+    start one.
     """
     app = make_app()
     filled(app, "c", 2)
@@ -185,7 +185,7 @@ def test_a_job_that_is_stopped_changes_nothing(make_app, monkeypatch: pytest.Mon
     assert began.wait(30)
     assert client.delete(f"/jobs/{stopped}").json == {"deleted": stopped}
     assert client.get(f"/jobs/{stopped}").status_code == 404
-    store = services.library.store
+    store = services.documents.store
     assert store.names() == ["c"] and store.delete("c", ["00"]) == 1  # writes go on
     second = start(client, "c", 202, "other")["id"]
     assert ended(jobs_of(app), second).state == "done"

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+import factory
 from errors import Busy, Corrupt, Full, Unavailable
 from factory import create_app
+from store import VectorStore, open_store
 from tests.collections.conftest import unit
 
 VECTORS, SEARCH = "/collections/points/vectors", "/collections/points/search"
@@ -156,7 +158,7 @@ def test_it_is_refused_by_name_and_the_store_is_as_it_was(
     assert reply.status_code == status, reply.text
     assert said in reply.json["error"], reply.text
     assert held(points) == before
-    report = app.extensions["services"].library.store.verify("points")
+    report = app.extensions["services"].documents.store.verify("points")
     assert report.ok and report.rows == 4
 
 
@@ -167,7 +169,7 @@ def test_a_million_items_are_refused_and_the_store_is_as_it_was(points: FlaskCli
     assert reply.status_code == 413, reply.text
     assert "send several smaller ones" in reply.json["error"]
     assert held(points) == before
-    assert app.extensions["services"].library.store.verify("points").ok
+    assert app.extensions["services"].documents.store.verify("points").ok
 
 
 def test_the_same_items_without_the_bad_one_are_stored(points: FlaskClient) -> None:
@@ -186,16 +188,23 @@ def test_what_passes_by_itself_is_answered_with_when_to_try_again(
     def upsert(*_: object, **__: object) -> None:
         raise error("not now")
 
-    monkeypatch.setattr(app.extensions["services"].library.store, "upsert", upsert)
+    monkeypatch.setattr(app.extensions["services"].documents.store, "upsert", upsert)
     reply = points.post(VECTORS, json=GOOD)
     assert (reply.status_code, reply.headers.get("Retry-After")) == (status, wait)
 
 
-def test_the_file_store_is_opened_as_the_settings_say(config_of) -> None:
+def test_the_file_store_is_opened_as_the_settings_say(config_of, monkeypatch) -> None:
+    given: dict[str, object] = {}
+
+    def noted(*where: object, **options: object) -> VectorStore:
+        given.update(options)
+        return open_store(*where, **options)
+
+    monkeypatch.setattr(factory, "open_store", noted)
     app = create_app(config_of(store_fsync="never", store_lock_timeout_s=3.5), wait=True)
-    store = app.extensions["services"].library.store
+    store = app.extensions["services"].documents.store
     with contextlib.closing(store):
-        assert (store.options.fsync, store.options.lock_timeout_s) == ("never", 3.5)
+        assert (given["fsync"], given["lock_timeout_s"]) == ("never", 3.5)
         assert store.stats()["fsync"] == "never"
 
 
@@ -210,8 +219,8 @@ REFUSED_WRITES = {
 @pytest.mark.fault("The store")
 @pytest.mark.parametrize("name", REFUSED_WRITES)
 def test_a_refused_write_binds_a_collection_to_no_model(client: FlaskClient, name: str) -> None:
-    """Texts are refused by a collection of the caller's own vectors -> it stays free for any model;
-    the first that is stored binds it.
+    """A collection of the caller's own vectors refuses texts -> it stays free for any model; the
+    first text that is stored binds it.
     """
     collection, body, status = REFUSED_WRITES[name]
     for size in (8, 12):

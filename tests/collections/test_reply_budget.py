@@ -19,7 +19,7 @@ LONG = "x" * 20_000
 def app(config_of: Callable[..., Config], store_settings: dict) -> Iterator[Flask]:
     app = create_app(config_of(MODELS, max_reply_bytes=MOST, **store_settings), wait=True)
     yield app
-    app.extensions["services"].library.store.close()
+    app.extensions["services"].documents.store.close()
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ ASKED = {
 def test_a_reply_over_its_limit_is_refused_with_what_to_ask_instead(
     long_texts: FlaskClient, what: str
 ) -> None:
-    """A search, or ids, whose records are more than `MAX_REPLY_BYTES` -> 413 that says how to ask
-    for less, as soon as so much is read.
+    """A search, or ids, whose records exceed `MAX_REPLY_BYTES` -> 413 that says how to ask for
+    less, as soon as that many bytes are read.
     """
     path, body = f"/collections/c/{what.split()[0]}", ASKED[what]
     reply = long_texts.post(path, json=body)
@@ -124,7 +124,7 @@ def test_a_collection_has_so_many_aliases(client: FlaskClient) -> None:
     for i in range(100):
         assert client.post(path, json={"alias": f"a{i}"}).status_code == 201
     reply = client.post(path, json={"alias": "one-more"})
-    assert reply.status_code == 422 and "has 100 aliases; at most 100" in reply.json["error"]
+    assert reply.status_code == 422 and "has 100 aliases, at most 100" in reply.json["error"]
     assert client.post(path, json={"alias": "a7"}).status_code == 201
     assert client.delete(f"{path}/a7").status_code == 200
     assert client.post(path, json={"alias": "one-more"}).status_code == 201
@@ -143,8 +143,8 @@ CALLS = {
 def test_what_is_late_is_answered_504(
     long_texts: FlaskClient, app: Flask, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    library = app.extensions["services"].library
-    monkeypatch.setattr("routes.bounds.g", type("Late", (), {"deadline": time.monotonic()}))
+    library = app.extensions["services"].documents
+    monkeypatch.setattr("routes.budget.g", type("Late", (), {"deadline": time.monotonic()}))
     reply = long_texts.post(f"/collections/c/{what}", json=CALLS[what])
     assert (reply.status_code, reply.json["error_type"]) == (504, "deadline_exceeded")
     assert library.store.count("c") == 10
