@@ -5,18 +5,24 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3.14 python3; 
 	&& echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-# Rules of our own and no others; nothing is asked of or told to any server.
+# Half of what the tests do is wait, so there are more of them at a time than two cores.
+WORKERS ?= 4
+# Only the rules of lint-rules.yml; Semgrep contacts no server.
 SEMGREP := PATH=$(VENV)/semgrep/bin:$$PATH SEMGREP_SEND_METRICS=off SEMGREP_ENABLE_VERSION_CHECK=0 semgrep
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 run: $(VENV)/.run  ## serve on port 8001 with the bundled model; sets itself up first
 	$(BIN)/gunicorn app:app
 
-test: $(VENV)/.dev  ## run every test; sets itself up first, servers included
+test: $(VENV)/.dev  ## test every promise, in 12 minutes; sets itself up first, servers included
 	tests/setup.sh
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not long" $(ARGS)
+
+test-long: $(VENV)/.dev  ## run the other tests: soaks, fuzzing, overload, whole matrices
+	tests/setup.sh
+	$(BIN)/python -m pytest -n 2 -m long $(ARGS)
 
 lint: $(VENV)/.dev $(VENV)/.semgrep  ## check the style, the types and what is unsafe
 	$(BIN)/ruff format --check .
@@ -30,7 +36,7 @@ fix: $(VENV)/.dev  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## measure ours beside its rivals, in under 15 minutes
+bench: $(VENV)/.dev  ## measure the service and its rivals, in under 15 minutes
 	$(BIN)/python -m bench.compare $(ARGS)
 
 overload: $(VENV)/.dev  ## offer the service twice what it can do for a minute
@@ -62,4 +68,4 @@ $(VENV)/.semgrep: requirements-semgrep.txt | $(BIN)/python
 	$(VENV)/semgrep/bin/python -m pip install --disable-pip-version-check -q -r requirements-semgrep.txt
 	@touch $@
 
-.PHONY: help run test lint fix bench overload soak clean
+.PHONY: help run test test-long lint fix bench overload soak clean

@@ -3,10 +3,10 @@
 `fake_*` run on a tiny deterministic embedder, `real_*` on the bundled all-MiniLM-L6-v2 in float32.
 """
 
+import gc
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,13 +15,17 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from xdist.scheduler import LoadScopeScheduling
 
 from config import Config
 from factory import create_app
+from tests.servers import warm
+from tests.servers.process import free_port
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -33,6 +37,56 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What the service keeps of models (verdicts of proofs) goes to pytest's own cache: it is no part of
 # the user's, and servers that start one after the other need no new proof.
 os.environ.setdefault("HF_HUB_CACHE", str(ROOT / ".pytest_cache" / "hub"))
+
+# These start first: one that started last would keep a process when the others are done.
+LONGEST = [
+    "real_url", "store/test_sql_contract.py", "settings/test_swap_under_load.py",
+    "store/test_ann.py", "settings/test_faults.py", "test_server.py", "zoo/test_zoo.py",
+    "zoo/test_encoders.py", "faults/test_machine.py", "web/test_accounts.py",
+    "providers/test_remote_replica.py", "zoo/test_decoders.py", "ops/test_openapi_calls.py",
+    "embedders/test_local.py", "store/test_processes.py", "web/test_upload.py",
+    "web/test_true.py", "faults/test_stop.py", "gpu/test_passes.py", "faults/test_process.py",
+    "web/test_newcomer.py", "embedders/test_hub.py", "speed/test_packed.py",
+    "store/test_sql_search.py", "scale/test_topology.py", "web/test_docs_pages.py",
+    "store/test_sql_faults.py", "web/test_other_origins.py", "ops/test_proxies.py",
+    "web/test_console.py", "cache/test_redis_faults.py", "ops/test_deploy_page.py",
+]  # fmt: skip
+ON_THE_REAL_MODEL = {"test_docs.py", "clients/test_clients.py", "clients/test_examples.py"}
+
+
+class ByFile(LoadScopeScheduling):
+    """Runs the tests of a file in one process; and those of the files that share `real_url`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return unit_of(nodeid)
+
+
+def unit_of(nodeid: str) -> str:
+    """Return what a test runs with: its file, or `real_url`."""
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    return "real_url" if file in ON_THE_REAL_MODEL else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what the collection made, a million objects for good."""
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {unit: at for at, unit in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(unit_of(item.nodeid), len(rank)))
+
+
+@pytest.fixture(scope="session")
+def real_url() -> Iterator[str]:
+    """A service as `make run` starts it, for all."""
+    with served() as base:
+        yield base
 
 
 def write_models(path: Path, models: dict[str, dict], default: str | None = None) -> Path:
@@ -95,31 +149,46 @@ def real_client(real_app: Flask) -> FlaskClient:
     return real_app.test_client()
 
 
-def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+class Server(Protocol):
+    """A running server: what `subprocess.Popen` and `tests.servers.warm.Forked` both have."""
+
+    pid: int
+    log: Path  # a file: a full pipe would stop the server
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
 
 
-class Server(subprocess.Popen[str]):
-    """A running server. Its log is a file: a pipe that nobody reads would stop it."""
+class Started(subprocess.Popen[bytes]):
+    """A server as a shell starts it."""
 
-    log: Path
+    def __init__(self, command: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            super().__init__(command, cwd=cwd, env=env, stdout=out, stderr=subprocess.STDOUT)
 
 
 @contextmanager
 def running(
-    command: list[str], port: int, env: dict[str, str], *, ready: str = "/health", cwd: Path = ROOT
-) -> Iterator["Server"]:
-    """Run a server until the block ends; wait until `ready` answers 200."""
-    with tempfile.TemporaryDirectory() as scratch, Path(scratch, "log").open("w+") as log:
+    command: list[str], port: int, env: dict[str, str], *, ready: str = "/health",
+    cwd: Path = ROOT, cold: bool = False,
+) -> Iterator[Server]:  # fmt: skip
+    """Run a server until the block ends; wait until `ready` answers 200.
+
+    A gunicorn is forked from a process that has its libraries, unless it is to start `cold`.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
         env = {**os.environ, "STORE_DIR": f"{scratch}/store", "DATA_DIR": f"{scratch}/data",
                "EMBEDDING_DB_URL": f"sqlite:///{scratch}/service.db", **env}  # fmt: skip
-        process = Server(command, cwd=cwd, env=env, text=True, stdout=log, stderr=subprocess.STDOUT)
-        process.log = Path(log.name)
+        log = Path(scratch, "log")
+        log.touch()
+        start = Started if cold or not warm.can_fork(command, env) else warm.Forked
+        process: Server = start(command, cwd, env, log)
         try:
-            _wait_for(f"http://127.0.0.1:{port}{ready}", process, log.name)
+            _wait_for(f"http://127.0.0.1:{port}{ready}", process)
             yield process
         finally:
             process.terminate()
@@ -130,31 +199,31 @@ def running(
                 process.wait()
 
 
-def _wait_for(url: str, process: subprocess.Popen[str], log: str, limit_s: float = 90) -> None:
-    end = time.monotonic() + limit_s
+def _wait_for(url: str, process: Server, limit_s: float = 300) -> None:
+    end, pause = time.monotonic() + limit_s, 0.02
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise AssertionError(f"the server ended at once:\n{Path(log).read_text()}")
+            raise AssertionError(f"the server ended at once:\n{process.log.read_text()}")
         try:
             with urllib.request.urlopen(url, timeout=5) as reply:
                 if reply.status == 200:
                     return
         except OSError:
-            time.sleep(0.1)
+            time.sleep(pause)
     raise AssertionError(f"{url} did not answer in {limit_s} s")
 
 
 @contextmanager
-def served(*flags: str, **env: str) -> Iterator[str]:
+def served(*flags: str, cold: bool = False, **env: str) -> Iterator[str]:
     """Run gunicorn as `make run` does, on a free port of loopback; give its base URL."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", *flags, "app:app"]
-    with running(command, port, {"HOST": "127.0.0.1", "PORT": str(port), **env}):
+    with running(command, port, {"HOST": "127.0.0.1", "PORT": str(port), **env}, cold=cold):
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., str]]:
+def serve() -> Iterator[Callable[..., str]]:
     """Start gunicorn on a free port as often as asked; each call returns a base URL."""
     with ExitStack() as stack:
-        yield lambda *flags, **env: stack.enter_context(served(*flags, **env))
+        yield lambda *flags, **given: stack.enter_context(served(*flags, **given))

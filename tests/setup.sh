@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the real servers that the tests start (as root on Debian or Ubuntu; elsewhere say what is missing).
+# Install the real servers that the tests start (as root on Debian or Ubuntu; elsewhere it lists what is missing).
 set -eu
 declare -A package=(   # command -> Debian package; each suite that starts a server adds its line
   [redis-server]=redis-server

@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from embedders.base import Prompt
 from embedders.providers import Providers
 from settings.__main__ import page
 from settings.keys import KEYS
-from tests.conftest import ROOT, served
+from tests.conftest import ROOT
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider, vector
 from tests.test_layout import modules, owner
@@ -32,13 +31,6 @@ SHOWN_ELSEWHERE = {
     "gunicorn -w 4": "test_server.py::test_four_workers_and_a_timeout_may_be_asked_for",
     "docker build": "test_docker.py; no container engine runs here",
 }
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A service as `make run` starts it."""
-    with served() as base:
-        yield base
 
 
 def like(got: object, shown: object, path: str = "") -> None:
@@ -70,24 +62,24 @@ def run_shell(code: str, url: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_every_shell_snippet_runs_and_answers_as_shown(url: str, tmp_path: Path) -> None:
+def test_every_shell_snippet_runs_and_answers_as_shown(real_url: str, tmp_path: Path) -> None:
     ran = 0
     for i, (language, code) in enumerate(SNIPPETS):
         if language != "bash" or any(code.startswith(known) for known in SHOWN_ELSEWHERE):
             continue
-        out = run_shell(code, url, tmp_path)
+        out = run_shell(code, real_url, tmp_path)
         if i + 1 < len(SNIPPETS) and SNIPPETS[i + 1][0] == "json":
             like(json.loads(out), json.loads(SNIPPETS[i + 1][1]))
         ran += 1
     assert ran >= 1
 
 
-def test_every_python_snippet_runs(url: str) -> None:
+def test_every_python_snippet_runs(real_url: str) -> None:
     snippets = [code for language, code in SNIPPETS if language == "python"]
     assert len(snippets) >= 2
     for code in snippets:
         code = "import warnings\nwarnings.simplefilter('error')\n" + code
-        command = [sys.executable, "-c", code.replace("http://localhost:8001", url)]
+        command = [sys.executable, "-c", code.replace("http://localhost:8001", real_url)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
 
@@ -110,9 +102,10 @@ def test_the_readme_starts_with_the_two_commands() -> None:
         assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
-def test_the_readmes_tree_names_every_room() -> None:
+def test_the_guide_to_the_code_names_every_room() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text()
     for room in {owner(path) for path in modules()}:
-        assert re.search(rf"`{room}(\.py|/)`", README), f"{room} is not in the README's tree"
+        assert re.search(rf"`{room}(\.py|/)`", guide), f"{room} is not in CONTRIBUTING.md"
 
 
 def test_the_configuration_page_is_the_settings_table() -> None:

@@ -32,10 +32,3 @@ def serve_fake(tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Serve a fake model with settings by their environment names."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(fake_service(tmp_path, **settings))
-
-
-@pytest.fixture(scope="package")
-def real_url() -> Iterator[str]:
-    """A service as `make run` starts it."""
-    with served() as base:
-        yield base

@@ -46,8 +46,9 @@ BAD: list[tuple[object, str]] = [
 
 @pytest.mark.fault("Files")
 def test_one_row_never_ends_a_file(fake_url: str, tmp_path: Path) -> None:
-    """A row is no JSON, has no text, half a surrogate pair -> its line is named before anything is
-    sent; with `--on-error skip` all others are embedded, it is kept in a file, exit code 3.
+    """A row is not JSON, has no text, or has half a surrogate pair -> the error names its line
+    before anything is sent; with `--on-error skip` all others are embedded, the row is kept in a
+    file, exit code 3.
     """
     rows: list[object] = []
     for i, (bad, _) in enumerate(BAD):
@@ -71,8 +72,8 @@ def test_one_row_never_ends_a_file(fake_url: str, tmp_path: Path) -> None:
 def test_a_row_that_the_service_refuses_is_found_in_its_batch(
     fake_url: str, kept: str, tmp_path: Path
 ) -> None:
-    """The service refuses one text of a batch, wherever it says it is -> its line in the file is
-    named, or it alone is left out.
+    """The service refuses one text of a batch, wherever the error puts it -> the error names its
+    line in the file, or it alone is skipped.
     """
     rows = good(60)
     for i in range(3):
@@ -127,7 +128,7 @@ def test_a_run_that_stopped_at_a_row_goes_on_without_it(
 @pytest.mark.fault("Files")
 @pytest.mark.parametrize("words", [[], ["--store", "cut"]])
 def test_texts_that_are_cut_are_told(fake_url: str, tmp_path: Path, words: list[str]) -> None:
-    """Texts are longer than the model takes -> they are cut, and how many is told at the end."""
+    """Texts are longer than the model reads -> they are cut, and the end says how many."""
     rows: list[object] = [{"text": "w " * (100 if i % 100 == 5 else 5)} for i in range(300)]
     source = objects(tmp_path / "rows.jsonl", rows)
     done = embed(fake_url, source, *(words or [tmp_path / "out.npy"]))
@@ -146,8 +147,8 @@ def test_nothing_is_said_of_cuts_where_there_are_none(fake_url: str, tmp_path: P
 def test_the_last_of_two_equal_ids_is_kept(
     fake_url: str, kept: str, tmp_path: Path, heavy: int
 ) -> None:
-    """An id comes twice in a file, in one batch or in two that are under way at once -> the last
-    row is stored; how many came before is told.
+    """An id comes twice in a file, in one batch or in two sent at once -> the last row is stored;
+    the end says how many were replaced.
     """
     rows = [{"id": f"r{i}", "text": f"row {i}"} for i in range(130)]
     for i, number in ((0, 5), (64, 5), (129, 5), (1, 7), (2, 7)):

@@ -77,7 +77,7 @@ def test_a_number_is_one_for_json_too_and_the_same(cell: str) -> None:
 
 @pytest.mark.fault("Files")
 def test_numbers_of_a_csv_are_found_by_their_size(fake_url: str, tmp_path: Path) -> None:
-    """A column of a CSV holds numbers only -> they are stored as numbers, and filters compare them;
+    """A column of a CSV holds numbers only -> they are stored as numbers, which filters compare;
     other columns stay text, as written.
     """
     source = tmp_path / "rows.csv"

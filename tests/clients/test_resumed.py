@@ -70,8 +70,8 @@ MODES = [("out.jsonl", ["out.jsonl"]), ("rows.jsonl.again", ["--store", "again"]
 def test_a_run_killed_again_and_again_comes_to_the_same(
     fake_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]
 ) -> None:
-    """The run is killed, again and again -> the same command goes on each time, and comes to what
-    a run without a kill comes to, with the same rows left out.
+    """The run is killed, again and again -> the same command continues each time, and ends as a run
+    without a kill does, with the same rows skipped.
     """
     monkeypatch.chdir(tmp_path)
     source = written(tmp_path, 1)

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 import auth
 from accounts import FIXED_KEY
 from accounts.tokens import ALGORITHM, ISSUER
-from cache.entry import CRC, HEADER, Entry, pack, unpack
+from cache.codec import CRC, HEADER, Entry, pack, unpack
 from config import Config
 from errors import BadRequest, Invalid, TooLarge, Unauthorized, UnsupportedMedia
 from factory import create_app
@@ -51,7 +51,7 @@ def application(folder: Path) -> Flask:
 def open_requests(folder: Path) -> tuple[Target, list[bytes]]:
     """The request decoder: the first byte chooses the route, the rest is the body and the query."""
     app = application(folder)
-    bodies = [m for row in described() if (m := row.body or row.reads)]
+    bodies = [m for row in described() if (m := row.body or row.optional_body)]
     queries = [row.query for row in described() if row.query]
     shown = json.loads(Path("routes/examples.json").read_text())
 
@@ -63,7 +63,7 @@ def open_requests(folder: Path) -> tuple[Target, list[bytes]]:
             _read(lambda: parse_body(bodies[at[0] % len(bodies)]))
             _read(lambda: parse_query(queries[at[0] % len(queries)]))
 
-    rows = [row for row in described() if row.body or row.reads]
+    rows = [row for row in described() if row.body or row.optional_body]
     calls = [shown.get(f"{row.method} {row.path}", {}).get("body", {}) for row in rows]
     seeds = [bytes([i]) + json.dumps(call).encode() for i, call in enumerate(calls)]
     return run, [

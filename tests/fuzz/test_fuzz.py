@@ -20,10 +20,13 @@ SECONDS = int(os.environ.get("FUZZ_SECONDS", "60"))
 TARGETS = ("requests", "credentials", "values")
 # How many inputs each must have tried at least; alone it is 5 000 and more a second.
 LEAST = 1000
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None,
-    reason=f"atheris has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]} here",
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        importlib.util.find_spec("atheris") is None,
+        reason=f"atheris has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]} here",
+    ),
+]
 
 
 def start(target: str, folder: Path, *flags: str) -> subprocess.Popen[str]:

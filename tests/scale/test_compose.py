@@ -1,4 +1,4 @@
-"""docker-compose.scale.yml is what docs/scale.md says, and fits the service and nginx's file."""
+"""docker-compose.scale.yml agrees with docs/scale.md, and fits the service and nginx's file."""
 
 import re
 from pathlib import Path

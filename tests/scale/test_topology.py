@@ -9,59 +9,46 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import requests
 
-from tests.scale.test_compose import NGINX, ROOT, on_loopback
+from tests.conftest import running
+from tests.scale.test_compose import NGINX, on_loopback
 from tests.servers.fixtures import need
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import Postgres
 from tests.servers.process import children, free_port
 from tests.servers.redis import Redis
+from tests.servers.warm import GUNICORN
 
 
 class Service:
     """One gunicorn of the service on a port of its own."""
 
     def __init__(self, folder: Path, env: dict[str, str]) -> None:
-        self.port, self.folder = free_port(), folder
+        self.port = free_port()
         folder.mkdir()
         (folder / "models.json").write_text(
             json.dumps({"default": "m", "models": {"m": {"type": "fake", "model_name": "t/fake"}}})
         )
         self.env = {
-            **os.environ,
-            **env,
-            "HOST": "127.0.0.1",
-            "PORT": str(self.port),
-            "THREADS": "16",
-            "STORE_DIR": str(folder / "store"),
+            **env, "HOST": "127.0.0.1", "PORT": str(self.port), "THREADS": "16",
+            "STORE_DIR": str(folder / "store"), "SUPPORTED_MODELS_FILE": str(folder / "none"),
             "MODEL_CONFIG": str(folder / "models.json"),
-            "SUPPORTED_MODELS_FILE": str(folder / "none"),
-        }
+        }  # fmt: skip
+        self._stack = ExitStack()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "gunicorn", "app:app"]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, env=self.env, stdout=log, stderr=log)
-        end = time.monotonic() + 60
-        while not self.healthy():
-            assert self.process.poll() is None, (self.folder / "log").read_text()[-3000:]
-            assert time.monotonic() < end, (self.folder / "log").read_text()[-3000:]
-            time.sleep(0.05)
-
-    def healthy(self) -> bool:
-        try:
-            return requests.get(f"http://127.0.0.1:{self.port}/health", timeout=5).ok
-        except requests.RequestException:
-            return False
+        self._stack.close()
+        self.process = self._stack.enter_context(
+            running([*GUNICORN, "app:app"], self.port, self.env)
+        )
 
     def kill(self) -> None:
         """Kill -9 the master and its workers."""
@@ -70,12 +57,7 @@ class Service:
         self.process.wait()
 
     def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.kill()
+        self._stack.close()
 
 
 @pytest.fixture
@@ -96,14 +78,14 @@ def services(tmp_path: Path) -> Iterator[tuple[str, list[Service]]]:
 
 
 class Load:
-    """Clients that write and clients that search, until told to stop."""
+    """Clients that write and clients that search, until `stop` is set."""
 
     def __init__(self, url: str) -> None:
         self.url, self.stop = url, threading.Event()
         self.acknowledged: list[str] = []
         self.repeated, self.searches = 0, 0
         self.wrong: list[str] = []
-        self.cut: list[str] = []  # answers that broke off half way, which nobody can take back
+        self.cut: list[str] = []  # answers that broke off half way
         self.threads = [threading.Thread(target=self.write, args=(i,)) for i in range(4)]
         self.threads += [threading.Thread(target=self.search) for _ in range(2)]
 
@@ -184,9 +166,8 @@ def until(true, limit_s: float = 60) -> None:
 
 
 def worked(service: Service) -> int:
-    """How many searches or writes a service's log tells of since it last started."""
-    text = (service.folder / "log").read_text()
-    return text.rpartition("Listening at")[2].count("docs/search")
+    """The number of searches and writes in a service's log since it last started."""
+    return service.process.log.read_text().rpartition("Listening at")[2].count("docs/search")
 
 
 def ids_of(url: str) -> set[str]:

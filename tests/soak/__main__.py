@@ -1,4 +1,4 @@
-"""Loads a real service for a long time while things break, and tells what grew.
+"""Loads a real service for a long time while things break, and prints what grew.
 
 python -m tests.soak --minutes 30
 
@@ -63,7 +63,7 @@ class Soak:
         return next(iter(children(self.master)), None)
 
     def healthy(self) -> bool:
-        """Say whether /health answers 200."""
+        """Whether /health answers 200."""
         try:
             return self.load.ask("/health", timeout=3)[0] == 200
         except (OSError, ValueError):
@@ -107,7 +107,7 @@ class Soak:
         return found
 
     def rest(self) -> bool:
-        """Let nobody ask for a while; say whether the worker then lets go of every client."""
+        """Pause the load; return whether the worker then closes every connection."""
         self.load.paused.set()
         gone = until(lambda: not self._held() & self._connections(to_redis=False), 30)
         self.load.paused.clear()
@@ -134,7 +134,7 @@ class Soak:
         self.load.stop()
 
     def kill_worker(self) -> bool:
-        """Kill the worker; say whether another serves within two minutes."""
+        """Kill the worker; return whether another serves within two minutes."""
         worker = self.worker()
         self.load.shaky.set()
         os.kill(worker or 0, signal.SIGKILL)
@@ -274,7 +274,7 @@ def main() -> None:
     command = [sys.executable, "-m", "gunicorn", "tests.soak.service:app"]
     with Redis() as redis:
         env = {**ENV, "PORT": str(port), "REDIS_URL": redis.url()}
-        with running(command, port, env) as server:
+        with running(command, port, env, cold=True) as server:
             soak = Soak(port, server.pid, redis)
             samples, problems = run(soak, seconds)
     rows = growth(samples)

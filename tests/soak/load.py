@@ -50,7 +50,7 @@ class Load:
         self.broken = 0
         self.wrong: list[str] = []
         self.shaky = threading.Event()  # a worker is being killed
-        self.paused = threading.Event()  # while it is set nobody asks
+        self.paused = threading.Event()  # while it is set, no request is sent
         self._stop = threading.Event()
         words = (ROOT / "docs" / "api.md").read_text().split()
         rng = random.Random(7)
@@ -181,7 +181,7 @@ class Load:
 
 
 def until(condition: Callable[[], object], limit_s: float) -> bool:
-    """Wait for a condition; say whether it came."""
+    """Wait for a condition; return whether it came true."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         if condition():

@@ -18,7 +18,7 @@ FULL_EVERY = 50  # passes
 
 
 def build(spec, settings, *args: object) -> Embedder:
-    """Build the real embedder and let it fail on purpose."""
+    """Build the real embedder and make it fail on purpose."""
     made = embedders.build(spec, settings, *args)
     made.encode = failing(made.encode, made.prepare([POISON], Prompt(), "right")[0].payload)
     return made

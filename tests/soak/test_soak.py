@@ -1,4 +1,4 @@
-"""The short form of `make soak`: everything it does, in two minutes."""
+"""All that `make soak` does, in two minutes."""
 
 import os
 import subprocess
@@ -15,6 +15,7 @@ MINUTES = os.environ.get("SOAK_MINUTES", "1.5")
 
 
 @pytest.mark.fault("Process and machine")
+@pytest.mark.long
 def test_nothing_grows_and_nothing_is_wrong_while_things_break() -> None:
     """Hours of load while things break -> nothing grows by more than 2 %, see below."""
     need(Redis)
@@ -28,6 +29,6 @@ def test_nothing_grows_and_nothing_is_wrong_while_things_break() -> None:
 def test_growth_would_be_seen() -> None:
     """The control."""
     samples = [Sample(100 + i, 20, 30 + i // 5, 5) for i in range(30)]
-    assert [told.split()[0] for told in too_much(growth(samples))] == ["memory_mb", "threads"]
+    assert [problem.split()[0] for problem in too_much(growth(samples))] == ["memory_mb", "threads"]
     steady = [Sample(100, 20, 28 + i // 15, 5) for i in range(30)]
     assert too_much(growth(steady)) == []
