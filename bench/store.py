@@ -26,7 +26,7 @@ from bench.store_http import over_http
 from bench.vector_rivals import NAMES, Rival, start_all
 from bench.vectors import by_turns, show
 from store.file import FileStore
-from store.ledger import Options
+from store.record_file import Options
 
 OUT = Path(__file__).parent / "out"
 PARTS = ("searches", "rivals", "http", "writers", "ann")
@@ -40,8 +40,9 @@ class Run:
         self.store, self.data, self.result = store, data, result
         self.queries = vectors.asked(data)
         self.right = vectors.right_answers(data, self.queries)
-        _, entry = store._find("docs")
-        self.matrix = store._collection(entry).snapshot().matrix
+        entry = store.catalog.look_up("docs")
+        with store.files.using(entry) as collection, collection.current() as shot:
+            self.matrix = shot.matrix
         self.read_ms = float("nan")
         self._turn = 0
 

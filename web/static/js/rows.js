@@ -8,7 +8,7 @@ import { blank, decoded, refusal } from "./lines.js";
 // What a text's column may be called; the first of these that a file has. As in tools/rows.py.
 const TEXT_NAMES = ["text", "content", "sentence", "document", "body", "abstract", "question"];
 const KINDS = { __proto__: null, csv: fromCsv, jsonl: fromJsonl, ndjson: fromJsonl, txt: fromTxt };
-// What the service takes of one text, its id and its metadata (store/validation.py, documents/rules.py).
+// What the service takes of one text, its id and its metadata (store/validation.py, documents/).
 const MOST = { idChars: 512, textBytes: 1 << 20, metadataBytes: 64 << 10, depth: 32, keys: 1000, integer: 2n ** 63n - 1n };
 const UNSAFE = /(?:^|[/\\])\.\.?(?:[/\\]|$)|[\x00-\x1f\x7f-\x9f]/;
 
