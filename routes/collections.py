@@ -1,13 +1,12 @@
 """Collections: their names and properties, and their maps."""
 
 import bisect
-import contextlib
 from functools import partial
 
 from auth import caller, visible
 from context import services
 from documents.projection import chart
-from errors import NotFound
+from errors import Corrupt, NotFound
 from routes.budget import budget_of_request
 from routes.table import Reply, Route
 from schemas import collections as schema
@@ -37,18 +36,25 @@ def collections(query: schema.CollectionsQuery) -> schema.CollectionsReply:
     store, budget, scope = services().documents.store, budget_of_request(), caller().collections
     names = sorted(store.names() if scope is None else scope)
     rows: dict[str, schema.CollectionReply] = {}  # by uuid: a key may know one by several names
+    damaged: list[str] = []
     last = None
     for name in names[bisect.bisect_right(names, query.cursor or "") :]:
         if name.startswith(SUCCESSOR):
             continue
-        with contextlib.suppress(NotFound):  # dropped meanwhile
+        try:
             info = store.info(name)
             row = _described(info, name)
             if len(rows) == query.limit or (not budget.takes(row) and rows):
-                return {"collections": list(rows.values()), "next_cursor": last}
+                break
             rows.setdefault(info.uuid, row)
+        except NotFound:  # dropped meanwhile
+            pass
+        except Corrupt:  # it hides no other
+            damaged.append(name)
         last = name
-    return {"collections": list(rows.values()), "next_cursor": None}
+    else:
+        last = None
+    return {"collections": list(rows.values()), "damaged": damaged, "next_cursor": last}
 
 
 @Read("GET", "/collections/<name>", scope=("name",))

@@ -69,6 +69,7 @@ class CollectionsReply(TypedDict):
     """The collections that the caller may see, by name."""
 
     collections: list[CollectionReply]
+    damaged: Annotated[list[str], doc("Those whose files are damaged, which are left out.")]
     next_cursor: Annotated[str | None, doc("Where the next list begins; null on the last.")]
 
 

@@ -9,8 +9,11 @@ import contextlib
 import ctypes
 import gc
 import sys
+import threading
 from collections.abc import Iterator
 
+# Two at once would leave garbage of one among what is exempt.
+_freezing = threading.Lock()
 _loading = False
 _kept_most = 1 << 25  # bytes of a block that stays in the heap; glibc's own upper limit
 
@@ -71,8 +74,22 @@ def exempt_from_collection() -> None:
     A full collection looks at 450,000 objects, nearly all of them the libraries', and stops every
     thread for 300 to 400 ms (2 cores, AMD EPYC Zen 3, 2026-11-26).
     """
-    gc.collect()
-    gc.freeze()
+    with _freezing:
+        gc.collect()
+        gc.freeze()
+
+
+@contextlib.contextmanager
+def exempting_nothing() -> Iterator[None]:
+    """Have collections look at everything, as an old model may be part of cyclic garbage."""
+    with _freezing:
+        exempted = gc.get_freeze_count() > 0
+        gc.unfreeze()
+        try:
+            yield
+        finally:
+            if exempted:
+                gc.freeze()
 
 
 def _keep_in_heap(most: int) -> None:

@@ -17,7 +17,7 @@ from config import ModelSettings, ModelSpec
 from embedders.base import DeviceBroken
 from embedders.device import meaning
 from errors import Conflict, Invalid, ServiceError, UnknownModel
-from server.memory import give_back_memory
+from server.memory import exempting_nothing, give_back_memory
 from serving.encoder import Encoder
 from serving.loader import Build, build_model, check, reason_of
 from serving.model import Loaded, Model, ModelSet, public_name
@@ -271,7 +271,8 @@ class Leaving:
     def close(self) -> None:
         """Wait until the holder is gone, then close its encoder and forget it."""
         while not self._gone.wait(COLLECT_EVERY_S):
-            gc.collect()  # an exception and its traceback refer to each other, and to the model
+            with exempting_nothing():
+                gc.collect()  # an exception and its traceback refer to each other, and to the model
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None
@@ -290,13 +291,10 @@ def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
     done = threading.Event()
 
     def close_all() -> None:
-        spared = gc.get_freeze_count() > 0
-        gc.unfreeze()  # an old model may be part of cyclic garbage
         for each in leaving:
             each.close()
-        give_back_memory()
-        if spared:
-            gc.freeze()
+        with exempting_nothing():
+            give_back_memory()
         done.set()
 
     threading.Thread(target=close_all, name="model-free", daemon=True).start()

@@ -16,6 +16,7 @@ from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from factory import create_app
 from server.memory import exempt_from_collection
+from serving import registry as registries
 from serving.health import watch
 from serving.loader import check
 from serving.registry import Leaving, Registry, free
@@ -270,10 +271,11 @@ def test_a_second_change_of_the_model_while_one_runs_is_a_conflict_over_http(
     assert change(app, "b").status_code == 200
 
 
-def test_an_old_model_in_a_cycle_is_freed_though_collections_spare_what_is_alive() -> None:
-    class Holder:
-        itself: object
+class Holder:
+    itself: object
 
+
+def test_an_old_model_in_a_cycle_is_freed_though_collections_spare_what_is_alive() -> None:
     holder, embedder = Holder(), Tracked(A)
     holder.itself = holder
     leaving = [Leaving(holder, embedder)]
@@ -286,6 +288,27 @@ def test_an_old_model_in_a_cycle_is_freed_though_collections_spare_what_is_alive
         assert embedder.closed.is_set()
         assert gc.get_freeze_count() > 0
     finally:
+        gc.unfreeze()
+
+
+def test_models_that_leave_at_the_same_time_are_all_freed(monkeypatch) -> None:
+    """The end of one must not exempt the garbage of another from collections."""
+    ends, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(registries, "give_back_memory", lambda: ends.set() or go_on.wait(30))
+    kept, holder, one, other = Holder(), Holder(), Tracked(A), Tracked(A)
+    leaving = [Leaving(kept, one)], [Leaving(holder, other)]
+    exempt_from_collection()
+    try:
+        del kept
+        free(leaving[0], 0)
+        assert ends.wait(30) and one.closed.is_set()
+        holder.itself = holder
+        del holder
+        free(leaving[1], 0)
+        go_on.set()
+        assert other.closed.wait(10)
+    finally:
+        go_on.set()
         gc.unfreeze()
 
 
