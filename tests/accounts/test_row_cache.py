@@ -1,6 +1,8 @@
 """What is known of the accounts while the database is away, hangs or is written to."""
 
-import sqlite3
+import select
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -13,6 +15,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from errors import Unavailable
+from sql import forks
 from sql.database import Database
 from sql.row_cache import RowCache
 from sql.tables import API_KEYS, USERS
@@ -24,8 +27,23 @@ from tests.servers.postgres import Postgres
 QUICK_S = 1.5  # half of what a hanging database costs its caller, and many times a reply
 
 
+HOLD = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX, 510, 0x40000002)  # what SQLite locks to keep all others out
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def program(code: str, file: str) -> subprocess.Popen[bytes]:
+    """Return a program that says when it has locked a file, until its input ends."""
+    command = [sys.executable, "-c", code, file]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 class HeldFile:
-    """A file of SQLite that hangs while another process keeps its lock."""
+    """A file of SQLite that another process keeps to itself: no connection can be opened."""
 
     def __enter__(self) -> "HeldFile":
         self._folder = tempfile.TemporaryDirectory()
@@ -39,11 +57,14 @@ class HeldFile:
         return f"sqlite:///{self._file}"
 
     def pause(self) -> None:
-        self._holder = sqlite3.connect(self._file, isolation_level=None)
-        self._holder.execute("BEGIN EXCLUSIVE")
+        self._holder = program(HOLD, self._file)
+        assert self._holder.stdout is not None
+        while not select.select([self._holder.stdout], [], [], 0.05)[0]:
+            for calls in list(forks._all):  # what is open goes on, and keeps the lock shared
+                calls._close_idle()
 
     def resume(self) -> None:
-        self._holder.close()
+        self._holder.communicate()
 
 
 @pytest.fixture(params=[MariaDB, Postgres, HeldFile], scope="module")
@@ -80,6 +101,36 @@ def grow_old(rows: RowCache, age_s: float) -> None:
 
 def away(*_: object) -> None:
     raise Unavailable("away")
+
+
+WRITER = """
+import sqlite3, sys
+holder = sqlite3.connect(sys.argv[1], isolation_level=None)
+holder.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_writer_that_hangs_delays_no_request(
+    make_app: Callable[..., Flask], tmp_path: Path
+) -> None:
+    """Another process stops in a change of the accounts' file: all that only reads goes on."""
+    app = make_app(db_url=f"sqlite:///{tmp_path}/service.db")
+    client = app.test_client()
+    key = key_of(client)
+    holder = program(WRITER, f"{tmp_path}/service.db")
+    try:
+        assert holder.stdout is not None and holder.stdout.readline()
+        for _ in range(3):
+            grow_old(rows_of(app), 3)
+            began = time.monotonic()
+            assert client.post("/embed", json={"text": "x"}, headers=key).status_code == 200
+            assert client.get("/models", headers=bearer("emb_aaaaaaaa_x")).status_code == 401
+            assert time.monotonic() - began < QUICK_S
+        assert rows_of(app).problem is None
+    finally:
+        holder.communicate()
 
 
 @pytest.mark.fault("The SQL database")

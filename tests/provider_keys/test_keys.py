@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import apsw
 import pytest
 
 from accounts.provider_keys import ProviderKeys, Seal, last_four
@@ -69,8 +69,8 @@ def test_the_database_files_hold_no_key(keys_of: Make, url: str, tmp_path: Path)
         for part in (key, key[:-4], key[8:20]):
             assert part.encode() not in held
     assert A.encode() not in held
-    with sqlite3.connect(tmp_path / "keys.db") as raw:  # the control: it would be seen
-        raw.execute("UPDATE provider_keys SET secret = ?", (SECRET,))
+    raw = apsw.Connection(str(tmp_path / "keys.db"))  # the control: it would be seen
+    raw.execute("UPDATE provider_keys SET secret = ?", (SECRET,))
     raw.close()
     assert SECRET.encode() in files(tmp_path)
 
