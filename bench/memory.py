@@ -73,8 +73,8 @@ def _cut_vocabulary(path: Path) -> None:
 
 def measure(folder: Path, backend: str, dtype: str) -> dict[str, int]:
     """Load the model in `folder / "model"` here; return bytes beyond what the process had."""
-    from embedders.base import Prompt
     from embedders.backends import local
+    from embedders.base import Prompt
 
     settings = Config(device="cpu", model_cache_dir=folder / "cache")
     texts = load().docs[:32]

@@ -11,8 +11,7 @@ import numpy as np
 from bench.vectors import show, sync_ms
 from store import Item
 from store.file import FileStore
-from store.record_file import Fsync
-from store.record_file import Options
+from store.record_file import Fsync, Options
 
 BATCH = 500
 

@@ -1,7 +1,7 @@
-"""The vector store: named collections you can write and search from any number of processes.
+"""The vector store: named collections that any number of processes write and search.
 
-`open_store` gives the backend that a URL names. What every backend promises stands in
-`store/base.py`; how files keep it in `docs/store.md`.
+`open_store` returns the back end of a URL. `store/base.py` has what both promise, `docs/store.md`
+how files keep it.
 """
 
 from pathlib import Path
@@ -23,9 +23,9 @@ from store.base import (
 )
 from store.file import FileStore
 from store.graph_index import check_installed
-from store.journal import Fsync
-from store.ledger import Options
-from store.pgvector import SqlStore
+from store.pgvector import PostgresStore
+from store.record_file import Fsync, Options
+from store.records import sqlite_version
 from store.validation import Limits
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "VectorStore",
     "Written",
     "open_store",
+    "sqlite_version",
 ]
 
 
@@ -53,12 +54,13 @@ def open_store(
     ann_above: int = 0,
     fsync: Fsync = "always",
     lock_timeout_s: float = 10.0,
+    max_collections: int | None = None,
     **options: Any,
 ) -> VectorStore:
-    """Open the store that `url` names: none or `file:///folder` for files, `postgresql://...`.
+    """Return the store of a URL: none or `file:///folder` for files, or `postgresql://...`.
 
-    `directory` is used when there is no URL. `shards` is for PostgreSQL with Citus; `ann_above`,
-    `fsync` and `lock_timeout_s` are for files; `options` are the backend's own.
+    `directory` is used without a URL. `shards` is for PostgreSQL with Citus; `ann_above`, `fsync`
+    and `lock_timeout_s` are for files; `options` are the back end's own. Raises Invalid.
     """
     limits = limits or Limits()
     parts = urlsplit(url or "")
@@ -67,7 +69,9 @@ def open_store(
             check_installed()
         folder = unquote(parts.path) if parts.path else str(directory)
         how = Options(fsync, lock_timeout_s=lock_timeout_s, ann_above=ann_above, **options)
-        return FileStore(Path(folder), limits=limits, options=how)
+        return FileStore(Path(folder), limits=limits, options=how, max_collections=max_collections)
     if parts.scheme.partition("+")[0] in ("postgresql", "postgres"):
-        return SqlStore(str(url), limits=limits, shards=shards, **options)
+        return PostgresStore(
+            str(url), limits=limits, shards=shards, max_collections=max_collections, **options
+        )
     raise Invalid(f"STORE_URL of scheme {parts.scheme!r}; known are file and postgresql")

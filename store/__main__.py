@@ -1,38 +1,33 @@
-"""`python -m store`: look after a file store by hand, while the service runs or not.
+"""`python -m store`: look after a store by hand, while the service runs or not.
 
 Each command may run beside the service: it takes the same locks. Answers go to standard output,
 progress and errors to standard error; the exit code is 0 when all is well, 1 when something is
 wrong with what is stored, 2 when the command could not be done.
 """
 
-import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import typer
+from tqdm import tqdm
 
 from errors import Corrupt, Invalid, NotFound, ServiceError
-from store.base import Report
+from store.base import Progress, Report
 from store.file import FileStore
-from store.ledger import Options
+from store.pgvector import PostgresStore
+from store.record_file import Options
 from store.transfer import export_jsonl, import_jsonl
 
-HELP = {
-    "list": "list the collections",
-    "stats": "print figures of the store, or of one collection, as JSON",
-    "verify": "read everything and check it; change nothing (all collections if none is named)",
-    "repair": "save what is undamaged; the damaged file is kept beside it",
-    "compact": "give back the space of what was deleted or replaced",
-    "backup": "write a consistent copy into a new folder while writes go on",
-    "restore": "make a new collection from a backup; the backup is checked, never trusted",
-    "export": "write a collection as JSON lines, to standard output or a file",
-    "import": "make a new collection from JSON lines, from standard input or a file",
-}
-EXAMPLES = """examples:
+# Lines that start with \b are not filled to a paragraph.
+EXAMPLES = """\b
+examples:
   python -m store list
   python -m store verify
   python -m store backup docs /backups/docs-monday
@@ -41,169 +36,199 @@ EXAMPLES = """examples:
   zcat docs.jsonl.gz | python -m store import - --name docs-copy
 """
 
+Store = FileStore | PostgresStore
+Dir = Annotated[
+    Path | None, typer.Option(help="The store's folder (default: $STORE_DIR, or data/store).")
+]
+Url = Annotated[
+    str | None, typer.Option(help="Or the URL of a store in PostgreSQL (default: $STORE_URL).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print answers as JSON.")]
+Wait = Annotated[float, typer.Option(metavar="S", help="Seconds to wait for a lock.")]
+Name = Annotated[str | None, typer.Option(help="The new collection's name (default: its old one).")]
+OneOrAll = Annotated[str | None, typer.Argument(show_default=False)]
+NewFolder = Annotated[Path, typer.Argument(help="A folder that is not there yet.")]
+Backup = Annotated[Path, typer.Argument(help="The backup's folder.")]
+Output = Annotated[str, typer.Argument(help="Default: standard output.", show_default=False)]
+Input = Annotated[str, typer.Argument(help="Default: standard input.", show_default=False)]
 
-class Bar:
-    """A line of progress on standard error, when a person looks at it."""
-
-    def __init__(self, what: str) -> None:
-        self._what, self._shown = what, 0.0
-        self._live = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
-        now = time.monotonic()
-        if not self._live or (now - self._shown < 0.1 and done != total):
-            return
-        self._shown = now
-        if total:
-            filled = min(30, 30 * done // total)
-            bar = "#" * filled + "." * (30 - filled)
-            print(f"\r{self._what} [{bar}] {100 * done // total:3d} %", end="", file=sys.stderr)
-        else:
-            print(f"\r{self._what} {done:,}", end="", file=sys.stderr)
-
-    def close(self) -> None:
-        """Take the line away."""
-        if self._live and self._shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the command line's grammar."""
-    plain = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(
-        "python -m store", description=__doc__, epilog=EXAMPLES, formatter_class=plain
-    )
-    top.add_argument(
-        "--dir",
-        type=Path,
-        default=Path(os.environ.get("STORE_DIR", "data/store")),
-        help="the store's folder (default: $STORE_DIR, or data/store)",
-    )
-    top.add_argument("--json", action="store_true", help="print answers as JSON")
-    top.add_argument(
-        "--wait",
-        type=float,
-        default=10,
-        metavar="S",
-        help="seconds to wait for a lock (default 10)",
-    )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {
-        name: commands.add_parser(name, help=text, description=text) for name, text in HELP.items()
-    }
-    for name in ("verify", "repair", "compact", "stats"):
-        made[name].add_argument("collection", nargs="?" if name != "compact" else None)
-    for name in ("backup", "export"):
-        made[name].add_argument("collection")
-    made["backup"].add_argument("folder", type=Path, help="a folder that is not there yet")
-    made["export"].add_argument("file", nargs="?", default="-", help="default: standard output")
-    made["restore"].add_argument("folder", type=Path, help="the backup's folder")
-    made["import"].add_argument("file", nargs="?", default="-", help="default: standard input")
-    for name in ("restore", "import"):
-        made[name].add_argument("--name", help="the new collection's name (default: its old one)")
-    return top
+@dataclass(frozen=True)
+class Target:
+    """Which store a command is for, and how it answers."""
+
+    dir: Path | None
+    url: str | None
+    json: bool
+    wait: float
+
+    @contextmanager
+    def opened(self, command: str = "") -> Iterator[Store]:
+        """Give the store for a block; end the command with its exit code if something fails."""
+        try:
+            with self._store(command) as store:
+                yield store
+        except (ServiceError, OSError) as exc:
+            print(f"error: {getattr(exc, 'message', exc)}", file=sys.stderr)
+            raise typer.Exit(1 if isinstance(exc, Corrupt) else 2) from exc
+        except KeyboardInterrupt:
+            print("stopped; the store is as it was before the last whole step", file=sys.stderr)
+            raise typer.Exit(2) from None
+
+    def _store(self, command: str) -> Store:
+        """Open the store: a folder that is named goes before a database of the environment."""
+        url = urlsplit("" if self.dir else self.url or "")
+        if url.scheme not in ("", "file"):
+            if command == "repair":
+                raise Invalid("repair is for stores in files; PostgreSQL has tools of its own")
+            return PostgresStore(str(self.url))
+        folder = self.dir or Path(unquote(url.path) or os.environ.get("STORE_DIR", "data/store"))
+        if not (folder / "catalog.db").is_file() and command not in ("restore", "import"):
+            raise NotFound(f"{folder} holds no store; name its folder with --dir")
+        return FileStore(folder, options=Options(lock_timeout_s=self.wait))
+
+    def say(self, data: Any, text: str) -> None:
+        """Print an answer."""
+        print(json.dumps(data) if self.json else text)
+
+    def report(self, reports: dict[str, Report], compacted: bool = False) -> None:
+        """Print what was found by collection; end with 1 if something is wrong."""
+        lines = []
+        for name, report in reports.items():
+            word = "ok" if report.ok else "DAMAGED"
+            freed = f", {report.freed_bytes:,} bytes freed" if compacted else ""
+            lines.append(f"{name}: {word}, {report.rows:,} rows{freed}")
+            lines += [f"  {problem}" for problem in report.problems]
+        facts = {name: asdict(report) for name, report in reports.items()}
+        self.say(facts, "\n".join(lines) or "nothing there")
+        if not all(report.ok for report in reports.values()):
+            raise typer.Exit(1)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
-    args = parser().parse_args(arguments)
-    bar = Bar(args.command)
-    try:
-        if not (args.dir / "catalog").is_dir() and args.command not in ("restore", "import"):
-            raise NotFound(f"{args.dir} holds no store; name its folder with --dir")
-        options = Options(lock_timeout_s=args.wait)
-        with FileStore(args.dir, options=options) as store:
-            return _run(store, args, bar)
-    except (ServiceError, OSError) as exc:
-        bar.close()
-        print(f"error: {getattr(exc, 'message', exc)}", file=sys.stderr)
-        return 1 if isinstance(exc, Corrupt) else 2
-    except KeyboardInterrupt:
-        bar.close()
-        print("stopped; the store is as it was before the last whole step", file=sys.stderr)
-        return 2
+@contextmanager
+def bar(what: str) -> Iterator[Progress]:
+    """Give what shows progress on standard error, when a person looks at it."""
+    with tqdm(desc=what, unit=" rows", leave=False, disable=None) as shown:
+
+        def show(done: int, total: int) -> None:
+            shown.total = total or None
+            shown.update(done - shown.n)
+
+        yield show
 
 
-def _run(store: FileStore, args: argparse.Namespace, bar: Bar) -> int:
-    command = args.command
-    if command == "list":
+@app.callback(help=__doc__, epilog=EXAMPLES)
+def options(
+    context: typer.Context, dir: Dir = None, url: Url = None, json: Json = False, wait: Wait = 10
+) -> None:
+    """Note what is the same for all commands."""
+    context.obj = Target(dir, url or os.environ.get("STORE_URL"), json, wait)
+
+
+@app.command("list")
+def list_(context: typer.Context) -> None:
+    """List the collections."""
+    with context.obj.opened() as store:
         infos = store.collections()
         head = ("NAME", "ROWS", "DIM", "METRIC", "MODEL", "INDEXED", "ALIASES")
         rows = [
-            (i.name, f"{i.count:,}", str(i.dim), i.metric, i.model or "-",
-             ", ".join(i.indexed) or "-", ", ".join(i.aliases))
+            (i.name, "DAMAGED" if i.damage else f"{i.count:,}", str(i.dim), i.metric,
+             i.model or "-", ", ".join(i.indexed) or "-", ", ".join(i.aliases))
             for i in infos
         ]  # fmt: skip
-        _say(args, [asdict(i) for i in infos], _table([head, *rows]))
-    elif command == "stats":
-        _say(args, store.stats(args.collection), json.dumps(store.stats(args.collection), indent=2))
-    elif command in ("verify", "repair", "compact"):
-        return _reports(store, args, bar)
-    elif command == "backup":
-        made = store.backup(args.collection, args.folder)
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]
+        context.obj.say([asdict(i) for i in infos], "\n".join(lines))
+        damage = [i.damage for i in infos if i.damage]
+        print("".join(f"error: {each}\n" for each in damage), end="", file=sys.stderr)
+        if damage:
+            raise typer.Exit(1)
+
+
+@app.command()
+def stats(context: typer.Context, collection: OneOrAll = None) -> None:
+    """Print figures of the store, or of one collection, as JSON."""
+    with context.obj.opened() as store:
+        figures = store.stats(collection)
+        context.obj.say(figures, json.dumps(figures, indent=2))
+
+
+@app.command()
+def verify(context: typer.Context, collection: OneOrAll = None) -> None:
+    """Read everything and check it; change nothing (all collections if none is named)."""
+    reports = {}
+    with context.obj.opened() as store:
+        for name in [collection] if collection else store.names():
+            try:
+                with bar(f"verify {name}") as progress:
+                    reports[name] = store.verify(name, progress)
+            except ServiceError as exc:  # go on with the others
+                if collection:
+                    raise
+                if name in store.names():  # it was not dropped meanwhile
+                    lost = "its files are missing; restore a backup"
+                    problem = lost if isinstance(exc, NotFound) else exc.message
+                    reports[name] = Report(False, 0, (problem,))
+        context.obj.report(reports)
+
+
+@app.command()
+def repair(context: typer.Context, collection: OneOrAll = None) -> None:
+    """Save what is undamaged; the damaged file is kept beside it."""
+    with context.obj.opened("repair") as store:
+        if not collection:
+            for line in store.repair_catalog():
+                print(f"catalogue: {line}")
+        names = [collection] if collection else store.names()
+        context.obj.report({name: store.repair(name) for name in names})
+
+
+@app.command()
+def compact(context: typer.Context, collection: str) -> None:
+    """Give back the space of what was deleted or replaced."""
+    with context.obj.opened() as store:
+        context.obj.report({collection: store.compact(collection)}, compacted=True)
+
+
+@app.command()
+def backup(context: typer.Context, collection: str, folder: NewFolder) -> None:
+    """Write a consistent copy into a new folder while writes go on."""
+    with context.obj.opened() as store:
+        made = store.backup(collection, folder)
         facts = {"folder": str(made.path), "rows": made.rows, "bytes": made.bytes}
-        _say(args, facts, f"{made.rows:,} rows of {made.name} in {made.path}")
-    elif command == "restore":
-        info = store.restore(args.folder, args.name, bar)
-        bar.close()
-        _say(args, asdict(info), f"{info.count:,} rows restored to {info.name}")
-    elif command == "export":
-        with _opened(args.file, "xb") as out:
-            count = export_jsonl(store, args.collection, out, bar)
-        bar.close()
+        context.obj.say(facts, f"{made.rows:,} rows of {made.name} in {made.path}")
+
+
+@app.command()
+def restore(context: typer.Context, folder: Backup, name: Name = None) -> None:
+    """Make a new collection from a backup; the backup is checked, never trusted."""
+    with context.obj.opened("restore") as store:
+        with bar("restore") as progress:
+            info = store.restore(folder, name, progress)
+        context.obj.say(asdict(info), f"{info.count:,} rows restored to {info.name}")
+
+
+@app.command()
+def export(context: typer.Context, collection: str, file: Output = "-") -> None:
+    """Write a collection as JSON lines, to standard output or a file."""
+    with context.obj.opened() as store:
+        with _stream(file, "xb") as out, bar("export") as progress:
+            count = export_jsonl(store, collection, out, progress)
         print(f"{count:,} rows exported", file=sys.stderr)
-        if problem := store.unread(args.collection):
-            print(f"error: that is not all: {problem}", file=sys.stderr)
-            return 1
-    elif command == "import":
-        with _opened(args.file, "rb") as source:
-            info = import_jsonl(store, source, args.name, bar)
-        bar.close()
-        _say(args, asdict(info), f"{info.count:,} rows imported to {info.name}")
-    return 0
 
 
-def _reports(store: FileStore, args: argparse.Namespace, bar: Bar) -> int:
-    """Verify, repair or compact one collection or all; 1 if something is wrong."""
-    if args.command == "repair" and not args.collection:
-        for line in store.repair_catalog():
-            print(f"catalogue: {line}")
-    names = [args.collection] if args.collection else store.names()
-    reports: dict[str, Report] = {}
-    for name in names:
-        if args.command == "verify":
-            reports[name] = store.verify(name, bar)
-        elif args.command == "repair":
-            reports[name] = store.repair(name)
-        else:
-            reports[name] = store.compact(name)
-        bar.close()
-    lines = []
-    for name, report in reports.items():
-        word = "ok" if report.ok else "DAMAGED"
-        freed = f", {report.freed_bytes:,} bytes freed" if args.command == "compact" else ""
-        lines.append(f"{name}: {word}, {report.rows:,} rows{freed}")
-        lines += [f"  {problem}" for problem in report.problems]
-    _say(
-        args, {name: asdict(r) for name, r in reports.items()}, "\n".join(lines) or "nothing there"
-    )
-    return 0 if all(report.ok for report in reports.values()) else 1
+@app.command("import")
+def import_(context: typer.Context, file: Input = "-", name: Name = None) -> None:
+    """Make a new collection from JSON lines, from standard input or a file."""
+    with context.obj.opened("import") as store:
+        with _stream(file, "rb") as source, bar("import") as progress:
+            info = import_jsonl(store, source, name, progress)
+        context.obj.say(asdict(info), f"{info.count:,} rows imported to {info.name}")
 
 
-def _say(args: argparse.Namespace, data: Any, text: str) -> None:
-    print(json.dumps(data) if args.json else text)
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-
-
-def _opened(file: str, mode: str) -> BinaryIO:
+def _stream(file: str, mode: str) -> BinaryIO:
     if file == "-":
         stream = sys.stdin if mode == "rb" else sys.stdout
         return open(os.dup(stream.fileno()), mode.replace("x", "w"))  # type: ignore[return-value]
@@ -213,5 +238,10 @@ def _opened(file: str, mode: str) -> BinaryIO:
         raise Invalid(f"{file} is there already") from None
 
 
+def main(argv: list[str] | None = None) -> None:
+    """Run one command and exit with its code; with 2 if the command itself is wrong."""
+    app(argv, prog_name="python -m store")
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

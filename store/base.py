@@ -1,12 +1,13 @@
-"""What every vector store promises: the operations, their arguments and their answers.
+"""What every vector store promises: the operations, their arguments and their results.
 
 Named collections of (id, vector, text, metadata), searched exactly by similarity. `FileStore` keeps
-them in files of this machine, `SqlStore` in PostgreSQL; both pass the contract in
-`tests/store/contract.py`. Knows no HTTP: routes call this interface and nothing below it.
+them in files of this machine, `PostgresStore` in PostgreSQL; both pass the contract in
+`tests/store/contract.py`.
 
-Errors, all from `errors.py`: NotFound (no such collection, alias, or id to update), Conflict (it is
-there, or holds another model's vectors), DimensionMismatch, Invalid (the message names the item),
-BadRequest (a filter that cannot be read), TooLarge, Full, Busy, Unavailable and a `Budget`'s own.
+Errors, all from `errors.py`: NotFound (no such collection, alias, or id to update), Conflict (it
+exists, or holds vectors of another model), DimensionMismatch, Invalid (the message names the item),
+BadRequest (a filter that cannot be read), TooLarge, Full, Busy, Unavailable, Corrupt and those of a
+`Budget`.
 """
 
 from abc import ABC, abstractmethod
@@ -19,30 +20,30 @@ import numpy as np
 import numpy.typing as npt
 
 from store.budget import UNBOUNDED, Budget
-from store.keyvalue import Notes
+from store.keyvalue import KeyValue
 
 Vectors = npt.NDArray[np.float32]  # (n, d), or (d,) for one
 Metric = Literal["cosine", "dot"]
 Mode = Literal["upsert", "insert", "update"]
 IfExists = Literal["error", "ok"]
 Part = Literal["vector", "text", "metadata"]
-Progress = Callable[[int, int], None]  # (done, total); total 0 when not known
+Progress = Callable[[int, int], None]  # (done, total); a total of 0 is unknown
 
 METRICS: tuple[Metric, ...] = ("cosine", "dot")
 MODES: tuple[Mode, ...] = ("upsert", "insert", "update")
 PARTS: tuple[Part, ...] = ("vector", "text", "metadata")
 DEFAULT_PARTS: tuple[Part, ...] = ("text", "metadata")
-SUCCESSOR = "reembed."  # begins the names of collections that are to replace others
+SUCCESSOR = "reembed."  # prefix of the names of collections that will replace others
 
 
 def successor(uuid: str) -> str:
-    """Return the name under which what will replace a collection is built."""
+    """Return the name of the collection that will replace another one."""
     return SUCCESSOR + uuid
 
 
 @dataclass(frozen=True)
 class Item:
-    """One thing to write. An id that is there already is replaced whole, never merged."""
+    """One record to write. One with the same id is replaced whole, never merged."""
 
     id: str
     vector: npt.ArrayLike  # (d,) finite numbers, kept as float32
@@ -52,10 +53,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Record:
-    """One stored thing, with those parts that were asked for; the others are None."""
+    """One stored record with the parts that were asked for; the others are None."""
 
     id: str
-    vector: Vectors | None = None  # (d,) bit-exact what was sent, never the normalised one
+    vector: Vectors | None = None  # (d,) bit-exact as it was sent, never normalised
     text: str | None = None
     metadata: dict[str, Any] | None = None
 
@@ -69,7 +70,7 @@ class Hit(Record):
 
 @dataclass(frozen=True)
 class Found:
-    """The answer of one search call: a list of hits for each query, best first."""
+    """The result of a search: a list of hits for each query, best first."""
 
     hits: list[list[Hit]]
     exact: bool = True  # False when an approximate index was used
@@ -77,7 +78,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Written:
-    """What an upsert did."""
+    """How many records an upsert inserted and updated."""
 
     inserted: int
     updated: int
@@ -93,7 +94,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Identity:
-    """Which collection it is and whose vectors it holds. `uuid` stays through renames."""
+    """A collection and the model of its vectors. `uuid` stays through renames."""
 
     name: str
     uuid: str
@@ -105,12 +106,13 @@ class Identity:
 
 @dataclass(frozen=True)
 class CollectionInfo(Identity):
-    """What is known of a collection."""
+    """A collection with its rows counted."""
 
     count: int
     created: float  # seconds since the epoch
     aliases: tuple[str, ...] = ()
-    indexed: tuple[str, ...] = ()  # fields declared when it was made
+    indexed: tuple[str, ...] = ()  # fields declared when it was created
+    damage: str | None = None  # why its rows, 0 here, cannot be counted; in a list of all
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Report:
 
     ok: bool
     rows: int  # live rows
-    problems: tuple[str, ...] = ()  # what is wrong, or was mended
+    problems: tuple[str, ...] = ()  # what is wrong, or was repaired
     freed_bytes: int = 0
 
 
@@ -136,12 +138,18 @@ class BackupInfo:
 class VectorStore(ABC):
     """Named collections of vectors. Every method may be called from any thread and process.
 
-    `name` is a collection or an alias everywhere but in `create`, `rename`, `swap` and `drop`.
-    A call is atomic: it is done wholly or not at all, also where its budget ends it, and what it
-    answered for is durable. While there is a `successor(uuid)`, writes to that uuid raise Conflict.
+    `name` is a collection or an alias everywhere but in `rename`, `swap` and `drop`. A call is
+    atomic: it is done wholly or not at all, also where its budget ends it, and is durable when it
+    returns. While there is a `successor(uuid)`, writes to that uuid raise Conflict.
     """
 
-    notes: Notes
+    notes: KeyValue  # of jobs
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be read or written now, if a call has found so, or None."""
+        return None
+
     # -- collections -----------------------------------------------------------------------------
 
     @abstractmethod
@@ -149,10 +157,10 @@ class VectorStore(ABC):
         self, name: str, dim: int, metric: Metric = "cosine", model: str | None = None,
         fingerprint: str | None = None, if_exists: IfExists = "error", indexed: Sequence[str] = (),
     ) -> tuple[CollectionInfo, bool]:  # fmt: skip
-        """Make an empty collection, with fields ready for filters; also say whether it is new.
+        """Make an empty collection; also return whether it is new.
 
-        `indexed` has fields as filters name them. With `if_exists="ok"` one that agrees in all that
-        both sides name is returned as it is. Raises Conflict otherwise.
+        `indexed` has the fields to prepare for filters, as filters name them. With `if_exists="ok"`
+        a collection that agrees in all that both sides name is returned as it is. Raises Conflict.
         """
 
     @abstractmethod
@@ -161,15 +169,15 @@ class VectorStore(ABC):
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Return every collection's name, in order; looks at no collection."""
+        """Return every collection's name, in order; no collection is opened."""
 
     @abstractmethod
     def identity(self, name: str) -> Identity:
-        """Return which collection a name or alias means; never counts rows."""
+        """Return which collection a name or alias means; no rows are counted."""
 
     @abstractmethod
     def info(self, name: str) -> CollectionInfo:
-        """Return what is known of one collection, its rows counted."""
+        """Return one collection, its rows counted."""
 
     @abstractmethod
     def drop(self, name: str) -> None:
@@ -199,10 +207,10 @@ class VectorStore(ABC):
 
     @abstractmethod
     def stamp(self, name: str, model: str, fingerprint: str | None) -> CollectionInfo:
-        """Record whose vectors the collection holds, if nothing is recorded yet.
+        """Record the model of a collection's vectors, if none is recorded yet.
 
-        Raises Conflict when another model or fingerprint is there. A missing fingerprint, on either
-        side, agrees with any; a present one fills a missing one.
+        Raises Conflict if another model or fingerprint is recorded. A missing fingerprint, on
+        either side, agrees with any; one that is given fills a missing one.
         """
 
     # -- writing ---------------------------------------------------------------------------------
@@ -213,7 +221,7 @@ class VectorStore(ABC):
     ) -> Written:
         """Write items, all or none; an id twice in one call is Invalid. `uuid` is as in `swap`.
 
-        `insert` raises Conflict if an id is there already, `update` raises NotFound if one is not.
+        `insert` raises Conflict if an id exists, `update` raises NotFound if one does not.
         """
 
     @abstractmethod
@@ -221,7 +229,7 @@ class VectorStore(ABC):
         self, name: str, ids: Sequence[str] | None = None, filter: object = None,
         budget: Budget = UNBOUNDED,
     ) -> int:  # fmt: skip
-        """Delete by ids or by filter (exactly one of them); return how many were there."""
+        """Delete by ids or by filter (exactly one of them); return how many were deleted."""
 
     @abstractmethod
     def wait_for_writers(self, name: str) -> None:
@@ -234,7 +242,7 @@ class VectorStore(ABC):
         self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS,
         budget: Budget = UNBOUNDED,
     ) -> list[Record]:  # fmt: skip
-        """Return the records of `ids` that exist, each once, in the order asked."""
+        """Return the records of `ids` that exist, each once, in the order of `ids`."""
 
     @abstractmethod
     def search(
@@ -244,8 +252,8 @@ class VectorStore(ABC):
     ) -> Found:  # fmt: skip
         """Return the `k` best records for each of `vectors` (q, d), after skipping `offset`.
 
-        By score, then id; never fewer than `k` when so many match. `exact`: no approximation;
-        `without`: an id that is left out.
+        By score, then id; never fewer than `k` if so many match. `exact` uses no approximate index;
+        `without` is an id to leave out.
         """
 
     @abstractmethod
@@ -253,7 +261,7 @@ class VectorStore(ABC):
         self, name: str, cursor: str | None = None, limit: int = 100, filter: object = None,
         include: Sequence[Part] = PARTS, budget: Budget = UNBOUNDED,
     ) -> Page:  # fmt: skip
-        """Return the next `limit` records by id after `cursor`; fewer, but one, if bytes end."""
+        """Return the next `limit` records by id; fewer, but at least one, if the budget ends."""
 
     @abstractmethod
     def count(self, name: str, filter: object = None, budget: Budget = UNBOUNDED) -> int:
@@ -261,7 +269,7 @@ class VectorStore(ABC):
 
     @abstractmethod
     def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
-        """Return up to `most` ids, in order: a random choice that stays while the rows do."""
+        """Return up to `most` ids, in order: a random choice that only changes with the rows."""
 
     # -- keeping ---------------------------------------------------------------------------------
 
@@ -273,15 +281,15 @@ class VectorStore(ABC):
     def restore(
         self, source: Path, name: str | None = None, progress: Progress | None = None
     ) -> CollectionInfo:
-        """Make a new collection from a backup, which is checked and never trusted."""
+        """Make a new collection from a backup, which is checked and not trusted."""
 
     @abstractmethod
     def verify(self, name: str, progress: Progress | None = None) -> Report:
-        """Check everything stored of a collection; change nothing."""
+        """Check everything stored of a collection and change nothing."""
 
     @abstractmethod
     def compact(self, name: str, progress: Progress | None = None) -> Report:
-        """Give back the space of what was deleted or replaced."""
+        """Free the space of what was deleted or replaced."""
 
     @abstractmethod
     def stats(self, name: str | None = None) -> dict[str, Any]:
@@ -289,7 +297,7 @@ class VectorStore(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files, threads and connections. Every acknowledged write is durable."""
+        """Close files, threads and connections. Every acknowledged write is durable."""
 
     def __enter__(self) -> Self:
         return self

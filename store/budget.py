@@ -25,8 +25,8 @@ ASK_EVERY_S = 0.1
 class Budget:
     """The budget of one call. What is None is without a limit.
 
-    `deadline` is a `time.monotonic()` value, `gone` tells whether the caller hung up, `left` is how
-    many bytes of JSON may still be replied.
+    `deadline` is a `time.monotonic()` value, `gone` returns whether the caller hung up, `left` is
+    how many bytes of JSON may still be replied.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Budget:
         return Budget(self.deadline, self._gone)
 
     def check(self) -> None:
-        """Raise DeadlineExceeded or ClientGone if it is of no use to go on."""
+        """Raise DeadlineExceeded or ClientGone if the work has become useless."""
         if self.deadline is None and self._gone is None:
             return
         now = time.monotonic()
@@ -61,7 +61,7 @@ class Budget:
 
     @contextmanager
     def holding(self, lock: "threading.Lock | threading.RLock") -> Iterator[None]:
-        """Hold a lock for a block. Raises as `check` when it is not had in time."""
+        """Hold a lock for a block. Raises as `check` while it waits."""
         while not lock.acquire(timeout=ASK_EVERY_S):
             self.check()
         try:
@@ -70,7 +70,7 @@ class Budget:
             lock.release()
 
     def fits(self, record: Any) -> bool:
-        """Tell whether a `store.base.Record` may be replied too, and count it if so."""
+        """Whether a `store.base.Record` may be replied too; it is counted if so."""
         self.check()
         if self.left is None:
             return True
@@ -88,7 +88,7 @@ class Budget:
             )
 
     def takes(self, part: object) -> bool:
-        """Tell whether another part of a reply fits as JSON, and count it if so."""
+        """Whether another part of a reply fits as JSON; it is counted if so."""
         self.check()
         return self.left is None or self._take(len(orjson.dumps(part)))
 

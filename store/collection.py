@@ -1,300 +1,279 @@
-"""One collection in a folder: the journal is the truth, rows, matrix and postings follow from it.
+"""One collection in a folder: its records in SQLite, and what is derived from them for searches.
 
-Writes: matrix rows first, then the frame, then the sync, then the answer; so a frame that can be
-seen always has its rows. Reads take a `Snapshot` under a short lock and work on it without one.
+    records.db  the truth (store/records.py)
+    mat.G       the matrix that is searched: the vectors of generation G, in the order of writes
+    ann.G       the graph of an approximate search (store/graph_index.py)
+
+What keeps them together:
+- A row of the matrix belongs to one record for good: a replaced or deleted record's row is marked
+  dead and not used again, until a compaction writes generation G + 1. So a reader may search the
+  matrix without a lock while others write.
+- Rows are written to the matrix before their records are committed, and no reader looks at a row
+  whose record SQLite does not have. The next write goes over the rows of one that was undone.
+- A reader holds a read transaction, and takes from it how many rows there are and which are dead;
+  so the matrix, the ids and the texts it sees are of one moment.
+- The matrix is believed while the machine runs. After a boot, or where it is missing or short, the
+  first process to open the collection compares it with the records and mends it.
 """
 
-import itertools
 import logging
+import os
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import apsw
 import numpy as np
 
-from errors import ServiceError
-from store.base import Metric, Vectors, Written
+from errors import Busy, Corrupt, ServiceError
+from store.base import Metric, Mode, Vectors, Written
 from store.budget import UNBOUNDED, Budget
-from store.compaction import rewrite
+from store.derived import Derived, compact
 from store.filters import Filter, path_of
-from store.frames import RECORD, Frame, read_raw, records
-from store.fs import FS, failures
 from store.graph_index import Ann, Graph
-from store.journal import Journal, Step, no_step, write_generation, write_manifest
-from store.ledger import Ledger, Options
-from store.locks import boot_id
-from store.matrix import Matrix, directions, longest
-from store.metadata_columns import Postings
-from store.rows import RowTable
-from store.snapshot import MetadataReader, Snapshot
-from store.unpickle import loads
-from store.writes import Plan, Queue, Write
+from store.local_disk import failures
+from store.record_file import Options, RecordFile, Step, no_step
+from store.records import INSERT, by_id, numbered
+from store.snapshot import Snapshot
+from store.validation import check_present
+from store.writes import Queue, Write
 
 log = logging.getLogger("store")
 
-VERSION = 1
+RETRY_S = 60.0  # after a compaction that failed: on a full disk it takes what others need
+DELETE = "DELETE FROM records WHERE {} IN carray(?)"
 
 
-class Collection(Ledger):
-    """The rows of one collection, shared with every process that has its folder open.
+class Collection:
+    """The records of one collection, shared with every process that has its folder open.
 
-    The fields `indexed` are ready for filters from the opening on.
+    The fields `indexed` are ready for filters once it is open.
     """
 
     def __init__(
-        self, fs: FS, folder: Path, options: Options, step: Step = no_step,
-        indexed: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        super().__init__(fs, folder, options, step)
+        self, folder: Path, options: Options, step: Step = no_step, indexed: Sequence[str] = ()
+    ) -> None:
+        self.folder, self.options, self.step = folder, options, step
+        self.records = RecordFile(folder / "records.db", options)
         self._keep = [path for field in indexed if (path := path_of(field))]
-        self.dim = 0
-        self.metric: Metric = "cosine"
-        # Asked under the lock before each commit; raises what refuses the write.
-        self.may_write: Callable[[], None] = lambda: None
+        # Called under the lock before each commit, with a write's name; raises to refuse it.
+        self.may_write: Callable[[str], None] = lambda name: None
+        self.shape: tuple[int, Metric] | None = None  # as the catalogue has it
+        self.users = 0  # calls at work; counted by who opens it
+        self.reset()
+        _all.add(self)
 
-    @staticmethod
-    def make(fs: FS, folder: Path, dim: int, metric: Metric) -> None:
-        """Write an empty collection into a new folder."""
-        fs.mkdir(folder)
-        manifest = {"v": VERSION, "gen": 0, "dim": dim, "metric": metric}
-        Matrix(fs, folder / "mat.0", dim, create=True)
-        write_generation(fs, folder, manifest, [])
-
-    def reset_locks(self) -> None:
-        """Make new thread locks and an empty queue."""
-        super().reset_locks()
+    def reset(self) -> None:
+        """Start with new locks and nothing read: in a forked child others may hold the old ones."""
+        self.state = threading.RLock()
+        self._deciding = threading.Lock()  # filters, one at a time; never taken under `state`
         self._compacting = threading.Lock()
-        self._deciding = threading.Lock()  # of filters; never waited for with `state` held
+        self._compact_from = 0.0  # when; by the monotonic clock
         self.queue = Queue(self._commit, self.options.lock_timeout_s)
         self.ann = Ann(self.folder, self.options.ann_above, self._settled)
+        self.derived = Derived(self.records.path, self._keep, self._deciding)
 
-    # -- following the journal -------------------------------------------------------------------
+    # -- following the records -------------------------------------------------------------------
 
-    def load(self, journal: Journal, exclusive: bool) -> bool:
-        """Start over on a journal; under the lock also mend the matrix where that is needed."""
-        manifest = journal.manifest
-        self.dim, self.metric = int(manifest["dim"]), manifest["metric"]
-        self.table = RowTable()
-        self.postings = Postings(MetadataReader(journal, self.table), self._keep)
-        self._norms = 0, 0.0  # rows looked at, the longest of them
-        path = self.folder / f"mat.{journal.generation}"
-        same_boot = bool(manifest["boot"]) and manifest["boot"] == boot_id()
-        if not exclusive and not (same_boot and path.exists()):
-            return False
-        try:
-            self.matrix = Matrix(self.fs, path, self.dim, create=not path.exists())
-        except FileNotFoundError:  # compacted between the two looks
-            return False
-        for frame in journal.new_frames():
-            self.apply(frame)
-        short = self.matrix.rows_on_disk() < len(self.table)
-        if short and not exclusive:
-            return False
-        if exclusive and (short or not same_boot):
-            self.mend_matrix(journal)
-            if not same_boot:
-                write_manifest(self.fs, self.folder, manifest)
-                journal.reopen_manifest()
-        return True
+    @contextmanager
+    def exclusive(self) -> Iterator[Snapshot]:
+        """Be the only writer of all threads and processes, with the state up to date."""
+        with self.records.writing(self.step) as connection:
+            with self.state:
+                self.derived.catch_up(connection, alone=True)
+                shot = self._snapshot(connection)
+            yield shot
 
-    def apply(self, frame: Frame) -> None:
-        """Take in a frame's records."""
-        for offset, pickled, _ in records(frame):
-            self._apply(offset, loads(pickled))
+    @contextmanager
+    def current(self, budget: Budget = UNBOUNDED) -> Iterator[Snapshot]:
+        """Give the collection as it is now; it stays so for the block."""
+        for _ in range(3):
+            with self.records.reading() as connection:
+                with budget.holding(self.state):
+                    known = self.derived.catch_up(connection, alone=False)
+                    shot = self._snapshot(connection) if known else None
+                if shot:
+                    yield shot
+                    return
+            with self.exclusive():
+                pass
+        raise Busy(f"{self.folder} is being compacted again and again", retry_after_s=1)
 
-    def _apply(self, offset: int, data: dict[str, Any]) -> None:
-        if data["k"] == "put":
-            if self._deciding.acquire(blocking=False):  # else the next filter catches up
-                try:
-                    self.postings.follow(len(self.table), data["m"])
-                finally:
-                    self._deciding.release()
-            self.table.put(data["ids"], offset)
-        else:
-            self.table.remove(data["ids"])
+    def _snapshot(self, connection: apsw.Connection) -> Snapshot:
+        shot = self.derived.snapshot(connection)
+        shape = shot.matrix.shape[1], shot.metric
+        if shape != (self.shape or shape):
+            has = f"{shape[0]} dimensions and metric {shape[1]}"
+            raise Corrupt(f"{self.records.path} has {has}, not what the catalogue says")
+        return shot
 
-    def mend_matrix(self, journal: Journal) -> int:
-        """Make the matrix what the journal says; return how many rows were not. Under the lock."""
-        wrong = 0
-        for first, rows in self.truth(journal):
-            have = self.matrix.rows_on_disk() >= first + len(rows)
-            good = have and np.array_equal(self.matrix.view(first + len(rows))[first:], rows)
-            if not good:
-                self.matrix.write(first, rows)
-                wrong += len(rows)
-        return wrong
-
-    def truth(self, journal: Journal) -> Iterator[tuple[int, Vectors]]:
-        """Yield (first row, rows) of what the matrix should hold, from the journal."""
-        for first, offset in self.table.records(0):
-            raw = np.frombuffer(read_raw(journal.read, offset), "<f4").reshape(-1, self.dim)
-            yield first, directions(raw, self.metric)
-
+    @contextmanager
     def snapshot(
         self, tree: Filter | None = None, budget: Budget = UNBOUNDED, without: str | None = None
-    ) -> Snapshot:
-        """Return the collection as it is now, narrowed to what matches and has another id."""
-        with self.current(budget) as journal:
-            n, postings, view = len(self.table), self.postings, self.matrix.view(len(self.table))
-            left_out = None if without is None else self.table.row_of.get(without)
-            shot = Snapshot(journal, view, self.table, self.table.alive(), n - self.table.dead)
-        if tree is None and left_out is None:
-            return shot
-        mask = np.ones(n, np.bool_)
-        if tree is not None:  # decided while others read and write
-            with budget.holding(self._deciding), failures("read"):
-                mask = postings.mask(tree, n, budget)
-        if shot.allowed is not None:
-            mask &= shot.allowed
-        if left_out is not None:
-            mask[left_out] = False
-        return replace(shot, allowed=mask, count=int(np.count_nonzero(mask)))
+    ) -> Iterator[Snapshot]:
+        """Give the collection as it is now, narrowed to what matches and has another id."""
+        with ExitStack() as deciding:
+            if tree is not None:  # before the snapshot: a column is never older than its rows
+                deciding.enter_context(budget.holding(self._deciding))
+            with self.current(budget) as shot:
+                mask = None
+                if tree is not None:
+                    mask = shot.matching(tree, budget)
+                    mask = mask if shot.allowed is None else mask & shot.allowed
+                deciding.close()
+                found = [] if without is None else by_id(shot.connection, [without], "row")
+                if found:
+                    mask = shot.allowed if mask is None else mask
+                    mask = np.ones(len(shot.matrix), np.bool_) if mask is None else mask
+                    mask[shot.numbering.places([*found[0]], len(shot.matrix))] = False
+                if mask is not None:
+                    shot.allowed, shot.count = mask, int(np.count_nonzero(mask))
+                yield shot
 
-    def rows_of(self, ids: list[str], budget: Budget) -> tuple[Snapshot, list[int]]:
-        """Return the rows of those ids that are there, in their order."""
-        with self.current(budget) as journal:
-            shot = Snapshot(journal, self.matrix.view(0), self.table, None, 0)
-            return shot, [self.table.row_of[id_] for id_ in ids if id_ in self.table.row_of]
-
-    def rows_after(
-        self, cursor: str | None, limit: int, tree: Filter | None, budget: Budget
-    ) -> tuple[Snapshot, list[int], bool]:
-        """Return up to `limit` matching rows by id behind `cursor`, and whether more follow."""
-        while True:  # again after a compaction, which numbers the rows anew
-            known = self.snapshot(tree, budget)
-            with self.current(budget) as journal:
-                if journal is known.journal:
-                    rows = (self.table.row_of[id_] for id_ in self.table.after(cursor))
-                    rows = (row for row in rows if known.has(row, tree))
-                    found = list(itertools.islice(rows, limit + 1))
-                    return known, found[:limit], len(found) > limit
-
-    def graph(self, snapshot: Snapshot) -> Graph | None:
-        """Return the graph for an approximate search, if one is wanted and there."""
-        if self.metric != "cosine":  # a graph by inner product misses much where lengths differ
+    def graph(self, shot: Snapshot) -> Graph | None:
+        """Return the graph for an approximate search, if one is wanted and ready."""
+        if shot.metric != "cosine":  # by inner product it misses much: lengths differ
             return None
-        n, dim = snapshot.matrix.shape
-        return self.ann.graph(snapshot.journal.generation, n, dim)
+        return self.ann.graph(shot.generation, *shot.matrix.shape)
 
     def _settled(self) -> tuple[int, int]:
         """Bring everything to the disk; return the generation and its rows."""
-        with self.exclusive() as journal:
-            journal.sync()
-            return journal.generation, len(self.table)
-
-    def close(self) -> None:
-        """Let go of the files, and end the build of a graph."""
-        self.ann.close()
-        super().close()
+        with self.current() as shot:
+            self.records.sync()
+            return shot.generation, len(shot.matrix)
 
     def figures(self) -> dict[str, object]:
         """Return figures for operators (JSON-ready)."""
-        with self.current() as journal:
+        with self.current() as shot:
+            rows = len(shot.matrix)
             return {
-                "rows": len(self.table.row_of),
-                "dead_rows": self.table.dead,
-                "generation": journal.generation,
-                "journal_bytes": journal.size(),
-                "matrix_bytes": self.matrix.rows_on_disk() * self.dim * 4,
-                "postings_bytes": self.postings.bytes(),
+                "rows": shot.count,
+                "dead_rows": rows - shot.count,
+                "generation": shot.generation,
+                "records_bytes": self._bytes("records.db*"),
+                "matrix_bytes": self._bytes("mat.*"),
+                "columns_bytes": shot.columns.bytes(),
                 "ann_rows": self.ann.rows,
-                "poisoned": journal.poison is not None,
+                "poisoned": self.records.poison is not None,
             }
 
-    def norm_bound(self, snapshot: Snapshot, budget: Budget) -> float:
-        """Return a bound on the length of the matrix's rows."""
-        if self.metric == "cosine":
-            return 1.0
-        upto, largest = self._norms
-        largest = max(largest, longest(snapshot.matrix[upto:], budget))
-        with self.state:
-            if self.journal is snapshot.journal:
-                self._norms = max((len(snapshot.matrix), largest), self._norms)
-        return largest
+    def _bytes(self, pattern: str) -> int:
+        total = 0
+        for path in self.folder.glob(pattern):
+            with suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
+
+    def close(self) -> None:
+        """Close the files, and end the build of a graph."""
+        self.ann.close()
+        self.records.close()
+        with self.state:  # with the matrix go its two files
+            self.derived = Derived(self.records.path, self._keep, self._deciding)
 
     # -- writing ---------------------------------------------------------------------------------
 
     def write(self, write: Write) -> Written | int:
-        """Do a write, together with those that wait beside it; compact if that is due."""
+        """Do a write, together with those that wait for the same lock; compact if that is due."""
         result = self.queue.submit(write)
-        if self._compaction_due() and self._compacting.acquire(blocking=False):
+        if result == Written(len(write.ids), 0) or time.monotonic() < self._compact_from:
+            return result
+        if self._compacting.acquire(blocking=False):
             try:
-                with self.exclusive() as journal:
-                    if self._compaction_due():
-                        self.compact(journal)
+                with self.current() as shot:
+                    dead = len(shot.matrix) - shot.count
+                if dead >= self.options.compact_rows and dead * 2 > len(shot.matrix):
+                    self.compact()
             except ServiceError as exc:  # the write is done all the same
+                self._compact_from = time.monotonic() + RETRY_S
                 log.warning("%s was not compacted: %s", self.folder, exc.message)
             finally:
                 self._compacting.release()
         return result
 
-    def _compaction_due(self) -> bool:
-        dead = self.table.dead
-        return dead >= self.options.compact_rows and dead * 2 > len(self.table)
-
-    def compact(self, journal: Journal) -> int:
-        """Give back the space of dead rows; return how many bytes. Under the lock."""
-        before = self.disk_bytes(journal)
-        rewrite(self.fs, journal, self.table, self.matrix, self.dim, self.step)
-        with self.state:
-            self._catch_up(exclusive=True)
-            assert self.journal is not None
-            return before - self.disk_bytes(self.journal)
-
-    def disk_bytes(self, journal: Journal) -> int:
-        """Return how long the collection's files are."""
-        return journal.size() + self.matrix.rows_on_disk() * self.dim * 4
-
     def _commit(self, group: list[Write]) -> None:
-        """Write a group as one frame. Each write gets its result or its error."""
-        with self.exclusive() as journal:
-            self.may_write()
+        """Write a group in one transaction. Each write gets its result or its error."""
+        results: list[tuple[Write, Written | int]] = []
+        rows: list[Vectors] = []
+        with self.exclusive() as shot:
+            row = shot.numbering.row(len(shot.matrix))
+            may_write = cache(self.may_write)
             for write in group:
-                if write.by_filter:
-                    write.budget.check()
-                    write.ids = self.snapshot(write.filter, write.budget).ids()
-            with self.state:
-                plan = self._plan(group)
-                first_row = len(self.table)
-            if plan.records:
-                if plan.rows:
-                    with failures("write vectors"):
-                        self.matrix.write(first_row, np.concatenate(plan.rows))
-                    self.step("matrix-written")
-                payload = b"".join(data for data, _ in plan.records)
-                frame = journal.append(payload, self.options.fsync, self.step)
-                with self.state:
-                    self._take_in(journal, frame, plan.records)
-            for write, result in plan.results:
-                write.result = result
+                try:
+                    may_write(write.name)
+                    if write.mode is None:
+                        results.append((write, self._remove(shot, write)))
+                    else:
+                        results.append((write, self._put(shot.connection, write, write.mode, row)))
+                        rows.append(write.rows)
+                        row += len(write.rows)
+                except ServiceError as exc:
+                    write.error = exc
+            if rows:
+                with failures("write vectors"):
+                    shot.stored.write(len(shot.matrix), np.concatenate(rows))
+        self.step("committed")
+        for write, result in results:
+            write.result = result
 
-    def _take_in(
-        self, journal: Journal, frame: Frame, written: list[tuple[bytes, list[str] | None]]
-    ) -> None:
-        """Apply a frame of our own without reading it back, unless a reader did so already."""
-        if self.journal is not journal or journal.end != frame.start:
-            return
-        offset = frame.end - len(frame.payload)
-        for data, ids in written:
-            if ids is None or self._keep:
-                head = RECORD.unpack_from(data)
-                self._apply(offset, loads(data[RECORD.size : RECORD.size + head[0]]))
-            else:  # its ids are all that is followed
-                self.table.put(ids, offset)
-            offset += len(data)
-        journal.advance(frame)
+    def _put(self, connection: apsw.Connection, write: Write, mode: Mode, row: int) -> Written:
+        """Write items from `row` on. Raises Conflict or NotFound before anything is changed."""
+        there = [id_ for (id_,) in by_id(connection, write.ids, "id")]
+        check_present(mode, write.ids, set(there))
+        if there:
+            connection.execute(DELETE.format("id"), (apsw.carray(tuple(there)),))
+        connection.executemany(
+            INSERT, [numbered(at, record) for at, record in enumerate(write.records, row)]
+        )
+        return Written(len(write.ids) - len(there), len(there))
 
-    def _plan(self, group: list[Write]) -> Plan:
-        """Decide each write's outcome, one after the other, as if each came alone."""
-        plan = Plan(self.table.row_of)
-        for write in group:
-            try:
-                if write.mode is None:
-                    plan.remove(write, write.ids)
-                else:
-                    plan.put(write)
-            except ServiceError as exc:
-                write.error = exc
-        return plan
+    def _remove(self, shot: Snapshot, write: Write) -> int:
+        """Delete by ids or filter; return how many were there."""
+        if write.by_filter:
+            write.budget.check()
+            places = shot.places()
+            if write.filter is not None:
+                with write.budget.holding(self._deciding):
+                    places = places[shot.matching(write.filter, write.budget)[places]]
+            gone: Any = shot.numbering.rows(places)
+            key = "row"
+        else:
+            key, gone = "id", tuple(dict.fromkeys(write.ids))
+        if not len(gone):
+            return 0
+        shot.connection.execute(DELETE.format(key), (apsw.carray(gone),))
+        return shot.connection.changes()
+
+    def compact(self) -> int:
+        """Leave the dead rows out of the matrix; return the bytes freed."""
+        before, begun = self._bytes("*"), False
+        try:
+            with self.exclusive() as shot, failures("compact a collection"):
+                begun = True
+                compact(shot)
+                self.step("matrix-written")
+            self.step("committed")
+        finally:
+            if begun:  # a generation that was left, or half written, takes the space of others
+                with suppress(ServiceError), self.exclusive() as shot, failures("tidy up"):
+                    for path in [*self.folder.glob("mat.*"), *self.folder.glob("ann.[0-9]*")]:
+                        if path.name.split(".")[1] != str(shot.generation):
+                            path.unlink(missing_ok=True)  # those who have it open keep it
+        return before - self._bytes("*")
+
+
+# Children that were forked start over; what the parent had read may be half changed.
+_all: "weakref.WeakSet[Collection]" = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for collection in list(_all):
+        collection.reset()
+
+
+os.register_at_fork(after_in_child=_after_fork)

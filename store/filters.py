@@ -19,6 +19,7 @@ tree, by which every backend is tested.
 """
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,14 +75,10 @@ class Not:
 Filter = Condition | And | Or | Not
 
 
-class _Missing:
-    """What `lookup` returns for a field that is not there."""
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING = _Missing()
+MISSING: Any = object()  # what `lookup` returns for a field that is not there
+ORDER: dict[str, Callable[[Any, Any], Any]] = {
+    "$gt": operator.gt, "$gte": operator.ge, "$lt": operator.lt, "$lte": operator.le,
+}  # fmt: skip
 
 
 def parse(raw: object) -> Filter | None:
@@ -114,7 +111,7 @@ def path_of(field: str) -> Path | None:
 
 
 def matches(tree: Filter | None, metadata: Mapping[str, Any]) -> bool:
-    """Tell whether a record with this metadata matches. This defines what filters mean."""
+    """Whether a record with this metadata matches. This defines what filters mean."""
     match tree:
         case None:
             return True
@@ -129,7 +126,7 @@ def matches(tree: Filter | None, metadata: Mapping[str, Any]) -> bool:
 
 
 def holds(op: str, value: Any, operand: Any) -> bool:
-    """Tell whether one value (or MISSING) passes one operator."""
+    """Whether one value (or MISSING) passes one operator."""
     if op == "$exists":
         return (value is not MISSING) is operand
     if op in ("$ne", "$nin"):
@@ -144,7 +141,7 @@ def holds(op: str, value: Any, operand: Any) -> bool:
         if isinstance(value, str):
             return isinstance(operand, str) and operand in value
         return isinstance(value, list) and any(equal(each, operand) for each in value)
-    return kind(value) == kind(operand) and bool(_ORDER[op](value, operand))
+    return kind(value) == kind(operand) and bool(ORDER[op](value, operand))
 
 
 def kind(value: object) -> str:
@@ -159,16 +156,8 @@ def kind(value: object) -> str:
 
 
 def equal(value: object, operand: Scalar) -> bool:
-    """Tell whether a stored value equals a scalar; lists and objects equal no scalar."""
+    """Whether a stored value equals a scalar; lists and objects equal no scalar."""
     return kind(value) == kind(operand) and bool(value == operand)
-
-
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
-    "$gt": lambda a, b: a > b,
-    "$gte": lambda a, b: a >= b,
-    "$lt": lambda a, b: a < b,
-    "$lte": lambda a, b: a <= b,
-}
 
 
 # -- parsing -------------------------------------------------------------------------------------
@@ -213,8 +202,7 @@ def _parse_filter(raw: object, where: str, depth: int, room: _Room) -> Filter:
 
 def _parse_field(key: object, value: object, where: str, room: _Room) -> list[Filter]:
     if not isinstance(key, str) or not key or key.startswith("$"):
-        known = ", ".join(("$and", "$or", "$not"))
-        raise _bad(where, f"unknown operator; here come field names or {known}")
+        raise _bad(where, "unknown operator; here come field names or $and, $or, $not")
     path = path_of(key)
     if path is None:
         raise _bad(where, f"a field is {FIELD}, {FIELD_CHARS} characters at most")
@@ -224,19 +212,12 @@ def _parse_field(key: object, value: object, where: str, room: _Room) -> list[Fi
         raise _bad(where, f"an empty object; give a value or one of {', '.join(OPERATORS)}")
     room.take("conditions", len(tests), where)
     room.take("characters", len(key), where)
-    return [
-        Condition(path, _operator(op, where), _operand(op, raw, where, room))
-        for op, raw in tests.items()
-    ]
-
-
-def _operator(op: object, where: str) -> str:
-    if op not in OPERATORS:
-        raise _bad(where, f"unknown operator {str(op)[:40]!r}; known are {', '.join(OPERATORS)}")
-    return str(op)
+    return [Condition(path, op, _operand(op, raw, where, room)) for op, raw in tests.items()]
 
 
 def _operand(op: str, raw: object, where: str, room: _Room) -> Scalar | tuple[Scalar, ...]:
+    if op not in OPERATORS:
+        raise _bad(where, f"unknown operator {str(op)[:40]!r}; known are {', '.join(OPERATORS)}")
     where = f"{where}.{op}"
     if op == "$exists":
         if not isinstance(raw, bool):
@@ -248,7 +229,7 @@ def _operand(op: str, raw: object, where: str, room: _Room) -> Scalar | tuple[Sc
         room.take("values of $in and $nin", len(raw), where)
         return tuple(_scalar(each, where, room) for each in raw)
     value = _scalar(raw, where, room)
-    if op in _ORDER and kind(value) not in ("number", "string"):
+    if op in ORDER and kind(value) not in ("number", "string"):
         raise _bad(where, f"compares numbers or strings, not {_name(raw)}")
     return value
 
@@ -258,9 +239,7 @@ def _scalar(raw: object, where: str, room: _Room) -> Scalar:
         room.take("characters", len(raw), where)
         _no_surrogates(raw, where)
         return raw
-    if raw is None or isinstance(raw, bool | int):
-        return raw
-    if isinstance(raw, float) and math.isfinite(raw):
+    if raw is None or isinstance(raw, int) or (isinstance(raw, float) and math.isfinite(raw)):
         return raw
     raise _bad(where, f"takes null, true, false, a finite number or a string, not {_name(raw)}")
 

@@ -1,109 +1,107 @@
-"""Small texts kept beside the collections, for every process of a store to see and to claim.
+"""Small texts by key beside the collections, which every process of a store sees and may claim.
 
-The jobs of a re-embedding are such texts: they must be found wherever the collections are, and
-outlive whoever wrote them. Knows nothing of what they say.
+The jobs of a re-embedding are such texts: they are found wherever the collections are, and outlive
+the process that wrote them.
 """
 
 import fcntl
-import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
 
-from errors import Invalid
-from store.fs import failures
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from errors import Invalid, Unavailable
+from sql.database import Database
+from sql.tables import NOTES
 
 KEY = re.compile(r"[A-Za-z0-9.-]{1,100}")
+_CLAIMS = 0x656D626A  # "embj", with the key's hash
+_CLAIM = sa.text(f"SELECT pg_try_advisory_lock({_CLAIMS}, hashtext(:key))")
+_RELEASE = sa.text(f"SELECT pg_advisory_unlock({_CLAIMS}, hashtext(:key))")
 
 
-class Notes(Protocol):
-    """Texts by key. A write is whole and durable, or there is none."""
+class KeyValue:
+    """Texts by key. A write is whole and durable, or nothing is written."""
 
-    def put(self, key: str, text: str) -> None:
-        """Write a text, over the one that is there."""
-
-    def get(self, key: str) -> str | None:
-        """Return the text of a key, if there is one."""
-
-    def all(self) -> list[str]:
-        """Return every text."""
-
-    def remove(self, key: str) -> None:
-        """Forget a key, if it is there."""
-
-    def claimed(self, key: str) -> AbstractContextManager[bool]:
-        """Hold a key against every other process for a block; False if another holds it.
-
-        A holder that dies lets go.
-        """
-
-
-def check_key(key: str) -> str:
-    """Return a key if it is one. Raises Invalid."""
-    if not KEY.fullmatch(key):
-        raise Invalid(f"{ascii(key)[:60]} is no key: 1 to 100 of A-Z a-z 0-9 . -")
-    return key
-
-
-class FileNotes:
-    """Notes in a folder, one file each, claimed by `flock`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def put(self, key: str, text: str) -> None:
         """Write a text, over the one that is there."""
-        path = self._path(key)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with failures("write a note"):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+        _check(key)
+
+        def work(connection: sa.Connection) -> None:
+            connection.execute(sa.delete(NOTES).where(NOTES.c.key == key))
+            connection.execute(sa.insert(NOTES).values(key=key, body=text))
+
+        self._database.write(work, lambda _: False)
 
     def get(self, key: str) -> str | None:
         """Return the text of a key, if there is one."""
-        return self._read(self._path(key))
+        query = sa.select(NOTES.c.body).where(NOTES.c.key == _check(key))
+        return self._database.read(lambda c: c.scalar(query))
 
     def all(self) -> list[str]:
-        """Return every text."""
-        with failures("read its notes"):
-            texts = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
-        return [text for text in texts if text is not None]
+        """Return every text, by key."""
+        query = sa.select(NOTES.c.body).order_by(NOTES.c.key)
+        return self._database.read(lambda c: list(c.scalars(query)))
 
     def remove(self, key: str) -> None:
         """Forget a key, if it is there."""
-        with failures("remove a note"):
-            self._path(key).unlink(missing_ok=True)
-            self._lock(key).unlink(missing_ok=True)
+        delete = sa.delete(NOTES).where(NOTES.c.key == _check(key))
+        self._database.write(lambda c: c.execute(delete), lambda _: False)
+        if (file := self._lock_file(key)) is not None:
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def claimed(self, key: str) -> Iterator[bool]:
-        """Hold a key against every other process; the kernel lets go when this one ends."""
-        with failures("claim a note"):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            file = self._lock(key).open("a")
-        with file:
+        """Hold a key against every other process for a block; False if another holds it.
+
+        A holder that dies lets go: the kernel unlocks its file, PostgreSQL ends its session. A
+        failover of PostgreSQL lets go too while the holder lives, so what is done under a claim
+        must bear being done twice.
+        """
+        file = self._lock_file(_check(key))
+        with self._locked(file) if file is not None else self._in_session(key) as mine:
+            yield mine
+
+    def _lock_file(self, key: str) -> Path | None:
+        file = self._database.file
+        return None if file is None else file.with_name("claims") / f"{key}.lock"
+
+    @contextmanager
+    def _locked(self, file: Path) -> Iterator[bool]:
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            held = file.open("a")
+            file.chmod(0o600)
+        except OSError as error:
+            raise Unavailable(f"{file} cannot be locked: {error.strerror}") from error
+        with held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
                 return
             yield True
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{check_key(key)}.json"
-
-    def _lock(self, key: str) -> Path:
-        return self._folder / f"{check_key(key)}.lock"
-
-    def _read(self, path: Path) -> str | None:
-        with failures("read a note"):
+    @contextmanager
+    def _in_session(self, key: str) -> Iterator[bool]:
+        with self._database.upkeep() as connection:
+            mine = bool(connection.scalar(_CLAIM, {"key": key}))
             try:
-                return path.read_text()
-            except FileNotFoundError:
-                return None
+                yield mine
+            finally:  # at once: the server notices a closed connection some time later
+                if mine:
+                    with suppress(SQLAlchemyError):
+                        connection.scalar(_RELEASE, {"key": key})
+
+
+def _check(key: str) -> str:
+    """Return a key if it is one. Raises Invalid."""
+    if not KEY.fullmatch(key):
+        raise Invalid(f"{ascii(key)[:60]} is no key: 1 to 100 of A-Z a-z 0-9 . -")
+    return key

@@ -1,8 +1,8 @@
 """The matrix that is searched: one file of float32 rows, mapped into every process, derived.
 
-Everything in it can be made again from the journal, so it is never synced. Written with pwrite (a
-full disk is then an error, where a write through the map would kill the process) and only read
-through the map. It grows by holes and never shrinks while anyone maps it.
+All of it can be made again from the records, so it is never synced. It is written with pwrite (a
+full disk is then an error, where a write through the map would kill the process) and read through
+the map. It grows by holes and never shrinks while anyone maps it.
 """
 
 import mmap
@@ -13,18 +13,18 @@ import numpy as np
 
 from store.base import Metric, Vectors
 from store.budget import Budget
-from store.fs import FS, Handle
+from store.local_disk import make_file
 
 GROWTH = 1.25
 LEAST_BYTES = 1 << 20
-# Rows whose lengths are looked at together.
+# Rows whose lengths are computed together.
 CHUNK_ROWS = 1024
 
 
 def directions(vectors: Vectors, metric: Metric) -> Vectors:
-    """Return what of the vectors is searched: (n, d) unit rows for cosine, themselves for dot.
+    """Return the rows that are searched: unit rows (n, d) for cosine, the vectors for dot.
 
-    Each row is computed by itself, so that equal vectors give equal rows in any company.
+    Each row is computed by itself, so that equal vectors give equal rows in any batch.
     """
     if metric == "dot":
         return np.ascontiguousarray(vectors, np.float32)
@@ -45,41 +45,44 @@ def longest(rows: Vectors, budget: Budget) -> float:
 
 
 class Matrix:
-    """The rows of one generation."""
+    """The rows of one generation. `path` must exist unless `create`."""
 
-    def __init__(self, fs: FS, path: Path, dim: int, *, create: bool = False) -> None:
-        self._fs, self.path, self._dim = fs, path, dim
-        self._row_bytes = dim * 4
-        self._least = 0  # how long the file is at least: it never shrinks
+    def __init__(self, path: Path, dim: int, *, create: bool = False) -> None:
+        self.path, self._dim, self._row_bytes = path, dim, dim * 4
+        self._fd, self._bytes = -1, 0
         if create:
             path.unlink(missing_ok=True)
-        self._file = Handle(fs.open(path, create=create, write=True))
+            self._fd = make_file(path)
+        else:
+            self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._mapped: Vectors = np.empty((0, dim), np.float32)
 
-    def rows_on_disk(self) -> int:
-        """Return how many rows the file has room for."""
-        return os.fstat(self._file.fd).st_size // self._row_bytes
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
-    def write(self, first_row: int, rows: Vectors) -> None:
-        """Write rows; nobody looks at them before the journal has their frame."""
-        need = (first_row + len(rows)) * self._row_bytes
-        if self._least < need:
-            self._least = self._grow(need)
-        data = np.ascontiguousarray(rows, "<f4")
-        self._fs.write(self._file.fd, data.data, first_row * self._row_bytes)
+    def holds(self, n: int) -> bool:
+        """Whether the file has room for `n` rows. It never shrinks, so it is asked once."""
+        if self._bytes < n * self._row_bytes:
+            self._bytes = os.fstat(self._fd).st_size
+        return self._bytes >= n * self._row_bytes
 
-    def _grow(self, need: int) -> int:
-        size = os.fstat(self._file.fd).st_size
-        if size < need:
-            grown = max(int(size * GROWTH), need, LEAST_BYTES)
-            size = grown // self._row_bytes * self._row_bytes or need
-            self._fs.truncate(self._file.fd, size)
-        return size
+    def write(self, first: int, rows: Vectors) -> None:
+        """Write rows (n, d) from row `first` on; read only once they are committed."""
+        need = (first + len(rows)) * self._row_bytes
+        if not self.holds(first + len(rows)):
+            grown = max(int(self._bytes * GROWTH), need, LEAST_BYTES)
+            os.ftruncate(self._fd, grown // self._row_bytes * self._row_bytes or need)
+        view = np.ascontiguousarray(rows, "<f4").data.cast("B")
+        offset = first * self._row_bytes
+        while view:
+            done = os.pwrite(self._fd, view, offset)
+            view, offset = view[done:], offset + done
 
     def view(self, n: int) -> Vectors:
         """Return the first `n` rows, (n, d), mapped and read-only."""
         if len(self._mapped) < n:
-            size = self.rows_on_disk() * self._row_bytes
-            mapped = mmap.mmap(self._file.fd, size, access=mmap.ACCESS_READ)
+            size = os.fstat(self._fd).st_size // self._row_bytes * self._row_bytes
+            mapped = mmap.mmap(self._fd, size, access=mmap.ACCESS_READ)
             self._mapped = np.frombuffer(mapped, np.dtype("<f4")).reshape(-1, self._dim)
         return self._mapped[:n]

@@ -1,9 +1,9 @@
-"""Answers filters over many rows at once: for each field, a code per row and a value per code.
+"""Metadata by field, so that a filter looks at many records at once: a code for each place.
 
-A condition is decided once per distinct value, by the very function that defines what filters mean
-(`filters.holds`), and spread over the rows by one table look-up. A field is read from the journal
-when it is first asked for, and caught up with on later use; one that is kept takes in each row as
-it comes, so that no filter waits for it.
+A condition is decided once per distinct value, by the function that defines what filters mean
+(`filters.holds`), and spread over the places by one table look-up. A field is read from the records
+by the first filter that names it, and later filters read what is new; a declared field is kept up
+with every write, so that no filter waits for it.
 """
 
 import json
@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from store.budget import UNBOUNDED, Budget
-from store.filters import MISSING, And, Condition, Filter, Not, Or, Path, holds, kind, lookup
+from store.filters import MISSING, ORDER, And, Condition, Filter, Not, Or, Path, holds, kind, lookup
 from store.rows import Mask
 
-# Fields that nobody declared, and conditions; the longest unused go first.
+# Fields that were not declared, and conditions; the longest unused go first.
 MAX_FIELDS = 64
 MAX_TABLES = 256
 # Values decided between two looks at the budget: each takes a microsecond, a list its elements'.
@@ -26,37 +26,40 @@ CHECK_VALUES = 256
 MAX_OPERAND = 256
 EXACT_INT = 2**53  # whole numbers beyond are not all float64
 
-# (first row) -> metadata of that row and all after it, in order
-ReadMetadata = Callable[[int], Iterator[dict[str, Any]]]
+# (first place, how many) -> (place, metadata) of the records there, in order
+ReadMetadata = Callable[[int, int], Iterator[tuple[int, dict[str, Any]]]]
 
 
-class Postings:
+class MetadataColumns:
     """The fields of one generation of a collection. Its owner holds a lock."""
 
-    def __init__(self, read: ReadMetadata, keep: Iterable[Path] = ()) -> None:
-        self._read = read
+    def __init__(self, keep: Iterable[Path] = ()) -> None:
         self._kept = {path: _Field(path) for path in keep}
         self._fields: dict[Path, _Field] = {}
 
-    def follow(self, first: int, metadata: Iterable[dict[str, Any]]) -> None:
-        """Take the rows from `first` on into the fields that are kept."""
-        for field in self._kept.values():
-            if field.upto == first:
-                for each in metadata:
-                    field.add(each)
+    def follow(self, read: ReadMetadata, n: int, budget: Budget = UNBOUNDED) -> None:
+        """Read what is new up to place `n` into the declared fields."""
+        self._catch_up(self._kept.values(), read, n, budget)
 
-    def mask(self, tree: Filter, n: int, budget: Budget = UNBOUNDED) -> Mask:
-        """Return which of the first `n` rows match, dead ones too, (n,)."""
+    def mask(self, tree: Filter, read: ReadMetadata, n: int, budget: Budget = UNBOUNDED) -> Mask:
+        """Return which of the first `n` places match, dead ones too, (n,)."""
         wanted = {path: self._field(path) for path in _paths(tree)}
-        late = [field for field in wanted.values() if field.upto < n]
-        if late:
-            start = min(field.upto for field in late)
-            for row, metadata in enumerate(self._read(start), start):
-                budget.check()
-                for field in late:
-                    if field.upto == row:
-                        field.add(metadata)
+        self._catch_up(wanted.values(), read, n, budget)
         return self._walk(tree, n, wanted, budget)
+
+    @staticmethod
+    def _catch_up(fields: Iterable["_Field"], read: ReadMetadata, n: int, budget: Budget) -> None:
+        """Read up to place `n`. A place whose record died meanwhile keeps the missing value."""
+        late = [field for field in fields if field.upto < n]
+        if not late:
+            return
+        for place, metadata in read(min(field.upto for field in late), n):
+            budget.check()
+            for field in late:
+                if field.upto <= place:
+                    field.put(place, metadata)
+        for field in late:
+            field.reach(n)
 
     def _field(self, path: Path) -> "_Field":
         if path in self._kept:
@@ -101,17 +104,22 @@ class _Field:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.upto = 0  # rows read so far
+        self.upto = 0  # places read so far
         self.codes: npt.NDArray[np.int32] = np.zeros(1024, np.int32)
         self._values: list[Any] = [MISSING]
         self._code_of: dict[Any, int] = {}
         self._numbers: npt.NDArray[np.float64] | None = np.full(1, np.nan)  # None: not all exact
         self._tables: dict[Any, Mask] = {}
 
-    def add(self, metadata: dict[str, Any]) -> None:
-        """Take in the next row."""
-        if self.upto == len(self.codes):
+    def reach(self, n: int) -> None:
+        """Have read all places below `n`; those that were not put have the missing value."""
+        while len(self.codes) < n:
             self.codes = np.concatenate([self.codes, np.zeros_like(self.codes)])
+        self.upto = max(n, self.upto)
+
+    def put(self, place: int, metadata: dict[str, Any]) -> None:
+        """Take in the value of the record at a place behind all that were read."""
+        self.reach(place + 1)
         value = lookup(metadata, self._path)
         if value is not MISSING:
             key = _key(value)
@@ -119,11 +127,10 @@ class _Field:
             if code is None:
                 code = self._code_of[key] = len(self._values)
                 self._values.append(value)
-            self.codes[self.upto] = code
-        self.upto += 1
+            self.codes[place] = code
 
     def mask(self, condition: Condition, n: int, budget: Budget) -> Mask:
-        """Return which of the first `n` rows pass."""
+        """Return which of the first `n` places pass."""
         return self._table(condition, budget).take(self.codes[:n])  # half the time of an index
 
     def _table(self, condition: Condition, budget: Budget) -> Mask:
@@ -148,12 +155,11 @@ class _Field:
             codes = [self._code_of[key] for key in map(_key, many) if key in self._code_of]
             passed[codes] = True
             return (~passed if op in ("$ne", "$nin") else passed)[first:]
-        if op in COMPARE and kind(operand) == "number" and abs(operand) <= EXACT_INT:
+        if op in ORDER and kind(operand) == "number" and abs(operand) <= EXACT_INT:
             numbers = self._as_numbers()
             if numbers is not None:
                 with np.errstate(invalid="ignore"):
-                    out: Mask = COMPARE[op](numbers[first:], float(operand))
-                return out
+                    return np.asarray(ORDER[op](numbers[first:], float(operand)))
         rest = self._values[first:]
         passed = np.zeros(len(rest), np.bool_)
         for i, value in enumerate(rest):
@@ -172,14 +178,6 @@ class _Field:
             else:
                 self._numbers = np.concatenate([self._numbers, np.array(numbers, np.float64)])
         return self._numbers
-
-
-COMPARE: dict[str, Callable[..., Any]] = {
-    "$gt": np.greater,
-    "$gte": np.greater_equal,
-    "$lt": np.less,
-    "$lte": np.less_equal,
-}
 
 
 def _key(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Builds the approximate search index (HNSW) of a collection once it is large enough.
 
-In a thread beside the service, while reads and writes go on; one process does it, whoever comes
-first. Until it is there searches scan everything, which is exact. A half-built index, left by a
-crash, is removed and built again.
+A thread builds it while reads and writes go on, in whichever process is first. Until it is there
+searches scan everything, which is exact. A half-built index, left by a crash, is removed and built
+again.
 """
 
 import logging
@@ -11,40 +11,40 @@ import threading
 import sqlalchemy as sa
 
 from errors import ServiceError
+from sql.database import Database, after_fork
 from store.pg_schema import Collection, index_statement
-from store.sql_engine import Database, after_fork
 
 log = logging.getLogger("store")
 
 CHECK_EVERY_ROWS = 1000  # new rows in this process between two counts
 CLOSE_TIMEOUT_S = 5.0
 MEMORY = "256MB"  # maintenance_work_mem: an HNSW graph that does not fit is built far slower
-_LOCK = 0x656D6269  # "embi", with the collection's hash: one builder per collection
+_MINE = sa.text("SELECT pg_try_advisory_lock(1701667433, hashtext(:uuid))")  # one builder of each
+_READY = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
 
 
 class Indexer:
     """Watches collections grow."""
 
     def __init__(self, db: Database, from_rows: int) -> None:
-        self.db = db
-        self.from_rows = from_rows
+        self._db, self._from_rows = db, from_rows
         self._grown: dict[str, int] = {}  # uuid -> new rows since the last look
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
         after_fork(self, Indexer._forget)
 
     def _forget(self) -> None:
-        """In a forked child: no thread of the parent is here, and its lock may be held for ever."""
+        """In a forked child: its parent's threads are not here, and the lock may be held."""
         self._lock, self._threads = threading.Lock(), {}
 
     def grown(self, collection: Collection, rows: int) -> None:
-        """Note new rows; from time to time see, beside the caller, whether an index is due."""
+        """Count new rows; from time to time look, in a thread, whether an index is due."""
         if collection.ready or not collection.indexable:
             return
         with self._lock:
             self._grown[collection.uuid] = self._grown.get(collection.uuid, 0) + rows
             busy = self._threads.get(collection.uuid)
-            if self._grown[collection.uuid] < min(CHECK_EVERY_ROWS, self.from_rows) or (
+            if self._grown[collection.uuid] < min(CHECK_EVERY_ROWS, self._from_rows) or (
                 busy and busy.is_alive()
             ):
                 return
@@ -56,21 +56,19 @@ class Indexer:
         thread.start()
 
     def build(self, collection: Collection) -> bool:
-        """Build the index if it is due and nobody else does; say whether it was built."""
+        """Build the index if it is due and no other process does; return whether it was built."""
         if not collection.indexable:
             return False
-        with self.db.upkeep() as connection:
-            mine = sa.text(f"SELECT pg_try_advisory_lock({_LOCK}, hashtext(:uuid))")
-            if not connection.scalar(mine, {"uuid": collection.uuid}):
+        with self._db.upkeep() as connection:
+            if not connection.scalar(_MINE, {"uuid": collection.uuid}):
                 return False
             enough = sa.text(f"SELECT 1 FROM {collection.table} OFFSET :rows LIMIT 1")
-            if connection.scalar(enough, {"rows": self.from_rows}) is None:
+            if connection.scalar(enough, {"rows": self._from_rows}) is None:
                 return False
-            ready = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
-            if (state := connection.scalar(ready, {"name": collection.index})) is True:
+            if (state := connection.scalar(_READY, {"name": collection.index})) is True:
                 return False
-            if state is False:
-                connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {collection.index}")
+            if state is False:  # after a crash some shards of Citus have no index to drop
+                connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {collection.index}")
             connection.exec_driver_sql(f"SET maintenance_work_mem = '{MEMORY}'")
             connection.exec_driver_sql(index_statement(collection))
             return True

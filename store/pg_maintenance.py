@@ -1,106 +1,94 @@
 """Backup, restore, verification and figures of collections in PostgreSQL.
 
-A backup is a folder with `manifest.json` (what the collection is, how many rows, the checksum of
-the other file) and `rows.jsonl` (one row a line; the vector as base64 of little-endian float32).
-It is plain text on purpose: nothing in it can run, and FileStore or a script can read it too.
+A backup is a folder with an export of the collection as of one moment, and a manifest with its
+checksum. It is plain text: nothing in it can run, and any store can import it.
 """
 
-import base64
-import errno
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
-from errors import Conflict, Full, Invalid, NotFound, Unavailable
-from store import pg_rows, sql_names
-from store.base import PARTS, BackupInfo, CollectionInfo, Item, Progress, Report, VectorStore
-from store.filters import parse
+from errors import Full, Invalid, NotFound, Unavailable
+from sql.database import Database
+from store import pg_rows
+from store.base import PARTS, BackupInfo, CollectionInfo, Progress, Report
+from store.catalog_store import CatalogStore
 from store.pg_filter import Where
 from store.pg_schema import Collection
-from store.sql_engine import Database
+from store.transfer import head_of, import_jsonl, line_of
+from store.validation import check_name
 
-FORMAT = "embedding-store-rows-1"
+FORMAT = "embedding-store-export-1"
+MANIFEST, EXPORT = "manifest.json", "collection.jsonl"
 PAGE = 500
-MAX_LINE = 8 << 20  # a row of 16,000 dimensions, 1 MiB of text and 64 KiB of metadata takes less
+NO_ROOM = (28, 122)  # ENOSPC, EDQUOT
 
 
-def backup(db: Database, name: str, to: Path) -> BackupInfo:
+def backup(db: Database, find: Callable[[sa.Connection], Collection], to: Path) -> BackupInfo:
     """Write what one moment saw of a collection into a new folder, while writes go on."""
     if to.exists():
         raise Invalid(f"{to} exists already", param="to")
     part = to.with_name(f"{to.name}.{uuid.uuid4().hex}.part")
     try:
         part.mkdir(parents=True, mode=0o700)
-        manifest = _write_out(db, name, part)
+        with db.upkeep() as connection:
+            connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            collection = find(connection)
+            rows, digest = _write(part / EXPORT, _lines(connection, collection))
+        manifest = {"format": FORMAT, "name": collection.name, "rows": rows - 1, "sha256": digest}
+        _write(part / MANIFEST, [json.dumps(manifest, indent=2).encode() + b"\n"])
         part.rename(to)
     except OSError as error:
-        kind = Full if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
+        kind = Full if error.errno in NO_ROOM else Unavailable
         raise kind(f"the backup cannot be written: {error.strerror}") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)  # what is complete has another name by now
+        shutil.rmtree(part, ignore_errors=True)  # what is complete has its own name by now
     size = sum(each.stat().st_size for each in to.iterdir())
-    return BackupInfo(to, manifest["name"], manifest["rows"], size)
+    return BackupInfo(to, collection.name, rows - 1, size)
 
 
-def _write_out(db: Database, name: str, folder: Path) -> dict[str, Any]:
-    """Write both files of a backup; return the manifest."""
-    rows, digest = 0, hashlib.sha256()
-    with db.upkeep() as connection, (folder / "rows.jsonl").open("wb") as file:
-        connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        collection = sql_names.resolve(connection, name)
-        for line in _lines(connection, collection):
-            rows += 1
+def _write(path: Path, lines: Iterator[bytes] | list[bytes]) -> tuple[int, str]:
+    """Write a file durably; return how many lines it has, and its checksum."""
+    count, digest = 0, hashlib.sha256()
+    with path.open("wb") as file:
+        for line in lines:
+            count += 1
             digest.update(line)
             file.write(line)
         file.flush()
         os.fsync(file.fileno())
-    facts = {key: value for key, value in asdict(collection).items() if key != "ready"}
-    manifest = {"format": FORMAT, **facts, "rows": rows, "sha256": digest.hexdigest()}
-    with (folder / "manifest.json").open("w") as file_:
-        file_.write(json.dumps(manifest, indent=2) + "\n")
-        file_.flush()
-        os.fsync(file_.fileno())
-    return manifest
+    return count, digest.hexdigest()
 
 
 def _lines(connection: sa.Connection, collection: Collection) -> Iterator[bytes]:
-    cursor, where = "", Where(parse(None))
-    parts = frozenset(PARTS)
-    while records := list(pg_rows.page(connection, collection, cursor, PAGE, where, parts)):
-        for record in records:
-            assert record.vector is not None
-            row = {
-                "id": record.id,
-                "vector": base64.b64encode(record.vector.astype("<f4").tobytes()).decode(),
-                "text": record.text,
-                "metadata": record.metadata,
-            }
-            yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    yield head_of(collection, collection.indexed)
+    cursor, all_, parts = "", Where(None), frozenset(PARTS)
+    while records := list(pg_rows.page(connection, collection, cursor, PAGE, all_, parts)):
+        yield from map(line_of, records)
         cursor = records[-1].id
 
 
 def restore(
-    store: VectorStore, source: Path, name: str | None, progress: Progress | None
+    store: CatalogStore, source: Path, name: str | None, progress: Progress | None
 ) -> CollectionInfo:
-    """Make a collection from a backup; it appears under its name when it is complete."""
+    """Make a collection from a backup; it appears under its name once it is complete."""
     manifest = _manifest(source)
-    name = name or str(manifest["name"])
-    if any(name == info.name or name in info.aliases for info in store.collections()):
-        raise Conflict(f"{name!r} exists already", param="name")
+    name = check_name(manifest["name"] if name is None else name)
+    store.catalog.free(name)
     building = f"restoring-{uuid.uuid4().hex}"
-    facts = manifest["dim"], manifest["metric"], manifest.get("model"), manifest.get("fingerprint")
-    store.create(building, *facts, indexed=manifest.get("indexed", ()))  # older ones lack it
+    with (source / EXPORT).open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
+            raise Invalid(f"{source} is damaged: {EXPORT} is not what {MANIFEST} says")
+        file.seek(0)
+        import_jsonl(store, file, building, progress)
     try:
-        _fill(store, building, source, manifest, progress)
         store.rename(building, name)
     except BaseException:
         store.drop(building)
@@ -112,50 +100,20 @@ def _manifest(source: Path) -> dict[str, Any]:
     if not source.is_dir():
         raise NotFound(f"no backup at {source}", param="source")
     try:
-        manifest = json.loads((source / "manifest.json").read_bytes())
+        manifest = json.loads((source / MANIFEST).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise Invalid(f"{source} is no backup: its manifest.json cannot be read") from error
-    needed = {"format", "name", "dim", "metric", "rows", "sha256"}
-    if not isinstance(manifest, dict) or needed - manifest.keys() or manifest["format"] != FORMAT:
+        raise Invalid(f"{source} is no backup: its {MANIFEST} cannot be read") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise Invalid(f"{source} is no backup of format {FORMAT}")
-    for key in ("model", "fingerprint"):
-        if not isinstance(manifest.get(key), str | None):
-            raise Invalid(f"{source}: {key} is no text")
+    if {"name", "sha256"} - manifest.keys() or not (source / EXPORT).is_file():
+        raise Invalid(f"{source} is no whole backup")
     return manifest
 
 
-def _fill(
-    store: VectorStore, name: str, source: Path, manifest: dict[str, Any], progress: Progress | None
-) -> None:
-    digest, done, items = hashlib.sha256(), 0, list[Item]()
-    with (source / "rows.jsonl").open("rb") as file:
-        while line := file.readline(MAX_LINE):
-            digest.update(line)
-            items.append(_item(line, done + len(items) + 1))
-            if len(items) == PAGE:
-                done += store.upsert(name, items, "insert").inserted
-                items = []
-                if progress:
-                    progress(done, int(manifest["rows"]))
-    if items:
-        done += store.upsert(name, items, "insert").inserted
-    if digest.hexdigest() != manifest["sha256"] or done != manifest["rows"]:
-        raise Invalid(f"{source} is damaged: rows.jsonl is not what manifest.json says")
-
-
-def _item(line: bytes, number: int) -> Item:
-    try:
-        row = json.loads(line)
-        vector = np.frombuffer(base64.b64decode(row["vector"], validate=True), dtype="<f4")
-        return Item(row["id"], vector.astype(np.float32), row["text"], row["metadata"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Invalid(f"line {number} of the backup is no row") from error
-
-
-def verify(db: Database, name: str) -> Report:
-    """Read every value of every row, and see that the indexes are whole."""
+def verify(db: Database, find: Callable[[sa.Connection], Collection]) -> Report:
+    """Read every value of every row, and check that the indexes are whole."""
     with db.upkeep() as connection:
-        collection = sql_names.resolve(connection, name)
+        collection = find(connection)
         query = sa.text(
             f"SELECT count(*), count(*) FILTER (WHERE vector_dims(embedding) <> {collection.dim}"
             " OR vector_norm(embedding) IN ('NaN', 'Infinity')"
@@ -172,7 +130,7 @@ def verify(db: Database, name: str) -> Report:
         except sa.exc.DBAPIError as error:
             return Report(False, 0, (f"the rows cannot be read: {error.orig}",))
     problems = [f"{wrong} rows hold values that are not allowed"] * bool(wrong)
-    problems += [f"index {index} was not finished; compact builds it anew" for index in halves]
+    problems += [f"index {index} was not finished; compact builds it again" for index in halves]
     return Report(not problems, rows, tuple(problems))
 
 
@@ -187,7 +145,7 @@ def vacuum(db: Database, collection: Collection) -> int:
 
 
 def stats(connection: sa.Connection, collection: Collection) -> dict[str, Any]:
-    """Figures of one collection. Under Citus the sizes are those of the coordinator alone."""
+    """Return figures of one collection. Under Citus sizes are those of the coordinator alone."""
     sizes = sa.text(
         "SELECT pg_total_relation_size(to_regclass(:table)) AS bytes,"
         " COALESCE(pg_relation_size(to_regclass(:index)), 0) AS index_bytes,"
@@ -200,7 +158,7 @@ def stats(connection: sa.Connection, collection: Collection) -> dict[str, Any]:
 
 
 def store_stats(connection: sa.Connection) -> dict[str, Any]:
-    """Figures of the whole database."""
+    """Return figures of the whole database."""
     row = connection.execute(
         sa.text(
             "SELECT current_setting('server_version') AS server,"

@@ -7,19 +7,18 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from errors import Conflict, NotFound
 from store.base import Hit, Mode, Part, Record, Vectors, Written
 from store.budget import Budget
 from store.pg_filter import Where
 from store.pg_schema import Collection, search_settings
 from store.pg_wire import Vector, dump_json, read_vector
-from store.validation import Rows
+from store.validation import Rows, check_present
 
-ROWS_PER_STATEMENT = 1000  # times five values each; PostgreSQL takes 65,535 values
-# Rows that come from the server at once: with texts of 1 MB 32 MB, half of a reply.
+ROWS_PER_STATEMENT = 1000  # of five values each; PostgreSQL takes 65,535 values
+# Rows that the server sends at once: with texts of 1 MB 32 MB, half of a reply.
 FETCHED = 32
 EF_SEARCH = 100  # recall@10 on 50k x 384 clustered: 0.989 with 40, 0.998 with 100, 2026-11
-RESCORED = 4  # so many candidates per wanted row, where the index holds float16 copies
+RESCORED = 4  # candidates per wanted row, where the index holds float16 copies
 
 _VALUE = "(%s, CAST(%s AS vector), %s, CAST(%s AS jsonb), %s)"
 _PARTS: dict[Part, str] = {"vector": "vector_send(embedding)", "text": "text", "metadata": "meta"}
@@ -28,10 +27,10 @@ _PARTS: dict[Part, str] = {"vector": "vector_send(embedding)", "text": "text", "
 def write(
     connection: sa.Connection, collection: Collection, rows: Rows, mode: Mode, op: int
 ) -> Written:
-    """Insert or replace rows. `op` marks them as this call's.
+    """Insert or replace rows, marked with this call's `op`.
 
-    The same statement serves every mode; where it did what the mode forbids, the error that is
-    raised rolls it back. Rows go in order of id, so that no two writers wait for each other.
+    One statement serves every mode: an error rolls back what the mode forbids. Rows go in order of
+    id, so that no two writers wait for each other.
     """
     new: dict[str, bool] = {}
     order = sorted(range(len(rows.ids)), key=rows.ids.__getitem__)
@@ -44,34 +43,14 @@ def write(
             " text = excluded.text, meta = excluded.meta, op = excluded.op"
             " RETURNING id, (xmax = 0)"
         )
-        values = [
-            value
-            for i in chosen
-            for value in (
-                *(rows.ids[i], Vector(rows.vectors[i]), rows.texts[i]),
-                *(dump_json(rows.metadata[i]), op),
-            )
-        ]
-        new.update(
-            (id_, bool(made)) for id_, made in connection.exec_driver_sql(statement, tuple(values))
-        )
-    _judge(mode, [(i, id_, new[id_]) for i, id_ in enumerate(rows.ids)])
+        values: list[object] = []
+        for i in chosen:
+            values += rows.ids[i], Vector(rows.vectors[i]), rows.texts[i]
+            values += dump_json(rows.metadata[i]), op
+        new |= {id_: made for id_, made in connection.exec_driver_sql(statement, tuple(values))}
+    check_present(mode, rows.ids, {id_ for id_, made in new.items() if not made})
     inserted = sum(new.values())
     return Written(inserted, len(new) - inserted)
-
-
-def _judge(mode: Mode, done: Sequence[tuple[int, str, bool]]) -> None:
-    for i, id_, inserted in done:
-        if mode == "insert" and not inserted:
-            raise Conflict(f"item {i}: id {id_!r} exists already", param="id")
-        if mode == "update" and inserted:
-            raise NotFound(f"item {i}: no id {id_!r} to update", param="id")
-
-
-def written(connection: sa.Connection, collection: Collection, ids: list[str], op: int) -> bool:
-    """Tell whether a write that was marked `op` is there."""
-    query = f"SELECT 1 FROM {collection.table} WHERE id = ANY(:ids) AND op = :op LIMIT 1"
-    return connection.scalar(sa.text(query), {"ids": ids, "op": op}) is not None
 
 
 def delete(connection: sa.Connection, collection: Collection, where: Where) -> int:
@@ -87,16 +66,10 @@ def count(connection: sa.Connection, collection: Collection, where: Where) -> in
 
 
 def any_of(ids: Sequence[str]) -> Where:
-    """The condition that a row has one of these ids."""
+    """Return the condition that a row has one of these ids."""
     where = Where(None)
     where.sql, where.values = "id = ANY(:ids)", {"ids": list(ids)}
     return where
-
-
-def sample(connection: sa.Connection, collection: Collection, most: int) -> list[str]:
-    """Return `most` ids, in order: those whose hashes come first."""
-    query = f"SELECT id FROM {collection.table} ORDER BY hashtextextended(id, 0), id LIMIT :most"
-    return sorted(connection.scalars(sa.text(query), {"most": most}))
 
 
 def get(
@@ -115,13 +88,9 @@ def get(
 
 
 def page(
-    connection: sa.Connection,
-    collection: Collection,
-    cursor: str | None,
-    limit: int,
-    where: Where,
-    parts: frozenset[Part],
-) -> Generator[Record]:
+    connection: sa.Connection, collection: Collection, cursor: str | None, limit: int,
+    where: Where, parts: frozenset[Part],
+) -> Generator[Record]:  # fmt: skip
     """Yield up to `limit` rows that match, by id, after `cursor`."""
     query = (
         f"SELECT {_columns(parts)} FROM {collection.table}"
@@ -135,7 +104,7 @@ def page(
 def _rows(
     connection: sa.Connection, statement: sa.TextClause, values: Mapping[str, Any], most: int
 ) -> Generator[Any]:
-    """Yield a statement's rows; many of them come in parts, and no more than are asked for."""
+    """Yield a statement's rows; many come in parts, and no more than are asked for."""
     if most > FETCHED:
         statement = statement.execution_options(stream_results=True, max_row_buffer=FETCHED)
     with closing(connection.execute(statement, values)) as answer:
@@ -143,45 +112,44 @@ def _rows(
 
 
 @dataclass(frozen=True)
-class Ask:
-    """What is asked of one search: the `k` best, after `offset`, of those that match."""
+class Query:
+    """What one search is to find: the `k` best, after `offset`, of the rows that match."""
 
     k: int
     offset: int
     where: Where
     parts: frozenset[Part]
-    shards: int
     exact: bool
     min_score: float | None
     budget: Budget
 
     @property
     def rows(self) -> int:
-        """How many rows are ranked."""
+        """Number of rows to rank."""
         return self.offset + self.k
 
 
 def search(
-    connection: sa.Connection, collection: Collection, queries: Vectors, ask: Ask
+    connection: sa.Connection, collection: Collection, queries: Vectors, ask: Query
 ) -> list[list[Hit]]:
     """Return the best for each query, best first.
 
-    By the index when there is one, unless `exact`; and again without it for every query that it
-    answered short, because it stops looking after `hnsw.max_scan_tuples`.
+    The index answers if there is one, unless `exact`. It stops after `hnsw.max_scan_tuples` rows,
+    so a query that it answers short is asked again without it.
     """
     indexed = collection.ready and not ask.exact
     ef_search = min(1000, max(EF_SEARCH, 2 * ask.rows))
-    connection.exec_driver_sql(search_settings(ef_search, ask.shards, not indexed))
+    connection.exec_driver_sql(search_settings(ef_search, not indexed))
     statement = sa.text(_search_statement(collection, ask, indexed))
     found, short = [], []
     for i, query in enumerate(queries):
-        ask.budget.check()  # of many statements each may be short
+        ask.budget.check()  # each of many statements may be short
         left = ask.budget.left
         values = {"query": Vector(query), **ask.where.values}
         with closing(_rows(connection, statement, values, ask.rows)) as rows:
             hits, ranked = _hits(collection, rows, ask)
         if indexed and ranked < ask.rows:
-            ask.budget.left = left  # these are not replied
+            ask.budget.left = left  # these hits are not returned
             hits = []
             short.append(i)
         found.append(hits)
@@ -192,7 +160,7 @@ def search(
     return found
 
 
-def _search_statement(collection: Collection, ask: Ask, indexed: bool) -> str:
+def _search_statement(collection: Collection, ask: Query, indexed: bool) -> str:
     where = ask.where
     sign = {"cosine": "<=>", "dot": "<#>"}[collection.metric]
     distance = f"embedding {sign} CAST(:query AS vector)"
@@ -209,8 +177,8 @@ def _search_statement(collection: Collection, ask: Ask, indexed: bool) -> str:
     )
 
 
-def _hits(collection: Collection, rows: Iterable[Any], ask: Ask) -> tuple[list[Hit], int]:
-    """Return the hits behind the offset, and how many rows there were in all."""
+def _hits(collection: Collection, rows: Iterable[Any], ask: Query) -> tuple[list[Hit], int]:
+    """Return the hits after the offset, and how many rows there were in all."""
     hits, ranked = [], 0
     for row in rows:
         ranked += 1
@@ -218,7 +186,7 @@ def _hits(collection: Collection, rows: Iterable[Any], ask: Ask) -> tuple[list[H
         score = 0.0 - row[-1] if collection.metric == "dot" else min(1.0, max(-1.0, 1.0 - row[-1]))
         if ranked <= ask.offset or (ask.min_score is not None and score < ask.min_score):
             continue
-        hit = _hit(row, score)
+        hit = Hit(**vars(_record(row)), score=score)
         ask.budget.spend(hit)
         hits.append(hit)
     return hits, ranked
@@ -231,8 +199,3 @@ def _columns(parts: frozenset[Part]) -> str:
 
 def _record(row: Any) -> Record:
     return Record(row[0], None if row[1] is None else read_vector(row[1]), row[2], row[3])
-
-
-def _hit(row: Any, score: float) -> Hit:
-    record = _record(row)
-    return Hit(record.id, record.vector, record.text, record.metadata, score)

@@ -1,58 +1,58 @@
-"""The tables: a catalogue of collections and aliases, and one table of rows per collection.
+"""A table of rows for each collection, and what is sent to PostgreSQL and Citus to make it.
 
-A table of its own gives each collection a fixed width (which the HNSW index needs), an instant
-drop, and shards by id under Citus. Functions take an open connection and never commit.
+A table of its own gives a collection a fixed width (which the HNSW index needs), an instant drop,
+and shards by id under Citus. Functions take an open connection and never commit.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
 import sqlalchemy as sa
 
-from store.base import Metric
+from store.entry import Entry
 
 HNSW_WIDTH = 2000  # pgvector 0.8: the widest `vector` that HNSW takes
 HALF_WIDTH = 4000  # and the widest `halfvec`; beyond it every search is exact
 PLAIN_WIDTH = 1900  # 7.6 of a page's 8 KB: kept inside the row, where a scan finds it at once
+LOCK_TIMEOUT_S = 10  # a change of names gives up behind a longer write
+_WRITERS = 0x656D6277  # "embw", with the collection's hash: shared by writers, else exclusive
 
-CATALOGUE_LOCK = 0x656D6264  # "embd": one change of names at a time
-_CATALOGUE = """
-CREATE EXTENSION IF NOT EXISTS vector;
-CREATE TABLE IF NOT EXISTS emb_collections (
-    name text COLLATE "C" PRIMARY KEY,
-    uuid text NOT NULL UNIQUE,
-    dim integer NOT NULL,
-    metric text NOT NULL,
-    model text,
-    fingerprint text,
-    created double precision NOT NULL
-);
-ALTER TABLE emb_collections ADD COLUMN IF NOT EXISTS indexed text[] NOT NULL DEFAULT '{}';
-CREATE TABLE IF NOT EXISTS emb_aliases (
-    name text COLLATE "C" PRIMARY KEY,
-    target text COLLATE "C" NOT NULL
-);
-CREATE TABLE IF NOT EXISTS emb_notes (
-    key text COLLATE "C" PRIMARY KEY,
-    body text NOT NULL
-);
-"""
-
+# Columns to read with a collection: whether it has an index, and a writer's lock.
+READY: sa.ColumnElement[bool] = sa.literal_column(
+    "COALESCE((SELECT indisvalid FROM pg_index"
+    " WHERE indexrelid = to_regclass('emb_h_' || emb_collections.uuid)), FALSE)"
+)
+WRITING: sa.ColumnElement[str] = sa.literal_column(
+    f"CAST(pg_advisory_xact_lock_shared({_WRITERS}, hashtext(emb_collections.uuid)) AS text)"
+)
+_WAIT = sa.text(f"SELECT pg_advisory_xact_lock({_WRITERS}, hashtext(:uuid))")
+_STOP_INDEXING = sa.text(  # or the drop would wait for the index to be finished
+    "SELECT pg_cancel_backend(pid) FROM pg_stat_progress_create_index"
+    " WHERE relid = to_regclass(:table)"
+)
+# Without iterative_scan HNSW looks at ef_search rows, and a filter then leaves fewer than were
+# asked for, silently. Citus passes settings on to the shards only if told to, and that must come
+# first; a PostgreSQL without Citus takes it as a setting of somebody's own.
+_SEARCHING = {
+    "citus.propagate_set_commands": "local",
+    "hnsw.iterative_scan": "strict_order",
+    "plan_cache_mode": "force_custom_plan",  # the best plan depends on the filter
+    "jit": "off",  # compiling takes longer than the search
+}
 _SCAN_EVERYTHING = {"enable_indexscan": "off", "enable_seqscan": "on", "enable_bitmapscan": "on"}
 
 
 @dataclass(frozen=True)
-class Collection:
-    """A row of the catalogue."""
+class Collection(Entry):
+    """A collection, and whether it has an HNSW index. The uuid is safe in a table's name."""
 
-    name: str
-    uuid: str  # 32 hexadecimal digits: safe inside a table's name
-    dim: int
-    metric: Metric
-    model: str | None
-    fingerprint: str | None
-    created: float
-    indexed: tuple[str, ...] = ()  # the fields that were declared
-    ready: bool = False  # whether there is an HNSW index
+    ready: bool = False
+
+    @classmethod
+    def of(cls, entry: Entry, ready: bool = False) -> "Collection":
+        """Return an entry of the catalogue as a collection."""
+        return cls(**asdict(entry), ready=ready)
 
     @property
     def table(self) -> str:
@@ -80,49 +80,60 @@ class Collection:
         return f"(CAST(embedding AS halfvec({self.dim})))" if self.half else "embedding"
 
 
-def prepare(connection: sa.Connection) -> None:
-    """Make the catalogue if it is not there. Workers that start together take turns."""
-    newest = (  # a catalogue of an older version lacks it
-        "SELECT 1 FROM pg_attribute"
-        " WHERE attrelid = to_regclass('emb_collections') AND attname = 'indexed'"
-    )
-    if connection.scalar(sa.text(newest)) is None:
-        lock_catalogue(connection)
-        connection.exec_driver_sql(_CATALOGUE)
+class Tables:
+    """The rows of collections as the catalogue handles them; see `store.catalog.Rows`."""
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+
+    def make(self, connection: sa.Connection, entry: Entry) -> None:
+        """Make a collection's table."""
+        for statement in table_statements(Collection.of(entry), self._shards):
+            connection.exec_driver_sql(statement)
+
+    def remove(self, connection: sa.Connection, entry: Entry) -> None:
+        """Drop a collection's table."""
+        table = Collection.of(entry).table
+        connection.execute(_STOP_INDEXING, {"table": table})
+        connection.exec_driver_sql(f"DROP TABLE IF EXISTS {table}")
+
+    def removed(self, entry: Entry) -> None:
+        """Do nothing: the table went with the transaction."""
+
+    @contextmanager
+    def without_writers(self, connection: sa.Connection, *entries: Entry) -> Iterator[None]:
+        """Wait for the writes under way, and keep others out until the transaction ends."""
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'")
+        for entry in sorted(entries, key=lambda each: each.uuid):
+            connection.execute(_WAIT, {"uuid": entry.uuid})
+        yield
+
+    def count(self, connection: sa.Connection | None, entry: Entry) -> int:
+        """Return how many rows there are."""
+        assert connection is not None
+        query = sa.text(f"SELECT count(*) FROM {Collection.of(entry).table}")
+        return connection.scalar(query) or 0
 
 
-def lock_catalogue(connection: sa.Connection) -> None:
-    """Wait for our turn to change names; the turn ends with the transaction."""
-    connection.execute(sa.text(f"SELECT pg_advisory_xact_lock({CATALOGUE_LOCK})"))
-
-
-def create_rows(connection: sa.Connection, collection: Collection, shards: int) -> None:
-    """Make a collection's table of rows, spread over `shards` by Citus if there are several."""
+def table_statements(collection: Collection, shards: int) -> Iterator[str]:
+    """Yield what makes a collection's table; from 2 `shards` on Citus spreads it by id."""
     table = collection.table
-    for statement in (
-        f"""CREATE TABLE {table} (
-            id text COLLATE "C" PRIMARY KEY,
-            embedding vector({collection.dim}) NOT NULL,
-            text text,
-            meta jsonb NOT NULL,
-            op bigint NOT NULL
-        )""",
-        *([f"ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN"] * _fits(collection)),
-        *distribution(table, shards),
-        f"CREATE INDEX emb_m_{collection.uuid} ON {table} USING gin (meta jsonb_path_ops)",
-    ):
-        connection.exec_driver_sql(statement)
-
-
-def distribution(table: str, shards: int) -> tuple[str, ...]:
-    """The statements that hand a table to Citus; none without it."""
-    if shards < 2:
-        return ()
-    return (f"SELECT create_distributed_table('{table}', 'id', shard_count => {int(shards)})",)
+    yield f"""CREATE TABLE {table} (
+        id text COLLATE "C" PRIMARY KEY,
+        embedding vector({collection.dim}) NOT NULL,
+        text text,
+        meta jsonb NOT NULL,
+        op bigint NOT NULL
+    )"""
+    if collection.dim <= PLAIN_WIDTH:
+        yield f"ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN"
+    if shards > 1:
+        yield f"SELECT create_distributed_table('{table}', 'id', shard_count => {int(shards)})"
+    yield f"CREATE INDEX emb_m_{collection.uuid} ON {table} USING gin (meta jsonb_path_ops)"
 
 
 def index_statement(collection: Collection) -> str:
-    """The statement that builds the HNSW index while writes go on; not inside a transaction."""
+    """Return what builds the HNSW index while writes go on, outside a transaction."""
     kind = "halfvec" if collection.half else "vector"
     family = {"cosine": "cosine", "dot": "ip"}[collection.metric]
     return (
@@ -131,23 +142,8 @@ def index_statement(collection: Collection) -> str:
     )
 
 
-def search_settings(ef_search: int, shards: int, exact: bool) -> str:
-    """The statement that prepares a transaction for searching.
-
-    Without `iterative_scan` HNSW looks at `ef_search` rows, and a filter then leaves fewer than
-    were asked for, silently. With Citus these settings reach the shards only if told to, and that
-    must come first.
-    """
-    settings = {
-        "hnsw.iterative_scan": "strict_order",
-        "hnsw.ef_search": str(ef_search),
-        "plan_cache_mode": "force_custom_plan",  # the best plan depends on the filter
-        "jit": "off",  # compiling takes longer than the search
-        **(_SCAN_EVERYTHING if exact else {}),
-    }
-    first = ["SET LOCAL citus.propagate_set_commands = 'local'"] if shards >= 2 else []
-    return "; ".join([*first, *(f"SET LOCAL {k} = '{v}'" for k, v in settings.items())])
-
-
-def _fits(collection: Collection) -> bool:
-    return collection.dim <= PLAIN_WIDTH
+def search_settings(ef_search: int, exact: bool) -> str:
+    """Return the statement that prepares a transaction for searching."""
+    settings = {**_SEARCHING, "hnsw.ef_search": str(ef_search)}
+    settings |= _SCAN_EVERYTHING if exact else {}
+    return "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in settings.items())

@@ -1,7 +1,7 @@
-"""Vectors and JSON on their way to PostgreSQL and back, value for value.
+"""Vectors and JSON in the forms that PostgreSQL sends and takes, value for value.
 
 pgvector's binary form is two big-endian shorts (width, zero) and big-endian float32 values. It is
-sent without a type number, so the statement says `CAST(:v AS vector)`; it is read back through
+sent without a type number, so a statement says `CAST(:v AS vector)`; it is read through
 `vector_send`, because text would have to be parsed.
 """
 
@@ -18,7 +18,7 @@ from psycopg.pq import Format
 
 from store.base import Vectors
 
-_EXACT_FROM = 2.0**53  # from here on every float is whole, but often not what its spelling says
+_EXACT_FROM = 2.0**53  # from here on every float is whole, and not always as it is written
 _MAYBE_LARGE = re.compile(r"[0-9]{16}|e\+")  # how json writes such a float (and some other things)
 
 
@@ -38,18 +38,17 @@ class _VectorDumper(Dumper):
         return obj.wire
 
 
-def register(connection: psycopg.Connection[Any]) -> None:
-    """Teach a connection to send `Vector`."""
-    connection.adapters.register_dumper(Vector, _VectorDumper)
+# For every connection of this process.
+psycopg.adapters.register_dumper(Vector, _VectorDumper)
 
 
 def read_vector(sent: bytes) -> Vectors:
-    """Read what `vector_send` returned."""
+    """Return what `vector_send` sent: (d,) float32."""
     return np.frombuffer(sent, dtype=">f4", offset=4).astype(np.float32)
 
 
 def dump_json(value: Any) -> str:
-    """Write JSON so that jsonb, which keeps decimal numbers, keeps these exactly.
+    """Return JSON that jsonb, which keeps decimal numbers, keeps exactly.
 
     `1e23` as Python writes it is another number than the float itself, and would come back as an
     integer; a large float is therefore written out in full, with `.0`.

@@ -1,21 +1,22 @@
-"""SqlStore: the vector store in PostgreSQL with pgvector, on one machine or sharded by Citus.
+"""PostgresStore: the vector store in PostgreSQL with pgvector, on one machine or sharded by Citus.
 
-Any number of services may share it. What it promises stands in `store/base.py`; what was tested of
-it, and what was not, in `docs/scale.md`. Here each operation is put into one transaction; names
-are in `sql_names`, rows in `sql_rows`, tables in `sql_schema`, the server's moods in `sql_engine`.
+Any number of services may share it. `store/base.py` says what it promises, `docs/scale.md` what was
+tested of it. Here each operation is put into one transaction: rows are in `pg_rows`, tables in
+`pg_schema`.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 import sqlalchemy as sa
 
 from errors import Invalid
-from store import pg_maintenance, pg_rows, sql_names, validation
+from sql.database import Again, Database, PoolOptions
+from store import pg_maintenance, pg_rows, validation
 from store.base import (
     DEFAULT_PARTS,
     PARTS,
@@ -32,28 +33,40 @@ from store.base import (
     Written,
 )
 from store.budget import UNBOUNDED, Budget
+from store.catalog import Catalog, schema
+from store.catalog_store import CatalogStore
 from store.filters import parse
+from store.keyvalue import KeyValue
 from store.pg_filter import Where
 from store.pg_index import Indexer
-from store.pg_schema import Collection
-from store.sql_catalogue import SqlNames
+from store.pg_schema import READY, WRITING, Collection, Tables
 from store.validation import Limits
 
+T = TypeVar("T")
 
-class SqlStore(SqlNames):
+# A search or a large write may take long; a lock is waited for as long as a statement.
+POOL = PoolOptions(
+    pool_timeout_s=5.0, connect_timeout_s=5, ping_s=3.0, patience_s=30.0, lock_timeout_s=None
+)
+
+
+class PostgresStore(CatalogStore):
     """Collections in PostgreSQL. `shards` from 2 on spreads new ones over Citus workers."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        limits: Limits | None = None,
-        shards: int = 0,
-        index_from_rows: int = 10_000,
-        **pool: Any,
-    ) -> None:
-        super().__init__(url, limits=limits, shards=shards, **pool)
+        self, url: str, *, limits: Limits | None = None, shards: int = 0,
+        index_from_rows: int = 10_000, max_collections: int | None = None, pool: PoolOptions = POOL,
+    ) -> None:  # fmt: skip
+        self.limits = limits or Limits()
+        self.db = Database(url, schema(_add_pgvector), pool, "the store's database")
+        self.catalog = Catalog(self.db, Tables(shards), max_collections)
+        self.notes = KeyValue(self.db)
         self.indexer = Indexer(self.db, index_from_rows)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the database cannot be used, from the call that found it to the next answer."""
+        return self.db.problem
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -62,7 +75,7 @@ class SqlStore(SqlNames):
     ) -> Written:
         """Write items, all or none."""
         mode = validation.check_mode(mode)
-        op = random.getrandbits(63)  # marks these rows, to find them if the commit's answer is lost
+        op = random.getrandbits(63)  # marks these rows: was a commit whose answer was lost done?
 
         def work(connection: sa.Connection, collection: Collection) -> tuple[Collection, Written]:
             validation.check_uuid(collection.uuid, uuid, name)
@@ -70,7 +83,9 @@ class SqlStore(SqlNames):
             return collection, pg_rows.write(connection, collection, rows, mode, op)
 
         def landed(connection: sa.Connection, collection: Collection) -> bool:
-            return pg_rows.written(connection, collection, [item.id for item in items], op)
+            where = pg_rows.any_of([item.id for item in items])
+            where.sql += f" AND op = {op}"
+            return pg_rows.count(connection, collection, where) > 0
 
         collection, done = self._write(name, work, landed)
         self.indexer.grown(collection, done.inserted)
@@ -94,17 +109,13 @@ class SqlStore(SqlNames):
             budget,
         )
 
-    def wait_for_writers(self, name: str) -> None:
-        """Return once every write that began before has ended."""
-        self._look(name, sql_names.wait_for_writers)
-
     # -- reading ---------------------------------------------------------------------------------
 
     def get(
         self, name: str, ids: Sequence[str], include: Sequence[Part] = PARTS,
         budget: Budget = UNBOUNDED,
     ) -> list[Record]:  # fmt: skip
-        """Return the records of `ids` that exist, each once, in the order asked."""
+        """Return the records of `ids` that exist, each once, in the order of `ids`."""
         parts = validation.check_parts(include)
         wanted = list(dict.fromkeys(validation.check_ids(ids, self.limits)))
         return self._look(
@@ -112,19 +123,10 @@ class SqlStore(SqlNames):
         )
 
     def search(
-        self,
-        name: str,
-        vectors: npt.ArrayLike,
-        k: int = 10,
-        *,
-        filter: object = None,
-        min_score: float | None = None,
-        offset: int = 0,
-        exact: bool = False,
-        include: Sequence[Part] = DEFAULT_PARTS,
-        without: str | None = None,
-        budget: Budget = UNBOUNDED,
-    ) -> Found:
+        self, name: str, vectors: npt.ArrayLike, k: int = 10, *, filter: object = None,
+        min_score: float | None = None, exact: bool = False, without: str | None = None,
+        offset: int = 0, include: Sequence[Part] = DEFAULT_PARTS, budget: Budget = UNBOUNDED,
+    ) -> Found:  # fmt: skip
         """Return the best records for each of `vectors`."""
         parts, tree = validation.check_parts(include), parse(filter)
         k, offset = validation.check_window(k, offset, min_score, self.limits)
@@ -138,21 +140,16 @@ class SqlStore(SqlNames):
             if without is not None:
                 where.sql = f"({where.sql} AND id <> :without)"
                 where.values["without"] = without
-            ask = pg_rows.Ask(k, offset, where, parts, self.shards, exact, min_score, budget)
+            ask = pg_rows.Query(k, offset, where, parts, exact, min_score, budget)
             hits = pg_rows.search(connection, collection, queries, ask)
             return Found(hits, exact or not collection.ready)
 
         return self._look(name, work, budget)
 
     def scroll(
-        self,
-        name: str,
-        cursor: str | None = None,
-        limit: int = 100,
-        filter: object = None,
-        include: Sequence[Part] = PARTS,
-        budget: Budget = UNBOUNDED,
-    ) -> Page:
+        self, name: str, cursor: str | None = None, limit: int = 100, filter: object = None,
+        include: Sequence[Part] = PARTS, budget: Budget = UNBOUNDED,
+    ) -> Page:  # fmt: skip
         """Return the next `limit` records by id, after `cursor`."""
         parts, where = validation.check_parts(include), Where(parse(filter))
         cursor, limit = validation.check_page(cursor, limit, self.limits)
@@ -176,13 +173,19 @@ class SqlStore(SqlNames):
 
     def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
         """Return up to `most` ids, in order: a random choice that stays while the rows do."""
-        return self._look(name, lambda c, found: pg_rows.sample(c, found, most), budget)
+
+        def work(connection: sa.Connection, collection: Collection) -> list[str]:
+            order = "ORDER BY hashtextextended(id, 0), id LIMIT :most"
+            query = sa.text(f"SELECT id FROM {collection.table} {order}")
+            return sorted(connection.scalars(query, {"most": most}))
+
+        return self._look(name, work, budget)
 
     # -- keeping ---------------------------------------------------------------------------------
 
     def backup(self, name: str, to: Path) -> BackupInfo:
         """Write a consistent copy into the new folder `to`."""
-        return pg_maintenance.backup(self.db, name, to)
+        return pg_maintenance.backup(self.db, lambda c: self._resolve(c, name), to)
 
     def restore(
         self, source: Path, name: str | None = None, progress: Progress | None = None
@@ -192,7 +195,7 @@ class SqlStore(SqlNames):
 
     def verify(self, name: str, progress: Progress | None = None) -> Report:
         """Read everything that is stored of a collection, and check its indexes."""
-        return pg_maintenance.verify(self.db, name)
+        return pg_maintenance.verify(self.db, lambda c: self._resolve(c, name))
 
     def compact(self, name: str, progress: Progress | None = None) -> Report:
         """Give back the space of dead rows, and build the search index if it is due."""
@@ -204,10 +207,63 @@ class SqlStore(SqlNames):
     def stats(self, name: str | None = None) -> dict[str, Any]:
         """Return figures for operators."""
         if name is None:
-            return {**self._read(pg_maintenance.store_stats), "pool": self.db.engine.pool.status()}
+            figures = self.db.read(pg_maintenance.store_stats)
+            return figures | {"pool": self.db.engine.pool.status()}
         return self._look(name, pg_maintenance.stats)
 
     def close(self) -> None:
         """Wait for an index that is being built, then close the connections."""
         self.indexer.close()
         self.db.close()
+
+    # -- transactions ----------------------------------------------------------------------------
+
+    def _resolve(
+        self, connection: sa.Connection, name: str, *, writing: bool = False
+    ) -> Collection:
+        """Return what a name or alias means; a writer keeps that from changing until it commits."""
+        columns = (WRITING, READY) if writing else (READY,)
+        entry, found = self.catalog.find_with(connection, name, *columns)
+        return Collection.of(entry, ready=bool(found[-1]))
+
+    def _look(
+        self, name: str, work: Callable[[sa.Connection, Collection], T], budget: Budget = UNBOUNDED
+    ) -> T:
+        """Read from the collection that a name means."""
+        left = budget.left
+
+        def attempt(connection: sa.Connection) -> T:
+            budget.left = left  # what an attempt that failed has read is read again
+            return work(connection, self._resolve(connection, name))
+
+        return self.db.read(attempt, budget)
+
+    def _write(
+        self,
+        name: str,
+        work: Callable[[sa.Connection, Collection], T],
+        landed: Callable[[sa.Connection, Collection], bool],
+        budget: Budget = UNBOUNDED,
+    ) -> T:
+        """Write to the collection that a name means, and still means when all is written."""
+
+        def attempt(connection: sa.Connection) -> T:
+            collection = self._resolve(connection, name, writing=True)
+            done = work(connection, collection)
+            now, replaced = self.catalog.meaning(connection, name)
+            if now != collection.uuid:
+                raise Again
+            if replaced:
+                raise validation.being_replaced()
+            return done
+
+        def settled(connection: sa.Connection) -> bool:
+            collection = self._resolve(connection, name)
+            with self.catalog.rows.without_writers(connection, collection):  # ours may go on
+                return landed(connection, collection)
+
+        return self.db.write(attempt, settled, budget)
+
+
+def _add_pgvector(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector")

@@ -1,115 +1,235 @@
-"""Checking a collection's files against each other, and saving what is undamaged."""
+"""Checks a collection's files against each other, and saves what is undamaged."""
 
-import os
-import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from errors import Corrupt, NotFound, ServiceError, Unavailable
-from store.base import Progress
+import apsw
+import numpy as np
+import sqlalchemy as sa
+
+from errors import Corrupt, ServiceError
+from sql import apsw_driver
+from store.base import PARTS, Metric, Progress, Record, Report, successor
+from store.catalog import Catalog
 from store.collection import Collection
-from store.frames import FRAME, HEADER, Reader, find_frames, whole_records
-from store.fs import Handle, failures, read
-from store.journal import Journal, write_generation
-from store.ledger import Ledger
+from store.local_disk import failures, make_file, make_folders
+from store.matrix import directions
+from store.open_collections import OpenCollections
+from store.record_file import Options
+from store.records import CHUNK, COLUMNS, State, damaged, decoded, make, own_state, read_state
+from store.snapshot import Snapshot
+from store.validation import Rows
+from store.writes import put
+
+ALL = frozenset(PARTS)
+MATRIX = "rows of the matrix differ from the records; run: python -m store repair"
+NAMED = 20  # damaged records that a report names
+INDEX = " INDEXED BY sqlite_autoindex_records_1"
+MISSES = 1000  # stretches of row numbers without a record, after which there are no more
 
 
-def verify(collection: Collection, progress: Progress | None) -> tuple[int, list[str]]:
-    """Read all of a collection anew; return its live rows and what is wrong."""
-    fresh = Collection(collection.fs, collection.folder, collection.options)
+def verify(
+    collection: Collection, dim: int, progress: Progress | None = None
+) -> tuple[int, list[str]]:
+    """Read all of a collection; return its records and what is wrong."""
     problems: list[str] = []
+    rows = 0
     try:
-        with fresh.exclusive(writable=False) as journal:
-            if journal.end != journal.size() or journal.end < journal.manifest["base"]:
-                problems.append(journal.damage() or _unfinished(journal))
-            if journal.poison:
-                problems.append(journal.poison)
-            view = fresh.matrix.view(len(fresh.table))
-        wrong = 0
-        for first, rows in fresh.truth(journal):
-            wrong += int((view[first : first + len(rows)] != rows).any(axis=1).sum())
-            if progress:
-                progress(first + len(rows), len(fresh.table))
-        if wrong:
-            problems.append(f"{wrong} rows of the matrix differ from the journal; run repair")
-        return len(fresh.table.row_of), problems
-    except (Corrupt, Unavailable) as exc:
-        return 0, [*problems, exc.message]
-    finally:
-        fresh.close()
-
-
-def problem(collection: Collection) -> str | None:
-    """Return what of a collection's journal cannot be read, if anything; reads little."""
-    with collection.current() as journal:
-        if journal.end == journal.size() and journal.end >= journal.manifest["base"]:
-            return None
-        return journal.damage() or _unfinished(journal)
-
-
-def _unfinished(journal: Journal) -> str:
-    return (
-        f"{journal.path} ends with {journal.size() - journal.end} bytes of an unfinished write, "
-        f"from byte {journal.end} on; the next write cuts them off and keeps them as torn.*"
-    )
-
-
-def salvage(ledger: Ledger, manifest: dict[str, Any]) -> list[str]:
-    """Make a journal folder whole again from every undamaged frame; return what was done.
-
-    `manifest` stands in for a damaged one. The damaged journal is kept beside the new one.
-    """
-    with ledger.locked():
-        ledger.journal = None
-        done, pieces = [], []  # the pieces are those of each new frame's payload
+        with collection.current() as shot:
+            own_state(shot.connection, shot.file)
+            rows = _verify(shot.connection, collection, dim, problems, shot, progress)
+    except Corrupt as exc:  # name what else is damaged, without the matrix
+        problems.append(exc.message)
+        state = state_of(collection.records.path)
+        if state and state.uuid != collection.folder.name:
+            return 0, problems
         try:
-            journal: Journal | None = Journal(ledger.fs, ledger.folder)
-            assert journal is not None
-            manifest = journal.manifest
-        except FileNotFoundError:
-            done.append(f"{ledger.folder / 'MANIFEST'} or the journal it names was missing")
-        except ServiceError as exc:
-            done.append(exc.message)
-        generation = manifest["gen"] if not done else _last_generation(ledger.folder)
-        path = ledger.folder / f"journal.{generation}"
-        with failures(f"read {path}"):
-            handle = Handle(ledger.fs.open(path))
-            size, end = os.fstat(handle.fd).st_size, len(HEADER)
-        get: Reader = lambda n, at: read(handle.fd, n, at)  # noqa: E731
-        gaps: list[tuple[int, int]] = []
-        known = manifest.get("base", 0)  # what lies below had been acknowledged
-        found = [(f.start, f.end, f.synced) for f in find_frames(get, end, size, 0)]
-        known = max([known, *(synced for _, _, synced in found)])
-        for start, after, _ in [*found, (size, size, 0)]:
-            if start != end:
-                gaps.append((end, start))
-                pieces.append(whole_records(get, end, start) if end < known else [])
-            if start != after:
-                pieces.append([(start + FRAME.size, after - start - FRAME.size)])
-            end = after
-        if not gaps and not done and size >= manifest.get("base", 0):
-            return []
-        saved = sum(len(each) for each in pieces) - len(found)
-        done += [f"bytes {a} to {b} of {path.name} were damaged and are lost" for a, b in gaps]
-        if saved:
-            done[-1] += f", but for {saved} whole records in them"
-        with failures("write the repaired journal"):
-            ledger.fs.link(path, ledger.folder / f"damaged.{generation}.{size}")
-            payloads = (b"".join(get(n, at) for at, n in each) for each in pieces if each)
-            write_generation(ledger.fs, ledger.folder, manifest | {"gen": generation + 1}, payloads)
-            ledger.fs.unlink(path)
-        return [*done, f"the damaged journal is kept as damaged.{generation}.{size}"]
+            with collection.records.reading() as connection:
+                rows = _verify(connection, collection, dim, problems, None, progress)
+        except ServiceError as again:
+            problems.append(again.message)
+    if collection.records.poison:
+        problems.append(collection.records.poison)
+    return rows, list(dict.fromkeys(problems))
 
 
-def _last_generation(folder: Path) -> int:
-    numbers = [re.fullmatch(r"journal\.(\d+)", name) for name in os.listdir(folder)]
-    found = [int(match[1]) for match in numbers if match]
-    if not found:
-        raise NotFound(f"{folder} holds no journal")
-    return max(found)
+def _verify(
+    connection: apsw.Connection, collection: Collection, dim: int,
+    problems: list[str], shot: Snapshot | None, progress: Progress | None,
+) -> int:  # fmt: skip
+    """Check the file, each record and its row of the matrix; return how many records there are."""
+    file = collection.records.path
+    found = connection.execute(f"PRAGMA integrity_check({NAMED})").fetchall()
+    problems += [f"{file}: {line}" for (line,) in found if line != "ok"]
+    rows = named = wrong = 0
+    for some in _stored(connection):
+        whole = []
+        for each in some:
+            try:
+                vector = decoded(each, ALL, file, dim).vector
+                if shot:
+                    (place,) = shot.numbering.places([each[0]], len(shot.matrix))
+                    if shot.allowed is not None and not shot.allowed[place]:
+                        raise damaged(each[1], file)  # it was deleted
+                    whole.append((place, vector))
+            except Corrupt as exc:
+                problems += [exc.message] if named < NAMED else []
+                named += 1
+        if shot and whole:
+            places, vectors = zip(*whole, strict=True)
+            differs = shot.matrix[list(places)] != directions(np.array(vectors), shot.metric)
+            wrong += int(differs.any(axis=1).sum())
+        rows += len(some)
+        if progress:
+            progress(rows, shot.count if shot else 0)
+    if named > NAMED:
+        problems.append(f"{named} records in {file} are damaged")
+    if shot and rows != shot.count:
+        problems.append(f"{file} has {rows} records, and {shot.count} are expected")
+    if wrong:
+        problems.append(f"{wrong} {MATRIX}")
+    return rows
 
 
-def mend(collection: Collection) -> int:
-    """Make a collection's matrix what its journal says; return how many rows were not."""
-    with collection.exclusive() as journal:
-        return collection.mend_matrix(journal)
+def repair(catalog: Catalog, files: OpenCollections, name: str) -> Report:
+    """Save what is undamaged of a collection into new files; keep the damaged ones beside them.
+
+    Writes are refused meanwhile. Other processes go over to the new files by themselves.
+    """
+    entry = catalog.look_up(name)
+    with files.using(entry) as collection:
+        rows, problems = verify(collection, entry.dim)
+        if not problems:
+            return Report(True, rows)
+        if all(problem.endswith(MATRIX) for problem in problems):
+            with collection.exclusive() as shot:
+                wrong = collection.derived.mend(shot.connection)
+            return Report(True, rows, (f"{wrong} rows of the matrix were written again",))
+    state = state_of(collection.records.path)
+    if state and state.uuid != entry.uuid:
+        raise Corrupt(problems[0])  # they are not this collection's records
+    new = replace(entry, name=successor(entry.uuid), uuid=uuid.uuid4().hex)
+    folder = files.path(new.uuid)
+    make(folder / "records.db", new.dim, new.metric)
+    catalog.add(new)  # from here on writes to the damaged collection are refused
+    try:
+        catalog.wait_for_writers(entry.name)
+        saved = _save(collection, folder, new.dim, new.metric)
+        kept = files.directory / "damaged" / f"{entry.name}.{time.time_ns()}"
+        with failures("keep the damaged files"):
+            make_folders(kept)
+            for file in collection.folder.glob("records.db*"):
+                with open(make_file(kept / file.name), "wb") as copy, file.open("rb") as source:
+                    shutil.copyfileobj(source, copy)
+        catalog.swap(entry.name, new.name, entry.uuid)
+    except BaseException:
+        with suppress(Exception):
+            catalog.drop(new.name)
+        raise
+    catalog.drop(new.name)
+    done = f"{saved} records were saved, all that are undamaged; the damaged file is in {kept}"
+    return Report(True, saved, (*problems, done))
+
+
+def _save(damaged: Collection, folder: Path, dim: int, metric: Metric) -> int:
+    """Write the undamaged records of a collection into new files; return how many."""
+    saved = 0
+    with closing(Collection(folder, Options(fsync="never"))) as target:
+        for some in _undamaged(damaged, dim):
+            vectors = np.stack([each.vector for each in some if each.vector is not None])
+            texts, metadata = [each.text for each in some], [each.metadata or {} for each in some]
+            rows = Rows([each.id for each in some], vectors, texts, metadata)
+            target.write(put("", rows, directions(vectors, metric), "upsert"))
+            saved += len(some)
+        target.records.sync()
+    return saved
+
+
+def _undamaged(collection: Collection, dim: int) -> Iterator[list[Record]]:
+    """Yield the records that can be read, some at a time, stepping over damaged pages."""
+    path = collection.records.path
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    except apsw.Error:
+        return
+    for some in _stored(connection):
+        whole = []
+        for each in some:
+            with suppress(Corrupt):
+                whole.append(decoded(each, ALL, path, dim))
+        if whole:
+            yield whole
+
+
+def _stored(connection: apsw.Connection) -> Iterator[list[Any]]:
+    """Yield the rows that SQLite can read, some at a time, stepping over damaged pages."""
+    rows = f"SELECT {COLUMNS} FROM records WHERE row BETWEEN ? AND ?"
+    ways = [f"SELECT min(row) FROM records{index} WHERE row >= ?" for index in ("", INDEX)]
+    start = misses = 0
+    while misses < MISSES:
+        some: list[Any] = []
+        failed = False
+        try:
+            some = connection.execute(rows, (start, start + CHUNK - 1)).fetchall()
+        except (apsw.Error, UnicodeDecodeError):
+            failed = True
+            for row in range(start, start + CHUNK):
+                with suppress(apsw.Error, UnicodeDecodeError):
+                    some += connection.execute(rows, (row, row)).fetchall()
+        start, misses = start + CHUNK, 0 if some else misses + 1
+        if some:
+            yield some
+            continue
+        behind = []  # as table and index have it, either of which may be damaged
+        for way in ways:
+            try:
+                behind.append(connection.execute(way, (start,)).get)
+            except apsw.Error:
+                failed = True
+        there = [row for row in behind if row is not None]
+        if not there and not failed:
+            return
+        start = max(start, min(there, default=0))
+
+
+# -- the catalogue ---------------------------------------------------------------------------------
+
+
+def problems_of(catalog: Path) -> list[str]:
+    """Return what is wrong with the catalogue's file."""
+    try:
+        with closing(apsw.Connection(str(catalog), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            found = connection.execute(f"PRAGMA integrity_check({NAMED})").fetchall()
+    except apsw.Error as exc:
+        return [f"{catalog}: {exc}"]
+    return [f"{catalog}: {line}" for (line,) in found if line != "ok"]
+
+
+def readable(catalog: Path, table: sa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table of a damaged catalogue that can be read."""
+    engine = sa.create_engine(f"sqlite:///{catalog}", module=apsw_driver)
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for way in (sa.asc, sa.desc):  # from both ends up to the damage
+            query = sa.select(table).order_by(way(sa.text("rowid")))
+            with suppress(sa.exc.SQLAlchemyError, ValueError), engine.connect() as connection:
+                for row in connection.execute(query).mappings():
+                    found[str(row["name" if "name" in row else "key"])] = dict(row)
+    finally:
+        engine.dispose()
+    return list(found.values())
+
+
+def state_of(records: Path) -> State | None:
+    """Return what a collection's file says of itself, if it can be read."""
+    try:
+        with closing(apsw.Connection(str(records), flags=apsw.SQLITE_OPEN_READWRITE)) as connection:
+            return read_state(connection, records)
+    except (apsw.Error, UnicodeDecodeError, Corrupt):
+        return None

@@ -1,86 +1,85 @@
-"""Which id is in which row of the matrix, which rows are live, and where their records lie.
+"""Which record is at which place of the matrix.
 
-Rows are numbered by their order in the journal, so that every process counts alike. A replaced or
-deleted row stays where it is, dead, until compaction. Owned by a collection, which holds its lock.
+Records are numbered as they are written (`row`), and lie in the matrix in that order (`place`).
+A compaction leaves the dead out: the rows it kept come first, all later ones follow.
 """
 
-import bisect
-from collections.abc import Iterable
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from errors import Corrupt
 
 RowNumbers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-class RowTable:
-    """The rows of one generation of a journal."""
+@dataclass(frozen=True)
+class Rows:
+    """The numbering of one generation of the matrix."""
 
-    def __init__(self) -> None:
-        self.ids: list[str] = []  # by row; only ever appended to
-        self.row_of: dict[str, int] = {}  # live ids
-        self._alive: Mask = np.zeros(1024, np.bool_)
-        self._first: list[int] = []  # first row of each record
-        self._offset: list[int] = []  # where each record starts in the journal
-        self._sorted: list[str] = []
-        self._sorted_upto = 0
+    kept: RowNumbers  # rising; their places are 0, 1, ...
+    first: int  # the row that has the place after them
+    file: Path  # that has the records
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    def row(self, place: int) -> int:
+        """Return the row at one place."""
+        n = len(self.kept)
+        return int(self.kept[place]) if place < n else self.first + place - n
 
-    @property
-    def dead(self) -> int:
-        """How many rows are dead."""
-        return len(self.ids) - len(self.row_of)
+    def place(self, row: int) -> int:
+        """Return the place of one row."""
+        n = len(self.kept)
+        return row - self.first + n if row >= self.first else int(np.searchsorted(self.kept, row))
 
-    def put(self, ids: list[str], offset: int) -> None:
-        """Add a record's rows; rows that had these ids die."""
-        first = len(self.ids)
-        self._first.append(first)
-        self._offset.append(offset)
-        self.ids += ids
-        while len(self._alive) < len(self.ids):
-            self._alive = np.concatenate([self._alive, np.zeros_like(self._alive)])
-        self._alive[first : len(self.ids)] = True
-        for row, id_ in enumerate(ids, first):
-            old = self.row_of.get(id_)
-            if old is not None:
-                self._alive[old] = False
-            self.row_of[id_] = row
+    def rows(self, places: RowNumbers) -> RowNumbers:
+        """Return the rows at some places, (n,)."""
+        n = len(self.kept)
+        out = places + (self.first - n)
+        old = places < n
+        out[old] = self.kept[places[old]]
+        return out
 
-    def remove(self, ids: Iterable[str]) -> None:
-        """Let the rows of these ids die."""
-        for id_ in ids:
-            row = self.row_of.pop(id_, None)
-            if row is not None:
-                self._alive[row] = False
+    def places(self, found: list[Any], n: int = sys.maxsize) -> RowNumbers:
+        """Return the places of some rows. Raises Corrupt for one without a place below `n`."""
+        try:
+            rows = np.array(found, np.int64)
+            out = rows - (self.first - len(self.kept))
+            old = rows < self.first
+            out[old] = np.searchsorted(self.kept, rows[old])
+            if not len(out) or (out.max() < n and (self.rows(out) == rows).all()):
+                return out
+        except (TypeError, ValueError, OverflowError, IndexError):
+            pass
+        raise Corrupt(f"{self.file} is damaged; run: python -m store repair")
 
-    def alive(self) -> Mask | None:
-        """Return which rows are live, now and ever after; None when all are."""
-        return self._alive[: len(self.ids)].copy() if self.dead else None
 
-    def place(self, row: int) -> tuple[int, int]:
-        """Return the offset of a row's record and the row's number within it."""
-        record = bisect.bisect_right(self._first, row) - 1
-        return self._offset[record], row - self._first[record]
+class Alive:
+    """Which places hold a living record. Owned by a collection, which holds its lock."""
 
-    def records(self, first_row: int) -> list[tuple[int, int]]:
-        """Return (first row, offset) of the records that hold `first_row` and all after it."""
-        start = max(bisect.bisect_right(self._first, first_row) - 1, 0)
-        offsets = self._offset[start:]  # while rows are added: `put` adds to these last
-        return list(zip(self._first[start:], offsets, strict=False))
+    def __init__(self, n: int) -> None:
+        self.n, self.dead = n, 0  # places, and how many of them are dead
+        self._mask: Mask = np.ones(max(n, 1024), np.bool_)
 
-    def after(self, cursor: str | None) -> Iterable[str]:
-        """Yield the live ids behind `cursor`, in order."""
-        if self._sorted_upto < len(self.ids):  # almost sorted already, which sort() is fast on
-            self._sorted += self.ids[self._sorted_upto :]
-            self._sorted.sort()
-            self._sorted_upto = len(self.ids)
-        start = 0 if cursor is None else bisect.bisect_right(self._sorted, cursor)
-        last = cursor
-        for i in range(start, len(self._sorted)):
-            id_ = self._sorted[i]
-            if id_ != last and id_ in self.row_of:
-                yield id_
-            last = id_
+    def grow(self, n: int) -> None:
+        """Add places up to `n`, all living."""
+        while len(self._mask) < n:
+            self._mask = np.concatenate([self._mask, np.ones_like(self._mask)])
+        self.n = max(n, self.n)
+
+    def kill(self, places: RowNumbers) -> None:
+        """Mark places as dead."""
+        self._mask[places] = False
+        self.dead += len(places)
+
+    def living(self) -> int:
+        """Return how many places live."""
+        return int(np.count_nonzero(self._mask[: self.n]))
+
+    def mask(self) -> Mask | None:
+        """Return which places live, now and ever after, (n,); None when all do."""
+        return self._mask[: self.n].copy() if self.dead else None

@@ -5,13 +5,14 @@ written with as many digits as bring back the same bits. Works on any store.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from errors import Invalid, ServiceError
-from store.base import CollectionInfo, Item, Progress, VectorStore
+from store.base import CollectionInfo, Identity, Item, Progress, Record, VectorStore
 
 FORMAT = "vector-collection"
 PAGE = 500
@@ -23,31 +24,31 @@ def export_jsonl(
 ) -> int:
     """Write a collection to `out`; return how many records."""
     info = store.info(name)
-    head = {
-        "format": FORMAT,
-        "version": 1,
-        "name": info.name,
-        "dim": info.dim,
-        "metric": info.metric,
-        "model": info.model,
-        "fingerprint": info.fingerprint,
-        "indexed": info.indexed,
-    }
-    out.write(_line(head))
+    out.write(head_of(info, info.indexed))
     cursor, done = None, 0
     while True:
         page = store.scroll(name, cursor, PAGE)
-        for record in page.records:
-            assert record.vector is not None
-            vector = record.vector.astype(np.float64).tolist()
-            row = {"id": record.id, "vector": vector}
-            out.write(_line(row | {"text": record.text, "metadata": record.metadata}))
+        out.writelines(map(line_of, page.records))
         done += len(page.records)
         if progress:
             progress(done, max(info.count, done))
         cursor = page.next_cursor
         if cursor is None:
             return done
+
+
+def head_of(collection: Identity, indexed: Sequence[str]) -> bytes:
+    """Return the first line of an export."""
+    keys = ("name", "dim", "metric", "model", "fingerprint")
+    facts = {key: getattr(collection, key) for key in keys}
+    return _line({"format": FORMAT, "version": 1, **facts, "indexed": indexed})
+
+
+def line_of(record: Record) -> bytes:
+    """Return a record, all its parts read, as a line of an export."""
+    assert record.vector is not None
+    facts = {"id": record.id, "vector": record.vector.astype(np.float64).tolist()}
+    return _line(facts | {"text": record.text, "metadata": record.metadata})
 
 
 def import_jsonl(
@@ -64,11 +65,13 @@ def import_jsonl(
     assert isinstance(target, str)
     try:
         done = 0
-        for batch, last in _batches(lines):
+        while some := list(islice(lines, PAGE)):
+            batch = [_item(number, row) for number, row in some]
             try:
                 store.upsert(target, batch, "insert")
             except ServiceError as exc:
-                raise type(exc)(f"lines {last - len(batch) + 1} to {last}: {exc.message}") from exc
+                where = f"lines {some[0][0]} to {some[-1][0]}"
+                raise type(exc)(f"{where}: {exc.message}") from exc
             done += len(batch)
             if progress:
                 progress(done, 0)
@@ -83,9 +86,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def _lines(source: BinaryIO) -> Iterator[tuple[int, object]]:
-    number = 0
-    while line := source.readline(MAX_LINE):
-        number += 1
+    for number, line in enumerate(iter(lambda: source.readline(MAX_LINE), b""), 1):
         if len(line) == MAX_LINE:
             raise Invalid(f"line {number} is longer than {MAX_LINE} bytes")
         try:
@@ -94,15 +95,7 @@ def _lines(source: BinaryIO) -> Iterator[tuple[int, object]]:
             raise Invalid(f"line {number} is not JSON") from exc
 
 
-def _batches(lines: Iterator[tuple[int, object]]) -> Iterator[tuple[list[Item], int]]:
-    batch: list[Item] = []
-    number = 1
-    for number, row in lines:
-        if not isinstance(row, dict) or "id" not in row or "vector" not in row:
-            raise Invalid(f"line {number}: a record is an object with id and vector")
-        batch.append(Item(row["id"], row["vector"], row.get("text"), row.get("metadata") or {}))
-        if len(batch) == PAGE:
-            yield batch, number
-            batch = []
-    if batch:
-        yield batch, number
+def _item(number: int, row: object) -> Item:
+    if not isinstance(row, dict) or "id" not in row or "vector" not in row:
+        raise Invalid(f"line {number}: a record is an object with id and vector")
+    return Item(row["id"], row["vector"], row.get("text"), row.get("metadata") or {})

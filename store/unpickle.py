@@ -1,14 +1,15 @@
-"""Pickles that can hold data and nothing else.
+"""Payloads of records: pickles that can hold data and nothing else.
 
-`loads` cannot call or import anything; it is for our own checksummed files. `check` goes before it
-for bytes that came from elsewhere: only the opcodes that our own data needs, no reference to
-anything but a string, a bound on what those stand for together, and no size that the bytes
-themselves do not have, so that a small file cannot ask for much memory.
+`loads` calls and imports nothing; it is for checksummed records. `check` goes before it for bytes
+of a backup: only the opcodes that our own data needs, references only to strings, a bound on what
+those stand for together, and no size larger than the bytes, so that a small file cannot ask for
+much memory.
 """
 
 import io
 import pickle
 import pickletools
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from errors import Corrupt, Invalid
@@ -32,24 +33,22 @@ class _Data(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"a pickle asks for {module_name}.{global_name}")
 
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError("a pickle asks for an outside object")
+
+def dumps(text: str | None, metadata: Mapping[str, Any]) -> bytes:
+    """Return a record's payload: the pickle of its text and metadata."""
+    return pickle.dumps([text, metadata], PROTOCOL)
 
 
-def dumps(data: dict[str, Any]) -> bytes:
-    """Return the pickle of plain data."""
-    return pickle.dumps(data, PROTOCOL)
-
-
-def loads(data: bytes) -> dict[str, Any]:
-    """Return the plain data of a pickle. Raises Corrupt for anything else."""
+def loads(data: bytes) -> tuple[str | None, dict[str, Any]]:
+    """Return the text and metadata of a payload. Raises Corrupt for anything else."""
     try:
-        value = _Data(io.BytesIO(data)).load()
+        # A new unpickler each time: one that is used again takes references for the payload before.
+        text, metadata = _Data(io.BytesIO(data)).load()
+        if type(metadata) is not dict or not (text is None or type(text) is str):
+            raise ValueError("no text with metadata")
     except Exception as exc:  # an unpickler raises whatever the bytes lead it to
-        raise Corrupt(f"a record of the journal cannot be read: {type(exc).__name__}") from exc
-    if not isinstance(value, dict):
-        raise Corrupt("a record of the journal is no record")
-    return value
+        raise Corrupt(f"a stored payload cannot be read: {type(exc).__name__}") from exc
+    return text, metadata
 
 
 class _Nesting:
@@ -111,6 +110,4 @@ class _Sized(io.BytesIO):
     """Bytes whose `read(n)` never asks for more memory than there are bytes."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is None or size < 0 or size > len(self.getbuffer()):
-            size = len(self.getbuffer())
-        return super().read(size)
+        return super().read(-1 if size is None else min(size, len(self.getbuffer())))

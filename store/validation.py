@@ -1,13 +1,13 @@
-"""What may be stored and asked for, checked before any backend sees it, with the item named.
+"""Checks of what may be stored and asked for; a refusal names the item.
 
-Both backends call these, so that both refuse the same things in the same words. Owns the limits.
+Both back ends call these, so that they refuse the same things in the same words.
 """
 
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -85,18 +85,21 @@ def being_replaced() -> Conflict:
     )
 
 
+def _whole(value: object, least: int, most: int, param: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise Invalid(f"{param} must be from {least} to {most}, not {brief(value)}", param=param)
+    return value
+
+
 def check_dim(dim: object) -> int:
     """Return a collection's dimension if it can be one."""
-    if not isinstance(dim, int) or isinstance(dim, bool) or not 1 <= dim <= MAX_DIM:
-        raise Invalid(f"dim must be from 1 to {MAX_DIM}, not {brief(dim)}", param="dim")
-    return dim
+    return _whole(dim, 1, MAX_DIM, "dim")
 
 
 def check_metric(metric: object) -> Metric:
     """Return the metric if it is known; euclidean is refused with what to use instead."""
-    for known in METRICS:
-        if metric == known:
-            return known
+    if metric in METRICS:
+        return metric
     hint = "; for vectors of length 1 cosine ranks as euclidean does" if metric != "l1" else ""
     raise Invalid(f"unknown metric {brief(metric)}; known are cosine and dot{hint}", param="metric")
 
@@ -132,28 +135,28 @@ def check_indexed(fields: Sequence[str]) -> tuple[str, ...]:
 
 def check_mode(mode: object) -> Mode:
     """Return the write mode if it is known."""
-    for known in MODES:
-        if mode == known:
-            return known
+    if mode in MODES:
+        return mode
     raise Invalid(f"unknown mode {brief(mode)}; known are {', '.join(MODES)}", param="mode")
 
 
 def check_present(mode: Mode, ids: Sequence[str], there: set[str]) -> None:
-    """Refuse to insert what is there already, and to update what is not."""
+    """Raise Conflict to insert an id that exists, NotFound to update one that does not.
+
+    `there` has those of the ids that exist.
+    """
     if mode == "insert" and there:
-        raise Conflict(f"id {brief(min(there))} is there already; nothing was written")
-    missing = [id_ for id_ in ids if id_ not in there]
-    if mode == "update" and missing:
-        raise NotFound(f"id {brief(missing[0])} is not there; nothing was written")
+        raise Conflict(f"id {brief(min(there))} exists already; nothing was written")
+    gone = [id_ for id_ in ids if id_ not in there] if mode == "update" else []
+    if gone:
+        raise NotFound(f"id {brief(gone[0])} does not exist; nothing was written")
 
 
 def check_parts(include: Sequence[str]) -> frozenset[Part]:
     """Return the parts of a record that are to be returned."""
-    chosen = frozenset(part for part in PARTS if part in include)
-    unknown = [part for part in include if part not in PARTS]
-    if isinstance(include, str) or unknown:
+    if isinstance(include, str) or any(part not in PARTS for part in include):
         raise Invalid(f"include takes a list of {', '.join(PARTS)}", param="include")
-    return chosen
+    return frozenset(cast(Sequence[Part], include))
 
 
 def check_items(items: Sequence[Item], dim: int, metric: Metric, limits: Limits) -> Rows:
@@ -197,11 +200,8 @@ def check_queries(vectors: npt.ArrayLike, dim: int, metric: Metric, limits: Limi
 
 def check_window(k: object, offset: object, min_score: object, limits: Limits) -> tuple[int, int]:
     """Return k and offset if they may be asked for."""
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= limits.k:
-        raise Invalid(f"k must be from 1 to {limits.k}, not {brief(k)}", param="k")
-    most = limits.window - k
-    if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset <= most:
-        raise Invalid(f"offset must be from 0 to {most}, not {brief(offset)}", param="offset")
+    k = _whole(k, 1, limits.k, "k")
+    offset = _whole(offset, 0, limits.window - k, "offset")
     if min_score is not None and (
         isinstance(min_score, bool)
         or not isinstance(min_score, int | float)
@@ -212,7 +212,7 @@ def check_window(k: object, offset: object, min_score: object, limits: Limits) -
 
 
 def check_reads(queries: int, k: int, offset: int, limits: Limits) -> None:
-    """Refuse a search that ranks too many records, over all its queries."""
+    """Raise TooLarge for a search that ranks too many records, over all its queries."""
     if queries * (offset + k) > limits.reads:
         raise TooLarge(
             f"{queries} queries x (offset {offset} + k {k}) records; at most {limits.reads:,} in "
@@ -222,8 +222,7 @@ def check_reads(queries: int, k: int, offset: int, limits: Limits) -> None:
 
 def check_page(cursor: object, limit: object, limits: Limits) -> tuple[str | None, int]:
     """Return a scroll's cursor and page size if they may be asked for."""
-    if not isinstance(limit, int) or isinstance(limit, bool) or not 1 <= limit <= limits.page:
-        raise Invalid(f"limit must be from 1 to {limits.page}, not {brief(limit)}", param="limit")
+    limit = _whole(limit, 1, limits.page, "limit")
     if cursor is not None:
         check_id(cursor, "cursor", limits.id_chars)
     return cursor, limit  # type: ignore[return-value]

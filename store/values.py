@@ -75,23 +75,22 @@ class _Metadata:
 
 
 def check_id(id_: object, where: object, most: int) -> None:
-    """Refuse what is no id, or has more than `most` characters."""
-    if isinstance(id_, str) and 0 < len(id_) <= most and is_plain(id_):
-        return
+    """Raise Invalid for what is no id, or has more than `most` characters."""
     if not isinstance(id_, str) or not id_:
         raise Invalid(f"{where}: an id is a string that is not empty, not {brief(id_)}", param="id")
     if len(id_) > most:
         raise Invalid(f"{where}: the id has {len(id_)} characters; at most {most}", param="id")
-    check_unicode(id_, f"{where}: the id", "id")
+    if not is_plain(id_):
+        check_unicode(id_, f"{where}: the id", "id")
 
 
 def is_plain(text: str) -> bool:
-    """Tell of most texts at a glance that any column can hold them."""
+    """Whether any column can hold a text, by a quick look; False is no refusal."""
     return text.isascii() and "\0" not in text
 
 
 def check_unicode(text: str, where: object, param: str) -> None:
-    """Refuse what no text column can hold."""
+    """Raise Invalid for what no text column can hold."""
     if "\0" in text:
         raise Invalid(f"{where} holds a NUL character", param=param)
     if not text.isascii():
@@ -162,18 +161,16 @@ def _copy_json(value: Any, where: _Metadata, depth: int) -> Any:
 
 
 def one_vector(raw: npt.ArrayLike, where: object, dim: int) -> Vectors:
-    """Return a copy as float32 (d,)."""
-    if isinstance(raw, np.ndarray) and raw.dtype == np.float32 and raw.ndim == 1:
-        vector = raw
-    else:
-        try:
-            wide = np.asarray(raw)
-            if wide.dtype.kind not in "fiu" or wide.ndim != 1:
-                raise ValueError
+    """Return the vector as float32 (d,), the same array if it is that already."""
+    try:
+        vector = np.asarray(raw)
+        if vector.dtype.kind not in "fiu" or vector.ndim != 1:
+            raise ValueError
+        if vector.dtype != np.float32:
             with np.errstate(over="ignore"):
-                vector = wide.astype(np.float32)
-        except (ValueError, TypeError, OverflowError):
-            raise Invalid(f"{where}: a vector is a flat list of numbers", param="vector") from None
+                vector = vector.astype(np.float32)
+    except (ValueError, TypeError, OverflowError):
+        raise Invalid(f"{where}: a vector is a flat list of numbers", param="vector") from None
     if len(vector) != dim:
         raise DimensionMismatch(
             f"{where}: the vector has {len(vector)} dimensions, the collection {dim}",
@@ -183,7 +180,7 @@ def one_vector(raw: npt.ArrayLike, where: object, dim: int) -> Vectors:
 
 
 def check_values(vectors: Vectors, metric: Metric, names: Sequence[object]) -> None:
-    """Refuse NaN, infinities, values beyond float32 arithmetic and vectors of no direction."""
+    """Raise Invalid for NaN, infinity, a value beyond 1e15, and for cosine a vector of zeros."""
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.vecdot(vectors, vectors)
     least, most = PLAIN_SQUARES

@@ -1,42 +1,45 @@
-"""Writes on their way into a journal, and the queue in which concurrent ones share one sync.
+"""Writes on their way into a collection, and the queue in which concurrent ones share one commit.
 
-Leader/follower: the thread that finds nobody leading takes all waiting writes, commits them as one
-frame with one fdatasync, wakes their threads and hands the lead to the next. One writer alone waits
-for nobody; eight share the disk's latency. A frame is atomic, so each of its writes is.
+Leader and followers: the thread that finds no leader takes all waiting writes, commits them in one
+transaction with one sync, wakes their threads and hands the lead to the next. A single writer waits
+for no other; eight share the disk's latency.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, field
 
-from errors import Busy, Conflict, NotFound, TooLarge
+import numpy as np
+
+from errors import Busy, TooLarge
 from store.base import Mode, Vectors, Written
 from store.budget import UNBOUNDED, Budget
 from store.filters import Filter
-from store.frames import MAX_FRAME, encode_record
+from store.records import Encoded, encoded
 from store.unpickle import dumps
 from store.validation import Rows
 
-# Rows of one record. Reading a row back reads its record: 32 rows of 384 floats are 48 KiB.
-RECORD_ROWS = 32
 # A leader takes no more than this at a time, one write at least.
 GROUP_BYTES = 8 << 20
+MAX_BYTES = 64 << 20  # of one call
 
 
 @dataclass(eq=False)
 class Write:
-    """One caller's write, encoded by its own thread."""
+    """One caller's write, encoded by its own thread. Without a mode it deletes."""
 
-    records: list[tuple[bytes, list[str]]] = field(default_factory=list)  # bytes, ids
-    rows: Vectors | None = None  # for the matrix, (n, d)
+    name: str  # of the collection, as the caller gave it
     ids: list[str] = field(default_factory=list)
-    mode: Mode | None = None  # None: a deletion
+    records: list[Encoded] = field(default_factory=list)
+    rows: Vectors = field(default_factory=lambda: np.empty((0, 0), np.float32))  # of the matrix
+    mode: Mode | None = None
     filter: Filter | None = None  # of a deletion; the leader finds the ids
     by_filter: bool = False
     budget: Budget = UNBOUNDED  # for finding them
+    bytes: int = 0
     result: Written | int | None = None
     error: BaseException | None = None
     leads: bool = False
@@ -46,83 +49,28 @@ class Write:
         self.awake.acquire()
 
     @property
-    def bytes(self) -> int:
-        """How long its records are."""
-        return sum(len(data) for data, _ in self.records)
-
-    @property
     def done(self) -> bool:
         """Whether it has an outcome."""
         return self.result is not None or self.error is not None
 
 
-def put_record(ids: list[str], texts: list[str | None], metas: list[object], raw: bytes) -> bytes:
-    """Return the bytes of a record of rows."""
-    return encode_record(dumps({"k": "put", "ids": ids, "t": texts, "m": metas}), raw)
-
-
-def put(rows: Rows, directed: Vectors, mode: Mode) -> Write:
-    """Return the write of some items; `directed` is what goes into the matrix."""
-    raw = rows.vectors.astype("<f4", copy=False)
-    records = []
-    for start in range(0, len(rows.ids), RECORD_ROWS):
-        part = slice(start, start + RECORD_ROWS)
-        ids = rows.ids[part]
-        metas: list[object] = list(rows.metadata[part])
-        records.append((put_record(ids, rows.texts[part], metas, raw[part].tobytes()), ids))
-    write = Write(records, directed, rows.ids, mode)
-    if write.bytes > MAX_FRAME:
-        raise TooLarge(f"{write.bytes} bytes in one call; at most {MAX_FRAME}: send fewer items")
-    return write
-
-
-def removal(ids: list[str]) -> bytes:
-    """Return the bytes of a record that deletes."""
-    return encode_record(dumps({"k": "del", "ids": ids}))
-
-
-class Plan:
-    """What a group will write, and how each of its writes turns out."""
-
-    def __init__(self, present: dict[str, int]) -> None:
-        self._present = present
-        self._changed: dict[str, bool] = {}
-        self.records: list[tuple[bytes, list[str] | None]] = []  # None: a removal
-        self.rows: list[Vectors] = []
-        self.results: list[tuple[Write, Written | int]] = []
-
-    def _has(self, id_: str) -> bool:
-        return self._changed.get(id_, id_ in self._present)
-
-    def put(self, write: Write) -> None:
-        """Add a write of items. Raises Conflict or NotFound, and is then as before."""
-        known = sum(map(self._has, write.ids))
-        if write.mode == "insert" and known:
-            there = next(id_ for id_ in write.ids if self._has(id_))
-            raise Conflict(f"id {ascii(there)[:60]} is there already; nothing was written")
-        if write.mode == "update" and known < len(write.ids):
-            gone = next(id_ for id_ in write.ids if not self._has(id_))
-            raise NotFound(f"id {ascii(gone)[:60]} is not there; nothing was written")
-        assert write.rows is not None
-        self._changed |= dict.fromkeys(write.ids, True)
-        self.records += write.records
-        self.rows.append(write.rows)
-        self.results.append((write, Written(len(write.ids) - known, known)))
-
-    def remove(self, write: Write, ids: Iterable[str]) -> None:
-        """Add a deletion."""
-        there = [id_ for id_ in dict.fromkeys(ids) if self._has(id_)]
-        record = removal(there) if there else b""
-        if len(record) > MAX_FRAME // 2:
-            raise TooLarge(f"{len(there)} records in one deletion are too many: delete in parts")
-        self._changed |= dict.fromkeys(there, False)
-        if there:
-            self.records.append((record, None))
-        self.results.append((write, len(there)))
+def put(name: str, rows: Rows, directed: Vectors, mode: Mode) -> Write:
+    """Return the write of some items; `directed` goes into the matrix. Raises TooLarge."""
+    raw, width = rows.vectors.astype("<f4", copy=False).tobytes(), rows.vectors.shape[1] * 4
+    records: list[Encoded] = []
+    size = len(raw)
+    for i, id_ in enumerate(rows.ids):
+        payload = dumps(rows.texts[i], rows.metadata[i])
+        vector = raw[i * width : (i + 1) * width]
+        records.append(encoded(id_, payload, vector))
+        size += len(payload)
+    if size > MAX_BYTES:
+        raise TooLarge(f"{size} bytes in one call; at most {MAX_BYTES}: send fewer items")
+    return Write(name, rows.ids, records, directed, mode, bytes=size)
 
 
 class Queue:
-    """Writes waiting for one ledger."""
+    """Writes that wait for one collection."""
 
     def __init__(self, commit: Callable[[list[Write]], None], timeout_s: float) -> None:
         self._commit, self._timeout_s = commit, timeout_s
@@ -133,22 +81,30 @@ class Queue:
     def submit(self, write: Write) -> Written | int:
         """Return the write's outcome once it is durable. Raises what went wrong with it."""
         deadline = time.monotonic() + 2 * self._timeout_s
-        with self._lock:
-            self._waiting.append(write)
-            if not self._led:
-                self._led = write.leads = True
-        while not write.done:
-            if write.leads:
-                self._lead(write)
-            elif not write.awake.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                deadline = self._give_up(write)
+        try:
+            with self._lock:
+                self._waiting.append(write)
+                if not self._led:
+                    self._led = write.leads = True
+            while not write.done:
+                if write.leads:
+                    self._lead(write)
+                elif not write.awake.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    deadline = self._give_up(write)
+        except BaseException:  # this thread is being ended: the others go on without it
+            with self._lock:
+                if write in self._waiting:
+                    self._waiting.remove(write)
+                if write.leads:
+                    self._pass_on(write)
+            raise
         if write.error is not None:
             raise write.error
         assert write.result is not None
         return write.result
 
     def _give_up(self, write: Write) -> float:
-        """Take a write that waited too long back, unless it is under way; then wait on."""
+        """Take back a write that waited too long, unless it is under way; then wait on."""
         with self._lock:
             if write in self._waiting and not write.leads:
                 self._waiting.remove(write)
@@ -157,8 +113,9 @@ class Queue:
 
     def _lead(self, mine: Write) -> None:
         """Commit one group and pass the lead on, whatever happens."""
-        group = self._take()
+        group: list[Write] = []
         try:
+            self._take(group)
             self._commit(group)
         except Exception as exc:
             _fail(group, exc)
@@ -167,26 +124,28 @@ class Queue:
             raise exc
         finally:
             with self._lock:
-                mine.leads = False
-                self._led = bool(self._waiting)
-                if self._waiting:
-                    self._waiting[0].leads = True
-                    self._waiting[0].awake.release()
+                self._pass_on(mine)
             for write in group:
                 if write is not mine:
                     write.awake.release()
 
-    def _take(self) -> list[Write]:
+    def _pass_on(self, mine: Write) -> None:
+        """Give the lead to the first that waits, if any. With the lock held."""
+        mine.leads, self._led = False, bool(self._waiting)
+        if self._waiting:
+            self._waiting[0].leads = True
+            self._waiting[0].awake.release()
+
+    def _take(self, group: list[Write]) -> None:
         """Take what is waiting, up to the limit; a deletion by filter goes alone."""
         with self._lock:
-            group = [self._waiting.popleft()]
+            group.append(self._waiting.popleft())
             size = group[0].bytes
             while self._waiting and not group[0].by_filter and not self._waiting[0].by_filter:
                 size += self._waiting[0].bytes
                 if size > GROUP_BYTES:
                     break
                 group.append(self._waiting.popleft())
-            return group
 
 
 def _fail(group: list[Write], error: Exception) -> None:

@@ -3,11 +3,13 @@
 import base64
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
+from context import services
 from tests.collections.conftest import unit
 
 
@@ -30,6 +32,22 @@ def test_collections_are_listed_described_and_dropped(points: FlaskClient) -> No
     assert [c["name"] for c in points.get("/collections").json["collections"]] == ["points"]
     assert points.delete("/collections/points").status_code == 200
     assert points.get("/collections/points").status_code == 404
+
+
+def test_a_damaged_collection_is_named_and_hides_no_other(points: FlaskClient) -> None:
+    assert points.post("/collections", json={"name": "a-bad", "dim": 4}).status_code == 201
+    with points.application.app_context():
+        uuid = services().documents.store.info("a-bad").uuid
+        store: Any = services().documents.store
+    files = getattr(getattr(store, "_store", store), "files", None)
+    if files is None:
+        pytest.skip("PostgreSQL looks after its own files")
+    files._open.pop(uuid).close()  # as if it had not been used yet
+    (files.path(uuid) / "records.db").write_bytes(b"?" * 9000)
+    listed = points.get("/collections").json
+    assert [each["name"] for each in listed["collections"]] == ["points"]
+    assert (listed["damaged"], listed["next_cursor"]) == (["a-bad"], None)
+    assert points.get("/collections/a-bad").status_code == 503
 
 
 def test_a_collection_is_made_once(client: FlaskClient) -> None:

@@ -50,7 +50,8 @@ def test_one_folder_for_everything_loses_nothing(tmp_path: Path) -> None:
         admin = sign_in(url, "admin")
         assert requests.post(f"{url}/users", json=bob, headers=admin, timeout=30).ok
         text = {"collection": "c", "texts": ["a"], "ids": ["a"]}
-        assert requests.post(f"{url}/embed-and-store", json=text, headers=admin, timeout=30).ok
+        stored = requests.post(f"{url}/embed-and-store", json=text, headers=admin, timeout=30)
+        assert stored.ok, stored.text
     assert sums(folder) == before
     with served(**env) as url:
         found = requests.get(f"{url}/collections", headers=sign_in(url, "bob"), timeout=30).json()

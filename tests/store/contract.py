@@ -473,9 +473,9 @@ class Contract:
     def test_insert_and_update_are_all_or_nothing(self, store: VectorStore) -> None:
         store.create("docs", DIM)
         store.upsert("docs", items(3))
-        with pytest.raises(Conflict, match="id0002"):
+        with pytest.raises(Conflict, match="'id0002' exists already"):
             store.upsert("docs", items(5)[2:], "insert")
-        with pytest.raises(NotFound, match="id0003"):
+        with pytest.raises(NotFound, match="'id0003' does not exist"):
             store.upsert("docs", items(5, seed=9)[1:], "update")
         assert store.count("docs") == 3
         records = store.get("docs", ["id0001", "id0002"])

@@ -17,8 +17,9 @@ import numpy as np
 
 from errors import ServiceError
 from store import Item
+from store.derived import Derived
 from store.file import FileStore
-from store.ledger import Options
+from store.record_file import Options
 
 ROOT = Path(__file__).parents[2]
 DIM = 8
@@ -65,19 +66,15 @@ def start(code: str, *args: str, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def writer(folder: Path, me: int, seed: int, no_lock: bool) -> None:
-    """Write and delete at random, in batches, telling of each."""
-    if no_lock:  # the control: the same store without its lock between processes
-        import store.locks
+def writer(folder: Path, me: int, seed: int, blind: bool) -> None:
+    """Write and delete at random, in batches, reporting each."""
+    if blind:  # the control: the same store, which does not take in what others wrote
+        take_in = Derived.catch_up
 
-        class Nothing:
-            LOCK_EX = LOCK_NB = LOCK_UN = 0
+        def once(self: Derived, connection: Any, alone: bool) -> bool:
+            return self.generation >= 0 or take_in(self, connection, alone)
 
-            @staticmethod
-            def flock(fd: int, how: int) -> None:
-                pass
-
-        store.locks.fcntl = Nothing  # type: ignore[assignment]
+        Derived.catch_up = once  # type: ignore[method-assign]
     rng = random.Random(seed)
     target = opened(folder, compact_rows=200)
     for turn in range(10**6):
@@ -125,4 +122,4 @@ def applied(state: dict[str, str], change: dict[str, Any]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    writer(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "nolock")
+    writer(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "blind")

@@ -1,4 +1,4 @@
-"""A process that writes batches into a SqlStore until told to stop; run by `test_sql_faults.py`.
+"""A process that writes batches into PostgreSQL until stopped; run by `test_sql_faults.py`.
 
 `python -m tests.store.sql_writer URL WORKER BATCH_ROWS STOP_FILE`: a line on stdout for every batch
 that was acknowledged (`ack NUMBER INSERTED ATTEMPTS`), after the acknowledgement. `STOP_FILE.away`
@@ -7,15 +7,16 @@ is made when a batch was refused.
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import errors
 from store import Item
-from store.pgvector import SqlStore
+from store.pgvector import POOL, PostgresStore
 
 
 def main(url: str, worker: str, rows: str, stop: str) -> None:
-    with SqlStore(url, connect_timeout_s=2) as store:
+    with PostgresStore(url, pool=replace(POOL, connect_timeout_s=2)) as store:
         number = 0
         while not Path(stop).exists():
             items = [

@@ -1,6 +1,7 @@
 """The approximate index: near enough, never short, never in the way, and rebuilt when damaged."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from errors import Invalid
 from store import Found, Item, graph_index, open_store
 from store.collection import Collection
 from store.file import FileStore
-from store.ledger import Options
+from store.record_file import Options
 
 DIM, ROWS, ABOVE = 32, 6000, 1000
 
@@ -39,7 +40,8 @@ def opened(folder: Path) -> FileStore:
 
 
 def collection(store: FileStore) -> Collection:
-    return store._collection(store._find("docs")[1])
+    with store.files.using(store.catalog.look_up("docs")) as found:
+        return found
 
 
 def until(true: Callable[[], object], seconds: float = 120) -> None:
@@ -72,14 +74,42 @@ def vectors() -> np.ndarray:
     return clustered(ROWS)
 
 
-@pytest.fixture
-def store(tmp_path: Path, vectors: np.ndarray) -> Iterator[FileStore]:
-    """A collection with its graph in use."""
-    with opened(tmp_path / "s") as store:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, vectors: np.ndarray) -> Path:
+    """A store with a collection and its graph, to be copied."""
+    folder = tmp_path_factory.mktemp("graph") / "s"
+    with opened(folder) as store:
         store.create("docs", DIM)
         fill(store, vectors)
         await_graph(store)
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path, made: Path) -> Iterator[FileStore]:
+    """A collection with its graph in use."""
+    shutil.copytree(made, tmp_path / "s")
+    with opened(tmp_path / "s") as store:
+        await_graph(store)
         yield store
+
+
+def test_a_graph_that_misses_rows_is_built_once_more_by_one_thread(
+    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths, threads = iter([0, 256]), []
+    linked = graph_index.linked
+
+    def noted(matrix: np.ndarray, threads_: int) -> object:
+        threads.append(threads_)
+        return linked(matrix, threads_)
+
+    monkeypatch.setattr(graph_index, "BUILD_CHUNK", 1000)
+    monkeypatch.setattr(graph_index, "width_of", lambda *_: next(widths))
+    monkeypatch.setattr(graph_index, "linked", lambda matrix, threads: noted(matrix, threads))
+    vectors.astype("<f4").tofile(tmp_path / "mat.0")
+    assert graph_index.build(tmp_path, 0, ROWS, DIM)
+    assert threads == [0, 1] and (tmp_path / "ann.0").stat().st_size > 0
 
 
 def test_it_finds_what_the_exact_search_finds(store: FileStore) -> None:

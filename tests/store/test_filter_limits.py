@@ -13,6 +13,7 @@ from store import Item, VectorStore
 from store.budget import Budget
 from store.file import FileStore
 from store.filters import FIELD_CHARS, parse
+from store.metadata_columns import MetadataColumns
 
 
 def chain(depth: int) -> dict[str, Any]:
@@ -45,8 +46,8 @@ COSTLY: dict[str, Callable[[], Any]] = {
 @pytest.mark.fault("Hostile clients")
 @pytest.mark.parametrize("kind", COSTLY)
 def test_a_filter_that_costs_too_much_is_refused(kind: str) -> None:
-    """A filter of 100,000 empty filters, of 300 fields, of long strings -> 400 at once, before any
-    record is looked at.
+    """A filter of 100,000 empty filters, of 300 fields, of long strings -> 400 before any record is
+    read.
     """
     raw = COSTLY[kind]()
     began = time.thread_time()
@@ -80,8 +81,8 @@ def filled(store: FileStore) -> VectorStore:
 
 @pytest.mark.fault("Overload")
 def test_a_filter_that_is_at_work_ends_with_its_request(filled: VectorStore) -> None:
-    """The deadline passes, or the client leaves, while a filter reads records -> 504, or nothing;
-    a deletion has then deleted nothing.
+    """The deadline passes, or the client leaves, while a filter reads records -> 504, or no reply;
+    a deletion has deleted nothing.
     """
     asked = []
 
@@ -121,8 +122,8 @@ def test_looking_through_lists_ends_with_its_request(
 
 @pytest.mark.fault("Overload")
 def test_a_slow_filter_keeps_nobody_else_waiting(long_lists: FileStore) -> None:
-    """A filter looks through long lists for seconds -> others read and write the collection
-    meanwhile; another filter waits, until its deadline at most: 504.
+    """A filter reads long lists for seconds -> others read and write the collection meanwhile;
+    another filter waits, at most until its deadline: 504.
     """
     at_work, go = threading.Event(), threading.Event()
 
@@ -136,7 +137,7 @@ def test_a_slow_filter_keeps_nobody_else_waiting(long_lists: FileStore) -> None:
         slow = threads.submit(store.delete, "c", filter=filter_, budget=Budget(gone=gone))
         assert at_work.wait(30)
         try:
-            assert store.get("c", ["1"])[0].metadata["n"] == 1
+            assert [record.id for record in store.get("c", ["1"])] == ["1"]
             assert store.upsert("c", [Item("new", [1, 1], None, {"n": 7, "l": [-5]})]).inserted
             assert len(store.search("c", [[1, 1]], 50).hits[0]) == 41
             assert len(store.scroll("c").records) == store.count("c") == 41
@@ -151,6 +152,7 @@ def test_a_slow_filter_keeps_nobody_else_waiting(long_lists: FileStore) -> None:
 
 def test_a_record_is_in_its_page_whatever_is_written_meanwhile(long_lists: FileStore) -> None:
     written: list[int] = []
+    long_lists.upsert("c", [Item(k, [1, 1], None, {"l": [-5]}) for k in ("3", "5")])
 
     def gone() -> bool:
         if not written:
@@ -166,18 +168,84 @@ def test_a_record_is_in_its_page_whatever_is_written_meanwhile(long_lists: FileS
 
 
 def test_waiting_for_a_collection_ends_at_the_deadline(filled: FileStore) -> None:
-    collection = filled._collection(filled._find("c")[1])
-    with ThreadPoolExecutor() as threads, collection.state:
+    with (
+        filled.files.using(filled.catalog.look_up("c")) as collection,
+        ThreadPoolExecutor() as threads,
+        collection.state,
+    ):
         late = threads.submit(filled.get, "c", ["1"], budget=Budget(time.monotonic() + 0.2))
         with pytest.raises(DeadlineExceeded):
             late.result(30)
 
 
 def test_long_operands_are_not_remembered(filled: FileStore) -> None:
-    _, entry = filled._find("c")
     for i in range(20):
         assert filled.count("c", {"n": {"$in": list(range(i, 5000 + i))}}) == 1000 - i
-    (field,) = filled._collection(entry).postings._fields.values()
+    with filled.files.using(filled.catalog.look_up("c")) as collection:
+        (field,) = collection.derived.columns._fields.values()
     assert not field._tables
     assert filled.count("c", {"n": 5}) == 1
     assert len(field._tables) == 1
+
+
+def meanwhile(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> Budget:
+    """Return a budget that does some work at the first look at it, so within a filter."""
+    monkeypatch.setattr("store.budget.ASK_EVERY_S", 0)
+    done: list[int] = []
+
+    def gone() -> bool:
+        if not done:
+            done.append(1)
+            work()
+        return False
+
+    return Budget(gone=gone)
+
+
+@pytest.mark.parametrize("by", ["count", "scroll", "search", "delete"])
+def test_a_filter_at_work_is_not_confused_by_a_compaction(
+    filled: FileStore, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    filled.delete("c", [str(i) for i in range(600)])
+    filter_, follow = {"n": {"$gte": 700}}, MetadataColumns.follow
+    done: list[int] = []
+
+    def compacted(self: MetadataColumns, *args: Any) -> None:
+        follow(self, *args)
+        if not done:
+            done.append(1)
+            filled.compact("c")
+            filled.search("c", [[1, 1]], 1)  # takes the new generation in
+
+    monkeypatch.setattr(MetadataColumns, "follow", compacted)
+    found: int = {
+        "count": lambda: filled.count("c", filter_),
+        "scroll": lambda: len(filled.scroll("c", None, 900, filter_).records),
+        "search": lambda: len(filled.search("c", [[1, 1]], 900, filter=filter_).hits[0]),
+        "delete": lambda: filled.delete("c", filter=filter_),
+    }[by]()
+    assert done and found == 300 and filled.stats("c")["generation"] == 1
+    left = 0 if by == "delete" else 300
+    assert filled.count("c", filter_) == left and filled.count("c") == 100 + left
+    filled.upsert("c", [Item(f"new{i}", [1, i], None, {"n": 800}) for i in range(300)])
+    assert filled.count("c", filter_) == left + 300
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize("ends", ["drop", "close"])
+def test_a_search_under_way_has_its_answer_though_its_collection_goes(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, metric: Any, ends: str
+) -> None:
+    store.create("c", 2, metric)
+    store.upsert("c", [Item(str(i), [1, i], f"{i}", {"n": i}) for i in range(50)])
+
+    def work() -> None:
+        if ends == "drop":
+            store.drop("c")
+        else:
+            store.files.close()
+
+    budget = meanwhile(work, monkeypatch)
+    hits = store.search("c", [[1, 1]], 9, filter={"n": {"$lt": 5}}, budget=budget).hits[0]
+    assert {hit.id for hit in hits} == {hit.text for hit in hits} == set("01234")
+    assert store.names() == ([] if ends == "drop" else ["c"])

@@ -1,6 +1,6 @@
 """Declared fields of a file store are ready before the first filter, and stay so."""
 
-from collections.abc import Iterator
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -8,25 +8,28 @@ from typing import Any
 import pytest
 
 from errors import Invalid
-from store import Item, backup, catalog
+from store import Item
+from store.backup import NOTE
 from store.file import FileStore
-from store.metadata_columns import MAX_FIELDS
-from store.snapshot import MetadataReader
+from store.metadata_columns import MAX_FIELDS, MetadataColumns
 from tests.store.contract import DIM, items
 from tests.store.faults import opened
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """From which row on metadata was read, for each pass over a journal."""
+    """From which place on metadata was read, for each filter that had to."""
     found: list[int] = []
-    whole = MetadataReader.__call__
+    whole = MetadataColumns.mask
 
-    def noted(self: MetadataReader, first_row: int) -> Iterator[dict[str, Any]]:
-        found.append(first_row)
-        return whole(self, first_row)
+    def noted(self: MetadataColumns, tree: Any, read: Any, *rest: Any) -> Any:
+        def read_noted(place: int, n: int) -> Any:
+            found.append(place)
+            return read(place, n)
 
-    monkeypatch.setattr(MetadataReader, "__call__", noted)
+        return whole(self, tree, read_noted, *rest)
+
+    monkeypatch.setattr(MetadataColumns, "mask", noted)
     return found
 
 
@@ -68,9 +71,8 @@ def test_declared_fields_stay_when_a_hundred_others_are_asked_for(
             assert store.count("docs", {f"other{i}": 1}) == 0
         reads.clear()
         assert store.count("docs", {"n": 5}) == 1 and reads == []
-        with store._collection(store._find("docs")[1]).current():
-            postings = store._collection(store._find("docs")[1]).postings
-            assert len(postings._fields) == MAX_FIELDS
+        with store.files.using(store.catalog.look_up("docs")) as collection:
+            assert len(collection.derived.columns._fields) == MAX_FIELDS
         store.count("docs", {"parity": "odd"})  # the control: it had to go
         assert reads == [0]
 
@@ -118,43 +120,13 @@ def test_declared_fields_outlive_compactions(folder: Path, reads: list[int]) -> 
 
 
 def test_a_repaired_collection_has_its_fields(folder: Path, reads: list[int]) -> None:
+    (path,) = (folder / "c").glob("*/records.db")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(items(1)[0].vector.tobytes(), b"?" * DIM * 4))
     with FileStore(folder) as store:
-        _, entry = store._find("docs")
-        (folder / "c" / entry.uuid / "MANIFEST").unlink()
-    with FileStore(folder) as store:
-        assert "missing" in store.repair("docs").problems[0]
+        assert "99 records were saved" in store.repair("docs").problems[-1]
         assert store.info("docs").indexed == ("n",)
         assert store.count("docs", {"n": 5}) == 1 and reads == []
-
-
-def forgetful(names: catalog.Patch, aliases: dict[str, Any]) -> bytes:
-    """A catalogue's record as a version without declarations wrote it."""
-    entries = {name: entry and vars(entry) for name, entry in names.items()}
-    known = {n: e and {k: v for k, v in e.items() if k != "indexed"} for n, e in entries.items()}
-    change = {"k": "names", "collections": known, "aliases": aliases}
-    return catalog.encode_record(catalog.dumps(change))
-
-
-def test_a_catalogue_without_declarations_opens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patched, FileStore(tmp_path) as store:
-        patched.setattr(catalog, "_record", forgetful)
-        store.create("docs", DIM)
-        store.alias("live", "docs")
-    with FileStore(tmp_path) as store:
-        assert store.info("live").indexed == ()
-        assert store.create("new", DIM, indexed=["n"])[0].indexed == ("n",)
-        assert store.names() == ["docs", "new"]
-
-
-def test_a_backup_without_a_declaration_restores(folder: Path, tmp_path: Path) -> None:
-    with FileStore(folder) as store:
-        name, entry = store._find("docs")
-        facts = {key: value for key, value in vars(entry).items() if key != "indexed"}
-        backup.back_up(store._collection(entry), tmp_path / "old", facts | {"name": name})
-        info = store.restore(tmp_path / "old", "again")
-        assert (info.indexed, info.count) == ((), 100)
 
 
 @pytest.mark.parametrize("fields", [None, "n", ["a..b"], ["n", "n"], ["n", 5], [["n"]], {"n": 1}])
@@ -162,9 +134,9 @@ def test_a_backup_with_a_bad_declaration_is_refused(
     folder: Path, tmp_path: Path, fields: Any
 ) -> None:
     with FileStore(folder) as store:
-        name, entry = store._find("docs")
-        facts = vars(entry) | {"name": name, "indexed": fields}
-        backup.back_up(store._collection(entry), tmp_path / "bad", facts)
+        store.backup("docs", tmp_path / "bad")
+        note = json.loads((tmp_path / "bad" / NOTE).read_text()) | {"indexed": fields}
+        (tmp_path / "bad" / NOTE).write_text(json.dumps(note))
         with pytest.raises(Invalid, match="indexed"):
             store.restore(tmp_path / "bad", "again")
         assert store.names() == ["docs"] and store.orphans() == []

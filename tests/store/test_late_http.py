@@ -14,7 +14,7 @@ from tests.servers.postgres import Postgres
 
 @pytest.mark.fault("Process and machine")
 def test_a_store_that_cannot_be_opened_costs_collections_only(config_of, tmp_path: Path) -> None:
-    """The store cannot be opened -> collections are 503; embedding goes on."""
+    """The store cannot be opened -> collections are 503; embedding continues."""
     place = tmp_path / "taken"
     place.write_text("")
     client = create_app(config_of(store_dir=place), wait=True).test_client()
@@ -30,14 +30,14 @@ def test_a_store_that_cannot_be_opened_costs_collections_only(config_of, tmp_pat
 
 @pytest.mark.fault("The store")
 def test_a_database_of_the_store_that_goes_away_is_told(config_of) -> None:
-    """The store's PostgreSQL is away -> `/health` and the metrics say so from the first call that
-    meets it, until it answers again; embedding goes on.
+    """The store's PostgreSQL is down -> `/health` and the metrics say so from the first call that
+    fails until it answers again; embedding continues.
     """
     need(Postgres)
     with Postgres() as server:
         app = create_app(config_of(store_url=server.database()), wait=True)
-        client, store = app.test_client(), app.extensions["services"].library.store
-        store.db.guard._pause_s = 0.05
+        client, store = app.test_client(), app.extensions["services"].documents.store
+        store._store.db.breaker.pauses = (0.05,)
         body = {"collection": "notes", "texts": ["a"]}
         assert client.post("/embed-and-store", json=body).status_code == 201
         assert client.get("/health").json["degraded"] is None

@@ -8,8 +8,8 @@ import pytest
 from errors import BadRequest, Conflict, ServiceError
 from observability import metrics
 from store import Item, open_store
-from store.instrumented import OPERATIONS, MeteredStore
-from store.lazy import open_or_wait, problem_of
+from store.instrumented import OPERATIONS, InstrumentedStore
+from store.lazy import open_or_wait
 from tests.faults.conftest import until
 from tests.ops.test_metrics import value
 
@@ -21,7 +21,7 @@ def counted(operation: str, outcome: str) -> float:
 
 def test_it_works(tmp_path: Path) -> None:
     with open_store(None, tmp_path / "s") as inner:
-        store = MeteredStore(inner, measure_after_s=0.01)
+        store = InstrumentedStore(inner, measure_after_s=0.01)
         before = counted("upsert", "ok"), counted("create", "conflict"), counted("search", "ok")
         store.create("docs", 3)
         for i in range(5):
@@ -42,7 +42,7 @@ def test_it_works(tmp_path: Path) -> None:
 
 def test_the_size_is_what_the_files_take(tmp_path: Path) -> None:
     with open_store(None, tmp_path / "s") as inner:
-        store = MeteredStore(inner, measure_after_s=0.01)
+        store = InstrumentedStore(inner, measure_after_s=0.01)
         store.create("docs", 1000)
         store.upsert("docs", [Item(f"{i}", np.full(1000, i + 1.0)) for i in range(500)])
         until(lambda: value(metrics.exposition().decode(), "embedding_store_bytes") > 4_000_000)
@@ -64,9 +64,9 @@ def _kinds(kind: type[ServiceError]) -> set[type[ServiceError]]:
 def test_a_store_that_is_not_there_is_counted_too(tmp_path: Path) -> None:
     place = tmp_path / "taken"
     place.write_text("")
-    store = MeteredStore(open_or_wait(lambda: open_store(None, place)), measure_after_s=0.01)
+    store = InstrumentedStore(open_or_wait(lambda: open_store(None, place)), measure_after_s=0.01)
     before = counted("get", "unavailable")
     with pytest.raises(ServiceError):
         store.get("docs", ["a"])
     assert counted("get", "unavailable") == before + 1
-    assert problem_of(store)  # type: ignore[arg-type]
+    assert store.problem

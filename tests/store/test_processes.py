@@ -3,35 +3,27 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from errors import Busy
 from store import Item
+from store.base import PARTS
+from store.budget import UNBOUNDED
 from store.file import FileStore
 from tests.store.faults import ROOT, contents, expected, opened, put, start, vector
 
 LONG = bool(os.environ.get("STORE_LONG"))
-WRITE_STEPS = ["matrix-written", "half-frame", "frame-written", "frame-synced"]
-COMPACT_STEPS = [
-    f"compact-{name}"
-    for name in (
-        "matrix-written",
-        "journal-created",
-        "journal-written",
-        "journal-synced",
-        "folder-synced",
-        "manifest-switched",
-        "old-unlinked",
-    )
-]
+WRITE_STEPS = ["before-commit", "committed"]
+COMPACT_STEPS = ["compact-matrix-written", "compact-before-commit", "compact-committed"]
 
 DIE = """
 import os, signal, sys
@@ -40,7 +32,7 @@ from store.file import FileStore
 from tests.store.faults import put
 
 def step(name):
-    if name == sys.argv[2]:
+    if name == sys.argv[2].removeprefix("compact-"):
         os.kill(os.getpid(), signal.SIGKILL)
 
 store = FileStore(Path(sys.argv[1]), step=step)
@@ -54,7 +46,7 @@ else:
 @pytest.mark.fault("The store")
 @pytest.mark.parametrize("name", WRITE_STEPS + COMPACT_STEPS)
 def test_a_kill_at_any_step_leaves_before_or_after(tmp_path: Path, name: str) -> None:
-    """It is killed during a write -> before or after, never half."""
+    """The process is killed during a write -> the state before or after it, never half."""
     before = {"a": "1", "b": "1"}
     with opened(tmp_path / "s") as store:
         store.create("docs", 8)
@@ -63,9 +55,7 @@ def test_a_kill_at_any_step_leaves_before_or_after(tmp_path: Path, name: str) ->
         with start(DIE, str(tmp_path / "s"), name) as killed:
             assert killed.wait(30) == -signal.SIGKILL
         after = before | {"a": "7", "new": "7"}
-        allowed = [before] if name in ("matrix-written", "half-frame") else [after]
-        if name.startswith("compact"):
-            allowed = [before]
+        allowed = [after] if name == "committed" else [before]
         assert contents(store) in allowed  # one that had it open
         with opened(tmp_path / "s") as fresh:  # and one that opens it now
             assert contents(fresh) in allowed
@@ -74,7 +64,7 @@ def test_a_kill_at_any_step_leaves_before_or_after(tmp_path: Path, name: str) ->
         store.compact("docs")
         assert contents(store)["next"] == "9" and store.verify("docs").ok
         (folder,) = (tmp_path / "s" / "c").iterdir()
-        assert len(list(folder.glob("journal.*"))) == len(list(folder.glob("mat.*"))) == 1
+        assert len(list(folder.glob("mat.*"))) == 1
 
 
 def heard(process: subprocess.Popen[str], count: int) -> list[str]:
@@ -129,47 +119,52 @@ def rounds(folder: Path, count: int, mode: str, seed: int = 1) -> tuple[int, int
 
 
 def test_four_writers_killed_at_random_lose_nothing(tmp_path: Path) -> None:
-    kills, acks, wrong = rounds(tmp_path / "s", 60 if LONG else 6, "lock")
+    kills, acks, wrong = rounds(tmp_path / "s", 60 if LONG else 6, "follow")
     assert not wrong
     assert kills == 4 * (60 if LONG else 6) and acks > kills
 
 
-def test_the_kills_find_a_store_without_its_lock(tmp_path: Path) -> None:
-    """The control: four writers that do not lock each other out do damage within some rounds.
-
-    The rounds end with the first damage.
-    """
-    _, _, wrong = rounds(tmp_path / "s", 100, "nolock")
+def test_the_kills_find_a_store_that_does_not_follow(tmp_path: Path) -> None:
+    """The control: four writers that do not take in each other's writes fail within some rounds."""
+    _, _, wrong = rounds(tmp_path / "s", 20, "blind")
     assert wrong
 
 
 FORK = """
 import os, sys
 from pathlib import Path
+from sql import forks
 from tests.store.faults import opened, put
-inherit = sys.argv[2] == "inherit"
-store = opened(Path(sys.argv[1]), lock_timeout_s=10)
-put(store, ["parent"], 0)  # everything is open, the lock's file too
-if inherit:  # the control: children go on with their parent's lock
-    from store.locks import FileLock
-    parent = os.getpid()
-    FileLock._own = lambda self: self._fd
-    from store.ledger import Ledger
-    Ledger.reset_locks = lambda self: None
+store = opened(Path(sys.argv[1]))
+put(store, ["parent"], 0)  # everything is open
+inherited = []
+if sys.argv[2] == "inherit":  # the control: children go on with their parent's connections
+    for calls in forks._all:
+        if not hasattr(each := calls._close_idle.__self__, "_idle"):
+            continue
+        inherited += [(each, each._idle)]
+        each._idle = []
 go, start = os.pipe()
 children = []
 for me in range(4):
     pid = os.fork()
     if pid == 0:
         os.close(start)
+        for each, idle in inherited:
+            each._idle = idle
         os.read(go, 1)
         try:
-            for i in range(50):
+            for i in range(10 if me % 2 else 60):
                 put(store, [f"{me}-{i}"], i)
+            if me % 2:
+                store.close()
         except BaseException as exc:
             os._exit(1)
         os._exit(0)
     children.append(pid)
+for each, idle in inherited:
+    each._idle = idle
+store.close()  # the last connection takes the log into the file and removes it
 os.close(start)  # all begin
 sys.exit(sum(os.waitpid(pid, 0)[1] != 0 for pid in children))
 """
@@ -182,21 +177,50 @@ def forked(folder: Path, mode: str) -> tuple[int, int]:
         failed = parent.wait(60)
     try:
         with opened(folder) as store:
+            assert store.verify("docs").ok
             return failed, store.count("docs")
     except Exception:
         return failed, -1
 
 
 def test_children_forked_from_an_open_store_write_side_by_side(tmp_path: Path) -> None:
-    assert forked(tmp_path / "s", "fork") == (0, 201)
+    assert forked(tmp_path / "s", "fork") == (0, 141)
 
 
-def test_children_that_inherit_the_lock_do_not(tmp_path: Path) -> None:
-    """The control: the lock belongs to the open file, so an inherited one locks nobody out.
+def test_children_that_inherit_connections_do_not(tmp_path: Path) -> None:
+    """The control: a child has none of the locks that its inherited connections believe in."""
+    assert any(forked(tmp_path / f"s{i}", "inherit") != (0, 141) for i in range(5))
 
-    Whether two write at the same moment is chance, so there are some tries.
-    """
-    assert any(forked(tmp_path / str(i), "inherit") != (0, 201) for i in range(20))
+
+def test_a_fork_waits_for_calls_under_way(tmp_path: Path) -> None:
+    with opened(tmp_path / "s") as store:
+        store.create("docs", 8)
+        put(store, ["a"], 1)
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                put(store, ["b"], 2)
+                store.get("docs", ["a"])
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            for i in range(20):
+                child = os.fork()
+                if child == 0:
+                    try:
+                        put(store, [f"c{i}"], 3)
+                        os._exit(int(store.get("docs", ["a"]) == []))
+                    except BaseException:
+                        os._exit(1)
+                assert os.waitpid(child, 0)[1] == 0
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        assert store.count("docs") == 22 and store.verify("docs").ok
 
 
 HOLD = """
@@ -206,7 +230,7 @@ from store.file import FileStore
 from tests.store.faults import put
 
 def step(name):
-    if name == "half-frame":
+    if name == "before-commit":
         print("stopped", flush=True)
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -246,68 +270,106 @@ def test_a_stopped_holder_of_the_lock_makes_writers_busy_not_hang(tmp_path: Path
 
 
 def test_a_reader_is_not_disturbed_by_a_hundred_compactions(tmp_path: Path) -> None:
+    """What a call reads is of one moment, whatever is written and compacted meanwhile."""
     with opened(tmp_path / "s") as store, opened(tmp_path / "s") as other:
         store.create("docs", 8)
         put(store, [f"k{i}" for i in range(100)], 0)
-        _, entry = other._find("docs")
-        shot = other._collection(entry).snapshot()
-        wanted = [shot.record(row, frozenset(["text", "vector"])) for row in range(100)]
-        before = shot.matrix.copy()
-        for turn in range(100):
-            put(store, [f"k{i}" for i in range(turn + 1)], turn + 1)
-            store.compact("docs")
-            if turn % 10 == 0:
-                assert other.get("docs", ["k99"])[0].text == "0"
-                assert other.count("docs") == 100
-        assert (shot.matrix == before).all()
-        for row, record in enumerate(wanted):
-            again = shot.record(row, frozenset(["text", "vector"]))
-            assert again.vector is not None and record.vector is not None
-            assert again.text == record.text and (again.vector == record.vector).all()
+        entry = other.catalog.look_up("docs")
+        with other.files.using(entry) as collection, collection.snapshot() as shot:
+            before = shot.matrix.copy()
+            for turn in range(100):
+                put(store, [f"k{i}" for i in range(turn + 1)], turn + 1)
+                store.compact("docs")
+                if turn % 10 == 0 and turn < 99:
+                    assert other.get("docs", ["k99"])[0].text == "0"
+                    assert other.count("docs") == 100
+            assert (shot.matrix == before).all()
+            ids = [f"k{i}" for i in range(100)]
+            for i, record in enumerate(shot.named(ids, frozenset(PARTS), UNBOUNDED)):
+                assert record.vector is not None and record.text == "0"
+                assert (record.vector == vector(i)).all()
+        assert other.get("docs", ["k0"])[0].text == "100"
 
 
-def test_interval_syncs_by_itself(tmp_path: Path) -> None:
-    with opened(tmp_path / "s", fsync="interval", sync_interval_s=0.05) as store:
-        store.create("docs", 8)
-        put(store, ["a"], 1)
-        _, entry = store._find("docs")
-        journal = store._collection(entry).journal
-        assert journal is not None
-        deadline = time.monotonic() + 60
-        while journal.unsynced and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not journal.unsynced
+SYNCS = """
+import sys, threading, time
+from pathlib import Path
+from tests.store.faults import opened, put
+mode = sys.argv[2]
+with opened(Path(sys.argv[1]), fsync=mode, sync_interval_s=0.05) as store:
+    store.create("docs", 8)
+    put(store, ["a"], 1)
+    print("begin", flush=True)
+    sys.stdin.readline()
+    for i in range(10):
+        put(store, [f"b{i}"], 1)
+    if mode == "interval":
+        time.sleep(0.5)
+    print("end", flush=True)
+    sys.stdin.readline()
+"""
 
 
-def syncs_of_eight_writers(tmp_path: Path) -> int:
-    """Let 8 threads write, 7 of them while the first one's sync goes on; return how many syncs."""
-    from store.fs import FS
+@pytest.mark.parametrize(
+    ("mode", "least", "most"), [("always", 10, 14), ("interval", 1, 9), ("never", 0, 0)]
+)
+def test_what_is_synced(tmp_path: Path, mode: str, least: int, most: int) -> None:
+    """`always` syncs before each answer, `interval` some times a second, `never` not at all."""
+    with strace(tmp_path, SYNCS, str(tmp_path / "s"), mode) as (process, trace):
+        assert process.stdin and process.stdout
+        assert process.stdout.readline() == "begin\n"
+        before = trace.read_text().count("-wal")
+        print("go", file=process.stdin, flush=True)
+        assert process.stdout.readline() == "end\n"
+        until(lambda: trace.read_text().count("-wal") - before >= least)
+        assert trace.read_text().count("-wal") - before <= most
+        print("go", file=process.stdin, flush=True)
+        assert process.wait(60) == 0
 
-    class Disk(FS):
-        syncs, go_on = 0, threading.Event()
 
-        def sync(self, fd: int) -> None:
-            Disk.syncs += 1
-            assert self.go_on.wait(60)
+@contextlib.contextmanager
+def strace(tmp_path: Path, code: str, *args: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Run a program and write its syncs, with the files' names, into the file that is given."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-y", "-e", "trace=fsync,fdatasync", "-o", str(trace)]
+    with subprocess.Popen(
+        [*command, sys.executable, "-c", code, *args], cwd=ROOT, text=True,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        yield process, trace
 
-    Disk.go_on.set()
-    with FileStore(tmp_path / "s", fs=Disk()) as store:
+
+def commits_of_eight_writers(tmp_path: Path) -> int:
+    """Let 8 threads write, 7 of them while the first one commits; return how many commits."""
+    commits, go_on = [], threading.Event()
+
+    def step(name: str) -> None:
+        if name == "before-commit":
+            commits.append(name)
+            assert go_on.wait(60)
+
+    go_on.set()
+    with FileStore(tmp_path / "s", step=step) as store:
         store.create("docs", 8)
         put(store, ["one"], 1)
-        queue = store._collection(store._find("docs")[1]).queue
-        Disk.syncs = 0
-        Disk.go_on.clear()
+        with store.files.using(store.catalog.look_up("docs")) as collection:
+            queue = collection.queue
+        commits.clear()
+        go_on.clear()
         threads = [threading.Thread(target=put, args=(store, [f"t{me}"], me)) for me in range(8)]
         threads[0].start()
-        until(lambda: Disk.syncs == 1)
+        until(lambda: len(commits) == 1)
         for thread in threads[1:]:
             thread.start()
         until(lambda: len(queue._waiting) == 7)
-        Disk.go_on.set()
+        go_on.set()
         for thread in threads:
             thread.join()
         assert len(contents(store)) == 9
-    return Disk.syncs
+    return len(commits)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -317,17 +379,17 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_concurrent_writers_share_syncs(tmp_path: Path) -> None:
-    """Each write is durable when it is answered, and yet there are fewer syncs than writes."""
-    assert syncs_of_eight_writers(tmp_path) == 2
+def test_concurrent_writers_share_a_commit(tmp_path: Path) -> None:
+    """Each write is durable when it is answered, and yet there are fewer commits than writes."""
+    assert commits_of_eight_writers(tmp_path) == 2
 
 
-def test_writers_that_do_not_wait_for_each_other_sync_each(
+def test_writers_that_do_not_share_commit_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: a leader that takes its own write alone."""
     monkeypatch.setattr("store.writes.GROUP_BYTES", 0)
-    assert syncs_of_eight_writers(tmp_path) == 8
+    assert commits_of_eight_writers(tmp_path) == 8
 
 
 def test_vectors_written_by_one_process_are_searched_by_another(tmp_path: Path) -> None:

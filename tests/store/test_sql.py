@@ -1,5 +1,6 @@
-"""SqlStore on a real PostgreSQL: what the contract cannot know because it is only true here."""
+"""PostgresStore on a real PostgreSQL: what is true of it alone."""
 
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,14 @@ import pytest
 
 import errors
 from store import Item
-from store.pgvector import SqlStore
+from store.__main__ import main
+from store.pg_maintenance import EXPORT, MANIFEST
+from store.pgvector import PostgresStore
 
 
 @pytest.fixture
-def store(postgres) -> Iterator[SqlStore]:
-    with SqlStore(postgres.database()) as opened:
+def store(postgres) -> Iterator[PostgresStore]:
+    with PostgresStore(postgres.database()) as opened:
         yield opened
 
 
@@ -27,7 +30,7 @@ def rows(n: int, dim: int = 8, seed: int = 0) -> list[Item]:
     ]
 
 
-def test_it_works(store: SqlStore) -> None:
+def test_it_works(store: PostgresStore) -> None:
     info, new = store.create("docs", 8)
     assert new and info.count == 0
     items = rows(10)
@@ -65,7 +68,7 @@ def test_eight_copies_that_start_together_on_an_empty_database_agree(postgres) -
     url, barrier, made = postgres.database(), threading.Barrier(8), []
 
     def start() -> None:
-        with SqlStore(url) as opened:
+        with PostgresStore(url) as opened:
             barrier.wait()
             made.append(opened.create("docs", 8, if_exists="ok"))
 
@@ -79,69 +82,57 @@ def test_eight_copies_that_start_together_on_an_empty_database_agree(postgres) -
     assert len({info.uuid for info, _ in made}) == 1
 
 
-def test_a_catalogue_without_declarations_is_brought_up_to_date(postgres) -> None:
-    url = postgres.database()
-    with SqlStore(url) as older:
-        older.create("docs", 8)
-        with older.db.upkeep() as connection:
-            connection.exec_driver_sql("ALTER TABLE emb_collections DROP COLUMN indexed")
-    with SqlStore(url) as store:
-        assert store.info("docs").indexed == ()
-        assert store.create("new", 8, indexed=["n"])[0].indexed == ("n",)
-    with SqlStore(url) as store:
-        assert store.info("new").indexed == ("n",)
-
-
-def test_a_backup_without_a_declaration_restores(store: SqlStore, tmp_path: Path) -> None:
-    store.create("docs", 8, indexed=["n"])
-    store.upsert("docs", rows(3))
-    store.backup("docs", tmp_path / "b")
-    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
-    assert manifest.pop("indexed") == ["n"]
-    (tmp_path / "b" / "manifest.json").write_text(json.dumps(manifest))
-    assert store.restore(tmp_path / "b", "again").indexed == ()
-
-
 def cut_short(backup: Path) -> None:
-    rows = backup / "rows.jsonl"
+    rows = backup / EXPORT
     rows.write_bytes(rows.read_bytes()[:-40])
 
 
 def change_a_number(backup: Path) -> None:
-    rows = backup / "rows.jsonl"
-    rows.write_text(rows.read_text().replace('"n": 1', '"n": 2', 1))
+    rows = backup / EXPORT
+    rows.write_text(rows.read_text().replace('"n":1', '"n":2', 1))
 
 
 def drop_a_row(backup: Path) -> None:
-    rows = backup / "rows.jsonl"
-    rows.write_bytes(b"".join(rows.read_bytes().splitlines(True)[1:]))
+    rows = backup / EXPORT
+    rows.write_bytes(b"".join(rows.read_bytes().splitlines(True)[:-1]))
 
 
-def widen(backup: Path) -> None:
-    manifest = json.loads((backup / "manifest.json").read_text())
-    (backup / "manifest.json").write_text(json.dumps({**manifest, "dim": 9}))
+def lose_the_rows(backup: Path) -> None:
+    (backup / EXPORT).unlink()
 
 
 def aim_elsewhere(backup: Path) -> None:
-    manifest = json.loads((backup / "manifest.json").read_text())
-    (backup / "manifest.json").write_text(json.dumps({**manifest, "name": "x; DROP TABLE t"}))
+    manifest = json.loads((backup / MANIFEST).read_text())
+    (backup / MANIFEST).write_text(json.dumps({**manifest, "name": "x; DROP TABLE t"}))
 
 
-def declare_badly(backup: Path) -> None:
-    manifest = json.loads((backup / "manifest.json").read_text())
-    (backup / "manifest.json").write_text(json.dumps({**manifest, "indexed": ["a..b"]}))
+def widen_it_and_sign_that(backup: Path) -> None:
+    """What the checksum does not find, the import does."""
+    rows = backup / EXPORT
+    rows.write_text(rows.read_text().replace('"dim":8', '"dim":9', 1))
+    manifest = json.loads((backup / MANIFEST).read_text())
+    signed = {**manifest, "sha256": hashlib.sha256(rows.read_bytes()).hexdigest()}
+    (backup / MANIFEST).write_text(json.dumps(signed))
 
 
 def nest_deeply(backup: Path) -> None:
-    (backup / "manifest.json").write_text("[" * 100_000)
+    (backup / MANIFEST).write_text("[" * 100_000)
 
 
 @pytest.mark.parametrize(
     "damage",
-    [cut_short, change_a_number, drop_a_row, widen, aim_elsewhere, declare_badly, nest_deeply],
+    [
+        cut_short,
+        change_a_number,
+        drop_a_row,
+        lose_the_rows,
+        aim_elsewhere,
+        widen_it_and_sign_that,
+        nest_deeply,
+    ],
 )
 def test_a_damaged_backup_is_refused_and_leaves_nothing(
-    store: SqlStore, tmp_path: Path, damage: Callable[[Path], None]
+    store: PostgresStore, tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     store.create("docs", 8)
     store.upsert("docs", rows(20))
@@ -153,7 +144,7 @@ def test_a_damaged_backup_is_refused_and_leaves_nothing(
     assert store.collections() == []
 
 
-def test_a_backup_is_of_one_moment_while_writes_go_on(store: SqlStore, tmp_path: Path) -> None:
+def test_a_backup_is_of_one_moment_while_writes_go_on(store: PostgresStore, tmp_path: Path) -> None:
     store.create("docs", 8)
     batch, stop, written = rows(40), threading.Event(), []
 
@@ -177,7 +168,7 @@ def test_a_backup_is_of_one_moment_while_writes_go_on(store: SqlStore, tmp_path:
     assert written
 
 
-def test_no_text_or_vector_stands_in_an_error(store: SqlStore) -> None:
+def test_no_text_or_vector_stands_in_an_error(store: PostgresStore) -> None:
     store.create("docs", 8)
     table = f"emb_v_{store.info('docs').uuid}"
     with store.db.upkeep() as connection:
@@ -189,7 +180,29 @@ def test_no_text_or_vector_stands_in_an_error(store: SqlStore) -> None:
     assert "parameters hidden" in str(cause)
 
 
-def test_a_backup_that_fails_leaves_nothing(store: SqlStore, tmp_path: Path) -> None:
+def test_the_commands_work_on_it(
+    store: PostgresStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.create("docs", 8, indexed=["n"])
+    store.upsert("docs", rows(30))
+    url = store.db.engine.url.render_as_string(hide_password=False)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["--url", url, *arguments])
+        assert ended.value.code == code
+        return capsys.readouterr().out
+
+    assert run("verify") == "docs: ok, 30 rows\n"
+    assert "30 rows" in run("backup", "docs", str(tmp_path / "backup"))
+    assert "again" in run("restore", str(tmp_path / "backup"), "--name", "again")
+    run("export", "docs", str(tmp_path / "docs.jsonl"))
+    assert "copy" in run("import", str(tmp_path / "docs.jsonl"), "--name", "copy")
+    assert [info["count"] for info in json.loads(run("--json", "list"))] == [30] * 3
+    run("repair", code=2)
+
+
+def test_a_backup_that_fails_leaves_nothing(store: PostgresStore, tmp_path: Path) -> None:
     with pytest.raises(errors.NotFound):
         store.backup("docs", tmp_path / "b")
     store.create("docs", 8)

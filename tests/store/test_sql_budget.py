@@ -10,22 +10,24 @@ import sqlalchemy as sa
 from errors import ClientGone, DeadlineExceeded, TooLarge
 from store import Item
 from store.budget import Budget
-from store.pgvector import SqlStore
+from store.pgvector import PostgresStore
 from tests.servers.postgres import Postgres
 
 TEXT = 1 << 20
 
 
 @pytest.fixture
-def store(postgres: Postgres) -> Iterator[SqlStore]:
-    with SqlStore(postgres.database()) as opened:
+def store(postgres: Postgres) -> Iterator[PostgresStore]:
+    with PostgresStore(postgres.database()) as opened:
         yield opened
 
 
 @pytest.mark.fault("The store")
-def test_the_database_stops_working_for_a_request_whose_deadline_passed(store: SqlStore) -> None:
+def test_the_database_stops_working_for_a_request_whose_deadline_passed(
+    store: PostgresStore,
+) -> None:
     """PostgreSQL is not done by the request's deadline -> its statement is cancelled, 504; a
-    deletion has then deleted nothing.
+    deletion has deleted nothing.
     """
     store.create("c", 2)
     store.upsert("c", [Item("a", [1, 2], None, {"n": 1})])
@@ -50,7 +52,7 @@ def test_the_database_stops_working_for_a_request_whose_deadline_passed(store: S
     assert store.count("c") == 1
 
 
-def test_many_short_statements_end_with_one_deadline(store: SqlStore) -> None:
+def test_many_short_statements_end_with_one_deadline(store: PostgresStore) -> None:
     store.create("c", 2)
     store.upsert("c", [Item(str(i), [1, 0], None, {"x": "a" * 60_000}) for i in range(10)])
     nothing = {"$or": [{"x": {"$contains": f"y{i}"}} for i in range(5)]}  # of 3 MB a query
@@ -59,8 +61,8 @@ def test_many_short_statements_end_with_one_deadline(store: SqlStore) -> None:
 
 
 @pytest.mark.fault("The store")
-def test_the_database_stops_working_for_a_client_that_left(store: SqlStore) -> None:
-    """The client leaves while PostgreSQL is at work for it -> its statement is cancelled within a
+def test_the_database_stops_working_for_a_client_that_left(store: PostgresStore) -> None:
+    """The client leaves while PostgreSQL works for it -> its statement is cancelled within a
     moment, and the connection is used again.
     """
     store.create("c", 2)
@@ -87,7 +89,7 @@ def peak_mb() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 
 
-def test_what_is_not_replied_is_not_fetched(store: SqlStore) -> None:
+def test_what_is_not_replied_is_not_fetched(store: PostgresStore) -> None:
     store.create("c", 2)
     for i in range(0, 100, 20):
         store.upsert("c", [Item(f"{i + j:02}", [1, j], "x" * TEXT) for j in range(20)])

@@ -1,11 +1,11 @@
-"""SqlStore keeps the contract of every vector store, on a real PostgreSQL."""
+"""PostgresStore keeps the contract of every vector store, on a real PostgreSQL."""
 
 from collections.abc import Iterator
 
 import pytest
 
 from store import VectorStore
-from store.pgvector import SqlStore
+from store.pgvector import PostgresStore
 from tests.servers.postgres import Postgres
 from tests.store.contract import Contract
 from tests.store.operations import machine, run
@@ -16,8 +16,8 @@ def url(postgres: Postgres) -> str:
     return postgres.database()
 
 
-def fresh(url: str) -> SqlStore:
-    store = SqlStore(url)
+def fresh(url: str) -> PostgresStore:
+    store = PostgresStore(url)
     for info in store.collections():
         store.drop(info.name)
     return store
@@ -29,9 +29,14 @@ def store(url: str) -> Iterator[VectorStore]:
         yield opened
 
 
-class TestSqlStore(Contract):
+class TestPostgresStore(Contract):
     pass
 
 
 def test_random_operations_agree_with_a_dict(url: str) -> None:
+    run(machine(lambda: fresh(url)), 12, 25)
+
+
+@pytest.mark.long
+def test_many_random_operations_agree_with_a_dict(url: str) -> None:
     run(machine(lambda: fresh(url)), 40, 30)

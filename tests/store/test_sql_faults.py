@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,13 @@ import sqlalchemy as sa
 import errors
 from store import Item
 from store.budget import Budget
-from store.pgvector import SqlStore
+from store.pgvector import POOL, PostgresStore
 from tests.servers.fixtures import need
 from tests.servers.postgres import Postgres
 from tests.store.cutting_proxy import CuttingProxy
+
+QUICK = replace(POOL, connect_timeout_s=2)
+NARROW = replace(POOL, pool_size=1, max_overflow=0, pool_timeout_s=0.2)
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def test_four_writers_and_kill_9_lose_nothing_acknowledged(
     own_postgres: Postgres, tmp_path: Path
 ) -> None:
     url, rows, stop = own_postgres.database(), 5, tmp_path / "stop"
-    with SqlStore(url) as store:
+    with PostgresStore(url) as store:
         store.create("c", 3)
         command = [sys.executable, "-m", "tests.store.sql_writer", url]
         writers = [
@@ -70,7 +74,7 @@ def test_four_writers_and_kill_9_lose_nothing_acknowledged(
         assert any(line.split()[3] != "1" for output in outputs for line in output.splitlines())
 
 
-def everything(store: SqlStore, name: str) -> list:
+def everything(store: PostgresStore, name: str) -> list:
     records, cursor = [], None
     while True:
         page = store.scroll(name, cursor, 1000)
@@ -97,10 +101,10 @@ def test_a_promoted_standby_takes_over_through_a_url_of_two_hosts(own_postgres: 
         own_postgres.sql("SELECT pg_reload_conf()")
         hosts = f"127.0.0.1:{own_postgres.port},127.0.0.1:{standby.port}"
         url = f"postgresql://postgres@{hosts}/postgres?target_session_attrs=read-write"
-        with SqlStore(url, connect_timeout_s=2) as store:
+        with PostgresStore(url, pool=QUICK) as store:
             store.create("c", 3)
             store.upsert("c", [item("before")])
-            with SqlStore(standby.url()) as follower:  # a standby can be searched, not written
+            with PostgresStore(standby.url()) as follower:  # a standby can be searched, not written
                 assert follower.search("c", [1.0, 2.0, 3.0]).hits[0][0].id == "before"
                 with pytest.raises(errors.Unavailable):
                     follower.upsert("c", [item("never")])
@@ -116,7 +120,7 @@ def test_a_promoted_standby_takes_over_through_a_url_of_two_hosts(own_postgres: 
 
 
 def test_a_server_that_is_down_is_said_at_once_and_found_again(own_postgres: Postgres) -> None:
-    with SqlStore(own_postgres.url()) as store:
+    with PostgresStore(own_postgres.url()) as store:
         store.create("c", 3)
         own_postgres.halt()
         began = time.monotonic()
@@ -130,14 +134,14 @@ def test_a_server_that_is_down_is_said_at_once_and_found_again(own_postgres: Pos
 
 
 def test_a_restart_between_two_calls_is_not_noticed(own_postgres: Postgres) -> None:
-    with SqlStore(own_postgres.url()) as store:
+    with PostgresStore(own_postgres.url()) as store:
         store.create("c", 3)
         own_postgres.restart()
         assert store.upsert("c", [item("a")]).inserted == 1
 
 
 def test_a_server_that_hangs_is_waited_for_only_so_long(own_postgres: Postgres) -> None:
-    with SqlStore(own_postgres.url(), patience_s=1.0, connect_timeout_s=2) as store:
+    with PostgresStore(own_postgres.url(), pool=replace(QUICK, patience_s=1.0)) as store:
         store.create("c", 3)
         own_postgres.pause()
         began = time.monotonic()
@@ -150,10 +154,9 @@ def test_a_server_that_hangs_is_waited_for_only_so_long(own_postgres: Postgres) 
 
 
 def test_nobody_who_left_keeps_a_thread_though_the_server_hangs(
-    own_postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    own_postgres: Postgres,
 ) -> None:
-    monkeypatch.setattr("store.pg_connection.PING_S", 0.5)
-    with SqlStore(own_postgres.url()) as store:
+    with PostgresStore(own_postgres.url(), pool=replace(POOL, ping_s=0.5)) as store:
         store.create("c", 3)
         table = store._look("c", lambda _, collection: collection.table)
         with store.db.engine.connect() as other:
@@ -178,7 +181,7 @@ def test_nobody_who_left_keeps_a_thread_though_the_server_hangs(
 
 def test_a_store_opened_while_the_server_is_down_works_later(own_postgres: Postgres) -> None:
     own_postgres.halt()
-    with SqlStore(own_postgres.url()) as store:
+    with PostgresStore(own_postgres.url()) as store:
         with pytest.raises(errors.Unavailable):
             store.collections()
         own_postgres.start()
@@ -186,7 +189,7 @@ def test_a_store_opened_while_the_server_is_down_works_later(own_postgres: Postg
 
 
 def test_an_exhausted_pool_is_busy_and_comes_back(postgres: Postgres) -> None:
-    with SqlStore(postgres.database(), pool_size=1, max_overflow=0, pool_timeout_s=0.2) as store:
+    with PostgresStore(postgres.database(), pool=NARROW) as store:
         store.create("c", 3)
         with store.db.engine.connect():
             began = time.monotonic()
@@ -198,7 +201,7 @@ def test_an_exhausted_pool_is_busy_and_comes_back(postgres: Postgres) -> None:
 
 
 def test_a_statement_that_takes_too_long_is_stopped_by_the_server(postgres: Postgres) -> None:
-    with SqlStore(postgres.database(), patience_s=1.0) as store:
+    with PostgresStore(postgres.database(), pool=replace(POOL, patience_s=1.0)) as store:
         with pytest.raises(errors.DeadlineExceeded):
             store.db.read(lambda c: c.scalar(sa.text("SELECT pg_sleep(5)")))
         assert store.collections() == []
@@ -213,7 +216,7 @@ def test_a_lost_answer_to_a_commit_is_settled(
     name = postgres.database().rpartition("/")[2]
     with (
         CuttingProxy(postgres.port) as proxy,
-        SqlStore(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}") as store,
+        PostgresStore(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}") as store,
     ):
         store.create("c", 3)
         proxy.cut_at(b"COMMIT", forwarded)
@@ -233,7 +236,7 @@ def test_a_lost_answer_to_a_commit_is_settled(
 
 def test_a_commit_that_hangs_is_neither_repeated_nor_claimed(own_postgres: Postgres) -> None:
     """A synchronous standby that is not there: the commit is under way, and may yet take place."""
-    with SqlStore(own_postgres.url(), patience_s=1.0) as store:
+    with PostgresStore(own_postgres.url(), pool=replace(POOL, patience_s=1.0)) as store:
         store.create("c", 3)
         own_postgres.sql("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
         own_postgres.restart()  # a reload would take place some time later
@@ -252,7 +255,7 @@ def test_a_connection_cut_before_the_commit_is_simply_tried_again(postgres: Post
     name = postgres.database().rpartition("/")[2]
     with (
         CuttingProxy(postgres.port) as proxy,
-        SqlStore(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}") as store,
+        PostgresStore(f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}") as store,
     ):
         store.create("c", 3)
         for word in (b"BEGIN", b"INSERT INTO"):
@@ -278,7 +281,7 @@ WAITING = (
 def test_a_deadlock_with_another_program_is_tried_again(postgres: Postgres) -> None:
     """A deadlock with another program -> the write is tried again."""
     url = postgres.database()
-    with SqlStore(f"{url}?options=-c%20deadlock_timeout%3D100ms") as store:
+    with PostgresStore(f"{url}?options=-c%20deadlock_timeout%3D100ms") as store:
         store.create("c", 3)
         store.upsert("c", [item("a"), item("b")])
         table = store.db.read(
@@ -318,7 +321,7 @@ def test_a_deadlock_with_another_program_is_tried_again(postgres: Postgres) -> N
 def test_a_child_forked_after_the_store_was_used_opens_its_own_connections(
     postgres: Postgres,
 ) -> None:
-    with SqlStore(postgres.database()) as store:
+    with PostgresStore(postgres.database()) as store:
         store.create("c", 3)
         store.upsert("c", [item("parent")])
         children = []
@@ -344,7 +347,7 @@ def test_a_name_that_is_swapped_waits_for_the_write_under_way(
     """Otherwise a write would be acknowledged into what its name meant before."""
     from store import pg_rows
 
-    with SqlStore(postgres.database()) as store:
+    with PostgresStore(postgres.database()) as store:
         old, _ = store.create("live", 3)
         store.create("next", 3)
         inside, go_on, write = threading.Event(), threading.Event(), pg_rows.write
@@ -373,25 +376,23 @@ def test_a_name_that_is_swapped_waits_for_the_write_under_way(
 def test_a_write_that_met_a_swap_goes_to_what_the_name_means_now(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from store import sql_names
-
-    with SqlStore(postgres.database()) as store, SqlStore(str(store_url(store))) as other:
+    with PostgresStore(postgres.database()) as store, PostgresStore(str(store_url(store))) as other:
         store.create("live", 3)
         store.create("next", 3)
-        resolve, swapped = sql_names.resolve, []
+        resolve, swapped = store._resolve, []
 
-        def stale(connection, name, writing=False):
+        def stale(connection, name, *, writing=False):
             found = resolve(connection, name)  # without announcing itself: the swap does not wait
             if not swapped:
                 swapped.append(True)
                 other.swap("live", "next")
             return found
 
-        monkeypatch.setattr(sql_names, "resolve", stale)
+        monkeypatch.setattr(store, "_resolve", stale)
         store.upsert("live", [item("a")])
         monkeypatch.undo()
         assert [store.count("live"), store.count("next")] == [1, 0]
 
 
-def store_url(store: SqlStore) -> str:
+def store_url(store: PostgresStore) -> str:
     return store.db.engine.url.render_as_string(hide_password=False)

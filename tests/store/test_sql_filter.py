@@ -8,10 +8,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sql.database import Database
 from store.filters import matches, parse
 from store.pg_filter import FEW, Where
 from store.pg_wire import dump_json
-from store.sql_engine import Database
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ FILTERS = st.recursive(
 
 
 @settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(raw=FILTERS, docs=DOCS)
 def test_the_database_picks_what_the_definition_picks(connection, raw, docs) -> None:
@@ -136,7 +136,7 @@ def test_the_comparison_can_fail(connection) -> None:
 
 @given(value=VALUES)
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_json_comes_back_as_it_was(connection, value) -> None:
     back = connection.scalar(sa.text("SELECT CAST(:v AS jsonb)"), {"v": dump_json({"x": value})})
