@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from circuit_breaker import CircuitBreaker
 from config.addresses import driver_url
-from errors import Busy, Unavailable
+from errors import Busy, Full, Unavailable
 from sql import migrations, postgres, sqlite
 from sql.errors import RETRY_AFTER_S, code_of, is_lost, may_repeat, translate
 from sql.forks import Calls
@@ -94,6 +94,7 @@ class Database:
         self.file = sqlite.file_of(parsed) if self.kind == "sqlite" else None
         self.engine = _engine(parsed, self.kind, self.pool)
         self.breaker = CircuitBreaker(name, self._probe, (Unavailable,), pauses=PROBE_PAUSES_S)
+        self._service = schema is SERVICE
         self._schema: Schema | None = schema
         self._watch = sqlite.Watch(self.file, self.pool.patience_s) if self.file else None
         if self.file:
@@ -208,6 +209,9 @@ class Database:
                     return done[0]
                 if pause_s is None or not self._may_repeat(error, time.monotonic() - began):
                     problem = translate(error, self.file)
+                    if isinstance(problem, Full) and self._service:
+                        # What the service's own routes describe; 507 is a store's.
+                        problem = Unavailable(problem.message, retry_after_s=problem.retry_after_s)
                     # A file that may not even be read is held by a process that hangs.
                     held = self.file is not None and not writes and isinstance(problem, Busy)
                     if held or type(problem) is Unavailable:

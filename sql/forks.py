@@ -7,6 +7,7 @@ library still believes that this process holds their locks.
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,34 +30,36 @@ class Calls:
     @contextmanager
     def under_way(self) -> Iterator[None]:
         """Hold back forks for a block. Raises Unavailable in a child that was forked meanwhile."""
-        depth = getattr(_thread, "depth", 0)
+        thread = threading.get_ident()  # a call that is given up may end in another one
         with gate:
-            if not depth:  # else the fork waits for this thread
+            if not _by_thread[thread]:  # else the fork waits for this thread
                 gate.wait_for(lambda: not forking, WAIT_S)
             if self._lost:
                 raise Unavailable(f"{self._path} was in use during a fork; restart the service")
             self._under_way += 1
-            _thread.depth = depth + 1
+            _by_thread[thread] += 1
         try:
             yield
         finally:
             with gate:
                 self._under_way -= 1
-                _thread.depth = depth
+                _by_thread[thread] -= 1
+                if not _by_thread[thread]:
+                    del _by_thread[thread]
                 gate.notify_all()
 
 
 gate = threading.Condition()
 forking = False
 _all: "weakref.WeakSet[Calls]" = weakref.WeakSet()
-_thread = threading.local()  # depth: calls under way in this thread
+_by_thread = Counter[int]()  # calls under way
 
 
 def _before_fork() -> None:
     global forking
     gate.acquire()
     forking = True
-    own = getattr(_thread, "depth", 0)
+    own = _by_thread[threading.get_ident()]
     gate.wait_for(lambda: sum(calls._under_way for calls in _all) <= own, WAIT_S)
     for calls in _all:
         if not calls._under_way:
@@ -73,6 +76,8 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global forking, gate
     forking, gate = False, threading.Condition()
+    for thread in _by_thread.keys() - {threading.get_ident()}:  # the others are not there
+        del _by_thread[thread]
     for calls in _all:
         calls._lost = calls._lost or calls._under_way > 0
 

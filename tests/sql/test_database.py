@@ -335,6 +335,11 @@ def test_a_fork_waits_for_the_calls_under_way(
     """
     monkeypatch.setattr(forks, "WAIT_S", 1.5)
     database, other = (two_users(f"sqlite:///{tmp_path}/{name}.db") for name in "xy")
+    given_up = forks.Calls(tmp_path, lambda: None).under_way()
+    given_up.__enter__()
+    ends_it = threading.Thread(target=lambda: given_up.__exit__(None, None, None))
+    ends_it.start()
+    ends_it.join()
     reads, nested = threading.Event(), list[Any]()
 
     def work(connection: sa.Connection) -> None:

@@ -121,7 +121,7 @@ def test_real_files_of_sqlite(tmp_path: Path) -> None:
     options = PoolOptions(patience_s=0.1)
     file = tmp_path / "full.db"
     database = Database(f"sqlite:///{file}", pool=options)
-    with pytest.raises(errors.Full, match="full.db"):
+    with pytest.raises(errors.Unavailable, match="full.db is full"):
         database.write(fill)
     other = Database(f"sqlite:///{file}", pool=options)
     with database.engine.connect().execution_options(writes=True) as holder:
