@@ -186,9 +186,12 @@ class RecordFile:
             if _failed_sync(exc):
                 whole = True  # a new connection would read what was not synced
                 raise self._poisoned() from exc
+            problem: ServiceError = translated(exc, self.path)
             if connection and isinstance(exc, apsw.IOError) and connection.system_errno in NO_SPACE:
-                raise Full(f"no space left on the disk of {self.path}") from exc
-            raise translated(exc, self.path) from exc
+                problem = Full("no space is left on the disk of the store")
+            # The next connection would make the index of the log anew: a full disk has no room for it.
+            whole = isinstance(problem, Full)
+            raise problem from exc
         except UnicodeDecodeError as exc:
             raise Corrupt(f"{self.path} is damaged; run: python -m store repair") from exc
         except ServiceError:

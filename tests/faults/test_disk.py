@@ -65,6 +65,7 @@ def test_a_full_disk_stops_no_embedding_and_heals(on_a_small_disk) -> None:
 def found(service: Service) -> list[str]:
     """Search the collection; return the ids."""
     reply = json.loads(service.ask("/collections/kept/search", {"text": "a", "k": 5})[2])
+    assert "results" in reply, reply
     return [hit["id"] for hit in reply["results"]]
 
 
