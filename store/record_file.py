@@ -189,7 +189,7 @@ class RecordFile:
             problem: ServiceError = translated(exc, self.path)
             if connection and isinstance(exc, apsw.IOError) and connection.system_errno in NO_SPACE:
                 problem = Full("no space is left on the disk of the store")
-            # The next connection would make the index of the log anew: a full disk has no room for it.
+            # The next connection would make a new index of the log: a full disk has no room for it.
             whole = isinstance(problem, Full)
             raise problem from exc
         except UnicodeDecodeError as exc:
