@@ -28,7 +28,8 @@ def test_nothing_grows_and_nothing_is_wrong_while_things_break() -> None:
 
 def test_growth_would_be_seen() -> None:
     """The control."""
-    samples = [Sample(100 + i, 20, 30 + i // 5, 5) for i in range(30)]
-    assert [problem.split()[0] for problem in too_much(growth(samples))] == ["memory_mb", "threads"]
-    steady = [Sample(100, 20, 28 + i // 15, 5) for i in range(30)]
+    samples = [Sample(100 + i, 20 + i // 3, 30 + i // 5, 5) for i in range(30)]
+    grown = ["memory_mb", "files", "threads"]
+    assert [problem.split()[0] for problem in too_much(growth(samples))] == grown
+    steady = [Sample(100, 38 + i // 10, 28 + i // 15, 5) for i in range(30)]
     assert too_much(growth(steady)) == []
