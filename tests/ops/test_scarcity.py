@@ -114,9 +114,10 @@ def in_a_thread(running: Running, path: str) -> tuple[threading.Thread, list[int
 def test_without_a_descriptor_the_longest_idle_connections_make_room(running) -> None:
     """Descriptors run out -> the longest idle connections are closed."""
     idle = [running.connect() for _ in range(4)]
-    for connection in idle:
+    for number, connection in enumerate(idle, 1):
         assert ask(connection) == 200
-    until(lambda: len(running.worker.clients.stages[Stage.IDLE]) == 4)
+        # A connection is idle only after its reply was read: one that is asked before may be later.
+        until(lambda number=number: len(running.worker.clients.stages[Stage.IDLE]) == number)
     thread, statuses = in_a_thread(running, "/slow")
     assert running.app.slow.acquire(timeout=30)
     running.listener.short = 1
