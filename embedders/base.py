@@ -1,12 +1,12 @@
 """The interface of every embedder: `prepare` in the caller's thread, then `encode` in a batch.
 
-`Item` is one prepared input, `Encoded` the vectors of several with the tokens they cost. A new
+`Item` is one prepared input, `Encoded` the results of several with the tokens they cost. A new
 embedder is one file with one class; it passes `tests/contracts.py` unchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,30 @@ from numpy.typing import NDArray
 from errors import BadRequest
 
 Vectors = NDArray[np.float32]  # (n, d), C-contiguous
+
+
+class Pair(NamedTuple):
+    """A query and a document, which a reranker reads together."""
+
+    query: str
+    document: str
+
+
+class Sparse(NamedTuple):
+    """The weights of a text's terms: `indices` (k,) int32 ascending, `values` (k,) float32."""
+
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+
 Input = str | Sequence[int]  # a text, or its token ids in the model's own vocabulary
+# What a model gives for an input: a vector (d,) float32, `Sparse`, the vectors of its tokens
+# (t, d) float32, or a reranker's or classifier's raw scores (labels,) float32.
+Output = Literal["dense", "sparse", "multi_vector", "score"]
+Value = Vectors | Sparse
+Row = Mapping[Output, Value]  # all that one input was asked for
+Column = Vectors | Sequence[Value | None]
+DENSE: tuple[Output, ...] = ("dense",)
 Gone = Callable[[], bool]  # whether the caller has hung up
 # What happens to an input over the limit: "auto" cuts the side that the model's tokenizer cuts.
 Truncate = Literal["auto", "right", "left", "error"]
@@ -43,6 +66,8 @@ class Item:
     `tokens` is the cost, `truncated` whether a part of the input was cut off. The first `skip`
     tokens, a prompt's, are left out of the pooled vector. `prompt` and `side` (which side is cut)
     are set where the library itself prepares the text. `variant` is what else a provider is sent.
+    `outputs` is what the caller wants of a model that gives several; `second` is where the second
+    text of a pair begins, 0 for one text.
     """
 
     payload: Sequence[int] | str
@@ -52,14 +77,38 @@ class Item:
     prompt: Prompt = Prompt()
     side: Truncate = "auto"
     variant: str = ""
+    outputs: tuple[Output, ...] = DENSE
+    second: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Vectors (n, d) float32, not yet normalised or shortened, and the tokens of each input."""
+    """The results of several inputs, and the tokens of each.
 
-    vectors: Vectors
+    `columns` has for each output one value an input, in order: `dense` (n, d) and `score`
+    (n, labels) as one float32 array, neither normalised nor shortened, the others as lists, with
+    None where an input was not asked for it.
+    """
+
+    columns: Mapping[Output, Column]
     tokens: Sequence[int]
+
+    @classmethod
+    def dense(cls, vectors: Vectors, tokens: Sequence[int]) -> "Encoded":
+        """Return the vectors (n, d) float32 of a model that gives nothing else."""
+        return cls({"dense": vectors}, tokens)
+
+    @property
+    def vectors(self) -> Vectors:
+        """The dense vectors, (n, d) float32."""
+        dense = self.columns["dense"]
+        assert isinstance(dense, np.ndarray)
+        return dense
+
+    def row(self, index: int) -> dict[Output, Value]:
+        """Return all values of one input; of an output that it was not asked for there is none."""
+        values = ((output, column[index]) for output, column in self.columns.items())
+        return {output: value for output, value in values if value is not None}
 
 
 @dataclass(frozen=True)
@@ -75,6 +124,8 @@ class Facts:
     dtype: str
     fingerprint: str
     backend: str = "torch"
+    outputs: tuple[Output, ...] = DENSE
+    labels: tuple[str, ...] = ()  # the names of the scores, if the model gives scores
     revision: str | None = None
     pooling: str | None = None
     vocabulary: int | None = None
@@ -107,6 +158,21 @@ def side_of(role: str | None) -> Task | None:
     return next((side for side, words in SIDES.items() if word in words), None)
 
 
+class Preparer(Protocol):
+    """What makes items of inputs without the model's weights, so that any process can do it."""
+
+    def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
+        """See `Embedder.prepare`."""
+
+    def prepare_pairs(
+        self, pairs: Sequence[Pair], prompt: Prompt, truncate: Truncate
+    ) -> list[Item]:
+        """See `Embedder.prepare_pairs`."""
+
+    def recipe(self) -> dict[str, Any]:
+        """Return JSON from which `embedders.tokens.preparer_of` makes an equal one."""
+
+
 class OutOfMemory(Exception):
     """A pass was too large for the device's memory; a smaller one may fit."""
 
@@ -126,6 +192,10 @@ class Embedder:
     pass_tokens: int | None = None
     # Whether an item's payload alone decides its vector, so that another service can encode it.
     portable: bool = True
+    # How many passes may be under way at once: a GPU computes one while the next is copied to it.
+    in_flight: int = 1
+    # What `prepare` does, where it needs no weights; None where the library itself prepares texts.
+    preparer: Preparer | None = None
     facts: Facts
 
     def become_replica_of(self, primary: "Embedder") -> None:
@@ -139,14 +209,23 @@ class Embedder:
         """
         raise NotImplementedError
 
+    def prepare_pairs(
+        self, pairs: Sequence[Pair], prompt: Prompt, truncate: Truncate
+    ) -> list[Item]:
+        """Return each pair ready to encode, in order, as `prepare` does. Only rerankers take them.
+
+        What is cut of a pair that is too long is the document.
+        """
+        raise NotImplementedError
+
     def encode(
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
     ) -> Encoded:
-        """Return the vectors of prepared inputs, in order. `deadline` is a `time.monotonic()`."""
+        """Return what each prepared input asks for, in order. `deadline` is `time.monotonic()`."""
         raise NotImplementedError
 
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return vectors at the highest precision, for rows that came out not finite."""
+        """Return the same at the highest precision, for rows that came out not finite."""
         return self.encode(items)
 
     def not_ready_reason(self) -> str | None:

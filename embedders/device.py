@@ -282,7 +282,7 @@ class DeviceEmbedder(Embedder):
                 raise outcome
             finally:
                 del outcome  # else the exception and this frame would refer to each other
-        return Encoded(outcome, [item.tokens for item in items])
+        return Encoded.dense(outcome, [item.tokens for item in items])
 
     def _outcome(self, forward: Forward, items: Sequence[Item]) -> Vectors | Exception:
         """Return the vectors of a pass run in the device's thread, or what its failure means."""

@@ -50,7 +50,7 @@ class FakeEmbedder(Embedder):
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
         for row, item in enumerate(items):
             vectors[row] = self.vector(str(item.payload))
-        return Encoded(vectors, [item.tokens for item in items])
+        return Encoded.dense(vectors, [item.tokens for item in items])
 
     def vector(self, text: str) -> np.ndarray:
         """Return the (dimension,) float32 vector of one text, before normalisation."""

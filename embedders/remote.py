@@ -153,7 +153,7 @@ class RemoteEmbedder(Embedder):
         `gone` is not asked: a part that was sent is paid for.
         """
         if not items:
-            return Encoded(np.empty((0, self.facts.dimension), np.float32), [])
+            return Encoded.dense(np.empty((0, self.facts.dimension), np.float32), [])
         if reason := self.not_ready_reason():
             raise ModelUnavailable(reason)
         end = time.monotonic() + self._providers.config.provider_timeout_s
@@ -163,7 +163,7 @@ class RemoteEmbedder(Embedder):
         tokens: list[int] = []
         for part, (_, total) in zip(parts, answers, strict=True):
             tokens += spread(total, [item.tokens for item in part])
-        return Encoded(np.concatenate([vectors for vectors, _ in answers]), tokens)
+        return Encoded.dense(np.concatenate([vectors for vectors, _ in answers]), tokens)
 
     def _split(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         """Yield parts within the provider's limits, each of one variant."""

@@ -58,13 +58,13 @@ class Batcher(Encoder):
     def encode(
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
     ) -> Encoded:
-        """Return the vectors of `items`, in order. See `Encoder`.
+        """Return what `items` ask for, in order. See `Encoder`.
 
         Raises QueueFull, DeadlineExceeded, ClientGone, Unavailable, or the error of the first of
         these items that failed, with its index.
         """
         if not items:
-            return Encoded(np.empty((0, self.embedder.facts.dimension), np.float32), [])
+            return Encoded.dense(np.empty((0, self.embedder.facts.dimension), np.float32), [])
         order = sorted(range(len(items)), key=lambda i: items[i].tokens)
         tokens = sum(item.tokens for item in items)
         job = Job(items, deadline, gone, order, len(items), tokens)
@@ -88,8 +88,7 @@ class Batcher(Encoder):
                 raise job.error
             finally:
                 del job  # its error's traceback holds this frame
-        assert job.vectors is not None
-        return Encoded(job.vectors, [item.tokens for item in items])
+        return Encoded(job.columns, [item.tokens for item in items])
 
     def limit(self, *, max_items: int, max_queue_tokens: int) -> None:
         """Change the limits, from the next pass and the next request on."""
@@ -243,10 +242,7 @@ class Batcher(Encoder):
                         row.index = i
                     self._fail(job, row)
                 else:
-                    if job.vectors is None:
-                        job.vectors = np.empty((len(job.items), row.shape[-1]), np.float32)
-                    job.vectors[i] = row
-                    job.missing -= 1
+                    job.put(i, row)
                 if job.done:
                     finished.append(job)
         return finished

@@ -37,7 +37,7 @@ class Encoder:
     def encode(
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
     ) -> Encoded:
-        """Return the vectors of `items`, in order.
+        """Return what `items` ask for, in order.
 
         `deadline` is a `time.monotonic()` value; a waiting request whose caller is `gone` is
         dropped. Raises what the embedder raises.

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embedders.base import DeviceBroken, Embedder, Item, OutOfMemory, Prompt, Vectors
+from embedders.base import (
+    DeviceBroken,
+    Embedder,
+    Encoded,
+    Item,
+    OutOfMemory,
+    Prompt,
+    Row,
+    Sparse,
+    Value,
+)
 from embedders.device import bare, meaning
 from errors import Full, Invalid, ServiceError, Unavailable
 from observability import metrics
@@ -21,8 +31,8 @@ log = logging.getLogger("forward")
 
 # So many passes after an out-of-memory error have half the budget.
 EASED_PASSES = 100
-NOT_FINITE = "the model's vector of this input is not a number, in float32 too"
-Row = Vectors | ServiceError
+NOT_FINITE = "the model's result for this input is not a number, in float32 too"
+Outcome = Row | ServiceError
 
 
 class Forward:
@@ -50,7 +60,7 @@ class Forward:
         busy_s = 0.0 if began is None else time.monotonic() - began
         return BatchHealth(self._failing, self.broken, busy_s, busy_s > self._hung_after_s)
 
-    def rows(self, items: list[Item]) -> tuple[list[Row], float]:
+    def rows(self, items: list[Item]) -> tuple[list[Outcome], float]:
         """Encode; return each item's row or error, and the seconds it took."""
         started = self._began = time.monotonic()
         try:
@@ -59,17 +69,17 @@ class Forward:
             self._began = None
         took = time.monotonic() - started
         self._eased = max(0, self._eased - 1)
-        self._failing = not any(isinstance(row, np.ndarray) for row in rows)
+        self._failing = all(isinstance(row, ServiceError) for row in rows)
         self._numbers.passed([item.tokens for item in items], took, padded=self._embedder.pads)
         return rows, took
 
-    def _rows(self, items: Sequence[Item]) -> list[Row]:
+    def _rows(self, items: Sequence[Item]) -> list[Outcome]:
         """Encode, halving on failure until the input at fault stands alone: others get rows."""
         if self.broken:
             return [Unavailable(self.broken) for _ in items]
         failure: Exception
         try:
-            return self._finite(items, self._embedder.encode(items).vectors)
+            return self._finite(items, self._embedder.encode(items))
         except Exception as exc:
             failure = bare(meaning(exc))
         if isinstance(failure, OutOfMemory):
@@ -94,15 +104,33 @@ class Forward:
             return not isinstance(meaning(exc), OutOfMemory | DeviceBroken)
         return True
 
-    def _finite(self, items: Sequence[Item], vectors: Vectors) -> list[Row]:
-        rows: list[Row] = list(vectors)
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(bad):
+    def _finite(self, items: Sequence[Item], encoded: Encoded) -> list[Outcome]:
+        """Return the rows; those that are not finite are encoded again, exactly."""
+        rows: list[Outcome] = [encoded.row(i) for i in range(len(items))]
+        bad = _not_finite(encoded)
+        if bad:
             metrics.FAULTS.labels("not_finite").inc(len(bad))
-            again = self._embedder.encode_exactly([items[int(i)] for i in bad]).vectors
-            for i, row in zip(bad, again, strict=True):
-                rows[i] = row if np.isfinite(row).all() else ServiceError(NOT_FINITE)
+            again = self._embedder.encode_exactly([items[i] for i in bad])
+            still = set(_not_finite(again))
+            for place, i in enumerate(bad):
+                rows[i] = ServiceError(NOT_FINITE) if place in still else again.row(place)
         return rows
+
+
+def _not_finite(encoded: Encoded) -> list[int]:
+    """Return which inputs have a number that is not finite."""
+    bad: set[int] = set()
+    for column in encoded.columns.values():
+        if isinstance(column, np.ndarray):
+            bad.update(np.flatnonzero(~np.isfinite(column).all(axis=1)).tolist())
+        else:
+            bad.update(i for i, value in enumerate(column) if not _is_finite(value))
+    return sorted(bad)
+
+
+def _is_finite(value: Value | None) -> bool:
+    numbers = value.values if isinstance(value, Sparse) else value
+    return numbers is None or bool(np.isfinite(numbers).all())
 
 
 def _blamed(failure: Exception, device: str) -> ServiceError:

@@ -7,8 +7,11 @@ import bisect
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from embedders.base import Gone, Item, Vectors
+import numpy as np
+
+from embedders.base import Gone, Item, Output, Row
 
 # A pass has a fixed cost worth about this many tokens: an input shorter than the batch's longest
 # by more than it is cheaper in a pass of its own than padded.
@@ -27,7 +30,7 @@ class Job:
     order: list[int]  # indices not yet taken, shortest first: the longest is popped
     missing: int  # rows still to come
     tokens: int
-    vectors: Vectors | None = None
+    columns: dict[Output, Any] = field(default_factory=dict)  # as in `Encoded`
     error: Exception | None = None
     leads: bool = False
     taken: float = 0.0  # when its first input went into a pass, in time.monotonic()
@@ -44,6 +47,19 @@ class Job:
     def small(self) -> bool:
         """Whether it is interactive."""
         return len(self.items) <= INTERACTIVE_ITEMS
+
+    def put(self, index: int, row: Row) -> None:
+        """Take the row of one input."""
+        for output, value in row.items():
+            column = self.columns.get(output)
+            if column is None:
+                count = len(self.items)
+                column = [None] * count
+                if output in ("dense", "score") and isinstance(value, np.ndarray):
+                    column = np.empty((count, len(value)), np.float32)
+                self.columns[output] = column
+            column[index] = value
+        self.missing -= 1
 
     def pick(self, width: int) -> int | None:
         """Take the longest input for a pass `width` tokens wide; None if all are too unlike."""

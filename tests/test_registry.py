@@ -30,7 +30,7 @@ class Broken(FakeEmbedder):
         if self.failure:
             raise self.failure
         encoded = super().encode(items)
-        return Encoded(np.full_like(encoded.vectors, np.nan), encoded.tokens)
+        return Encoded.dense(np.full_like(encoded.vectors, np.nan), encoded.tokens)
 
 
 @pytest.fixture

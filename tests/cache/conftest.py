@@ -50,7 +50,7 @@ class Remote(Counting):
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
     ) -> Encoded:
         vectors = super().encode(items, deadline).vectors
-        return Encoded(vectors, [item.tokens + 100 for item in items])
+        return Encoded.dense(vectors, [item.tokens + 100 for item in items])
 
 
 KINDS = {"a": Counting, "b": Counting, "remote": Remote}

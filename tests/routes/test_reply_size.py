@@ -29,7 +29,7 @@ class Counting(FakeEmbedder):
     def encode(self, items, deadline=None):
         self.passes += 1
         vectors = np.random.default_rng(0).normal(size=(len(items), WIDE)).astype(np.float32)
-        return Encoded(vectors, [item.tokens for item in items])
+        return Encoded.dense(vectors, [item.tokens for item in items])
 
 
 @pytest.fixture

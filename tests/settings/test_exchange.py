@@ -40,7 +40,7 @@ class Tracked(FakeEmbedder):
         assert self.go_on.wait(30)
         encoded = super().encode(items, deadline)
         scale = np.float32(int(self.facts.fingerprint[:4], 16) + 1)
-        return Encoded(encoded.vectors + scale, encoded.tokens)
+        return Encoded.dense(encoded.vectors + scale, encoded.tokens)
 
     def close(self) -> None:
         self.closed.set()
@@ -169,7 +169,7 @@ class Wrong(FakeEmbedder):
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         encoded = super().encode(items, deadline)
-        return Encoded(self.change(encoded.vectors), encoded.tokens)  # type: ignore[operator]
+        return Encoded.dense(self.change(encoded.vectors), encoded.tokens)  # type: ignore[operator]
 
 
 def _fails(vectors: np.ndarray) -> np.ndarray:
@@ -203,7 +203,7 @@ class Nothing(Tracked):
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         encoded = super().encode(items, deadline)
-        return Encoded(encoded.vectors * 0, encoded.tokens)
+        return Encoded.dense(encoded.vectors * 0, encoded.tokens)
 
 
 @pytest.fixture
