@@ -224,6 +224,10 @@ class Embedder:
         """Return what each prepared input asks for, in order. `deadline` is `time.monotonic()`."""
         raise NotImplementedError
 
+    def trial(self, text: str = "ok") -> list[Item]:
+        """Return one short input, ready to encode, by which a model is tried."""
+        return self.prepare([text], Prompt(), "right")
+
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
         """Return the same at the highest precision, for rows that came out not finite."""
         return self.encode(items)

@@ -17,7 +17,6 @@ from embedders.base import (
     Encoded,
     Item,
     OutOfMemory,
-    Prompt,
     Row,
     Sparse,
     Value,
@@ -99,7 +98,7 @@ class Forward:
     def _has_room_for_a_token(self) -> bool:
         """Whether the input is too large, and not the memory full."""
         try:
-            self._embedder.encode(self._embedder.prepare(["a"], Prompt(), "right"))
+            self._embedder.encode(self._embedder.trial("a"))
         except Exception as exc:
             return not isinstance(meaning(exc), OutOfMemory | DeviceBroken)
         return True

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from embedders.base import Prompt
 from observability import metrics
 from server.memory import exempt_from_collection
 from serving.encoder import Encoder
@@ -61,8 +60,7 @@ def _unhealthy_reason(encoder: Encoder, trial: bool) -> str | None:
 
 def _try(encoder: Encoder, done: threading.Event) -> None:
     try:
-        items = encoder.embedder.prepare(["ok"], Prompt(), "right")
-        encoder.encode(items, time.monotonic() + PROBE_S)
+        encoder.encode(encoder.embedder.trial(), time.monotonic() + PROBE_S)
     except Exception as exc:
         log.warning("a trial text could not be encoded (%s)", type(exc).__name__)
     finally:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from circuit_breaker import CircuitBreaker
-from embedders.base import Encoded, Gone, Item, Prompt, Vectors
+from embedders.base import Encoded, Gone, Item, Vectors
 from errors import ModelUnavailable, ProviderError, QueueFull, ServiceError, Unavailable
 from serving.encoder import Encoder, Place
 
@@ -188,7 +188,7 @@ class Replicas(Encoder):
         encoder = replica.encoder or self._load(replica)
         if reason := encoder.embedder.not_ready_reason():
             raise ModelUnavailable(reason)
-        items = encoder.embedder.prepare([PROBE_TEXT], Prompt(), "right")
+        items = encoder.embedder.trial(PROBE_TEXT)
         vector = encoder.encode(items, time.monotonic() + PROBE_S).vectors[0]
         if self._reference is None:
             self._reference = vector
