@@ -17,14 +17,24 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from embedders.base import DeviceBroken, Embedder, Encoded, Gone, Item, OutOfMemory, Vectors
+from embedders.base import (
+    DeviceBroken,
+    Embedder,
+    Encoded,
+    Gone,
+    Item,
+    OutOfMemory,
+    Vectors,
+)
 from embedders.folder import network_config
 from errors import ModelUnavailable
+from observability.machine import has_nvidia
 from server.memory import give_back_memory
 
 log = logging.getLogger("embedders")
 T = TypeVar("T")
-Forward = Callable[[Sequence[Item]], Vectors]
+Result = Vectors | Encoded  # of one pass; of vectors alone the tokens are known
+Finish = Callable[[], Result]  # waits for a pass that was begun
 
 GPU_TOKENS = 16_384  # padded tokens of one pass on a GPU
 OVERHEAD = 512 << 20  # bytes on a GPU for kernels, workspaces and fragments
@@ -62,8 +72,9 @@ def room_for(folder: Path, dtype: Any = None) -> int:
 def choose_device(wanted: str, needed: int = 0) -> Any:
     """Return the torch device for `cpu`, `cuda`, `cuda:N`, `mps` or `auto`.
 
-    `auto` is a GPU that computes and has `needed` bytes free, else the CPU. Raises ModelUnavailable
-    for a device that this machine lacks or that cannot compute.
+    `auto` is a GPU that computes and has `needed` bytes free, else the CPU. `cuda` is the CPU on a
+    machine that shows no NVIDIA device or driver at all, never for one that fails or was lost.
+    Raises ModelUnavailable for a device that this machine lacks or that cannot compute.
     """
     import torch
 
@@ -78,6 +89,9 @@ def choose_device(wanted: str, needed: int = 0) -> Any:
         raise ModelUnavailable("DEVICE=mps: this machine has no Apple GPU; use cpu or auto")
     if device.type == "cuda":
         count = torch.cuda.device_count() if cuda else 0
+        if not count and wanted == "cuda" and not has_nvidia():
+            log.warning("DEVICE=cuda: this machine has no NVIDIA device or driver; the CPU is used")
+            return torch.device("cpu")
         if (device.index or 0) >= count:
             raise ModelUnavailable(
                 f"DEVICE={wanted}: this machine has {count} CUDA devices; use cpu or auto"
@@ -119,13 +133,17 @@ def _product(device: Any) -> float:
     return float((ones @ ones).sum())
 
 
-def _has_room(device: Any, needed: int) -> bool:
+def free_memory(device: Any) -> int:
+    """Return the bytes free on a GPU. Memory that torch holds unused counts."""
     import torch
 
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    # Memory that torch holds unused is for the next model too.
-    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+def _has_room(device: Any, needed: int) -> bool:
+    free = free_memory(device)
     if free < needed:
         log.warning("%d of %d MB are free on the GPU; the CPU is used", free >> 20, needed >> 20)
     return bool(free >= needed)
@@ -236,18 +254,33 @@ def _thread_of(device: Any) -> OneThread:
     return thread(f"cuda:{device.index or 0}")
 
 
+def on_thread_of(device: Any, work: Callable[[], T]) -> T:
+    """Return what `work` returns; on a GPU it runs in the GPU's thread."""
+    return _thread_of(device).run(work) if device.type == "cuda" else work()
+
+
 class DeviceEmbedder(Embedder):
     """An embedder whose passes run on one device."""
 
     _device: Any  # a torch.device
+    # Whether only texts of one length are padded together, as padding changes a text's result.
+    one_length: bool = False
 
-    def _forward(self, items: Sequence[Item]) -> Vectors:
-        """Return the vectors of one pass, (n, d) float32. Raises what torch raises."""
+    def free_network(self) -> None:
+        """Free the network that a packed copy of it replaces, if there is one."""
+
+    def _forward(self, items: Sequence[Item]) -> Result:
+        """Return the results of one pass, float32. Raises what torch raises."""
         raise NotImplementedError
 
-    def _forward_exactly(self, items: Sequence[Item]) -> Vectors:
+    def _forward_exactly(self, items: Sequence[Item]) -> Result:
         """Return the same, computed in float32."""
         return self._forward(items)
+
+    def _begin(self, items: Sequence[Item]) -> Finish:
+        """Begin one pass; return what waits for its results, in any thread. Here it is done."""
+        found = self._forward(items)
+        return lambda: found
 
     def _release(self) -> None:
         """Drop all references to weights."""
@@ -255,16 +288,25 @@ class DeviceEmbedder(Embedder):
     def encode(
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
     ) -> Encoded:
-        """Return the vectors of one pass over all `items`, (n, d) float32.
+        """Return the results of one pass over all `items`, dense vectors as (n, d) float32.
 
         Raises OutOfMemory for a pass that is too large even with everything freed that can be,
         DeviceBroken for a lost device. The model stays on its device.
         """
-        return self._guarded(self._forward, items)
+        return self.launch(items)()
+
+    def launch(self, items: Sequence[Item]) -> Callable[[], Encoded]:
+        """Begin one pass; return what waits for it. Both raise what `encode` raises."""
+        return self._guarded(self._begin, items)
 
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return vectors computed in float32, for rows that came out not finite."""
-        return self._guarded(self._forward_exactly, items)
+        """Return results computed in float32, for rows that came out not finite."""
+
+        def begin(items: Sequence[Item]) -> Finish:
+            found = self._forward_exactly(items)
+            return lambda: found
+
+        return self._guarded(begin, items)()
 
     def close(self) -> None:
         """Free the model's memory, as far as its device still works."""
@@ -272,25 +314,45 @@ class DeviceEmbedder(Embedder):
             self._release()
         give_back_memory()
 
-    def _guarded(self, forward: Forward, items: Sequence[Item]) -> Encoded:
-        outcome = self._outcome(forward, items)
+    def _guarded(
+        self, begin: Callable[[Sequence[Item]], Finish], items: Sequence[Item]
+    ) -> Callable[[], Encoded]:
+        """Begin a pass in the device's thread, twice if memory runs out."""
+
+        def begun() -> Finish | Exception:
+            return _outcome(lambda: begin(items))
+
+        outcome = on_thread_of(self._device, begun)
         if isinstance(outcome, OutOfMemory):
             give_back_memory()
-            outcome = self._outcome(forward, items)
-        if isinstance(outcome, Exception):
-            try:
-                raise outcome
-            finally:
-                del outcome  # else the exception and this frame would refer to each other
-        return Encoded.dense(outcome, [item.tokens for item in items])
+            outcome = on_thread_of(self._device, begun)
+        try:
+            wait: Finish = _value(outcome)
+        finally:
+            del outcome  # an exception's traceback holds this frame
 
-    def _outcome(self, forward: Forward, items: Sequence[Item]) -> Vectors | Exception:
-        """Return the vectors of a pass run in the device's thread, or what its failure means."""
+        def encoded() -> Encoded:
+            found: Result = _value(_outcome(wait))
+            if isinstance(found, Encoded):
+                return found
+            return Encoded.dense(found, [item.tokens for item in items])
 
-        def outcome() -> Vectors | Exception:
-            try:
-                return forward(items)
-            except Exception as exc:
-                return bare(meaning(exc))
+        return encoded
 
-        return _thread_of(self._device).run(outcome) if self._device.type == "cuda" else outcome()
+
+def _outcome(work: Callable[[], T]) -> T | Exception:
+    """Return what `work` returns, or what its failure means."""
+    try:
+        return work()
+    except Exception as exc:
+        return bare(meaning(exc))
+
+
+def _value(outcome: Any) -> Any:
+    """Return an outcome. Raises one that is an exception."""
+    if isinstance(outcome, Exception):
+        try:
+            raise outcome
+        finally:
+            del outcome  # else the exception and this frame would refer to each other
+    return outcome

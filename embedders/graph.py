@@ -32,6 +32,7 @@ class OnnxLayers:
 
     name = "onnx"
     shared = False
+    firsts = False
 
     def __init__(self, layers: Sequence[Any], heads: int, dtype: Any) -> None:
         runtime = _import("onnxruntime")
@@ -42,7 +43,7 @@ class OnnxLayers:
         # 117 against 135 requests/s with 32 clients of single texts, 12.9 against 13.6 ms with one
         # (Zen 3).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        graph, weights = write_graph(layers, heads)
+        graph, weights = write_graph(layers, heads, self.firsts)
         # The session reads the model's own matrices, except those it copies into its own layout.
         self._given = [runtime.OrtValue.from_dlpack(values) for values in weights.values()]
         options.add_external_initializers(list(weights), self._given)
@@ -57,8 +58,18 @@ class OnnxLayers:
         """Return the last layer's states, (rows, d)."""
         import torch
 
-        (last,) = self._session.run(None, {"states": states.numpy(), **places(slots, used)})
+        given = {"states": states.numpy(), **places(slots, used)}
+        if self.firsts:
+            starts = [np.arange(slot.shape[0]) * slot.shape[1] + slot.start for slot in slots]
+            given["firsts"] = np.concatenate(starts)
+        (last,) = self._session.run(None, given)
         return torch.from_numpy(last)
+
+
+class OnnxFirstTokens(OnnxLayers):
+    """The same, with a last layer that computes only the first token of each text."""
+
+    firsts = True
 
 
 def places(slots: Sequence[Slot], rows: int) -> dict[str, NDArray[Any]]:
@@ -80,9 +91,12 @@ def places(slots: Sequence[Slot], rows: int) -> dict[str, NDArray[Any]]:
     }
 
 
-def write_graph(layers: Sequence[Any], heads: int) -> tuple[bytes, dict[str, Any]]:
+def write_graph(
+    layers: Sequence[Any], heads: int, firsts: bool = False
+) -> tuple[bytes, dict[str, Any]]:
     """Return a Hugging Face model's layers as an ONNX model from `states` and `places` to states.
 
+    With `firsts` the last layer computes only those rows, each text's first token.
     Its matrices are returned by name, as float32 tensors that share the model's memory where they
     can. Raises KeyError for an activation without an operator here.
     """
@@ -91,15 +105,16 @@ def write_graph(layers: Sequence[Any], heads: int) -> tuple[bytes, dict[str, Any
     size = layers[0].output.LayerNorm.weight.shape[0]
     graph = _Graph(onnx, size, heads)
     last = "states"
-    for layer in layers:
-        last = graph.layer(last, layer)
+    for at, layer in enumerate(layers, 1):
+        last = graph.layer(last, layer, firsts and at == len(layers))
     inputs = [
         info("states", kind.FLOAT, ["rows", size]),
         info("spread", kind.INT64, ["texts", "width"]),
         info("bias", kind.FLOAT, ["texts", 1, 1, "width"]),
         info("back", kind.INT64, ["rows"]),
+        *([info("firsts", kind.INT64, ["texts"])] if firsts else []),
     ]
-    output = [info(last, kind.FLOAT, ["rows", size])]
+    output = [info(last, kind.FLOAT, ["texts" if firsts else "rows", size])]
     whole = onnx.helper.make_graph(graph.nodes, "layers", inputs, output)
     opsets = [onnx.helper.make_opsetid("", OPSET)]
     model = onnx.helper.make_model(whole, opset_imports=opsets, ir_version=IR_VERSION)
@@ -118,15 +133,18 @@ class _Graph:
         self.matrices: dict[str, Any] = {}  # given to the runtime
         self._count = 0
         each = size // heads
-        self._split = self._weight(np.array([0, 0, 3 * heads, each]))  # 0: unchanged
+        self._split = self._weight(np.array([0, 0, -1, each]))  # 0: unchanged
+        self._alone = self._weight(np.array([0, 1, -1, each]))
         self._joined = self._weight(np.array([-1, size]))
         # The queries are scaled in their weights.
         self._scale = each**-0.5
 
-    def layer(self, x: str, layer: Any) -> str:
-        """Add one transformer layer."""
+    def layer(self, x: str, layer: Any, firsts: bool = False) -> str:
+        """Add one transformer layer, or one of the first tokens alone."""
         attention = layer.attention
-        seen = self._linear(self._attend(x, attention.self), [attention.output.dense])
+        mixed = (self._attend_first if firsts else self._attend)(x, attention.self)
+        x = self._node("Gather", x, "firsts") if firsts else x
+        seen = self._linear(mixed, [attention.output.dense])
         x = self._norm(self._node("Add", seen, x), attention.output.LayerNorm)
         activation = ACTIVATIONS[type(layer.intermediate.intermediate_act_fn).__name__]
         up = self._node(activation, self._linear(x, [layer.intermediate.dense]))
@@ -135,21 +153,37 @@ class _Graph:
 
     def _attend(self, x: str, own: Any) -> str:
         qkv = self._linear(x, [own.query, own.key, own.value], self._scale)
-        spread = self._node("Reshape", self._node("Gather", qkv, "spread"), self._split)
-        by_head = self._node("Transpose", spread, perm=[0, 2, 1, 3])
-        query, key, value = self._nodes("Split", 3, by_head, axis=1, num_outputs=3)
+        query, key, value = self._nodes("Split", 3, self._spread(qkv), axis=1, num_outputs=3)
+        return self._node("Gather", self._mixed(query, key, value), "back")
+
+    def _attend_first(self, x: str, own: Any) -> str:
+        first = self._linear(self._node("Gather", x, "firsts"), [own.query], self._scale)
+        query = self._node(
+            "Transpose", self._node("Reshape", first, self._alone), perm=[0, 2, 1, 3]
+        )
+        both = self._spread(self._linear(x, [own.key, own.value]))
+        key, value = self._nodes("Split", 2, both, axis=1, num_outputs=2)
+        return self._mixed(query, key, value)
+
+    def _spread(self, rows: str) -> str:
+        """Add what gives each text and head its rows, padded, (n, heads, w, each)."""
+        spread = self._node("Reshape", self._node("Gather", rows, "spread"), self._split)
+        return self._node("Transpose", spread, perm=[0, 2, 1, 3])
+
+    def _mixed(self, query: str, key: str, value: str) -> str:
+        """Add the attention itself; return its rows, padded."""
         scores = self._node("MatMul", query, self._node("Transpose", key, perm=[0, 1, 3, 2]))
         shares = self._node("Softmax", self._node("Add", scores, "bias"), axis=-1)
         seen = self._node("Transpose", self._node("MatMul", shares, value), perm=[0, 2, 1, 3])
-        return self._node("Gather", self._node("Reshape", seen, self._joined), "back")
+        return self._node("Reshape", seen, self._joined)
 
     def _linear(self, x: str, parts: Sequence[Any], scale: float = 1) -> str:
-        """Add linear layers of one input; of several the first is scaled."""
+        """Add linear layers of one input; the first is scaled."""
         import torch
 
         weights = [part.weight.detach().float() for part in parts]
         biases = [part.bias.detach().float() for part in parts]
-        if len(parts) > 1:
+        if scale != 1 or len(parts) > 1:
             weights = [torch.cat([weights[0] * scale, *weights[1:]])]
             biases = [torch.cat([biases[0] * scale, *biases[1:]])]
         return self._node("Gemm", x, self._matrix(weights[0]), self._weight(biases[0]), transB=1)

@@ -1,22 +1,21 @@
 """Runs transformer encoders: sentence-transformers models and plain Hugging Face ones.
 
-Inputs are tokenized in the caller's thread, padded or packed for a pass, and pooled. Pooling and
-all that follows it run in float32, whatever the network's dtype. `backends.py` proves at each load
-that the vectors equal those of `SentenceTransformer.encode`.
+Inputs are tokenized in the caller's thread; a pass pads them, packs them or lays them flat, and
+pools. Pooling and all that follows it run in float32, whatever the network's dtype. `backends.py`
+proves at each load that the vectors equal those of `SentenceTransformer.encode`.
 """
 
-import functools
 import logging
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from embedders.base import Input, Item, OutOfMemory, Prompt, Truncate, Vectors
-from embedders.device import DeviceEmbedder
-from embedders.layers import cores
+from embedders.device import DeviceEmbedder, free_memory, on_thread_of
+from embedders.flat_passes import PASS_ITEMS, FlatPasses
+from embedders.layers import cores, threads, use_cores
 from embedders.loading import LoadedModel
 from embedders.packed import Make, Packed, by_length, padded_parts, shares_of
 from embedders.tokens import Limits, TextTokenizer
@@ -30,20 +29,27 @@ CORE_TOKENS = 512
 class LocalEmbedder(DeviceEmbedder):
     """One transformer encoder on one device."""
 
-    def __init__(self, loaded: LoadedModel, limits: Limits, make: Make | None = None) -> None:
-        """Run the network itself, padded, or with `make` a packed copy of its layers."""
+    def __init__(
+        self, loaded: LoadedModel, limits: Limits, make: Make | None = None, flat: bool = False,
+        graphs: bool = False,
+    ) -> None:  # fmt: skip
+        """Run the network itself, padded, with `make` a packed copy of its layers, or it `flat`.
+
+        Flat passes run by CUDA graphs if they can and `graphs` says so. Raises NotFlat.
+        """
         self._loaded, self._device = loaded, loaded.device
         self._network, self._heads = next(iter(loaded.modules)), loaded.heads()
-        self._skips = loaded.pooling is not None and not loaded.pooling.include_prompt
-        self.portable = not self._skips
+        skips = loaded.pooling is not None and not loaded.pooling.include_prompt
+        self.portable = not skips
         tokenizer = self._network.tokenizer
-        self._pad_id, self._special = tokenizer.pad_token_id or 0, {*tokenizer.all_special_ids}
+        self._pad_id = tokenizer.pad_token_id or 0
         # Whether a batch holds texts of one length only, as padding changes a text's vector.
         self.one_length = False
         vocabulary = int(self._network.auto_model.get_input_embeddings().weight.shape[0])
-        self._tokenizer = TextTokenizer(
-            tokenizer.backend_tokenizer, limits, vocabulary, side=tokenizer.truncation_side
-        )
+        self.preparer = self._tokenizer = TextTokenizer(
+            tokenizer.backend_tokenizer, limits, vocabulary, side=tokenizer.truncation_side,
+            skips={*tokenizer.all_special_ids} if skips else None,
+        )  # fmt: skip
         self._packed: Packed | None = None
         if make is not None:
             self._packed = Packed(self._network.auto_model, loaded.dtype, make)
@@ -54,6 +60,30 @@ class LocalEmbedder(DeviceEmbedder):
         self._passes = self._failed_at = 0
         name = self._packed.layers.name if self._packed else "torch"
         self.facts = loaded.facts(limits.most, vocabulary, name)
+        self._flat: FlatPasses | None = None
+        if flat:
+            self._flat = FlatPasses(
+                self._network.auto_model, self._heads, self.facts.dimension, limits.most
+            )
+            self.pads, self.pass_tokens = False, CORE_TOKENS * cores()
+            if self._device.type == "cuda":
+                self._prepare_gpu(graphs)
+            name = "flat+graphs" if self._flat.sizes else "flat"
+            self.facts = replace(self.facts, backend=name)
+
+    def _prepare_gpu(self, graphs: bool) -> None:
+        """Fit passes into the GPU's memory, run one, and record the graphs."""
+        assert self._flat is not None
+        flat, dtype = self._flat, self._loaded.dtype
+
+        def prepare() -> None:
+            flat.fit(free_memory(self._device), dtype)
+            flat.warm()
+            if graphs:
+                flat.record()
+
+        on_thread_of(self._device, prepare)
+        self.pass_tokens, self.pass_items, self.in_flight = flat.pass_tokens, PASS_ITEMS, 2
 
     def free_network(self) -> None:
         """Free the network that a packed copy replaces."""
@@ -63,13 +93,26 @@ class LocalEmbedder(DeviceEmbedder):
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input. See `TextTokenizer.prepare`."""
-        items = self._tokenizer.prepare(inputs, prompt, truncate)
-        if prompt.text and self._skips:
-            skip = self._tokenizer.prompt_tokens(prompt, self._special)
-            items = [replace(item, skip=skip) for item in items]
-        return items
+        return self._tokenizer.prepare(inputs, prompt, truncate)
+
+    def _begin(self, items: Sequence[Item]) -> Callable[[], Vectors]:
+        flat = self._flat  # which another pass may replace meanwhile
+        if flat is None:
+            found = self._forward(items)
+            return lambda: found
+        self._passes += 1
+        if self._device.type == "cuda":
+            return flat.begin(items)
+
+        def run() -> Vectors:
+            use_cores(cores())
+            return flat.begin(items)()
+
+        return threads().submit(run).result
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
+        if self._flat is not None:
+            return self._begin(items)()
         self._passes += 1
         if self._packed is None:
             return self._forward_padded(items)
@@ -77,13 +120,13 @@ class LocalEmbedder(DeviceEmbedder):
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
         if not self._packed.layers.shared:
             for rows in padded_parts(lengths):
-                work = _threads().submit(self._forward_share, items, rows, cores())
+                work = threads().submit(self._forward_share, items, rows, cores())
                 vectors[rows] = work.result()
             return vectors
         shares = shares_of(lengths, cores())
         # A short text on both of 2 cores takes 8.5 ms, on one of them 18.5.
         each = cores() // len(shares)
-        running = [_threads().submit(self._forward_share, items, rows, each) for rows in shares]
+        running = [threads().submit(self._forward_share, items, rows, each) for rows in shares]
         for rows, share in zip(shares, running, strict=True):
             vectors[rows] = share.result()
         return vectors
@@ -103,7 +146,7 @@ class LocalEmbedder(DeviceEmbedder):
             self._exact = LocalEmbedder(self._loaded.exactly(), self._tokenizer.limits)
             self._exact.one_length = self.one_length
         vectors = self._exact._forward_padded(items)
-        if self._failed_at and self._passes == self._failed_at + 1:
+        if self._failed_at and 0 < self._passes - self._failed_at <= self.in_flight:
             self._replace_by(self._exact)
         self._failed_at = self._passes
         return vectors
@@ -115,7 +158,8 @@ class LocalEmbedder(DeviceEmbedder):
             self._loaded.spec.id, self.facts.dtype,
         )  # fmt: skip
         self._loaded, self._network, self._heads = exact._loaded, exact._network, exact._heads
-        self._packed, self.pads, self.pass_tokens = None, True, None
+        self._packed = self._flat = None
+        self.pads, self.pass_tokens, self.in_flight = True, None, 1
         self.facts = replace(self.facts, dtype="float32", backend="torch")
         self._exact = None
 
@@ -124,7 +168,7 @@ class LocalEmbedder(DeviceEmbedder):
         import torch
 
         assert self._packed is not None
-        _use_cores(count)
+        use_cores(count)
         share = [items[row] for row in rows]
         vectors = np.empty((len(share), self.facts.dimension), np.float32)
         with torch.inference_mode():
@@ -155,7 +199,7 @@ class LocalEmbedder(DeviceEmbedder):
         import torch
 
         if self._device.type == "cpu":
-            _use_cores(cores())
+            use_cores(cores())
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
         groups: Iterable[list[int]] = [list(range(len(items)))]
         if self.one_length:
@@ -176,17 +220,7 @@ class LocalEmbedder(DeviceEmbedder):
         return vectors
 
     def _release(self) -> None:
-        del self._loaded, self._network, self._heads, self._packed, self._exact
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    """Return the threads that compute packed passes, the same ones for all models.
-
-    torch and oneDNN keep kernels and memory for each thread that ever computed (1.2 GB after 800
-    requests from 64 threads), and so an exchanged model brings no new threads.
-    """
-    return ThreadPoolExecutor(cores(), "encode")
+        del self._loaded, self._network, self._heads, self._packed, self._flat, self._exact
 
 
 def _rows_of(features: dict[str, Any], rows: list[int]) -> dict[str, Any]:
@@ -199,11 +233,3 @@ def _rows_of(features: dict[str, Any], rows: list[int]) -> dict[str, Any]:
         return value[rows] if getattr(value, "shape", (0,))[0] == count else value
 
     return {name: part(value) for name, value in features.items()}
-
-
-def _use_cores(count: int) -> None:
-    """Make the operations of the calling thread use `count` cores."""
-    import torch
-
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)

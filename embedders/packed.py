@@ -32,12 +32,13 @@ class Layers(Protocol):
 
     name: str  # the backend that `/models` shows
     shared: bool  # whether a pass is divided between the cores; else one call uses all of them
+    firsts: bool  # whether only the first token of each text comes out
 
     def rows(self, used: int) -> int:
         """Return how many rows a pass of `used` tokens has, padding at the end included."""
 
     def __call__(self, states: Any, slots: Sequence[Slot], used: int) -> Any:
-        """Return the last layer's states, (rows, d)."""
+        """Return the last layer's states, (rows, d), or (texts, d) of the first tokens."""
 
 
 Make = Callable[[Sequence[Any], int, Any], Layers]
@@ -45,7 +46,10 @@ Make = Callable[[Sequence[Any], int, Any], Layers]
 
 @dataclass(frozen=True)
 class Group:
-    """Inputs of one length: their indices in the call, and their states (n, w, d) float32."""
+    """Inputs of one length: their indices in the call, and their states (n, w, d) float32.
+
+    The width is 1 where only the first token of each comes out.
+    """
 
     rows: list[int]
     states: Any
@@ -72,6 +76,8 @@ class Packed:
 
         Raises ModelUnavailable for a package that is not installed, or what `make` raises.
         """
+        import torch
+
         config, embeddings = model.config, model.embeddings
         self.layers = make(model.encoder.layer, config.num_attention_heads, dtype)
         keep_freed_blocks()
@@ -81,12 +87,18 @@ class Packed:
         self._counts_ids = type(model).__name__ != "BertModel"
         # A copy, as a tensor of the file keeps the whole file mapped into memory.
         self._words = embeddings.word_embeddings.weight.detach().to(dtype, copy=True)
-        first_type = embeddings.token_type_embeddings.weight[0]
-        self._positions = (embeddings.position_embeddings.weight + first_type).detach().to(dtype)
+        places, kinds = embeddings.position_embeddings.weight, embeddings.token_type_embeddings
+        # The positions of a pair's first text, then of its second.
+        tables = [places + kinds.weight[each] for each in range(min(2, len(kinds.weight)))]
+        self._positions = torch.cat(tables).detach().to(dtype)
+        self._of_second = len(places) if len(tables) > 1 else 0
         self._norm = Norm(embeddings.LayerNorm, dtype)
 
-    def __call__(self, inputs: Sequence[Sequence[int]]) -> list[Group]:
-        """Return the states of token ids, special tokens included. Needs `inference_mode`."""
+    def __call__(self, inputs: Sequence[Sequence[int]], seconds: Sequence[int] = ()) -> list[Group]:
+        """Return the states of token ids, special tokens included. Needs `inference_mode`.
+
+        `seconds` has where the second text of each pair begins, if the network is told.
+        """
         import torch
         from torch.nn import functional
 
@@ -101,14 +113,22 @@ class Packed:
         for (width, rows), slot in zip(groups.items(), slots, strict=True):
             block = slice(slot.start, slot.start + len(rows) * width)
             ids[block] = np.concatenate([inputs[row] for row in rows])
-            positions[block] = self._numbered(ids[block].reshape(len(rows), width)).ravel()
+            numbered = self._numbered(ids[block].reshape(len(rows), width))
+            if len(seconds):
+                starts = np.array([seconds[row] for row in rows])[:, None]
+                is_second = (starts > 0) & (np.arange(width) >= starts)
+                numbered = numbered + self._of_second * is_second
+            positions[block] = numbered.ravel()
         states = functional.embedding(torch.from_numpy(ids), self._words)
         states += functional.embedding(torch.from_numpy(positions), self._positions)
         states = self.layers(self._norm(states), slots, used).float()
-        return [
-            Group(rows, states[s.start : s.start + len(rows) * width].view(len(rows), width, -1))
-            for (width, rows), s in zip(groups.items(), slots, strict=True)
-        ]
+        found, start = [], 0
+        for width, rows in groups.items():
+            shape = len(rows), 1 if self.layers.firsts else width
+            end = start + shape[0] * shape[1]
+            found.append(Group(rows, states[start:end].view(*shape, -1)))
+            start = end
+        return found
 
     def _numbered(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the position of each token in texts of one length, (n, w)."""

@@ -3,13 +3,15 @@
 Leader/follower ("flat combining", Hendler et al., SPAA 2010): no batching thread and no wait timer.
 A thread that finds the model free becomes the leader: it takes a batch within the token budget from
 all waiting requests, encodes it inline, gives each request its rows, and promotes the oldest waiter
-in `finally`. An idle service adds no wait; a busy one grows its batches by itself.
+in `finally`. An idle service adds no wait; a busy one grows its batches by itself. Where a device
+computes one pass while the next is copied to it, the next leader begins as soon as the pass before
+was launched.
 """
 
 import itertools
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,32 +27,41 @@ from serving.scheduler import Job, take_mixed_lengths, take_similar_lengths
 # clients of single texts keeps 0.77 of its rate, and their p99 is 2.9 times what it was alone;
 # every fourth pass and half of it: 0.37 and 2.1 (2 cores, AVX2, float32, 2026-11-26).
 BULK_EVERY = 2
+# Where nothing says how many tokens may wait: so many seconds of passes, half of the default
+# deadline, at least so many tokens. A pass counts if it is half full: a lone short text says
+# nothing of the rate under load. Before the first such pass it is `UNMEASURED`.
+QUEUE_S, QUEUE_LEAST, UNMEASURED, HALF_FULL = 60.0, 65_536, 2_000_000, 0.5
 # Between two looks at a caller's socket: at each pass 100 callers would be 90,000 calls a second.
 LOOK_EVERY_S = 0.05
 
 
 class Batcher(Encoder):
-    """Encodes on one embedder for many threads at once, one pass at a time."""
+    """Encodes on one embedder for many threads at once, `embedder.in_flight` passes at a time."""
 
     def __init__(
         self,
         embedder: Embedder,
         *,
         max_tokens: int,
-        max_items: int = 512,
-        max_queue_tokens: int = 2_000_000,
+        max_items: int | None = None,
+        max_queue_tokens: int | None = None,
         hung_after_s: float = 300,
         numbers: metrics.ModelMetrics | None = None,
     ) -> None:
+        """Form passes of `max_tokens` tokens and `max_items` inputs, None for the embedder's own.
+
+        At most `max_queue_tokens` wait, and a pass of `hung_after_s` makes the model unhealthy.
+        """
         super().__init__(embedder)
-        self._max_tokens, self._max_items = max_tokens, max_items
+        self._max_tokens, self._own_max_items = max_tokens, max_items
         self._max_queue_tokens = max_queue_tokens
         self._lock = threading.Lock()
         self._jobs: list[Job] = []  # oldest first; only those with inputs left to take
-        self._led = False  # whether a thread is encoding or about to
+        self._choosing = False  # whether a leader has not yet launched its pass
+        self._under_way = 0  # leaders: passes under way, and the one that is chosen
         self._stopping = False
         self._waiting_tokens = 0
-        self._tokens_per_s = 0.0
+        self._tokens_per_s = self._full_tokens_per_s = 0.0  # of all passes, and of full ones
         self._passes = itertools.count(1)
         self._numbers = numbers or metrics.ModelMetrics()
         self._forward = Forward(embedder, hung_after_s, self._numbers)
@@ -78,6 +89,9 @@ class Batcher(Encoder):
                     self._leave(job)
                 else:
                     job.awake.clear()
+            if job.leads:  # chosen while another pass failed it: the lead is another's
+                with self._lock:
+                    self._end_lead(job, launched=False)
         ended = time.monotonic()
         tracing.note("queue", entered, job.taken or ended)
         tracing.note("encode", job.taken or ended, ended)
@@ -90,9 +104,21 @@ class Batcher(Encoder):
                 del job  # its error's traceback holds this frame
         return Encoded(job.columns, [item.tokens for item in items])
 
-    def limit(self, *, max_items: int, max_queue_tokens: int) -> None:
+    def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
         """Change the limits, from the next pass and the next request on."""
-        self._max_items, self._max_queue_tokens = max_items, max_queue_tokens
+        self._own_max_items, self._max_queue_tokens = max_items, max_queue_tokens
+
+    @property
+    def _max_items(self) -> int:
+        return self._own_max_items or self.embedder.pass_items
+
+    @property
+    def queue_limit(self) -> int:
+        """The tokens that may wait: what was set, else a minute of passes as they were measured."""
+        if self._max_queue_tokens is not None:
+            return self._max_queue_tokens
+        measured = int(self._full_tokens_per_s * QUEUE_S)
+        return max(QUEUE_LEAST, measured) if measured else UNMEASURED
 
     def stop(self) -> None:
         """Refuse what waits and what comes. A pass under way is still delivered."""
@@ -119,17 +145,16 @@ class Batcher(Encoder):
             if self._stopping:
                 raise _stopping()
             waiting = self._waiting_tokens
-            if waiting and waiting + job.tokens > self._max_queue_tokens:
+            if waiting and waiting + job.tokens > self.queue_limit:
                 raise QueueFull(
-                    f"{waiting} tokens are waiting already (limit {self._max_queue_tokens}); "
+                    f"{waiting} tokens are waiting already (limit {self.queue_limit}); "
                     "send this again later",
                     retry_after_s=min(max(waiting / (self._tokens_per_s or waiting), 1.0), 30.0),
                 )
             self._waiting_tokens += job.tokens
             self._numbers.waiting(len(job.order), job.tokens)
             self._jobs.append(job)
-            if not self._led:
-                self._led = job.leads = True
+            self._promote()
 
     def _leave(self, job: Job) -> None:
         """Give up a job whose deadline has passed. Rows of it that still come are dropped."""
@@ -137,8 +162,7 @@ class Batcher(Encoder):
             if not job.done:
                 self._fail(job, DeadlineExceeded("the request's deadline passed while it waited"))
             if job.leads:  # promoted at the last moment: another must lead
-                job.leads = False
-                self._promote()
+                self._end_lead(job, launched=False)
 
     def _fail(self, job: Job, error: Exception) -> None:
         """Take a job out of the queue with an error. Called with the lock held."""
@@ -154,11 +178,22 @@ class Batcher(Encoder):
         job.awake.set()
 
     def _promote(self) -> None:
-        """Make the oldest waiter the leader. Called with the lock held by whoever led."""
-        self._led = bool(self._jobs)
-        if self._jobs:
-            self._jobs[0].leads = True
-            self._jobs[0].awake.set()
+        """Make the oldest waiter a leader, if another pass may begin. Called with the lock held."""
+        if self._choosing or self._under_way >= self.embedder.in_flight:
+            return
+        job = next((job for job in self._jobs if not job.leads), None)
+        if job is not None:
+            self._choosing, job.leads = True, True
+            self._under_way += 1
+            job.awake.set()
+
+    def _end_lead(self, job: Job, *, launched: bool) -> None:
+        """Let another take the place of a leader. Called with the lock held."""
+        job.leads = False
+        self._under_way -= 1
+        if not launched:
+            self._choosing = False
+        self._promote()
 
     # -- leading ---------------------------------------------------------------------------------
 
@@ -166,12 +201,21 @@ class Batcher(Encoder):
         """Encode one batch, deliver its rows, and pass the lead on, whatever happens."""
         finished: list[Job] = []
         batch: list[tuple[Job, int]] = []
+        launched = False
+
+        def on_launch() -> None:
+            nonlocal launched
+            with self._lock:
+                if not launched:
+                    launched, self._choosing = True, False
+                    self._promote()
+
         try:
             self._look_at_callers()
             with self._lock:
                 batch = self._take()
             if batch:
-                finished = self._run(batch)
+                finished = self._run(batch, on_launch)
         except BaseException:  # this thread is being ended: no other request may hang
             with self._lock:
                 for waiting in {job for job, _ in batch if not job.done}:
@@ -179,8 +223,7 @@ class Batcher(Encoder):
             raise
         finally:
             with self._lock:
-                job.leads = False
-                self._promote()
+                self._end_lead(job, launched=launched)
             for each in finished:
                 each.awake.set()
 
@@ -201,8 +244,11 @@ class Batcher(Encoder):
         first = next((job for job in self._jobs if job.small == small), self._jobs[0])
         givers = [first, *(job for job in self._jobs if job is not first)]
         room = int(self._max_tokens * self._forward.budget)
-        take = take_similar_lengths if self.embedder.pads else take_mixed_lengths
-        batch = take(givers, room, self._max_items)
+        if self.embedder.pads:
+            batch = take_similar_lengths(givers, room, self._max_items)
+        else:
+            on_gpu = self.embedder.facts.device.startswith("cuda")
+            batch = take_mixed_lengths(givers, room, self._max_items, apart=not on_gpu)
         self._jobs = [job for job in self._jobs if job.order]
         now = time.monotonic()
         for job, _ in batch:
@@ -223,17 +269,20 @@ class Batcher(Encoder):
             elif job.left:
                 self._fail(job, ClientGone("the client closed the connection"))
 
-    def _run(self, batch: list[tuple[Job, int]]) -> list[Job]:
+    def _run(self, batch: list[tuple[Job, int]], on_launch: Callable[[], None]) -> list[Job]:
         """Encode a batch and deliver; return the jobs that are finished by it."""
-        rows, took = self._forward.rows([job.items[i] for job, i in batch])
+        rows, took = self._forward.rows([job.items[i] for job, i in batch], on_launch)
         lengths = [job.items[i].tokens for job, i in batch]
         tokens = sum(lengths)
         width = max(lengths) * len(batch) if self.embedder.pads else tokens
-        self._numbers.filled(max(width / self._max_tokens, len(batch) / self._max_items))
+        share = max(width / self._max_tokens, len(batch) / self._max_items)
+        self._numbers.filled(share)
         finished: list[Job] = []
         with self._lock:
             rate = tokens / max(took, 1e-6)
-            self._tokens_per_s += (rate - self._tokens_per_s) * (0.1 if self._tokens_per_s else 1)
+            self._tokens_per_s = _follow(self._tokens_per_s, rate)
+            if share >= HALF_FULL:
+                self._full_tokens_per_s = _follow(self._full_tokens_per_s, rate)
             for (job, i), row in zip(batch, rows, strict=True):
                 if job.done:
                     continue
@@ -246,6 +295,11 @@ class Batcher(Encoder):
                 if job.done:
                     finished.append(job)
         return finished
+
+
+def _follow(mean: float, rate: float) -> float:
+    """Return the moving average of rates with one more; the first is taken as it is."""
+    return mean + (rate - mean) * (0.1 if mean else 1)
 
 
 def _stopping() -> Unavailable:

@@ -2,12 +2,12 @@
 
 Rows that are not finite are encoded once more, exactly. A failing batch is halved until the input
 at fault is alone. A lost device, or one without room for a single token, fails all at once. Called
-by the batcher, one batch at a time.
+by the batcher, with as many batches at a time as the embedder takes.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class Forward:
         self._embedder = embedder
         self._hung_after_s = hung_after_s
         self._numbers = numbers
-        self._began: float | None = None  # when the pass under way began
+        self._began: list[float] = []  # when each pass under way began, the oldest first
+        self._ended = 0.0  # when the last one ended
         self._failing = False  # whether the last pass gave no row
         self._eased = 0  # passes still to come at half the budget
         self.broken: str | None = None  # why no pass can succeed any more
@@ -55,30 +56,41 @@ class Forward:
 
     def health(self) -> BatchHealth:
         """Return whether passes succeed, and how long the one under way has taken."""
-        began = self._began
+        began = next(iter(self._began), None)
         busy_s = 0.0 if began is None else time.monotonic() - began
         return BatchHealth(self._failing, self.broken, busy_s, busy_s > self._hung_after_s)
 
-    def rows(self, items: list[Item]) -> tuple[list[Outcome], float]:
-        """Encode; return each item's row or error, and the seconds it took."""
-        started = self._began = time.monotonic()
+    def rows(
+        self, items: list[Item], on_launch: Callable[[], None] = lambda: None
+    ) -> tuple[list[Outcome], float]:
+        """Encode; return each item's row or error, and the seconds it took.
+
+        `on_launch` is called when the device has the pass, if it takes another meanwhile. Two
+        passes under way share the device, so the seconds begin when the pass before ended.
+        """
+        started = time.monotonic()
+        self._began.append(started)
         try:
-            rows = self._rows(items)
+            rows = self._rows(items, on_launch)
         finally:
-            self._began = None
-        took = time.monotonic() - started
+            self._began.remove(started)
+        ended = time.monotonic()
+        took = ended - max(started, self._ended)
+        self._ended = ended
         self._eased = max(0, self._eased - 1)
         self._failing = all(isinstance(row, ServiceError) for row in rows)
         self._numbers.passed([item.tokens for item in items], took, padded=self._embedder.pads)
         return rows, took
 
-    def _rows(self, items: Sequence[Item]) -> list[Outcome]:
+    def _rows(
+        self, items: Sequence[Item], on_launch: Callable[[], None] = lambda: None
+    ) -> list[Outcome]:
         """Encode, halving on failure until the input at fault stands alone: others get rows."""
         if self.broken:
             return [Unavailable(self.broken) for _ in items]
         failure: Exception
         try:
-            return self._finite(items, self._embedder.encode(items))
+            return self._finite(items, self._encoded(items, on_launch))
         except Exception as exc:
             failure = bare(meaning(exc))
         if isinstance(failure, OutOfMemory):
@@ -93,7 +105,14 @@ class Forward:
         if len(items) == 1:
             return [_blamed(failure, self._embedder.facts.device)]
         half = len(items) // 2
-        return self._rows(items[:half]) + self._rows(items[half:])
+        return self._rows(items[:half], on_launch) + self._rows(items[half:], on_launch)
+
+    def _encoded(self, items: Sequence[Item], on_launch: Callable[[], None]) -> Encoded:
+        if self._embedder.in_flight == 1:
+            return self._embedder.encode(items)
+        wait = self._embedder.launch(items)
+        on_launch()
+        return wait()
 
     def _has_room_for_a_token(self) -> bool:
         """Whether the input is too large, and not the memory full."""

@@ -87,19 +87,27 @@ def take_similar_lengths(givers: Sequence[Job], room: int, most: int) -> list[tu
     return batch
 
 
-def take_mixed_lengths(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, int]]:
+def take_mixed_lengths(
+    givers: Sequence[Job], room: int, most: int, *, apart: bool = True
+) -> list[tuple[Job, int]]:
     """Take inputs of any length in turn, for an embedder that does not pad.
 
-    Takes only from requests of the first one's kind, small or large: small ones would wait for a
-    large one's inputs, and a large one would lose part of its turn to small ones, whose turn is
-    next.
+    `apart` takes only from requests of the first one's kind, small or large: small ones would wait
+    for a large one's inputs, and a large one would lose part of its turn to small ones, whose turn
+    is next. On a GPU a pass takes nearly as long whatever is in it, so all go together. Nothing is
+    taken that exceeds `room`, in tokens, but for the first input.
     """
-    givers = [job for job in givers if job.small == givers[0].small]
+    givers = [job for job in givers if not apart or job.small == givers[0].small]
     batch: list[tuple[Job, int]] = []
-    while givers and room > 0 and len(batch) < most:
+    while givers and len(batch) < most:
+        still: list[Job] = []
         for job in givers[: most - len(batch)]:
-            if room > 0:
-                batch.append((job, job.order.pop()))
-                room -= job.items[batch[-1][1]].tokens
-        givers = [job for job in givers if job.order]
+            tokens = job.items[job.order[-1]].tokens
+            if tokens > room and batch:
+                continue  # it gives no shorter one instead, or its longest would wait for ever
+            batch.append((job, job.order.pop()))
+            room -= tokens
+            if job.order:
+                still.append(job)
+        givers = still
     return batch

@@ -11,7 +11,7 @@ import pytest
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
-from serving.batcher import BULK_EVERY, Batcher
+from serving.batcher import BULK_EVERY, QUEUE_LEAST, QUEUE_S, UNMEASURED, Batcher
 from serving.scheduler import PADDING_SLACK
 
 
@@ -317,6 +317,24 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
     waiting.join()
     thread.join()
     assert batcher.queued()[1] == 0
+
+
+def test_without_a_limit_a_minute_of_full_passes_may_wait(recorder: Recorder) -> None:
+    class Slow(Recorder):
+        def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
+            time.sleep(0.1)
+            return super().encode(items, deadline)
+
+    slow, quick = Batcher(Slow(), max_tokens=256), Batcher(recorder, max_tokens=256)
+    slow.encode([Item("w", 1)])
+    assert slow.queue_limit == UNMEASURED, "a lone short text says nothing of the rate under load"
+    for batcher in (slow, quick):
+        batcher.encode([Item("w", 250)])
+    assert QUEUE_LEAST <= slow.queue_limit <= 250 / 0.1 * QUEUE_S
+    quick.limit(max_items=32, max_queue_tokens=1024)
+    assert quick.queue_limit == 1024
+    quick.limit(max_items=32, max_queue_tokens=None)
+    assert quick.queue_limit >= QUEUE_LEAST
 
 
 def test_a_request_larger_than_the_queue_is_served_when_nothing_waits(batcher: Batcher) -> None:

@@ -53,6 +53,22 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     return says
 
 
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:0"])
+def test_a_driver_without_a_working_gpu_is_never_the_cpu(
+    wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(choosing, "has_nvidia", lambda: True)
+    with pytest.raises(ModelUnavailable, match="this machine has 0 CUDA devices"):
+        choose_device(wanted)
+    monkeypatch.setattr(choosing, "has_nvidia", lambda: False)
+    if wanted == "cuda":
+        assert choose_device(wanted) == torch.device("cpu")
+    else:
+        with pytest.raises(ModelUnavailable, match="this machine has 0 CUDA devices"):
+            choose_device(wanted)
+
+
 # -- dtype (B3) ------------------------------------------------------------------------------------
 
 
@@ -245,7 +261,8 @@ import os, runpy, types
 conf = runpy.run_path("gunicorn.conf.py")
 conf["post_fork"].__globals__["relay"] = types.SimpleNamespace(begin=lambda age: None)
 cfg = types.SimpleNamespace(workers=1, threads=4)
-conf["post_fork"](types.SimpleNamespace(cfg=cfg), types.SimpleNamespace(age=1, slot=0, gpu="3"))
+conf["post_fork"](types.SimpleNamespace(cfg=cfg), types.SimpleNamespace(
+    age=1, slot=0, gpu="3", shares_models=False))
 print(os.environ.get("PYTORCH_ALLOC_CONF"), os.environ["CUDA_VISIBLE_DEVICES"])
 """
 

@@ -17,8 +17,9 @@ from embedders.device import DeviceEmbedder
 from errors import Invalid, ModelUnavailable, ServiceError
 from factory import create_app
 from serving import registry as registries
+from serving.checks import check
 from serving.health import EXIT_CODE, watch
-from serving.loader import check, reason_of
+from serving.loader import reason_of
 from serving.registry import Registry
 from tests.faults.conftest import until
 from tests.gpu.simulated import Simulated, accelerator, full, lost, odd

@@ -11,15 +11,26 @@ from tests.zoo import layouts_parts as layouts_parts
 from tests.zoo import layouts_refused as layouts_refused
 from tests.zoo.layouts import LAYOUTS, Layout
 from tests.zoo.likeness import Pair
-from tests.zoo.service import Service
+from tests.zoo.service import HALVES, Service
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a family's tests its layouts, one after the other."""
+    """Give a family's tests its layouts, one after the other.
+
+    In the short run what depends little on the layout is tried with the family's first, and
+    bfloat16 also with those whose attention turns, where it has gone wrong.
+    """
     name = next((n for n in ("pair", "refused") if n in metafunc.fixturenames), None)
     if name:
         kinds = [kind for kind in LAYOUTS.values() if kind.family in metafunc.cls.families]
-        metafunc.parametrize(name, kinds, ids=[kind.name for kind in kinds], indirect=True)
+        in_half, sample = (n in metafunc.fixturenames for n in ("half", "sample"))
+        first = {kind.family: kind for kind in reversed(kinds)}
+        given = []
+        for kind in kinds:
+            short = not (in_half or sample) or kind is first[kind.family] or (in_half and kind.far)
+            marks = [] if short else [pytest.mark.long]
+            given.append(pytest.param(kind, id=kind.name, marks=marks))
+        metafunc.parametrize(name, given, indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +41,20 @@ def pair(
     both = Pair(request.param, tmp_path_factory.mktemp("zoo") / "model")
     yield both
     both.close()
+
+
+@pytest.fixture
+def sample(pair: Pair) -> Pair:
+    """The same, for what depends little on the layout."""
+    return pair
+
+
+@pytest.fixture
+def half(pair: Pair) -> Pair:
+    """The same, for what is computed in bfloat16."""
+    if not HALVES:
+        pytest.skip("bfloat16 is emulated here, which takes long: ZOO_LONG=1 compares it")
+    return pair
 
 
 @pytest.fixture(scope="module")

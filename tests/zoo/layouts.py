@@ -27,7 +27,7 @@ class Layout:
     enough to be computed often. `far` asks for a text of 2,000 tokens too. `cut` is the limit that
     the library itself must be told, since it would crash. `order` says that the order of words
     changes a vector: a static model does not see it. `halves` says that the library can compute it
-    in bfloat16. `why` is what a refusal must say.
+    in bfloat16. `padded` is why it cannot run flat, `why` what a refusal must say.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Layout:
     cut: int | None = None
     order: bool = True
     halves: bool = True
+    padded: str = ""
     why: str = ""
 
 

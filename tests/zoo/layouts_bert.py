@@ -170,7 +170,7 @@ def bert_of_search_query_and_search_document(folder: Path) -> None:
     bert(folder, prompts=prompts)
 
 
-@layout("bert")
+@layout("bert", padded="its pooling is not known")
 def bert_of_weighted_layers(folder: Path) -> None:
     from safetensors.torch import save_file
 

@@ -85,24 +85,24 @@ def with_heads(folder: Path, *kinds: str) -> None:
     modules(folder, [FIRST, *(f"sentence_transformers.models.{kind}" for kind in rest)])
 
 
-@layout("encoders")
+@layout("encoders", padded="its network takes no positions")
 def t5_encoder(folder: Path) -> None:
     t5(folder)
 
 
-@layout("encoders")
+@layout("encoders", padded="its network takes no positions")
 def t5_with_its_decoder_and_tied_words(folder: Path) -> None:
     t5(folder, T5ForConditionalGeneration)
 
 
-@layout("encoders")
+@layout("encoders", padded="its network takes no positions")
 def t5_with_a_dense_layer(folder: Path) -> None:
     t5(folder)
     dense(folder, 2, 64, 48)
     with_heads(folder, "Dense", "Normalize")
 
 
-@layout("encoders")
+@layout("encoders", padded="its network takes no positions")
 def t5_with_a_pickled_dense_layer(folder: Path) -> None:
     t5(folder)
     tanh = "torch.nn.modules.activation.Tanh"
@@ -110,7 +110,7 @@ def t5_with_a_pickled_dense_layer(folder: Path) -> None:
     with_heads(folder, "Dense", "Normalize")
 
 
-@layout("encoders", longest=600)
+@layout("encoders", longest=600, padded="its network takes no attention function")
 def mpnet(folder: Path) -> None:
     tokenizer = vocabularies.mpnet()
     config = MPNetConfig(vocab_size=len(tokenizer), max_position_embeddings=514, **_plain())
@@ -125,7 +125,7 @@ def distilbert(folder: Path) -> None:
     sentence(folder, wild(DistilBertModel(config)), tokenizer, "cls", limit=128)
 
 
-@layout("encoders")
+@layout("encoders", padded="its network takes no attention function")
 def deberta_v2(folder: Path) -> None:
     tokenizer = vocabularies.deberta()
     config = DebertaV2Config(
@@ -206,7 +206,7 @@ def nomic_of_8192_tokens(folder: Path) -> None:
     )
 
 
-@layout("encoders", halves=False)
+@layout("encoders", halves=False, padded="its network takes no positions")
 def xlnet(folder: Path) -> None:
     tokenizer = vocabularies.xlnet()
     config = XLNetConfig(vocab_size=len(tokenizer), d_model=64, n_layer=2, n_head=4, d_inner=128,
@@ -221,7 +221,7 @@ def xlm_roberta_xl(folder: Path) -> None:
     sentence(folder, wild(XLMRobertaXLModel(config)), tokenizer, limit=512)
 
 
-@layout("encoders", longest=600)
+@layout("encoders", longest=600, padded="its network takes no attention function")
 def longformer(folder: Path) -> None:
     tokenizer = vocabularies.roberta()
     config = LongformerConfig(vocab_size=len(tokenizer), max_position_embeddings=514,

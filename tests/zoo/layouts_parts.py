@@ -28,7 +28,7 @@ def static(folder: Path, name: str) -> None:
     save_file({name: table(len(tokenizer))}, folder / "model.safetensors")
 
 
-@layout("parts", order=False)
+@layout("parts", order=False, padded="no network of its own")
 def static_embedding(folder: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -38,7 +38,7 @@ def static_embedding(folder: Path) -> None:
     SentenceTransformer(modules=[words], device="cpu").save(str(folder), create_model_card=False)
 
 
-@layout("parts", order=False)
+@layout("parts", order=False, padded="no network of its own")
 def potion_of_model2vec(folder: Path) -> None:
     static(folder, "embeddings")
     config = {"model_type": "model2vec", "architectures": ["StaticModel"], "normalize": True,
@@ -66,7 +66,7 @@ def side(folder: Path, **options: Any) -> list[Any]:
     return list(SentenceTransformer(str(folder), device="cpu"))
 
 
-@layout("parts")
+@layout("parts", padded="no network of its own")
 def router_of_two_berts(folder: Path) -> None:
     parts = folder.parent / "sides"
     query = side(parts / "query", seed=11, limit=24)
@@ -74,7 +74,7 @@ def router_of_two_berts(folder: Path) -> None:
     router(folder, query, document, default_route="document")
 
 
-@layout("parts", order=False)
+@layout("parts", order=False, padded="no network of its own")
 def router_of_static_queries(folder: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 

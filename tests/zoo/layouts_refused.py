@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from transformers import (
-    BertForSequenceClassification,
     BertModel,
     CLIPConfig,
     CLIPModel,
@@ -13,12 +12,8 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlamaForCausalLM,
-    ModernBertConfig,
-    ModernBertForSequenceClassification,
     Qwen3Config,
     Qwen3ForCausalLM,
-    XLMRobertaConfig,
-    XLMRobertaForSequenceClassification,
 )
 
 from tests.zoo import vocabularies
@@ -27,47 +22,12 @@ from tests.zoo.layouts_bert import bert, small_bert
 from tests.zoo.layouts_decoders import WIDE
 
 PLAIN = {**SHAPE, "intermediate_size": 128}
-RERANKER = "reranker"
 LATE = "late-interaction"
 
 
 def refused(why: str) -> Any:
     """Register a builder of a folder whose refusal says `why`."""
     return layout("refused", why=why)
-
-
-@refused(RERANKER)
-def reranker_of_bert(folder: Path) -> None:
-    tokenizer = vocabularies.bert()
-    kind = BertForSequenceClassification
-    bare(folder, small_bert(tokenizer, kind=kind, num_labels=1), tokenizer)
-
-
-@refused(RERANKER)
-def reranker_of_xlm_roberta(folder: Path) -> None:
-    tokenizer = vocabularies.xlmr()
-    config = XLMRobertaConfig(vocab_size=len(tokenizer), num_labels=1, **PLAIN)
-    bare(folder, wild(XLMRobertaForSequenceClassification(config)), tokenizer)
-
-
-@refused(RERANKER)
-def reranker_of_modernbert(folder: Path) -> None:
-    tokenizer = vocabularies.euro()
-    config = ModernBertConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=0,
-                              cls_token_id=2, bos_token_id=2, sep_token_id=3, eos_token_id=3,
-                              **PLAIN)  # fmt: skip
-    bare(folder, wild(ModernBertForSequenceClassification(config)), tokenizer)
-
-
-@refused(RERANKER)
-def reranker_saved_by_the_library(folder: Path) -> None:
-    reranker_of_bert(folder)
-    write(folder / "config_sentence_transformers.json", {"model_type": "CrossEncoder"})
-    own = {"transformer_task": "sequence-classification", "modality_config": {
-        "text": {"method": "forward", "method_output_name": "logits"}},
-        "module_output_name": "scores"}  # fmt: skip
-    write(folder / "sentence_bert_config.json", own)
-    modules(folder, ["sentence_transformers.base.modules.transformer.Transformer"])
 
 
 @refused("sparse")
