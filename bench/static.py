@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.corpus import load, model_folder
 from config import Config, ModelSpec
@@ -19,6 +19,7 @@ from embedders import build
 from engine import EmbedRequest, Engine
 from serving.registry import Registry
 
+T = TypeVar("T")
 WIDTH = 256
 
 
@@ -47,9 +48,9 @@ def engine_of(folder: Path) -> Engine:
 
 
 def paired(
-    ours: Callable[[Sequence[str]], Any],
-    theirs: Callable[[Sequence[str]], Any],
-    batches: Sequence[Sequence[str]],
+    ours: Callable[[Sequence[T]], Any],
+    theirs: Callable[[Sequence[T]], Any],
+    batches: Sequence[Sequence[T]],
 ) -> dict[str, float]:
     """Return the median milliseconds of both and the median of the rounds' ratios."""  # fmt: skip
     took: list[tuple[float, float]] = []

@@ -13,10 +13,14 @@ from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
 from embedders.remote import TRIAL_S, RemoteEmbedder
 from embedders.remote_replica import RemoteReplica
+from embedders.remote_reranker import CohereReranker, RemoteReranker
+from embedders.size import weights_of
 from errors import BadRequest, ModelUnavailable
 
+# The types of models that run here; "auto" is what a model's files say.
+LOCAL_TYPES = ("auto", "sentence_transformer", "reranker", "sparse", "multi_vector")
 EMBEDDERS: dict[str, Callable[[ModelSpec, ModelSettings], Embedder]] = {
-    "sentence_transformer": local,
+    **dict.fromkeys(LOCAL_TYPES, local),
     "fake": lambda spec, _: FakeEmbedder(
         spec.model_name, spec.dimensions or 8, spec.max_seq_length or 16
     ),
@@ -32,9 +36,18 @@ TRIALS = {
 }
 
 
+def adapter_of(spec: ModelSpec) -> type[RemoteEmbedder] | None:
+    """Return what speaks to a model's provider, or None for a model that runs here."""
+    if spec.type == "reranker" and (spec.base_url or spec.base_urls) and not spec.devices:
+        return RemoteReranker
+    if spec.type == "cohere" and "rerank" in spec.model_name:
+        return CohereReranker
+    return REMOTE.get(spec.type)
+
+
 def build(spec: ModelSpec, settings: ModelSettings, providers: Providers | None = None) -> Embedder:
     """Return the embedder of `spec`; a local model is loaded. Raises ModelUnavailable."""
-    remote = REMOTE.get(spec.type)
+    remote = adapter_of(spec)
     elsewhere = spec.base_url or (spec.base_urls and not spec.devices)
     if remote is None and not elsewhere:
         if spec.type not in EMBEDDERS:
@@ -52,6 +65,17 @@ def build(spec: ModelSpec, settings: ModelSettings, providers: Providers | None 
     return (remote or RemoteReplica)(spec, providers)
 
 
+def size_of(spec: ModelSpec, settings: ModelSettings, dtype: str | None = None) -> int | None:
+    """Return the bytes of a model's weights, or None for a model that runs elsewhere only.
+
+    `dtype` is what it runs in, once that is known. Raises ModelUnavailable.
+    """
+    urls_only = bool(spec.base_url or spec.base_urls) and not spec.devices
+    if adapter_of(spec) is not None or urls_only:
+        return None
+    return weights_of(spec, settings, dtype) if spec.type in LOCAL_TYPES else 0
+
+
 def try_provider(providers: Providers, name: str) -> dict[str, object]:
     """Return the outcome of one tiny real call, as JSON: provider, model, dimension, ms.
 
@@ -61,8 +85,9 @@ def try_provider(providers: Providers, name: str) -> dict[str, object]:
     providers.get(name)
     specs, _ = providers.config.catalogue()
     for spec in specs:
-        if spec.type in REMOTE:
-            embedder = REMOTE[spec.type](spec, providers)
+        adapter = adapter_of(spec)
+        if adapter is not None and not issubclass(adapter, RemoteReranker):
+            embedder = adapter(spec, providers)
             if embedder.key_of == name:
                 break
     else:

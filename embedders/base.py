@@ -34,6 +34,10 @@ Input = str | Sequence[int]  # a text, or its token ids in the model's own vocab
 # What a model gives for an input: a vector (d,) float32, `Sparse`, the vectors of its tokens
 # (t, d) float32, or a reranker's or classifier's raw scores (labels,) float32.
 Output = Literal["dense", "sparse", "multi_vector", "score"]
+# What a model is; all but "classifier" can be configured as a model's type.
+Kind = Literal["sentence_transformer", "reranker", "classifier", "sparse", "multi_vector"]
+# What a model's scores are made of its raw ones by: 1 / (1 + e^-x), or e^x / sum of e^x.
+Activation = Literal["identity", "sigmoid", "softmax"]
 Value = Vectors | Sparse
 Row = Mapping[Output, Value]  # all that one input was asked for
 Column = Vectors | Sequence[Value | None]
@@ -126,6 +130,7 @@ class Facts:
     backend: str = "torch"
     outputs: tuple[Output, ...] = DENSE
     labels: tuple[str, ...] = ()  # the names of the scores, if the model gives scores
+    activation: Activation = "identity"  # of the scores; `encode` returns them raw
     revision: str | None = None
     pooling: str | None = None
     vocabulary: int | None = None
@@ -134,6 +139,15 @@ class Facts:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     notes: Sequence[str] = ()  # what the operator should know, one line each
+
+    @property
+    def kind(self) -> Kind:
+        """What the model is."""
+        if "score" in self.outputs:
+            return "classifier" if len(self.labels) > 1 else "reranker"
+        if self.outputs == ("sparse",):
+            return "sparse"
+        return "multi_vector" if self.outputs == ("multi_vector",) else "sentence_transformer"
 
 
 # The names that models and other services (Cohere, Jina, NVIDIA, Gemini, E5, Nomic) have for the
@@ -190,10 +204,14 @@ class Embedder:
     pads: bool = True
     # The best number of tokens for one pass, padding included; None: the default of the device.
     pass_tokens: int | None = None
+    # The most inputs of one pass, unless the configuration gives another number.
+    pass_items: int = 512
     # Whether an item's payload alone decides its vector, so that another service can encode it.
     portable: bool = True
     # How many passes may be under way at once: a GPU computes one while the next is copied to it.
     in_flight: int = 1
+    # What the weights take on their device, once whoever loaded the model has counted them.
+    memory_bytes: int | None = None
     # What `prepare` does, where it needs no weights; None where the library itself prepares texts.
     preparer: Preparer | None = None
     facts: Facts
@@ -224,9 +242,30 @@ class Embedder:
         """Return what each prepared input asks for, in order. `deadline` is `time.monotonic()`."""
         raise NotImplementedError
 
+    def launch(self, items: Sequence[Item]) -> Callable[[], Encoded]:
+        """Begin to encode; return what waits for the results. Here they are there at once.
+
+        Asked only where `in_flight` is more than 1.
+        """
+        encoded = self.encode(items)
+        return lambda: encoded
+
     def trial(self, text: str = "ok") -> list[Item]:
         """Return one short input, ready to encode, by which a model is tried."""
         return self.prepare([text], Prompt(), "right")
+
+    def terms(self, indices: Sequence[int]) -> list[str]:
+        """Return the terms at these indices of a sparse vector, as the vocabulary writes them.
+
+        Here the preparer reads it. Raises BadRequest where it cannot be read.
+        """
+        read: Callable[[Sequence[int]], list[str]] | None = getattr(self.preparer, "terms", None)
+        if read is None:
+            raise BadRequest(
+                "sparse_format: this model's terms cannot be written; ask for their indices",
+                param="sparse_format",
+            )
+        return read(indices)
 
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
         """Return the same at the highest precision, for rows that came out not finite."""
@@ -250,6 +289,8 @@ class Embedder:
         an unknown name or role.
         """
         known, default = self.facts.prompts, self.facts.default_prompt_name
+        if self.facts.kind == "multi_vector" and not (name or role or default or text is not None):
+            role = "document"  # such a model marks either side; documents are the many
         if text is not None:
             return Prompt(text, None, side_of(role or name))
         if name is not None and name in known:

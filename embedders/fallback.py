@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import Input, Item, Prompt, Truncate, Vectors
+from embedders.base import Encoded, Input, Item, Output, Prompt, Truncate, Value
 from embedders.device import DeviceEmbedder
 from embedders.loading import LoadedModel
 from embedders.proof import Reference
@@ -29,14 +29,14 @@ class FallbackEmbedder(DeviceEmbedder):
     portable = False  # the prompt, its side of a retrieval and the cut decide the vector too
 
     def __init__(
-        self, loaded: LoadedModel, reference: Reference, limit: int | None, *notes: str
-    ) -> None:
+        self, loaded: LoadedModel, reference: Reference, limit: int | None, *notes: str,
+        output: Output = "dense",
+    ) -> None:  # fmt: skip
         self._loaded, self._device = loaded, loaded.device
-        self._reference = reference
-        # Whether a batch holds texts of one length only, as padding changes a text's vector.
-        self.one_length = False
+        self._reference, self._output = reference, output
         self._lock = threading.Lock()
-        self.facts = loaded.facts(limit, None, "library", *notes)
+        facts = loaded.facts(limit, None, "library", *notes)
+        self.facts = replace(facts, outputs=(output,))
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the texts with the number of tokens that the library reads of each.
@@ -63,9 +63,9 @@ class FallbackEmbedder(DeviceEmbedder):
                     items.append(Item(text, count, full > count, prompt=prompt, side=truncate))
         return items
 
-    def _forward(self, items: Sequence[Item]) -> Vectors:
-        """Return the vectors that `SentenceTransformer.encode` gives, (n, d) float32."""
-        vectors = np.empty((len(items), self.facts.dimension), np.float32)
+    def _forward(self, items: Sequence[Item]) -> Encoded:
+        """Return what the library's `encode` gives."""
+        values: dict[int, Value] = {}
         how = [(i.prompt, i.side, i.tokens if self.one_length else 0) for i in items]
         order = sorted(range(len(items)), key=lambda i: repr(how[i]))
         with self._lock:
@@ -73,14 +73,19 @@ class FallbackEmbedder(DeviceEmbedder):
                 chosen = list(rows)
                 texts = [str(items[row].payload) for row in chosen]
                 with self._cutting(side):
-                    vectors[chosen] = self._reference.encode(texts, prompt, AT_ONCE)
-        return vectors
+                    found = self._reference.values(texts, prompt, AT_ONCE)
+                values.update(zip(chosen, found, strict=True))
+        column = [values[i] for i in range(len(items))]
+        tokens = [item.tokens for item in items]
+        if self._output == "dense":
+            return Encoded.dense(np.stack(column), tokens)
+        return Encoded({self._output: column}, tokens)
 
-    def _forward_exactly(self, items: Sequence[Item]) -> Vectors:
-        """Return vectors in float32, of a model loaded again that replaces this one."""
+    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
+        """Return the same in float32, of a model loaded again that replaces this one."""
         if self.facts.dtype != "float32":
             self._loaded = self._loaded.exactly()
-            self._reference = Reference(self._loaded.modules)
+            self._reference = type(self._reference)(self._loaded.modules)
             self.facts = replace(self.facts, dtype="float32")
         return self._forward(items)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,29 +18,43 @@ from typing import Any, TypeVar
 
 from config import ModelSettings, ModelSpec
 from embedders import kinds, weights
-from embedders.base import Facts
+from embedders.base import Facts, Kind
 from embedders.device import choose_device, choose_dtype, described, room_for, thread
-from embedders.folder import network_config
+from embedders.folder import names, network_config
+from embedders.manifest import STANFORD
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
 T = TypeVar("T")
 # The last parts of names of buffers that older versions of transformers stored with the weights.
 BUFFERS = ("position_ids", "token_type_ids", "inv_freq", "masked_bias", "attn.bias")
+# The library's class for each kind of model.
+FAMILIES: dict[Kind, str] = {
+    "sentence_transformer": "SentenceTransformer", "sparse": "SparseEncoder",
+    "multi_vector": "MultiVectorEncoder", "reranker": "CrossEncoder", "classifier": "CrossEncoder",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class LoadedModel:
-    """A `SentenceTransformer` on its device, in the dtype it runs in, and where it is from."""
+class Found:
+    """A local model's checked files, its kind, and where it shall run."""
 
-    modules: Any  # SentenceTransformer, without a Normalize at its end
-    normalizes: bool  # whether there was one
     spec: ModelSpec
     settings: ModelSettings
+    kind: Kind
     source: weights.Source
+    network: str  # the model_type of the first network, or ""
     device: Any  # torch.device
     dtype: Any  # torch.dtype of the network, or of a table of static embeddings
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel(Found):
+    """The library's model on its device, in the dtype it runs in, and where it is from."""
+
+    modules: Any  # a SentenceTransformer is without a Normalize at its end
+    normalizes: bool  # whether there was one
 
     @property
     def pooling(self) -> Any:
@@ -74,8 +89,8 @@ class LoadedModel:
         """Return the same model loaded again in float32. `notes` give the operator the reason."""
         import torch
 
-        modules, _ = _read(self.source.folder, self.device, torch.float32, self.spec.model_name)
-        _configure(modules, self.spec)
+        modules, _ = read(replace(self, dtype=torch.float32))
+        _configure(modules, self)
         for ours, copy in zip(self.modules.modules(), modules.modules(), strict=False):
             if type(ours) is type(copy) and hasattr(ours, "processing_kwargs"):
                 # Each network keeps its own: a Router's setter would give all the longest limit.
@@ -96,7 +111,8 @@ class LoadedModel:
             fingerprint=self.fingerprint(max_tokens), revision=self.spec.revision,
             pooling=str(pooling) if pooling else None, vocabulary=vocabulary,
             normalizes=self.normalizes,
-            prompts=dict(model.prompts), default_prompt_name=model.default_prompt_name,
+            prompts={name: text or "" for name, text in model.prompts.items()},
+            default_prompt_name=model.default_prompt_name,
             notes=(*self.notes, *notes),
         )  # fmt: skip
 
@@ -108,12 +124,15 @@ class LoadedModel:
         normalize = self.settings.normalize if spec.normalize is None else spec.normalize
         precision = "full" if self.dtype == torch.float32 else "half"
         prompts = [model.prompts, model.default_prompt_name]
-        identity = [self.source.digest, max_tokens, prompts, spec.dimensions, normalize, precision]
+        identity = [
+            self.source.digest, self.kind, max_tokens, prompts, spec.dimensions, normalize,
+            precision,
+        ]  # fmt: skip
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def load(spec: ModelSpec, settings: ModelSettings) -> LoadedModel:
-    """Return a model that was found, checked and loaded. Raises ModelUnavailable."""
+def find(spec: ModelSpec, settings: ModelSettings) -> Found:
+    """Return a model's checked files, its kind and where it shall run. Raises ModelUnavailable."""
     import torch
 
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
@@ -122,27 +141,35 @@ def load(spec: ModelSpec, settings: ModelSettings) -> LoadedModel:
     if "gguf" in name.lower():  # refused by its name, before anything is downloaded
         kinds.identify(Path(name), name)
     folder = weights.find(name, spec.revision, cache, token, allow_pickled=pickled)
-    notes = kinds.identify(folder, name)
+    identity = kinds.identify(folder, name, spec.type)
     source = weights.check(folder, name, cache, allow_pickled=pickled)
-    kind = str(network_config(source.folder).get("model_type", ""))
+    network = str(network_config(source.folder).get("model_type", ""))
     wanted = spec.dtype or settings.dtype
     gpu = torch.device("cuda") if torch.cuda.is_available() else None  # the one that `auto` takes
-    on_gpu = choose_dtype(wanted, gpu, kind) if gpu else None
+    on_gpu = choose_dtype(wanted, gpu, network) if gpu else None
     device = choose_device(spec.device or settings.device, room_for(source.folder, on_gpu))
-    dtype = choose_dtype(wanted, device, kind)
-    modules, unread = apart(lambda: _read(source.folder, device, dtype, name))
-    normalizes = _configure(modules, spec)
-    notes += source.notes
-    if unread:
-        notes += (f"its file has {len(unread)} weights that the network does not read, such as "
-                  f"{unread[0]}: it may need code that this service does not run",)  # fmt: skip
-    if modules.transformers_model is not None and "big_bird" in kind:
+    dtype = choose_dtype(wanted, device, network)
+    notes = (*identity.notes, *source.notes)
+    return Found(spec, settings, identity.kind, source, network, device, dtype, notes)
+
+
+def load(found: Found) -> LoadedModel:
+    """Return a model that gives dense, sparse or token vectors, loaded. Raises ModelUnavailable."""
+    spec = found.spec
+    modules, unread = apart(lambda: read(found))
+    if found.kind != "sentence_transformer":
+        _refuse_untrained(found, modules)
+    normalizes = _configure(modules, found)
+    notes = found.notes + unread
+    if modules.transformers_model is not None and "big_bird" in found.network:
         notes += ("it uses full attention, as the library does after the first short text",)
     for note in notes:
         log.warning("%s: %s", spec.id, note)
+    dtype = found.dtype
     if modules.transformers_model is None and modules.dtype is not None:
         dtype = modules.dtype  # a table of static embeddings runs in its stored dtype
-    return LoadedModel(modules, normalizes, spec, settings, source, device, dtype, notes)
+    found = replace(found, dtype=dtype, notes=notes)
+    return LoadedModel(**vars(found), modules=modules, normalizes=normalizes)
 
 
 def apart(work: Callable[[], T]) -> T:
@@ -155,18 +182,45 @@ def apart(work: Callable[[], T]) -> T:
     return thread("load").run(work)
 
 
-def _configure(model: Any, spec: ModelSpec) -> bool:
+def _refuse_untrained(found: Found, model: Any) -> None:
+    """Raise ModelUnavailable for a layer that the library made up, of random numbers.
+
+    It does so for a sparse or late-interaction model whose folder has no such layer. Stanford's
+    ColBERT has its Dense layer among the weights of the network.
+    """
+    folder = found.source.folder
+    of_stanford = "HF_ColBERT" in names(network_config(folder).get("architectures"))
+    of_stanford = of_stanford and (folder / STANFORD).is_file()
+    files = [*folder.glob("modules.json"), *folder.rglob("router_config.json")]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    for kind in ("Dense", "SparseAutoEncoder"):
+        made = sum(type(module).__name__ == kind for module in model.modules())
+        inside = kind == "Dense" and not files and of_stanford
+        if made > len(re.findall(rf'\.{kind}"', text)) + inside:
+            raise ModelUnavailable(
+                f"{found.spec.model_name!r} has no trained {kind} layer, which a "
+                f"{found.kind} model of this form needs: get the whole repository"
+            )
+
+
+def _configure(model: Any, found: Found) -> bool:
     """Apply the configuration to the library's model; return whether it normalizes.
 
     A Normalize at the end is removed: the engine normalizes, and a request may ask for the vector
     before it. Raises ModelUnavailable for settings that the model cannot have.
     """
+    spec = found.spec
     model.prompts = {**model.prompts, **spec.prompts}
     default = spec.default_prompt_name or model.default_prompt_name
     if default is not None and default not in model.prompts:
         known = ", ".join(sorted(model.prompts))
         raise ModelUnavailable(f"default_prompt_name {default!r} is unknown; known: {known}")
     model.default_prompt_name = default
+    if found.kind != "sentence_transformer":
+        if spec.dimensions is not None:
+            what = kinds.WHAT[found.kind]
+            raise ModelUnavailable(f"dimensions {spec.dimensions}: {spec.model_name!r} {what}")
+        return False
     width = int(model.get_embedding_dimension())
     if spec.dimensions is not None:
         if spec.dimensions > width:
@@ -179,33 +233,41 @@ def _configure(model: Any, spec: ModelSpec) -> bool:
     return normalizes
 
 
-def _read(folder: Path, device: Any, dtype: Any, name: str) -> tuple[Any, list[str]]:
-    """Return the `SentenceTransformer` in `dtype`, and the weights that its network does not read.
+def read(found: Found, family: str | None = None) -> tuple[Any, tuple[str, ...]]:
+    """Return the library's model in the wanted dtype, and notes on its weights.
 
     transformers casts the parameters, and keeps in float32 what the architecture requires, buffers
     such as rotary frequencies included; a cast afterwards would round those too.
+    Raises ModelUnavailable.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from sentence_transformers import SentenceTransformer
+    import sentence_transformers
 
-    started = time.monotonic()
+    folder, name, started = found.source.folder, found.spec.model_name, time.monotonic()
+    family = family or FAMILIES[found.kind]
     try:
-        with _reported() as (missing, unread), _read_not_mapped(_casts(folder, dtype)):
-            model = SentenceTransformer(
-                str(folder), device=str(device), local_files_only=True, trust_remote_code=False,
-                model_kwargs={"use_safetensors": True, "dtype": dtype},
+        with _reported() as (missing, unread), _read_not_mapped(_casts(folder, found.dtype)):
+            model = getattr(sentence_transformers, family)(
+                str(folder), device=str(found.device), local_files_only=True,
+                trust_remote_code=False,
+                model_kwargs={"use_safetensors": True, "dtype": found.dtype},
             )  # fmt: skip
     except Exception as exc:
         raise ModelUnavailable(f"{name!r} cannot be loaded: {described(exc)}") from exc
-    pooled = any(_reads_pooler(module) for module in model.modules())
+    pooled = family == "CrossEncoder" or any(map(_reads_pooler, model.modules()))
     missing = [key for key in missing if pooled or "pooler." not in key]
     if missing:
         files = ", ".join(sorted(file.name for file in folder.rglob("*.safetensors")))
         raise ModelUnavailable(
             f"{name!r} is not whole: {files} lacks {len(missing)} weights, such as {missing[0]}"
         )
-    log.info("loaded %s on %s in %.1f s", name, device, time.monotonic() - started)
-    return model.eval(), unread
+    log.info("loaded %s on %s in %.1f s", name, found.device, time.monotonic() - started)
+    if not unread:
+        return model.eval(), ()
+    return model.eval(), (
+        f"its file has {len(unread)} weights that the network does not read, such as {unread[0]}: "
+        "it may need code that this service does not run",
+    )
 
 
 @contextmanager

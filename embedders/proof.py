@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import Embedder, Prompt, Task, Vectors
+from embedders.base import Embedder, Encoded, Prompt, Task, Value, Vectors
 from errors import Invalid
 
 # The least cosine to the library in the same dtype. In half precision two correct backends
@@ -66,6 +66,14 @@ class Reference:
             **_task(prompt),
         )  # fmt: skip
         return np.ascontiguousarray(vectors, np.float32)
+
+    def values(self, texts: Sequence[str], prompt: Prompt, at_once: int) -> Sequence[Value]:
+        """Return what the model gives for each text, from batches of `at_once`."""
+        return list(self.encode(texts, prompt, at_once))
+
+    def comparable(self, encoded: Encoded) -> Vectors:
+        """Return an embedder's results as rows (n, d) that are compared with those of `encode`."""
+        return encoded.vectors
 
     def ids(self, text: str, prompt: Prompt) -> list[int] | None:
         """Return the token ids that the network reads, or None if it reads something else."""
@@ -170,8 +178,11 @@ class Proof:
         if self.leaks:
             batch = alone
         items = embedder.prepare(texts, prompt, "auto")
-        ours_alone = np.concatenate([embedder.encode([item]).vectors for item in items])
-        ours_batch = embedder.encode(items).vectors
+        rows = self._reference.comparable
+        ours_alone = np.concatenate([rows(embedder.encode([item])) for item in items])
+        ours_batch = rows(embedder.encode(items))
+        if ours_alone.shape != alone.shape:
+            return f"{ours_alone.shape} numbers{_named(prompt)}, not {alone.shape}"
         middle = batch.mean(axis=0)
         shifts = [(np.zeros_like(middle), ""), (middle, " from the mean")]
         # A few texts differ little from their mean, and rounding changes that difference most.
@@ -185,17 +196,19 @@ class Proof:
                     found = np.where(own < 1e-5, 1.0, found)
                 if (found < allowed).any():
                     row = int(np.argmin(found))
+                    of_texts = len(found) == len(items)
+                    what = f"a text of {items[row].tokens} tokens" if of_texts else "a token"
                     return (
-                        f"a text of {items[row].tokens} tokens {how}{_named(prompt)} has cosine "
-                        f"{found[row]:.5f}{centred} to the library's vector"
+                        f"{what} {how}{_named(prompt)} has cosine {found[row]:.5f}{centred} "
+                        "to the library's vector"
                     )
         return None
 
     def _answer(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Vectors, Vectors]:
         """Return the library's vectors of texts alone, and with the first `BATCH` in a batch."""
-        alone = np.concatenate([self._encoded((text,), prompt) for text in texts])
+        alone = [self._encoded((text,), prompt) for text in texts]
         batch = self._encoded(tuple(texts[:BATCH]), prompt)
-        return alone, np.concatenate([batch, alone[BATCH:]])
+        return np.concatenate(alone), np.concatenate([batch, *alone[BATCH:]])
 
     def _encoded(self, texts: tuple[str, ...], prompt: Prompt) -> Vectors:
         key = (texts, prompt.text, prompt.task if self._reference.routes else None)

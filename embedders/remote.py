@@ -108,7 +108,7 @@ class RemoteEmbedder(Embedder):
 
     def _try_again(self) -> None:
         with contextlib.suppress(ServiceError):
-            items = self.prepare(["ping"], Prompt(), "auto")
+            items = self.trial("ping")
             self._deliver(items, time.monotonic() + TRIAL_S, threading.Event())
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:

@@ -27,7 +27,7 @@ class StaticEmbedder(DeviceEmbedder):
         tokenizer = self._table.tokenizer
         cut = tokenizer.truncation or {}
         limit, side = cut.get("max_length", MOST_TOKENS), cut.get("direction", "right")
-        self._tokenizer = TextTokenizer(
+        self.preparer = self._tokenizer = TextTokenizer(
             tokenizer, Limits(limit), self._table.num_embeddings,
             side=side, special=False, empty=True,
         )  # fmt: skip

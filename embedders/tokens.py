@@ -8,13 +8,13 @@ read more tokens than it has rows. No configuration says which models have a tab
 numbers begin: one pass shows it.
 """
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from embedders.base import Input, Item, Prompt, Task, Truncate
+from embedders.base import Input, Item, Pair, Preparer, Prompt, Task, Truncate
 from errors import BadRequest, InputTooLong, Invalid, ModelUnavailable
 
 # Tokenizing takes time in proportion to the text, so at first only this many characters for each
@@ -56,18 +56,20 @@ class TextTokenizer:
 
     def __init__(
         self, tokenizer: Tokenizer, limits: Limits, vocabulary: int, *, side: Truncate = "right",
-        special: bool = True, empty: bool = False,
+        special: bool = True, empty: bool = False, skips: Collection[int] | None = None,
     ) -> None:  # fmt: skip
         """Copy the model's tokenizer.
 
         `side` is the side that "auto" cuts, `special` whether special tokens go around a text, and
-        `empty` whether an input without a token has a vector. Raises ModelUnavailable.
+        `empty` whether an input without a token has a vector. With `skips`, all special tokens, a
+        prompt's tokens are left out of the pooled vector. Raises ModelUnavailable.
         """
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())  # not shared
         self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens  # not in to_str
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._vocabulary, self._side, self._empty = vocabulary, side, empty
+        self._special, self._skips = special, skips
         probe = self._tokenizer.encode("a", add_special_tokens=special)
         marks = probe.special_tokens_mask
         first, last = 0, len(marks)
@@ -110,9 +112,43 @@ class TextTokenizer:
             else:
                 ids = self._checked(index, given)
             items.append(self._item(index, ids, limit, truncate, longer))
+        if prompt.text and self._skips is not None:
+            skip = self._prompt_tokens(prompt, self._skips)
+            items = [replace(item, skip=skip) for item in items]
         return items
 
-    def prompt_tokens(self, prompt: Prompt, special: Collection[int]) -> int:
+    def prepare_pairs(
+        self, pairs: Sequence[Pair], prompt: Prompt, truncate: Truncate
+    ) -> list[Item]:
+        """Raise BadRequest: such a model reads one text."""
+        raise BadRequest("this model takes texts, not pairs of them")
+
+    def terms(self, indices: Sequence[int]) -> list[str]:
+        """Return the vocabulary's tokens of these ids, "" for an id without one."""
+        return [self._tokenizer.id_to_token(int(index)) or "" for index in indices]
+
+    def recipe(self) -> dict[str, Any]:
+        """Return JSON from which `preparer_of` makes an equal tokenizer in another process."""
+        return {
+            "kind": "text", "tokenizer": self._tokenizer.to_str(),
+            "encodes_special": self._tokenizer.encode_special_tokens,
+            "most": self.limits.most, "of_task": self.limits.of_task,
+            "vocabulary": self._vocabulary, "side": self._side, "special": self._special,
+            "empty": self._empty, "skips": None if self._skips is None else sorted(self._skips),
+        }  # fmt: skip
+
+    @classmethod
+    def of_recipe(cls, recipe: dict[str, Any]) -> "TextTokenizer":
+        """Return the tokenizer of a recipe."""
+        tokenizer = Tokenizer.from_str(recipe["tokenizer"])
+        tokenizer.encode_special_tokens = recipe["encodes_special"]
+        return cls(
+            tokenizer, Limits(recipe["most"], recipe["of_task"]), recipe["vocabulary"],
+            side=recipe["side"], special=recipe["special"], empty=recipe["empty"],
+            skips=recipe["skips"],
+        )  # fmt: skip
+
+    def _prompt_tokens(self, prompt: Prompt, special: Collection[int]) -> int:
         """Return how many leading tokens of an input the library counts as its prompt.
 
         Those of the prompt alone without a last `special` one (`Transformer._get_prompt_length`).
@@ -155,6 +191,15 @@ class TextTokenizer:
         if framed and tuple(ids[len(ids) - len(after) :]) == after:
             return ids[len(before) : len(ids) - len(after)]
         return ids
+
+
+# What makes a preparer of a recipe, by the recipe's kind. Modules of other kinds add theirs.
+PREPARERS: dict[str, Callable[[dict[str, Any]], Preparer]] = {"text": TextTokenizer.of_recipe}
+
+
+def preparer_of(recipe: dict[str, Any]) -> Preparer:
+    """Return what prepares inputs as the embedder does whose preparer gave this recipe."""
+    return PREPARERS[recipe["kind"]](recipe)
 
 
 def _cut(text: str, limit: int, truncate: Truncate) -> str:

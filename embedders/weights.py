@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from embedders import hub
-from embedders.hub import SAFE_INDEX, Manifest
+from embedders.manifest import SAFE_INDEX, Manifest
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
@@ -102,10 +102,14 @@ def check(
     notes = []
     if unknown := hub.unverified(folder):
         notes.append(f"the cache may hold only a part of it: the hub was not asked {unknown}")
-    if not found.pickled:
-        sums = _sums(folder, found.read)
-    elif not allow_pickled:
+    if not allow_pickled and found.needs_pickles:
         raise hub.only_pickled(name, found)
+    if not found.pickled or not allow_pickled:
+        sums = _sums(folder, found.read)
+        if found.pickled:
+            notes.append(
+                f"it gives dense vectors only: ALLOW_PICKLED_WEIGHTS=false refuses {found.pickles}"
+            )
     else:
         folder, sums = _converted(folder, name, found, own_cache(cache_dir) / "converted")
         notes.append(
@@ -278,7 +282,10 @@ def _make(folder: Path, name: str, found: Manifest, target: Path) -> None:
 def safe_name(path: str) -> str:
     """Return the name of a pickle's safetensors: `pytorch_model-1-of-2.bin` is `model-1-of-2`."""
     folder, _, name = path.rpartition("/")
-    plain = name.removesuffix(".bin").replace("pytorch_model", "model") + ".safetensors"
+    plain = (
+        name.removesuffix(".bin").removesuffix(".pt").replace("pytorch_model", "model")
+        + ".safetensors"
+    )
     return f"{folder}/{plain}" if folder else plain
 
 

@@ -13,18 +13,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-import numpy as np
-
 from circuit_breaker import CircuitBreaker
-from embedders.base import Encoded, Gone, Item, Vectors
+from embedders.base import Encoded, Gone, Item, Row
 from errors import ModelUnavailable, ProviderError, QueueFull, ServiceError, Unavailable
+from serving.checks import agree
 from serving.encoder import Encoder, Place
 
 PROBE_TEXT = "a replica proves that it encodes"
 PROBE_S = 15.0  # how long a probe may take
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # between the probes of a replica that fails
 LOAD_PAUSES_S = (30.0, 60.0, 120.0, 300.0)  # between the tries to load a replica
-SAME_SPACE = 0.98  # cosine of two replicas' probes; precision and batching explain no more
 
 State = Literal["up", "down", "unproved"]
 
@@ -73,7 +71,7 @@ class Replicas(Encoder):
         super().__init__(encoders[0][1].embedder)
         self._lock = threading.Lock()
         self._closed = False
-        self._reference: Vectors | None = None
+        self._reference: Row | None = None
         loaded = [Replica(name, encoder) for name, encoder in encoders]
         away = [Replica(name, None, load) for name, _, load in missing]
         self._all = [*loaded, *away]
@@ -189,10 +187,10 @@ class Replicas(Encoder):
         if reason := encoder.embedder.not_ready_reason():
             raise ModelUnavailable(reason)
         items = encoder.embedder.trial(PROBE_TEXT)
-        vector = encoder.encode(items, time.monotonic() + PROBE_S).vectors[0]
+        row = encoder.encode(items, time.monotonic() + PROBE_S).row(0)
         if self._reference is None:
-            self._reference = vector
-        if not _agree(vector, self._reference):
+            self._reference = row
+        if not agree(row, self._reference):
             raise ModelUnavailable("its vectors are not those of the first replica")
         replica.proved = True
 
@@ -211,10 +209,3 @@ class Replicas(Encoder):
 
 def _reason(exc: BaseException) -> str:
     return exc.message if isinstance(exc, ServiceError) else type(exc).__name__
-
-
-def _agree(one: Vectors, other: Vectors) -> bool:
-    if one.shape != other.shape:
-        return False
-    lengths = float(np.linalg.norm(one)) * float(np.linalg.norm(other))
-    return float(one @ other) >= SAME_SPACE * lengths

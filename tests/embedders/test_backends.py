@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from config import Config, ModelSpec
-from embedders import backends
+from embedders import backends, proven
 from embedders.base import Embedder, Prompt, Vectors
 from embedders.graph import WIDEST
 from embedders.layers import TorchLayers
@@ -186,7 +186,7 @@ def test_another_library_processor_or_version_of_this_service_is_proven_again(
     load: Callable[..., Embedder], monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     load()
-    monkeypatch.setattr(backends, what, lambda *_: "another")
+    monkeypatch.setattr(proven, what, lambda *_: "another")
     monkeypatch.setattr(Proof, "difference", lambda *_: "differs")
     assert load().facts.backend == "library"
 

@@ -1,4 +1,4 @@
-"""What is no embedding model is refused by its name, before anything of it is loaded."""
+"""A model's kind is told by its files; what is of no kind is refused by what it is."""
 
 import json
 import sys
@@ -105,58 +105,12 @@ REFUSED: dict[str, tuple[Files, str]] = {
     "MLX": (net("bert", "BertModel", quantization={"bits": 4}), "is quantized (mlx)"),
     "float8": (net("bert", "BertModel", dtype="float8_e4m3fn"), "is quantized (fp8)"),
     # other families that say so
-    "CrossEncoder": ({TYPE: {"model_type": "CrossEncoder"}, **st("T")}, "is a cross-encoder"),
-    "PyLate 3": ({TYPE: {"model_type": "ColBERT"}, **st("T", "D")}, "late-interaction"),
-    "PyLate 1": (st("T", "pylate.models.Dense.Dense"), "late-interaction model (ColBERT)"),
-    "PyLate prefixes": ({TYPE: {"query_prefix": "[Q] "}, **st("T", "P")}, "late-interaction"),
-    "maxsim": ({TYPE: {"similarity_fn_name": "MaxSim"}, **st("T", "P")}, "late-interaction"),
     "a type to come": (
         {TYPE: {"model_type": "GraphEncoder"}, **st("T", "P")},
         "is a GraphEncoder of sentence-transformers, which this version does not know",
     ),
-    "SPLADE by module": (
-        st("T", "sentence_transformers.sparse_encoder.models.SpladePooling"),
-        "is a sparse model (SPLADE)",
-    ),
-    "CSR": (
-        st("T", "P", "sentence_transformers.sparse_encoder.models.SparseAutoEncoder"),
-        "is a sparse model",
-    ),
-    "LogitScore": (
-        st("T", "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),
-        "is a cross-encoder (reranker)",
-    ),
-    "MultiVectorMask": (
-        st("T", "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask"),
-        "late-interaction",
-    ),
-    "reranker by task": (
-        st("T", **{BERT: {"transformer_task": "text-generation"}}),
-        "is a causal reranker",
-    ),
-    "scores by task": (
-        st("T", **{BERT: {"transformer_task": "sequence-classification"}}),
-        "is a cross-encoder",
-    ),
-    "Stanford ColBERT": (net("bert", "HF_ColBERT"), "is a late-interaction model (ColBERT)"),
-    "ColBERT's file": ({**net("bert", "BertModel"), "artifact.metadata": {}}, "(ColBERT)"),
-    "lightonai/colbertv2.0": (net("bert", "BertModel"), "(ColBERT)"),
     "ColPali": (net("colpali", "ColPaliForRetrieval", vision_config={}), "late-interaction"),
-    "naver/splade-v3": (net("bert", "BertForMaskedLM"), "is a sparse model (SPLADE)"),
-    "OpenSearch": ({**net("distilbert", "DistilBertForMaskedLM"), "idf.json": {}}, "sparse model"),
     # without modules.json
-    "reranker": (
-        net("bert", "BertForSequenceClassification", id2label={"0": "LABEL_0"}),
-        "is a cross-encoder (reranker)",
-    ),
-    "old CrossEncoder": (
-        net("roberta", "RobertaForX", sbert_ce_default_activation_function="torch.nn.Sigmoid"),
-        "is a cross-encoder (reranker)",
-    ),
-    "sentiment": (
-        net("xlm-roberta", "XLMRobertaForSequenceClassification", id2label={"0": "a", "1": "b"}),
-        "is a classifier (XLMRobertaForSequenceClassification)",
-    ),
     "ner": (net("bert", "BertForTokenClassification"), "is a tagger"),
     "qa": (net("deberta-v2", "DebertaV2ForQuestionAnswering"), "finds answers in a text"),
     "nsp": (net("bert", "BertForNextSentencePrediction"), "scores pairs of texts"),
@@ -171,7 +125,6 @@ REFUSED: dict[str, tuple[Files, str]] = {
         "is a chat model (Qwen3ForCausalLM)",
     ),
     "chat by file": ({**net(*QWEN), "chat_template.jinja": "{{ x }}"}, "is a chat model"),
-    "Qwen/Qwen3-Reranker-0.6B": (net(*QWEN), "is a causal reranker (Qwen3ForCausalLM)"),
     "BERT that writes": (net("bert", "BertLMHeadModel"), "is a language model"),
     "BERT as a decoder": (net("bert", "BertModel", is_decoder=True), "is a decoder (BertModel)"),
     "XLM that writes": (net("xlm", "XLMModel", causal=True), "is a decoder (XLMModel)"),
@@ -275,6 +228,56 @@ REFUSED: dict[str, tuple[Files, str]] = {
     ),
 }
 
+OTHERS: dict[str, tuple[Files, str]] = {
+    "CrossEncoder": ({TYPE: {"model_type": "CrossEncoder"}, **st("T")}, "reranker"),
+    "PyLate 3": ({TYPE: {"model_type": "ColBERT"}, **st("T", "D")}, "multi_vector"),
+    "PyLate 1": (st("T", "pylate.models.Dense.Dense"), "multi_vector"),
+    "PyLate prefixes": ({TYPE: {"query_prefix": "[Q] "}, **st("T", "P")}, "multi_vector"),
+    "maxsim": ({TYPE: {"similarity_fn_name": "MaxSim"}, **st("T", "P")}, "multi_vector"),
+    "SPLADE by module": (
+        st("T", "sentence_transformers.sparse_encoder.models.SpladePooling"),
+        "sparse",
+    ),
+    "CSR": (
+        st("T", "P", "sentence_transformers.sparse_encoder.models.SparseAutoEncoder"),
+        "sparse",
+    ),
+    "LogitScore": (
+        st("T", "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),
+        "reranker",
+    ),
+    "MultiVectorMask": (
+        st("T", "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask"),
+        "multi_vector",
+    ),
+    "reranker by task": (
+        st("T", **{BERT: {"transformer_task": "text-generation"}}),
+        "reranker",
+    ),
+    "scores by task": (
+        st("T", **{BERT: {"transformer_task": "sequence-classification"}}),
+        "reranker",
+    ),
+    "Stanford ColBERT": (net("bert", "HF_ColBERT"), "multi_vector"),
+    "ColBERT's file": ({**net("bert", "BertModel"), "artifact.metadata": {}}, "multi_vector"),
+    "lightonai/colbertv2.0": (net("bert", "BertModel"), "multi_vector"),
+    "naver/splade-v3": (net("bert", "BertForMaskedLM"), "sparse"),
+    "OpenSearch": ({**net("distilbert", "DistilBertForMaskedLM"), "idf.json": {}}, "sparse"),
+    "reranker": (
+        net("bert", "BertForSequenceClassification", id2label={"0": "LABEL_0"}),
+        "reranker",
+    ),
+    "old CrossEncoder": (
+        net("roberta", "RobertaForX", sbert_ce_default_activation_function="torch.nn.Sigmoid"),
+        "reranker",
+    ),
+    "sentiment": (
+        net("xlm-roberta", "XLMRobertaForSequenceClassification", id2label={"0": "a", "1": "b"}),
+        "classifier",
+    ),
+    "Qwen/Qwen3-Reranker-0.6B": (net(*QWEN), "reranker"),
+}
+
 PASSES: dict[str, tuple[Files, str | None]] = {
     "bert": (net("bert", "BertModel"), MEAN),
     "bert, unnamed": (net("bert"), MEAN),
@@ -352,7 +355,7 @@ PASSES: dict[str, tuple[Files, str | None]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_embedding_model_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_what_is_of_no_kind_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     files, expected = REFUSED[kind]
     with pytest.raises(ModelUnavailable) as refusal:
         identify(write(tmp_path, files), kind)
@@ -364,7 +367,34 @@ def test_what_is_no_embedding_model_is_refused_by_name(kind: str, tmp_path: Path
 @pytest.mark.parametrize("kind", PASSES)
 def test_an_embedding_model_passes_and_what_is_assumed_is_said(kind: str, tmp_path: Path) -> None:
     files, note = PASSES[kind]
-    assert identify(write(tmp_path, files), kind) == ((note,) if note else ())
+    found = identify(write(tmp_path, files), kind)
+    assert found == ("sentence_transformer", (note,) if note else ())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_kinds_are_told_by_their_files_or_their_name(name: str, tmp_path: Path) -> None:
+    files, kind = OTHERS[name]
+    assert identify(write(tmp_path, files), name) == (kind, ())
+    if kind != "classifier":
+        assert identify(tmp_path, name, kind).kind == kind
+    with pytest.raises(ModelUnavailable, match='its type is no sentence_transformer; leave "type"'):
+        identify(tmp_path, name, "sentence_transformer")
+
+
+@pytest.mark.parametrize("wanted", ["reranker", "sparse", "multi_vector"])
+def test_a_type_that_the_files_contradict_is_refused_with_what_the_model_is(
+    wanted: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelUnavailable, match=f"is an embedding model; .* is no {wanted}"):
+        identify(write(tmp_path, st("T", "P")), "m", wanted)
+
+
+def test_the_type_decides_what_no_file_tells(tmp_path: Path) -> None:
+    masked = write(tmp_path / "a", net("bert", "BertForMaskedLM"))
+    assert identify(masked, "m", "sparse").kind == "sparse"
+    assert identify(masked, "m").kind == "sentence_transformer"
+    writes = write(tmp_path / "b", net(*QWEN))
+    assert identify(writes, "m", "reranker").kind == "reranker"
 
 
 def test_the_name_of_a_gguf_file_is_enough(tmp_path: Path) -> None:
@@ -485,41 +515,42 @@ def other_model(folder: Path, family: str, head: str) -> None:
     "kind", ["two Dense", "T5 and Dense", "static", "router", "words", "layers"]
 )
 def test_what_the_library_saves_passes(kind: str, saved: Callable[[str], Path]) -> None:
-    assert identify(saved(kind), kind) == ()
+    assert identify(saved(kind), kind) == ("sentence_transformer", ())
 
 
 def test_the_bundled_model_passes() -> None:
-    assert identify(MINILM, "sentence-transformers/all-MiniLM-L6-v2") == ()
+    found = identify(MINILM, "sentence-transformers/all-MiniLM-L6-v2", "sentence_transformer")
+    assert found == ("sentence_transformer", ())
 
 
 def test_what_transformers_saves_of_an_encoder_passes_with_a_note(
     saved: Callable[[str], Path],
 ) -> None:
-    assert identify(saved("BertModel"), "m") == (MEAN,)
-    assert identify(saved("BertForMaskedLM"), "m") == (MEAN_OF_HEAD.format("BertForMaskedLM"),)
+    assert identify(saved("BertModel"), "m").notes == (MEAN,)
+    note = MEAN_OF_HEAD.format("BertForMaskedLM")
+    assert identify(saved("BertForMaskedLM"), "m") == ("sentence_transformer", (note,))
 
 
 @pytest.mark.parametrize(
-    ("kind", "what"),
+    ("name", "kind"),
     [
-        ("BertForSequenceClassification", "is a cross-encoder"),
-        ("CrossEncoder", "is a cross-encoder"),
-        ("SparseEncoder", "is a sparse model"),
-        ("MultiVectorEncoder", "is a late-interaction model"),
+        ("BertForSequenceClassification", "reranker"),
+        ("CrossEncoder", "reranker"),
+        ("SparseEncoder", "sparse"),
+        ("MultiVectorEncoder", "multi_vector"),
     ],
 )
 @pytest.mark.parametrize("type_named", [True, False])
-def test_what_the_library_saves_of_other_families_is_refused(
-    kind: str, what: str, type_named: bool, saved: Callable[[str], Path], tmp_path: Path
+def test_what_the_library_saves_of_other_families_is_told(
+    name: str, kind: str, type_named: bool, saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = saved(kind)
+    folder = saved(name)
     if not type_named:  # their modules or their head say it too
         for file in folder.rglob("*.json"):
             if file.name != TYPE:
                 write(tmp_path, {str(file.relative_to(folder)): file.read_text()})
         folder = tmp_path
-    with pytest.raises(ModelUnavailable, match=what):
-        identify(folder, "m")
+    assert identify(folder, "m").kind == kind
 
 
 def test_reading_kinds_loads_no_network_library() -> None:

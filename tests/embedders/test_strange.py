@@ -24,7 +24,7 @@ from embedders.backends import local
 from embedders.base import Embedder, Prompt
 from embedders.fallback import FallbackEmbedder
 from errors import BadRequest, ModelUnavailable
-from serving.loader import check
+from serving.checks import check
 from tests.zoo import vocabularies
 from tests.zoo.layouts import FIRST, SHAPE, changed, sentence, wild
 from tests.zoo.layouts_bert import bert

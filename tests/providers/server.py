@@ -25,6 +25,11 @@ def vector(text: object, salt: str = "", dimension: int = DIMENSION) -> list[flo
     return numbers.tolist()
 
 
+def relevance(query: str, document: str) -> float:
+    """A score in 0..1 that depends on both texts."""
+    return (vector(document, query, 1)[0] + 1) / 2
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "FakeProvider"
@@ -68,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.openai(body)
         if path.endswith("/embed"):
             return self.cohere(body, path)
+        if path.endswith("/rerank"):
+            return self.rerank(body)
         texts = body["inputs"]
         width = self.server.width(path)
         given = [texts] if isinstance(texts, str) else texts
@@ -84,6 +91,17 @@ class Handler(BaseHTTPRequestHandler):
         tokens = sum(len(str(t).split()) for t in inputs)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"object": "list", "data": data, "model": body["model"], "usage": usage}
+
+    def rerank(self, body: dict) -> object:
+        """The scores, best first, in the form that the server is told to have."""
+        form, given = self.server.form, body.get("texts") or body["documents"]
+        name = "score" if form == "tei" else "relevance_score"
+        rows = [{"index": i, name: relevance(body["query"], d)} for i, d in enumerate(given)]
+        rows.sort(key=lambda row: -row[name])
+        tokens = sum(len(d.split()) for d in given)
+        if form == "tei":
+            return rows
+        return {"data" if form == "voyage" else "results": rows, "usage": {"total_tokens": tokens}}
 
     def cohere(self, body: dict, path: str) -> dict:
         salt = body.get("input_type", "")
@@ -107,6 +125,7 @@ class FakeProvider(ThreadingHTTPServer):
         self.script: deque = deque()
         self.always: object = "good"
         self.salt = ""
+        self.form = "jina"  # of replies to /rerank: jina, voyage or tei
         self.widths: dict[str, int] = {}  # of models that have another dimension, by name
         self.seen: list[tuple[str, dict, dict]] = []
         self.lock = threading.Lock()

@@ -85,7 +85,7 @@ def test_a_second_copy_of_this_service_is_a_backend(serve, tmp_path, config_of):
     app = create_app(config_of({"near": near}, **NETWORK), wait=True)
     texts = [f"text number {i}" for i in range(300)]
     reply = app.test_client().post("/embed", json={"texts": texts}).json
-    direct = requests.post(f"{url}/embed", json={"texts": texts}, timeout=20).json()
+    direct = requests.post(f"{url}/embed", json={"texts": texts}, timeout=60).json()
     np.testing.assert_allclose(reply["embeddings"], direct["embeddings"], atol=1e-6)
     ids = {"input": [[1, 2], [3]], "model": "near"}
     usage = app.test_client().post("/v1/embeddings", json=ids).json["usage"]

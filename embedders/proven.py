@@ -1,0 +1,166 @@
+"""Chooses what runs a loaded model: the fastest backend whose results are proven the library's.
+
+The verdict is kept in the model cache, by everything that it depends on, so that a restart does not
+prove it again. A model that no faster backend is right for is run by the library itself.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from embedders import weights
+from embedders.base import DeviceBroken, Embedder, OutOfMemory
+from embedders.device import DeviceEmbedder, described, meaning
+from embedders.graph import MissingPackage
+from embedders.layers import cores
+from embedders.loading import LoadedModel, apart
+from errors import ModelUnavailable, ServiceError
+
+log = logging.getLogger("embedders")
+
+
+class Comparison(Protocol):
+    """The library's results for a few inputs, and what they are compared with."""
+
+    @property
+    def leaks(self) -> bool:
+        """Whether padding changes an input's result in the library; see `Proof.leaks`."""
+
+    def difference(self, embedder: Embedder) -> str | None:
+        """Return how an embedder's results differ from the library's, or None."""
+
+
+Backend = tuple[str, Callable[[], DeviceEmbedder]]
+LIBRARY = "library"
+MEASURED = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnxruntime", "numpy")
+
+
+def in_its_dtype(loaded: LoadedModel, choose: Callable[[LoadedModel], Embedder]) -> Embedder:
+    """Return the embedder that `choose` makes, of a copy in float32 if it cannot run in half.
+
+    Raises ModelUnavailable for a model that cannot run at all.
+    """
+    try:
+        return apart(lambda: choose(loaded))
+    except (DeviceBroken, OutOfMemory, ServiceError):
+        raise
+    except Exception as exc:
+        dtype = str(loaded.dtype).removeprefix("torch.")
+        failed = f"sentence-transformers cannot run it in {dtype} ({described(exc)})"
+        if loaded.dtype.itemsize >= 4 or meaning(exc) is not exc:
+            raise ModelUnavailable(failed) from exc
+    note = f"{failed}: it runs in float32"
+    log.warning("%s: %s", loaded.spec.id, note)
+    exact = loaded.exactly(note)
+    return apart(lambda: choose(exact))
+
+
+def choose(
+    loaded: LoadedModel, limit: int, backends: Sequence[Backend], proof: Comparison,
+    library: Callable[[str], DeviceEmbedder],
+) -> Embedder:  # fmt: skip
+    """Return the first of the backends whose results equal the library's, or the library's own.
+
+    `limit` is how many tokens the model reads; `library(note)` makes what the library runs.
+    """
+    name, started = loaded.spec.id, time.monotonic()
+    verdict = Verdict(loaded, limit)
+    why = "no faster backend is for its kind"
+    known, leaks = verdict.read()
+    if known is None:
+        leaks = proof.leaks
+    ordered = sorted(backends, key=lambda each: each[0] != known)  # the known one first
+    for backend, build in ordered if known != LIBRARY else []:
+        embedder: DeviceEmbedder | None = None
+        try:
+            embedder = build()
+            embedder.one_length = embedder.pads and leaks
+            difference = None if backend == known else proof.difference(embedder)
+        except MissingPackage as exc:
+            if loaded.backend != "auto":
+                raise
+            difference = exc.message
+        except (DeviceBroken, OutOfMemory, ServiceError):
+            raise
+        except Exception as exc:  # such as a private operator that changed
+            if embedder is None and meaning(exc) is not exc:
+                raise
+            difference = described(exc)
+        if embedder and difference is None:
+            verdict.keep(backend, leaks)
+            log.info("%s runs by %s (proven in %.2f s)", name, backend, time.monotonic() - started)
+            embedder.free_network()
+            return embedder
+        why = f"{backend}: {difference}"
+        log.warning("%s cannot run by %s", name, why)
+    verdict.keep(LIBRARY, leaks)
+    note = f"run by sentence-transformers itself, one pass at a time ({why})"
+    log.warning("%s is %s", name, note)
+    run = library(note)
+    run.one_length = leaks
+    return run
+
+
+class Verdict:
+    """The backend that was proven for a model on this machine, kept in a file."""
+
+    def __init__(self, loaded: LoadedModel, limit: int) -> None:
+        facts = [
+            loaded.fingerprint(limit), str(loaded.dtype), _processor(loaded.device), cores(),
+            loaded.backend, loaded.settings.cuda_graphs, _code(),
+            *(version(package) for package in MEASURED),
+        ]  # fmt: skip
+        key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+        self._name, self._wanted = loaded.spec.id, loaded.backend
+        self._path = weights.own_cache(loaded.settings.model_cache_dir) / "proofs" / f"{key}.json"
+        self._known: str | None = None
+
+    def read(self) -> tuple[str | None, bool]:
+        """Return the proven backend, None without one, and whether padding leaks."""
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            self._known, leaks = str(kept["backend"]), kept["leaks"] is True
+        except Exception:  # missing, or damaged in any way
+            self._known, leaks = None, False
+        return self._known, leaks
+
+    def keep(self, backend: str, leaks: bool) -> None:
+        """Write the proven backend to the file. If that fails, the next start proves it again."""
+        if self._wanted not in ("auto", backend.partition("+")[0]):
+            log.warning("%s runs by %s: %s does not suit it", self._name, backend, self._wanted)
+        if backend == self._known:
+            return
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            verdict = json.dumps({"backend": backend, "leaks": leaks})
+            self._path.write_text(verdict, encoding="utf-8")  # a damaged file proves it again
+
+
+@functools.cache
+def _code() -> str:
+    """Return a digest of this package's source, as another version proves again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _processor(device: Any) -> str:
+    """Return the name of the processor that computes, as kernels depend on it."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    names = [platform.machine(), torch.backends.cpu.get_cpu_capability()]
+    with contextlib.suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        names += [line for line in text.splitlines() if line.startswith("model name")][:1]
+    return " ".join(names)

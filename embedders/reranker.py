@@ -1,0 +1,393 @@
+"""Runs rerankers and classifiers: the scores of a pair of texts that one network reads together.
+
+A cross-encoder has a head that gives scores; a causal reranker is a language model that answers yes
+or no to a question of which the pair is a part. Scores come out raw, in float32. Each way through
+the network is compared with `CrossEncoder.predict` before it serves.
+"""
+
+import copy
+import functools
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from embedders import proven
+from embedders.base import (
+    Activation,
+    Embedder,
+    Encoded,
+    Facts,
+    Input,
+    Item,
+    Pair,
+    Preparer,
+    Prompt,
+    Truncate,
+    Vectors,
+)
+from embedders.causal import answers_by_words, instructions, recipe_of, rendered, tell
+from embedders.device import DeviceEmbedder
+from embedders.graph import WIDEST, OnnxFirstTokens
+from embedders.layers import FirstTokens, cores, use_cores
+from embedders.loading import Found, LoadedModel, load
+from embedders.packed import can_pack
+from embedders.pair_proof import (
+    LibraryScorer,
+    PairProof,
+    PublishedScorer,
+    Scorer,
+    library_scores,
+)
+from embedders.pairs import OtherLayout, TemplateTokenizer, no_single_text, pair_tokenizer, too_long
+from embedders.states import FlatStates, InFloat32, PackedStates, Part, TokenStates
+from embedders.tokens import MOST_TOKENS, Limits, limits_of
+from errors import BadRequest, ModelUnavailable
+
+log = logging.getLogger("embedders")
+ACTIVATIONS: dict[str, Activation] = {
+    "Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax",
+}  # fmt: skip
+AT_ONCE = 32  # pairs in a batch of the library's `predict`, its default
+
+
+def build(found: Found) -> Embedder:
+    """Return a reranker or a classifier, loaded. Raises ModelUnavailable."""
+    return proven.in_its_dtype(load(found), choose)
+
+
+def choose(loaded: LoadedModel) -> Embedder:
+    """Return what runs the model: the first way that is proven equal to `CrossEncoder.predict`."""
+    model, limits = loaded.modules, _limits(loaded)
+    network, tokenizer = next(iter(model)).model, next(iter(model)).tokenizer
+    if getattr(network.config, "pad_token_id", 0) is None:  # it is looked for in each pass
+        network.config.pad_token_id = tokenizer.pad_token_id
+    recipe, prompts = recipe_of(loaded), _prompts(model)
+    scorer: Scorer = LibraryScorer(model)
+    ways: list[proven.Backend] = []
+    try:
+        if recipe is None:
+            preparer = _preparer(loaded, limits)
+        else:
+            tell(recipe, model)
+            backend = tokenizer.backend_tokenizer
+            preparer = TemplateTokenizer(backend, limits.most, recipe.template)
+            scorer = PublishedScorer(model, preparer)
+    except OtherLayout as exc:
+        log.warning("%s: %s", loaded.spec.id, exc)
+    else:
+        ways = [
+            (
+                way.name if way else "torch",
+                functools.partial(Reranker, loaded, preparer, limits, way),
+            )
+            for way in (*_ways(loaded, limits), None)
+        ]
+
+    def library(note: str) -> DeviceEmbedder:
+        if recipe is not None:
+            raise ModelUnavailable(f"{loaded.spec.model_name!r} runs by no way equal to its recipe")
+        return LibraryReranker(loaded, limits, note)
+
+    proof = PairProof(scorer, limits.most, loaded.dtype.itemsize < 4, prompts)
+    return proven.choose(loaded, limits.most, ways, proof, library)
+
+
+def _limits(loaded: LoadedModel) -> Limits:
+    """Return how long a pair may be, and make the library cut alike."""
+    transformer = next(iter(loaded.modules))
+    limits = limits_of(transformer, loaded.spec.max_seq_length or loaded.settings.max_seq_length)
+    limits.set_on(transformer)
+    return limits
+
+
+def _preparer(loaded: LoadedModel, limits: Limits) -> Preparer:
+    """Return what prepares pairs as the library does. Raises OtherLayout."""
+    transformer = next(iter(loaded.modules))
+    tokenizer = transformer.tokenizer
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise OtherLayout("its tokenizer is not a fast one")
+    if "message" in transformer.modality_config:
+        template = rendered(transformer)
+        return TemplateTokenizer(tokenizer.backend_tokenizer, limits.most, template)
+    return pair_tokenizer(
+        tokenizer.backend_tokenizer, limits.most, _vocabulary(loaded.modules),
+        typed="token_type_ids" in tokenizer.model_input_names, side=tokenizer.truncation_side,
+        alone=loaded.kind == "classifier",
+    )  # fmt: skip
+
+
+def _ways(loaded: LoadedModel, limits: Limits) -> list["Way"]:
+    """Return the ways past the library's modules, the fastest first."""
+    import torch
+
+    found = head_of(loaded.modules)
+    if found is None or loaded.backend == "torch":
+        return []
+    network, head = found
+    if loaded.device.type != "cpu" or not can_pack(network):
+        return [Way("flat", network, head, lambda: FlatStates(network))]
+    onnx = loaded.dtype == torch.float32 and loaded.backend in ("auto", "onnx")
+    return [
+        Way(m.name, network, head, functools.partial(PackedStates, network, loaded.dtype, m))
+        for m in ([OnnxFirstTokens] if onnx and limits.most <= WIDEST else []) + [FirstTokens]
+    ]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What makes scores of the state of one token, or of the mean of all, in float32."""
+
+    at: Literal["first", "last", "mean"]
+    scores: Callable[[Any], Any]  # (n, d) -> (n, labels)
+
+    def __call__(self, part: Part) -> Vectors:
+        """Return the scores of each text of a part, (n, labels)."""
+        import torch
+
+        if self.at == "mean":
+            rows = torch.stack([states.float().mean(0) for states in part.of_each(part.states)])
+        else:
+            ends = torch.tensor(part.lengths).cumsum(0)
+            places = ends - 1 if self.at == "last" else ends - torch.tensor(part.lengths)
+            rows = part.states[places.to(part.states.device)].float()
+        found: Vectors = self.scores(rows).float().cpu().numpy()
+        return found
+
+
+def head_of(model: Any) -> tuple[Any, Head] | None:
+    """Return the network that gives the states, and the head on them, where they are known."""
+    network = next(iter(model)).model
+    base, count = getattr(network, "base_model", network), len(list(model))
+    if base is network:
+        return None
+    if answers_by_words(model) and count == 2 and hasattr(network, "lm_head"):
+        score = list(model)[-1]
+        weight = network.lm_head.weight.detach()
+        row = weight[score.true_token_id].float()
+        if score.false_token_id is not None:
+            row = row - weight[score.false_token_id].float()
+        return base, Head("last", lambda states: states @ row[:, None])
+    if count > 1:
+        return None
+    classifier, score = _exact(network, "classifier"), _exact(network, "score")
+    pooler, prediction = _exact(base, "pooler"), _exact(network, "head")
+    if score is not None:
+        return base, Head("last", score)
+    if classifier is None:
+        return None
+    if hasattr(classifier, "out_proj"):  # RoBERTa's reads the first state of each text
+        return base, Head("first", lambda states: classifier(states[:, None]))
+    if prediction is not None:  # ModernBERT
+        means = network.config.classifier_pooling == "mean"
+        return base, Head("mean" if means else "first", lambda x: classifier(prediction(x)))
+    if pooler is not None:  # BERT
+        return base, Head("first", lambda states: classifier(pooler(states[:, None])))
+    return None
+
+
+def _exact(owner: Any, name: str) -> Any:
+    """Return a copy in float32 of a part of a network, or None without it."""
+    part = getattr(owner, name, None)
+    return None if part is None else copy.deepcopy(part).float()
+
+
+class Way(NamedTuple):
+    """A way through the network up to the tokens' states, and the head on them."""
+
+    name: str
+    network: Any
+    head: Head
+    make: Callable[[], TokenStates]
+
+
+class Reranker(DeviceEmbedder):
+    """A cross-encoder or a causal reranker on one device."""
+
+    preparer: Preparer
+
+    def __init__(
+        self, loaded: LoadedModel, preparer: Preparer, limits: Limits,
+        way: Way | None,
+    ) -> None:  # fmt: skip
+        """Run by a way, or without one by the library's modules, padded."""
+        self._loaded, self._device, self._limits = loaded, loaded.device, limits
+        self.preparer, self._way = preparer, way
+        self._states = way and way.make()
+        if self._states is not None:
+            self.pads, self.pass_tokens = self._states.pads, self._states.pass_tokens
+        self.facts = facts_of(loaded, limits.most, way.name if way else "torch")
+        self._exact = InFloat32(self._exactly)
+
+    def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
+        """Return texts alone, for a classifier. Raises BadRequest for a reranker."""
+        return self.preparer.prepare(inputs, prompt, truncate)
+
+    def prepare_pairs(
+        self, pairs: Sequence[Pair], prompt: Prompt, truncate: Truncate
+    ) -> list[Item]:
+        """Return the ids of each pair. See `Embedder`."""
+        return self.preparer.prepare_pairs(pairs, prompt, truncate)
+
+    def trial(self, text: str = "ok") -> list[Item]:
+        """Return one short pair, ready to be scored."""
+        return self.prepare_pairs([Pair("ok", text)], Prompt(), "right")
+
+    def free_network(self) -> None:
+        """Free the network that packed layers replace."""
+        if self._way is not None and isinstance(self._states, PackedStates):
+            for name, _ in list(self._way.network.named_children()):
+                delattr(self._way.network, name)
+
+    def _forward(self, items: Sequence[Item]) -> Encoded:
+        """Return the raw scores of one pass."""
+        tokens = [item.tokens for item in items]
+        if self._way is None or self._states is None:
+            if self._device.type == "cpu":
+                use_cores(cores())
+            return _scored(library_scores(self._loaded.modules, items, self.one_length), tokens)
+        head, scores = self._way.head, np.empty((len(items), len(self.facts.labels)), np.float32)
+
+        def use(part: Part) -> None:
+            scores[list(part.rows)] = head(part)
+
+        payloads = [item.payload for item in items]
+        seconds = [item.second for item in items]
+        self._states(payloads, use, seconds=seconds if any(seconds) else ())  # type: ignore[arg-type]
+        return _scored(scores, tokens)
+
+    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
+        """Return the same in float32, of the model loaded again from its files."""
+        return self._forward(items) if self.facts.dtype == "float32" else self._exact.encode(items)
+
+    def _exactly(self) -> DeviceEmbedder:
+        loaded = self._loaded.exactly()
+        if recipe := recipe_of(loaded):
+            tell(recipe, loaded.modules)
+        return Reranker(loaded, self.preparer, self._limits, None)
+
+    def _release(self) -> None:
+        del self._loaded, self._way, self._states, self._exact
+
+
+class LibraryReranker(DeviceEmbedder):
+    """A cross-encoder that the library itself runs, from texts to scores."""
+
+    portable = False  # the prompt and the cut decide the score too
+
+    def __init__(self, loaded: LoadedModel, limits: Limits, note: str) -> None:
+        self._loaded, self._device = loaded, loaded.device
+        self._scorer, self._lock = LibraryScorer(loaded.modules), threading.Lock()
+        self._limit = limits.most
+        self.facts = facts_of(loaded, limits.most, "library", note)
+
+    def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
+        """Raise BadRequest: it takes pairs."""
+        raise no_single_text()
+
+    def prepare_pairs(
+        self, pairs: Sequence[Pair], prompt: Prompt, truncate: Truncate
+    ) -> list[Item]:
+        """Return the pairs' texts, and how many tokens the library reads of each. See `Embedder`.
+
+        A payload is both texts, and `second` where the document begins.
+        """
+        if truncate == "left":
+            raise BadRequest("this model can cut only a document's end: truncate right or error")
+        items = []
+        with self._lock:
+            read = self._scorer.counts(pairs, prompt)
+            whole = self._scorer.counts(pairs, prompt, truncation=False)
+        for index, (pair, count, full) in enumerate(zip(pairs, read, whole, strict=True)):
+            if full > count and truncate == "error":
+                raise too_long(index, self._limit)
+            text, second = pair.query + pair.document, len(pair.query)
+            items.append(Item(text, count, full > count, prompt=prompt, second=second))
+        return items
+
+    def trial(self, text: str = "ok") -> list[Item]:
+        """Return one short pair, ready to be scored."""
+        return self.prepare_pairs([Pair("ok", text)], Prompt(), "right")
+
+    def _forward(self, items: Sequence[Item]) -> Encoded:
+        """Return the raw scores that `CrossEncoder.predict` gives."""
+        scores = np.empty((len(items), len(self.facts.labels)), np.float32)
+        how = [(item.prompt, item.tokens if self.one_length else 0) for item in items]
+        order = sorted(range(len(items)), key=lambda row: repr(how[row]))
+        with self._lock:
+            for (prompt, _), group in groupby(order, key=lambda row: how[row]):
+                rows = list(group)
+                pairs = [_pair_of(items[row]) for row in rows]
+                scores[rows] = self._scorer.scores(pairs, prompt, AT_ONCE)
+        return _scored(scores, [item.tokens for item in items])
+
+    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
+        """Return the same in float32, of a model loaded again that replaces this one."""
+        if self.facts.dtype != "float32":
+            self._loaded = self._loaded.exactly()
+            self._scorer = LibraryScorer(self._loaded.modules)
+            self.facts = replace(self.facts, dtype="float32")
+        return self._forward(items)
+
+    def _release(self) -> None:
+        del self._loaded, self._scorer
+
+
+def facts_of(loaded: LoadedModel, limit: int, backend: str, *notes: str) -> Facts:
+    """Return the facts of a reranker or classifier. `backend` is what runs its passes."""
+    model = loaded.modules
+    return Facts(
+        dimension=0, max_tokens=limit if limit < MOST_TOKENS else None,
+        device=str(loaded.device), backend=backend,
+        dtype=str(loaded.dtype).removeprefix("torch."), fingerprint=loaded.fingerprint(limit),
+        outputs=("score",), labels=_labels(model), activation=activation_of(model),
+        revision=loaded.spec.revision, vocabulary=_vocabulary(model),
+        prompts=instructions(model.prompts), default_prompt_name=model.default_prompt_name,
+        notes=(*loaded.notes, *notes),
+    )  # fmt: skip
+
+
+def activation_of(model: Any) -> Activation:
+    """Return what the folder says is made of the raw scores. Raises ModelUnavailable.
+
+    Several scores are probabilities of one class, unless each label is its own question.
+    """
+    name = type(model.activation_fn).__name__
+    if name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise ModelUnavailable(f"its activation {name} is not known here; known: {known}")
+    if model.num_labels == 1:
+        return "sigmoid" if name == "Sigmoid" else "identity"
+    several = getattr(model.config, "problem_type", None) == "multi_label_classification"
+    return "sigmoid" if several or name == "Sigmoid" else "softmax"
+
+
+def _labels(model: Any) -> tuple[str, ...]:
+    count, named = model.num_labels, getattr(model.config, "id2label", None) or {}
+    if count == 1:
+        return ("score",)
+    return tuple(str(named.get(i, f"LABEL_{i}")) for i in range(count))
+
+
+def _vocabulary(model: Any) -> int:
+    return int(next(iter(model)).model.get_input_embeddings().weight.shape[0])
+
+
+def _prompts(model: Any) -> list[Prompt]:
+    """Return every prompt that a request can choose by name once, the default first."""
+    named = instructions(model.prompts)
+    texts = [named.get(model.default_prompt_name or "", ""), "", *named.values()]
+    return [Prompt(text) for text in dict.fromkeys(texts)]
+
+
+def _pair_of(item: Item) -> Pair:
+    text = str(item.payload)
+    return Pair(text[: item.second], text[item.second :])
+
+
+def _scored(scores: Vectors, tokens: Sequence[int]) -> Encoded:
+    return Encoded({"score": scores}, tokens)
