@@ -1,27 +1,47 @@
-"""Texts and a model's name in, vectors and their cost out: the one way to embed for all dialects.
+"""Texts and a model's name in, vectors or scores and their cost out: one way for all dialects.
 
-A text that the cache holds is neither tokenized nor encoded. Any other is encoded once, however
-often the request holds it and however many requests ask for it at the same moment. How a model is
-loaded and how batches form is `serving/`; where vectors are kept is `cache/`.
+A text that the cache holds is neither tokenized nor encoded, nor is a document with its query. Any
+other is encoded once, however often the request holds it and however many requests ask for it at
+the same moment. How a model is loaded and how batches form is `serving/`; where vectors are kept is
+`cache/`.
 """
 
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cache import Cache, Entry, keys_of, pack, unpack
-from embedders.base import Gone, Input, Prompt, Truncate, Vectors
-from errors import BadRequest, DeadlineExceeded, ServiceError
+from embedders.base import (
+    DENSE,
+    Column,
+    Facts,
+    Gone,
+    Input,
+    Item,
+    Output,
+    Pair,
+    Prompt,
+    Sparse,
+    Truncate,
+    Vectors,
+)
+from embedders.sparse import top_terms
+from errors import BadRequest, DeadlineExceeded, ServiceError, TooLarge
 from observability import metrics, tracing
 from server import slots
 from serving.model import Loaded, Model
 from serving.registry import Registry
+from serving.results import activated, finish
+from serving.selection import SCORE, select
 
+# Bytes of a value of the cache. The vectors of a query's 32 tokens are 16 KB at 128 numbers each;
+# those of a document's 512 are 0.26 MB, for which 100 dense vectors would leave a cache.
+LARGEST_KEPT = 1 << 16
 # Wait for another request's vectors only if it encodes at most this many times as many texts: else
 # a lone query whose text is part of a bulk load is encoded again, which is faster.
 PATIENCE = 64
@@ -33,8 +53,12 @@ class EmbedRequest:
 
     inputs: Sequence[Input]
     model: str | None = None
-    normalize: bool | None = None
-    dimensions: int | None = None
+    outputs: tuple[Output, ...] = DENSE
+    normalize: bool | None = None  # of dense vectors; vectors of tokens are as the model has them
+    dimensions: int | None = None  # of dense vectors
+    top_n: int | None = None  # the most terms of a sparse vector
+    min_weight: float | None = None  # of the terms of a sparse vector
+    most_tokens: int | None = None  # of all inputs; more are refused before they are encoded
     truncate: Truncate | None = None
     prompt_name: str | None = None
     prompt: str | None = None
@@ -45,21 +69,41 @@ class EmbedRequest:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Vectors (n, d) float32 in the order of the inputs, and what they cost."""
+    """The results for each input, in their order, and what they cost.
 
-    vectors: Vectors
+    `columns` has for each output what `Encoded` has, finished: `dense` and `score` as one array,
+    (n, d) and (n, labels) float32, the others as lists.
+    """
+
+    columns: Mapping[Output, Column]
+    count: int
     model: Model
     loaded: Loaded
     tokens: int
     truncated: int  # inputs that were cut
-    hits: int  # inputs whose vector was in the cache, or was being made for another request
+    hits: int  # inputs whose result was in the cache, or was being made for another request
     took_ms: float
+
+    @property
+    def vectors(self) -> Vectors:
+        """The dense vectors, (n, d) float32."""
+        return self._array("dense")
+
+    @property
+    def scores(self) -> Vectors:
+        """The scores of pairs, (n, labels) float32."""
+        return self._array("score")
+
+    def _array(self, output: Output) -> Vectors:
+        column = self.columns[output]
+        assert isinstance(column, np.ndarray)
+        return column
 
 
 class Rows(NamedTuple):
-    """Vectors (n, d) as the model made them, and each input's tokens and whether it was cut."""
+    """What the model made of each input, its tokens and whether it was cut."""
 
-    vectors: Vectors
+    columns: Mapping[Output, Column]
     tokens: Sequence[int]
     truncated: Sequence[bool]
 
@@ -68,7 +112,7 @@ Encode = Callable[[Sequence[int]], Rows]  # encodes the inputs at these places o
 
 
 class Engine:
-    """Embeds on any of the registry's models, with or without a cache. Safe from many threads."""
+    """Embeds and reranks on any of the registry's models. Safe from many threads."""
 
     def __init__(
         self, registry: Registry, truncate: Truncate = "auto", cache: Cache | None = None
@@ -82,38 +126,55 @@ class Engine:
     def embed(self, request: EmbedRequest) -> Embedded:
         """Embed the inputs of one request.
 
-        Raises UnknownModel, ModelLoading, ModelUnavailable, BadRequest, InputTooLong, QueueFull,
-        DeadlineExceeded, ProviderError. An input at fault is the error's `index`.
+        Raises UnknownModel, WrongKind, ModelLoading, ModelUnavailable, BadRequest, InputTooLong,
+        TooLarge, QueueFull, DeadlineExceeded, ProviderError. An input at fault is the error's
+        `index`.
         """
+        return self._run(request, request.inputs)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], request: EmbedRequest, *, raw: bool = False
+    ) -> Embedded:
+        """Score each document by how well it answers the query: `scores`, one label.
+
+        They are what the model's own activation makes of its logits, unless `raw`. What is not of
+        vectors in `request` says how. Raises what `embed` raises.
+        """
+        pairs = [Pair(query, document) for document in documents]
+        scored = self._run(replace(request, outputs=SCORE), pairs)
+        if raw:
+            return scored
+        made = activated(scored.scores, scored.loaded.facts.activation)
+        return replace(scored, columns={"score": made})
+
+    def _run(self, request: EmbedRequest, inputs: Sequence[Input | Pair]) -> Embedded:
         started = time.monotonic()
-        model = self.registry.get(request.model)
-        loaded = model.loaded  # one reference for the whole request: an exchange never mixes models
+        model, loaded = select(self.registry, request.model, request.outputs)
         facts = loaded.facts
         _check_dimensions(request.dimensions, facts.dimension)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt, request.role)
         truncate = request.truncate or self.truncate
-        tracing.describe(model=model.spec.id, texts=len(request.inputs))
-        encode = functools.partial(_encode, loaded, request, prompt, truncate)
+        tracing.describe(model=model.spec.id, texts=len(inputs))
+        encode = functools.partial(_encode, loaded, request, inputs, prompt, truncate)
         if self._cache is None:
-            rows, hits = encode(range(len(request.inputs))), 0
+            rows, hits = encode(range(len(inputs))), 0
         else:
-            keys = keys_of(facts, prompt, truncate, request.inputs)
-            rows, hits = self._recall(self._cache, keys, facts.dimension, encode, request.deadline)
+            keys = keys_of(facts, prompt, truncate, request.outputs, inputs)
+            rows, hits = self._recall(self._cache, keys, facts, encode, request)
         tokens, truncated = sum(rows.tokens), sum(rows.truncated)
         tracing.describe(tokens=tokens)
         metrics.TRUNCATED.labels(model.spec.id).inc(truncated)
-        _check_dimensions(request.dimensions, rows.vectors.shape[1])
         own = model.normalize or facts.normalizes
-        normalize = own if request.normalize is None else request.normalize
-        vectors = finish(rows.vectors, request.dimensions, normalize)
+        columns = _finished(rows.columns, request, own)
         took_ms = (time.monotonic() - started) * 1000
-        return Embedded(vectors, model, loaded, tokens, truncated, hits, took_ms)
+        return Embedded(columns, len(inputs), model, loaded, tokens, truncated, hits, took_ms)
 
     def _recall(
-        self, cache: Cache, keys: Sequence[bytes], dimension: int, encode: Encode,
-        deadline: float | None,
+        self, cache: Cache, keys: Sequence[bytes], facts: Facts, encode: Encode,
+        request: EmbedRequest,
     ) -> tuple[Rows, int]:  # fmt: skip
         """Return the row of each key, and how many of them were not encoded for this request."""
+        outputs = request.outputs
         places: dict[bytes, int] = {}
         for place, key in enumerate(keys):
             places.setdefault(key, place)
@@ -122,24 +183,25 @@ class Engine:
             missing = [key for key in keys if key not in hits]
             if not missing:
                 return {}
-            rows = map(Entry, *encode([places[key] for key in missing]))
-            entries = dict(zip(missing, rows, strict=True))
+            rows = encode([places[key] for key in missing])
+            values: Any = zip(*(rows.columns[output] for output in outputs), strict=True)
+            made = map(Entry, values, rows.tokens, rows.truncated)
+            entries = dict(zip(missing, made, strict=True))
             if own is not None:
                 own.end(entries)
-            sound = {key: each for key, each in entries.items() if np.isfinite(each.vector).all()}
-            cache.put({key: pack(key, entry) for key, entry in sound.items()})
+            _keep(cache, outputs, entries)
             return entries
 
         own, others = self._claim(places)
         try:
             with tracing.stage("cache"):
-                hits = _look_up(cache, own.keys, dimension)
+                hits = _look_up(cache, own.keys, outputs, facts)
             own.looked_up(hits)
             made = encoded(own.keys, own)
         finally:
             self._release(own)
         for other, shared in others.items():
-            hits |= other.wait(shared, deadline, len(places))
+            hits |= other.wait(shared, request.deadline, len(places))
         # The other requests may have failed, or encode too many texts to wait for.
         made |= encoded(key for key in places if key not in made)
         count = sum(key in hits for key in keys)
@@ -147,10 +209,11 @@ class Engine:
         metrics.CACHE.labels("miss").inc(len(keys) - count)
         known = hits | made
         entries = [known[key] for key in keys]
-        vectors = np.empty((len(keys), len(entries[0].vector) if keys else dimension), np.float32)
-        for row, entry in enumerate(entries):
-            vectors[row] = entry.vector
-        return Rows(vectors, [e.tokens for e in entries], [e.truncated for e in entries]), count
+        columns = {
+            output: _column(output, [entry.values[at] for entry in entries], facts)
+            for at, output in enumerate(outputs)
+        }
+        return Rows(columns, [e.tokens for e in entries], [e.truncated for e in entries]), count
 
     def _claim(self, keys: Iterable[bytes]) -> tuple["InFlight", dict["InFlight", list[bytes]]]:
         """Claim the keys that no request encodes now. Returns them, and who has the others."""
@@ -213,32 +276,70 @@ def _wait(event: threading.Event, deadline: float | None) -> None:
         raise DeadlineExceeded("the request's deadline passed while it waited")
 
 
-def _look_up(cache: Cache, keys: Sequence[bytes], dimension: int) -> dict[bytes, Entry]:
+def _keep(cache: Cache, outputs: Sequence[Output], entries: Mapping[bytes, Entry]) -> None:
+    """Put what is finite into the cache, but no value that would take the room of thousands."""
+    packed = {key: pack(key, outputs, entry) for key, entry in entries.items() if entry.finite}
+    cache.put({key: value for key, value in packed.items() if len(value) <= LARGEST_KEPT})
+
+
+def _look_up(
+    cache: Cache, keys: Sequence[bytes], outputs: Sequence[Output], facts: Facts
+) -> dict[bytes, Entry]:
     """Return what the cache holds of these keys. What is damaged is dropped there."""
-    if not dimension:  # of a remote model before its first reply
+    width = len(facts.labels) if "score" in outputs else facts.dimension
+    if not width and "dense" in outputs:  # of a remote model before its first reply
         return {}
     values = zip(keys, cache.get(keys), strict=True)
     kept = {key: value for key, value in values if value is not None}
-    found = unpack(kept, dimension)
+    found = unpack(kept, outputs, width)
     if damaged := [key for key in kept if key not in found]:
         metrics.CACHE.labels("damaged").inc(len(damaged))
         cache.drop(damaged)
     return found
 
 
+def _column(output: Output, values: Sequence[Any], facts: Facts) -> Column:
+    """Return the values of all inputs for one output, as `Encoded` has them."""
+    if output in ("sparse", "multi_vector"):
+        return values
+    width = len(values[0]) if values else facts.dimension
+    rows = np.empty((len(values), width), np.float32)
+    for place, value in enumerate(values):
+        rows[place] = value
+    return rows
+
+
 def _encode(
-    loaded: Loaded, request: EmbedRequest, prompt: Prompt, truncate: Truncate, places: Sequence[int]
-) -> Rows:
+    loaded: Loaded, request: EmbedRequest, inputs: Sequence[Input | Pair], prompt: Prompt,
+    truncate: Truncate, places: Sequence[int],
+) -> Rows:  # fmt: skip
+    outputs = request.outputs
     try:
         with tracing.stage("tokenize"):
-            inputs = [request.inputs[place] for place in places]
-            items = loaded.embedder.prepare(inputs, prompt, truncate)
+            chosen: Any = [inputs[place] for place in places]
+            pairs = outputs == SCORE
+            prepare = loaded.embedder.prepare_pairs if pairs else loaded.embedder.prepare
+            items = prepare(chosen, prompt, truncate)
+        if outputs != DENSE:
+            items = [replace(item, outputs=outputs) for item in items]
+        _check_tokens(items, request.most_tokens)
         encoded = loaded.encoder.encode(items, request.deadline, request.gone)
     except ServiceError as exc:
         if exc.index is not None:
             exc.index = places[exc.index]
         raise
-    return Rows(encoded.vectors, encoded.tokens, [item.truncated for item in items])
+    # A pass may hold what other requests asked for.
+    columns = {output: encoded.columns[output] for output in outputs}
+    return Rows(columns, encoded.tokens, [item.truncated for item in items])
+
+
+def _check_tokens(items: Sequence[Item], most: int | None) -> None:
+    """Raise TooLarge where the vectors of so many tokens are more than a reply may hold."""
+    if most is not None and (tokens := sum(item.tokens for item in items)) > most:
+        raise TooLarge(
+            f"the vectors of {tokens} tokens are more than a reply may hold, which is those of "
+            f"{most}: send fewer or shorter texts"
+        )
 
 
 def _check_dimensions(dimensions: int | None, most: int) -> None:
@@ -248,14 +349,18 @@ def _check_dimensions(dimensions: int | None, most: int) -> None:
         )
 
 
-def finish(vectors: Vectors, dimensions: int | None, normalize: bool) -> Vectors:
-    """Return (n, d) vectors cut to `dimensions` columns, and of length 1 if asked.
-
-    A shortened vector of a normalised space is normalised again, as Matryoshka models need.
-    """
-    cut = vectors if dimensions is None else np.ascontiguousarray(vectors[:, :dimensions])
-    if not normalize:
-        return cut
-    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
-    scaled: Vectors = cut / np.maximum(lengths, np.float32(1e-12))
-    return scaled
+def _finished(
+    columns: Mapping[Output, Column], request: EmbedRequest, normalizes: bool
+) -> dict[Output, Column]:
+    """Return the columns as they were asked for; `normalizes` is what the model does itself."""
+    finished = dict(columns)
+    dense, sparse = columns.get("dense"), columns.get("sparse")
+    if isinstance(dense, np.ndarray):
+        _check_dimensions(request.dimensions, dense.shape[1])
+        own = normalizes if request.normalize is None else request.normalize
+        finished["dense"] = finish(dense, request.dimensions, own)
+    if sparse is not None:
+        rows = [row for row in sparse if isinstance(row, Sparse)]
+        least = request.min_weight or 0.0
+        finished["sparse"] = [top_terms(row, request.top_n, least) for row in rows]
+    return finished

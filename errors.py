@@ -52,6 +52,12 @@ class UnknownModel(BadRequest):
     code = "model_not_found"
 
 
+class WrongKind(BadRequest):
+    """The model does not give what the request asks for, such as vectors of a reranker."""
+
+    code = "wrong_kind"
+
+
 class InputTooLong(BadRequest):
     """An input has more tokens than the model takes and the caller refused truncation."""
 
@@ -177,6 +183,12 @@ class ModelLoading(Unavailable):
 
     code = "model_loading"
     retry_after_s = 2.0
+
+
+class NoRoom(Unavailable):
+    """To load the model now, models that are in use would have to be unloaded."""
+
+    code = "no_room"
 
 
 class Busy(Unavailable):

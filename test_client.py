@@ -129,6 +129,50 @@ def openai(service: Service) -> str:
     return f"{floats['usage']['total_tokens']} tokens"
 
 
+def first_that_gives(service: Service, output: str) -> str:
+    """Return the id of a ready model that gives an output. Raises Skipped if there is none."""
+    rows = service.ask("GET", "/models")["data"]
+    able = [row["id"] for row in rows if row["status"] == "ready" and output in row["outputs"]]
+    if not able:
+        raise Skipped(f"no model gives {output}")
+    return str(able[0])
+
+
+@check("outputs of POST /embed")
+def outputs(service: Service) -> str:
+    """What each model gives can be asked for, and dense vectors come in every form."""
+    text = "Rain is expected tomorrow."
+    said = []
+    for row in service.ask("GET", "/models")["data"]:
+        wanted = [each for each in row["outputs"] if each != "score"]
+        if row["status"] == "ready" and wanted:
+            body = {"model": row["id"], "texts": text, "outputs": wanted}
+            reply = service.ask("POST", "/embed", body)
+            names = {"dense": "embeddings"}
+            assert all(len(reply[names.get(each, each)]) == 1 for each in wanted)
+            said.append(f"{row['id']}: {', '.join(wanted)}")
+    body = {"model": first_that_gives(service, "dense"), "texts": text}
+    (plain,) = service.ask("POST", "/embed", body)["embeddings"]
+    body["output_dtype"] = "int8"
+    (small,) = service.ask("POST", "/embed", body)["embeddings"]
+    assert all(abs(whole - 127 * part) < 2 for whole, part in zip(small, plain, strict=True))
+    return "; ".join(said)
+
+
+@check("POST /rerank")
+def rerank(service: Service) -> str:
+    """The documents come the best first, as Cohere and as TEI write it."""
+    documents = ["Stocks fell on Monday.", "It will rain tomorrow.", "The cat sits on the mat."]
+    body: dict[str, Any] = {"query": "Will it rain tomorrow.", "documents": documents}
+    body["model"] = first_that_gives(service, "score")
+    results = service.ask("POST", "/rerank", body)["results"]
+    scores = [row["relevance_score"] for row in results]
+    assert scores == sorted(scores, reverse=True)
+    rows = service.ask("POST", "/rerank", {**body, "documents": None, "texts": documents})
+    assert [row["index"] for row in rows] == [row["index"] for row in results]
+    return f"{scores[0]:.3f} for {documents[results[0]['index']]!r}"
+
+
 @check("meaning")
 def meaning(service: Service) -> str:
     """Sentences that mean the same are nearer than others."""

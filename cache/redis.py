@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import redis
 
 TIMEOUT_S = 0.25  # to connect, and for each answer to begin
+# Bytes that are sent at once: 64 MB took longer than TIMEOUT_S, 4 MB take 17 ms (loopback, 2 cores,
+# 2026-11-29).
+PART = 1 << 22
 # A full server, or a read-only replica, gets one write this often.
 REFUSED_S = 5.0
 
@@ -64,7 +67,18 @@ class RedisCache:
         return [value if isinstance(value, bytes) else None for value in found]
 
     def put(self, values: Mapping[bytes, bytes]) -> None:
-        """See `Cache`. One round trip."""
+        """See `Cache`. One round trip for each few megabytes."""
+        part: dict[bytes, bytes] = {}
+        size = 0
+        for key, value in values.items():
+            if part and size + len(value) > PART:
+                self._write(part)
+                part, size = {}, 0
+            part[key] = value
+            size += len(value)
+        self._write(part)
+
+    def _write(self, values: Mapping[bytes, bytes]) -> None:
         if values and time.monotonic() >= self._write_after:
             self._breaker.run(lambda: self._set(values), None)
 

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
+from embedders.base import DENSE
 from engine import Embedded, EmbedRequest, Engine
 from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
 from observability import tracing
 from serving.model import Loaded
+from serving.selection import select
 from store import CollectionInfo, Found, Item, Limits, VectorStore, Written, validation
 from store.base import SUCCESSOR, Identity, IfExists, Metric, Mode, successor
 from store.budget import UNBOUNDED, Budget
@@ -84,8 +86,8 @@ class Documents:
         """
         fingerprint = None
         if model is not None:
-            found = self._engine.registry.get(model)
-            facts = found.loaded.facts
+            found, loaded = select(self._engine.registry, model, DENSE)
+            facts = loaded.facts
             if dimension is not None and dimension != facts.dimension:
                 own = f"vectors of {model!r} have {facts.dimension}"
                 raise Invalid(f"dimension {dimension}: {own}", param="dimension")
@@ -246,8 +248,8 @@ class Documents:
     ) -> Embedded:
         """Embed with the collection's own model. Raises Conflict for any other."""
         asked = request.model if request.model is not None else (found.model if found else None)
-        model = self._engine.registry.get(asked)
-        mark = fingerprint_of(model.loaded, request)
+        model, loaded = select(self._engine.registry, asked, DENSE)
+        mark = fingerprint_of(loaded, request)
         if found and found.fingerprint is not None and found.fingerprint != mark:
             raise Conflict(
                 f"collection {name!r} holds vectors of {found.model} (fingerprint "
@@ -255,7 +257,7 @@ class Documents:
                 f"it holds, use another collection, or POST /collections/{name}/reembed"
             )
         role = request.role if request.role is not None else role
-        return self._engine.embed(replace(request, model=asked, role=role))
+        return self._engine.embed(replace(request, model=model.spec.id, role=role))
 
 
 def check_own_name(name: str) -> None:

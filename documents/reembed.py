@@ -15,8 +15,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from documents.jobs import Job, Jobs, check_room, is_temporary
+from embedders.base import DENSE
 from engine import EmbedRequest, Engine
 from errors import Busy, Conflict, Invalid, NotFound, ServiceError
+from serving.selection import select
 from store import Item, Record, VectorStore
 from store.base import SUCCESSOR, successor
 
@@ -56,8 +58,8 @@ class Reembedder:
         `admit` may refuse the first minute's.
         """
         info = self._store.info(name)
-        found = self._engine.registry.get(model)
-        if info.fingerprint == found.loaded.facts.fingerprint:
+        found, loaded = select(self._engine.registry, model, DENSE)
+        if info.fingerprint == loaded.facts.fingerprint:
             raise Invalid(f"collection {name!r} holds vectors of {model!r} already", param="model")
         id_, now = uuid.uuid4().hex, time.time()
         first = min(info.count, pace) if pace else info.count

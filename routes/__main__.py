@@ -1,7 +1,8 @@
 """Prints `docs/api.md` from the route table and its models: `python -m routes > docs/api.md`."""
 
 import json
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from routes.openapi import described_path, description, statuses
 from routes.table import ROUTES, Route
@@ -54,7 +55,8 @@ def page() -> str:
 def _table(tag: str) -> str:
     lines = ["| route | what it does | who | body | reply | statuses |", "|---" * 6 + "|"]
     for row in (row for row in ROUTES if row.tag == tag):
-        replied = _link(row.reply.__name__) if row.reply else "a file"
+        replied = _replied(row.reply) if row.reply else "a file"
+        replied += f", or {row.other}" if row.reply and row.other else ""
         errors = ", ".join(str(status) for status in statuses(row) if status != 500)
         done = ", ".join(map(str, row.success))
         lines.append(
@@ -62,6 +64,15 @@ def _table(tag: str) -> str:
             f"| {_asked(row)} | {replied} | {done}; {errors} |"
         )
     return "\n".join(lines)
+
+
+def _replied(kind: Any) -> str:
+    """Return a reply in words: a link to a model, a list of it, or one of several."""
+    if isinstance(kind, UnionType):
+        return " or ".join(map(_replied, get_args(kind)))
+    return (
+        f"list of {_link(get_args(kind)[0].__name__)}" if get_args(kind) else _link(kind.__name__)
+    )
 
 
 def _asked(row: Route) -> str:

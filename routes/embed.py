@@ -2,77 +2,123 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
+import numpy as np
 from flask import g
+from numpy.typing import NDArray
 
 from auth import sees_all, shown
 from context import services
-from embedders.base import Input
+from embedders.base import DENSE, Input, Sparse, Vectors
 from engine import Embedded, EmbedRequest
 from errors import BadRequest, TooLarge
 from rate_limits import throttle
 from routes.budget import client_gone
 from routes.table import Reply, Route
-from schemas.embed import EmbedBody, EmbedQuery, EmbedReply, Form, Options, SingleQuery
+from schemas.embed import EmbedBody, EmbedQuery, EmbedReply, Options, SingleQuery, Wanted
+from schemas.forms import Form, numbers, written, written_matrices, written_sparse
+from serving.selection import select
 
 ERRORS = (400, 413, 415, 422, 429, 503, 504)
+BYTES = "application/octet-stream"
 Embed = partial(Route, access="embed", tag="embed", works=True, any_page=True, errors=ERRORS)
-JSON = Form()
+VECTORS = Wanted()
 ROW = 64  # bytes of a vector in a reply besides its numbers: `/v1` has three names and an index
 
 
-@Embed("POST", "/embed", large=True)
-def embed(body: EmbedBody, query: EmbedQuery) -> Reply[EmbedReply]:
-    """Embed one text or many."""
+@Embed("POST", "/embed", large=True, other=BYTES)
+def embed(body: EmbedBody, query: EmbedQuery) -> Reply[EmbedReply] | Reply[bytes]:
+    """Embed one text or many: dense vectors, sparse vectors, or the vectors of their tokens."""
     return _embed(body, query, single=body.text is not None)
 
 
-@Embed("POST", "/batch-embed", large=True)
-def batch_embed(body: EmbedBody, query: EmbedQuery) -> Reply[EmbedReply]:
+@Embed("POST", "/batch-embed", large=True, other=BYTES)
+def batch_embed(body: EmbedBody, query: EmbedQuery) -> Reply[EmbedReply] | Reply[bytes]:
     """Embed many texts."""
     return _embed(body, query, single=False)
 
 
-@Embed("POST", "/embed/single")
-def embed_single(query: SingleQuery) -> Reply[EmbedReply]:
+@Embed("POST", "/embed/single", other=BYTES)
+def embed_single(query: SingleQuery) -> Reply[EmbedReply] | Reply[bytes]:
     """Embed the text of the query string."""
-    return _reply(run([query.text], query.model_id, Options(), None), single=True)
+    wanted = Wanted.of(query, 1)
+    return _reply(run([query.text], query.model_id, Options(), wanted), wanted, single=True)
 
 
-def _embed(body: EmbedBody, query: EmbedQuery, *, single: bool) -> Reply[EmbedReply]:
-    named = {name for name in (body.model, body.model_id, query.model_id) if name is not None}
+def _embed(body: EmbedBody, query: EmbedQuery, *, single: bool) -> Reply[EmbedReply] | Reply[bytes]:
+    inputs = body.inputs
+    wanted = Wanted.of(
+        body, len(inputs), normalize=body.normalize, dimensions=body.dimensions, top_n=body.top_n,
+        min_weight=body.min_weight,
+    )  # fmt: skip
+    model = named_model(body.model, body.model_id, query.model_id)
+    return _reply(run(inputs, model, body, wanted), wanted, single=single)
+
+
+def named_model(*names: str | None) -> str | None:
+    """Return the model that a request names, if it does. Raises BadRequest if it names two."""
+    named = {name for name in names if name is not None}
     if len(named) > 1:
         raise BadRequest("the body and ?model_id= name different models; name one", param="model")
-    model = named.pop() if named else None
-    return _reply(run(body.inputs, model, body, body.normalize), single=single)
+    return named.pop() if named else None
 
 
-def _reply(result: Embedded, *, single: bool) -> Reply[EmbedReply]:
-    vectors = result.vectors
-    body: EmbedReply = {
-        "embeddings": vectors,
-        "dimension": vectors.shape[1],
-        "model": shown(result.model.spec.model_name),
-        "count": len(vectors),
-        "processing_time_ms": round(result.took_ms, 2),
+def _reply(result: Embedded, wanted: Wanted, *, single: bool) -> Reply[EmbedReply] | Reply[bytes]:
+    form, columns = wanted.form, result.columns
+    if form.encoding == "bytes":
+        array = result.vectors if "dense" in columns else _matrices(result)[0]
+        return bytes_reply(result, array, form)
+    body: dict[str, Any] = {}
+    if "dense" in columns:
+        plain = form == Form()  # the JSON writer takes a whole matrix at once
+        rows: Any = result.vectors if plain else written(result.vectors, form)
+        body["embeddings"] = rows
+        if single:
+            body["embedding"] = rows[0]
+    if "sparse" in columns:
+        terms = result.loaded.embedder.terms if wanted.terms else None
+        body["sparse"] = written_sparse(_sparse(result), form, terms)
+    if "multi_vector" in columns:
+        body["multi_vector"] = written_matrices(_matrices(result), form)
+    if width := _width(result):
+        body["dimension"] = width
+    body["model"] = shown(result.model.spec.model_name)
+    body["count"] = result.count
+    body["processing_time_ms"] = round(result.took_ms, 2)
+    return Reply(cast(EmbedReply, body), headers=facts_headers(result))
+
+
+def bytes_reply(result: Embedded, vectors: Vectors, form: Form) -> Reply[bytes]:
+    """Return (n, d) vectors as the bytes of one array, with its shape and type in the headers."""
+    array: NDArray[Any] = numbers(vectors, form.dtype)
+    headers = {
+        "Content-Type": BYTES,
+        "X-Embedding-Shape": ",".join(map(str, array.shape)),
+        "X-Embedding-Dtype": array.dtype.name,
+        "X-Embedding-Model": shown(result.model.spec.id),
+        "X-Embedding-Tokens": str(result.tokens),
     }
-    if single:
-        body["embedding"] = vectors[0]
-    return Reply(body, headers=facts_headers(result))
+    return Reply(array.tobytes(), headers={**headers, **facts_headers(result)})
 
 
 def request_of(
     options: Options,
     inputs: Sequence[Input] = (),
     model: str | None = None,
-    normalize: bool | None = None,
+    wanted: Wanted = VECTORS,
+    most_tokens: int | None = None,
 ) -> EmbedRequest:
     """Return the engine's request, with the deadline and the caller of the HTTP request."""
     return EmbedRequest(
         inputs=inputs,
         model=model,
-        normalize=normalize,
+        outputs=wanted.outputs,
+        normalize=wanted.normalize,
         dimensions=options.dimensions,
+        top_n=wanted.top_n,
+        min_weight=wanted.min_weight,
+        most_tokens=most_tokens,
         truncate=options.truncate,
         prompt_name=options.prompt_name,
         prompt=options.prompt,
@@ -82,28 +128,36 @@ def request_of(
     )
 
 
-def run(
-    inputs: Sequence[Input],
-    model: str | None,
-    options: Options,
-    normalize: bool | None,
-    form: Form = JSON,
-) -> Embedded:
+def run(inputs: Sequence[Input], model: str | None, options: Options, wanted: Wanted) -> Embedded:
     """Embed the inputs of any dialect within the limits, and note the cost for the log line."""
-    limit = services().settings.current.max_texts
-    if len(inputs) > limit:
-        raise TooLarge(
-            f"{len(inputs)} inputs; the limit is {limit} a request: send several", param="input"
-        )
-    throttle().count_texts(len(inputs))
-    g.facts = {"model": model, "texts": len(inputs)}
-    dimension = services().engine.registry.get(model).loaded.facts.dimension
-    _check_reply(len(inputs), min(options.dimensions or dimension, dimension), form)
-    result = services().engine.embed(request_of(options, inputs, model, normalize))
+    admit(len(inputs), model)
+    facts = select(services().engine.registry, model, wanted.outputs)[1].facts
+    form, most_tokens = wanted.form, None
+    if "dense" in wanted.outputs:
+        cut = min(options.dimensions or facts.dimension, facts.dimension)
+        _check_reply(len(inputs), cut, form)
+    if "multi_vector" in wanted.outputs:
+        limit = services().config.max_reply_bytes
+        # Whatever they are written as, they are in memory as float32 first.
+        most_tokens = int(limit / (facts.dimension * max(form.width, 4.0) + 2))
+    result = services().engine.embed(request_of(options, inputs, model, wanted, most_tokens))
     g.facts = {"model": result.model.spec.id, "texts": len(inputs), "tokens": result.tokens}
-    # A remote model's dimension is 0 until its first reply.
-    _check_reply(len(inputs), result.vectors.shape[1], form)
+    if "dense" in wanted.outputs:  # a remote model's dimension is 0 until its first reply
+        _check_reply(len(inputs), result.vectors.shape[1], form)
+    if wanted.outputs != DENSE:
+        _check_whole(result, wanted)
     return result
+
+
+def admit(texts: int, model: str | None) -> None:
+    """Count a request's texts against the caller's limit. Raises TooLarge, RateLimited."""
+    limit = services().settings.current.max_texts
+    if texts > limit:
+        raise TooLarge(
+            f"{texts} inputs; the limit is {limit} a request: send several", param="input"
+        )
+    throttle().count_texts(texts)
+    g.facts = {"model": model, "texts": texts}
 
 
 def _check_reply(count: int, dimension: int, form: Form) -> None:
@@ -113,11 +167,44 @@ def _check_reply(count: int, dimension: int, form: Form) -> None:
     if count <= most:
         return
     other = int(limit / (dimension * form._replace(encoding="base64").width + ROW))
-    hint = f" (in base64, which /v1/embeddings writes, {other})" if other > most else ""
+    hint = f", or {other} in base64" if other > most else ""
     raise TooLarge(
         f"{count} vectors of {dimension} numbers are more than the {limit} bytes of a reply: send "
         f"at most {most} texts{hint}"
     )
+
+
+def _check_whole(result: Embedded, wanted: Wanted) -> None:
+    """Raise TooLarge for sparse vectors and vectors of tokens that a reply may not hold."""
+    limit, form = services().config.max_reply_bytes, wanted.form
+    size = ROW * result.count * len(wanted.outputs)
+    if "dense" in wanted.outputs:
+        size += int(result.vectors.size * form.width)
+    if "sparse" in wanted.outputs:
+        terms = sum(len(row.indices) for row in _sparse(result))
+        size += int(terms * form.term(texts=wanted.terms))
+    if "multi_vector" in wanted.outputs:
+        size += int(sum(len(m) * (m.shape[1] * form.width + 2) for m in _matrices(result)))
+    if size > limit:
+        raise TooLarge(
+            f"the reply would have about {size} bytes, and {limit} is the limit: send fewer texts, "
+            "or ask for base64, or for fewer terms (top_n)"
+        )
+
+
+def _sparse(result: Embedded) -> list[Sparse]:
+    return [row for row in result.columns["sparse"] if isinstance(row, Sparse)]
+
+
+def _matrices(result: Embedded) -> list[Vectors]:
+    return [row for row in result.columns["multi_vector"] if isinstance(row, np.ndarray)]
+
+
+def _width(result: Embedded) -> int | None:
+    """Return how many numbers a vector of a result has, as the reply counts them."""
+    if "dense" in result.columns:
+        return int(result.vectors.shape[1])
+    return int(_matrices(result)[0].shape[1]) if "multi_vector" in result.columns else None
 
 
 def facts_headers(result: Embedded | None) -> dict[str, str]:
@@ -132,5 +219,5 @@ def facts_headers(result: Embedded | None) -> dict[str, str]:
         "X-Embedding-Fingerprint": result.loaded.facts.fingerprint,
     }
     if sees_all() or not services().accounts.enabled:
-        headers["X-Cache"] = f"hits={result.hits}, misses={len(result.vectors) - result.hits}"
+        headers["X-Cache"] = f"hits={result.hits}, misses={result.count - result.hits}"
     return headers

@@ -114,7 +114,11 @@ def _status(default: Model, reason: str | None) -> Literal["healthy", "loading",
 
 def problems_of(parts: Services, throttle: Throttle) -> dict[str, str | None]:
     """Return for each part why it does not work, None where it does."""
+    models = parts.engine.registry.models.values()
+    fallen = [model.spec.id for model in models if model.is_without_gpu]
+    cuda = f"no NVIDIA device or driver: on the CPU instead of cuda: {', '.join(fallen)}"
     return {
+        "device": cuda if fallen else None,
         "settings": parts.settings.degraded,
         "database": parts.accounts.problem,
         "cache": parts.cache.problem if parts.cache else None,

@@ -51,7 +51,10 @@ def describe(model: Model) -> ModelReply:
         "object": "model",
         "model_id": shown(spec.model_name),
         "model_name": shown(spec.model_name),
-        "type": spec.type,
+        "type": facts.kind if facts and spec.type == "auto" else spec.type,
+        "kind": facts.kind if facts else None,
+        "outputs": list(facts.outputs) if facts else [],
+        "labels": list(facts.labels) if facts else [],
         "status": model.state,
         "reason": model.reason if sees_all() else model.public_reason,
         "replicas": model.replicas if sees_all() else _unnamed(model.replicas),
@@ -68,7 +71,9 @@ def describe(model: Model) -> ModelReply:
         "prompts": dict(facts.prompts) if facts else spec.prompts,
         "revision": spec.revision,
         "fingerprint": facts.fingerprint if facts else None,
-        "batch_size": spec.max_batch_size or settings.max_batch_size,
+        "batch_size": spec.max_batch_size
+        or settings.max_batch_size
+        or (model.held.embedder.pass_items if model.held else None),
         "max_client_batch_size": settings.max_texts,
         "version": services().version,
     }

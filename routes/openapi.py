@@ -67,7 +67,7 @@ def description(version: str, auth: bool = False) -> DescriptionReply:
     shapes = [
         (model, mode, TypeAdapter(model))
         for mode, models in kinds.items()
-        for model in sorted(models, key=lambda m: (m.__module__, m.__name__))
+        for model in sorted(models, key=str)
     ]
     names, schemas = TypeAdapter.json_schemas(shapes, ref_template=REF)
     components = schemas.get("$defs", {})

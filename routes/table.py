@@ -6,9 +6,12 @@ or a `Reply` where the status or the headers differ. What a route takes and answ
 annotations of its handler.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+import operator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -68,16 +71,14 @@ class Route:
     handler: Callable[..., Any] = field(init=False)
     body: type[BaseModel] | None = field(init=False)
     query: type[BaseModel] | None = field(init=False)
-    reply: type[Any] | None = field(init=False)  # a typed dictionary; None for files
+    reply: Any = field(init=False)  # a typed dictionary, or one of several; None for files
 
     def __call__(self, handler: Handler) -> Handler:
         """Add a handler to the table. It is called with `body=`, `query=` and the path's values."""
         self.handler, kinds = handler, handler.__annotations__
         self.body, self.query = kinds.get("body"), kinds.get("query")
-        answer = kinds["return"]
-        while parts := get_args(answer):  # of `Reply[...]`, or of several of them
-            answer = parts[0]
-        self.reply = None if answer is bytes else answer
+        bodies = [body for body in _bodies(kinds["return"]) if body is not bytes]
+        self.reply = functools.reduce(operator.or_, bodies) if bodies else None
         ROUTES.append(self)
         return handler
 
@@ -94,6 +95,15 @@ class Route:
     def most_bytes(self, large: int) -> int:
         """Return how many bytes a body may have; `large` is the limit of large bodies."""
         return large if self.large else min(SMALL, large)
+
+
+def _bodies(annotation: Any) -> Iterator[Any]:
+    """Yield the bodies of a handler's replies: of `Reply[A] | Reply[B]` A and B."""
+    if isinstance(annotation, types.UnionType) or get_origin(annotation) in (Reply, Union):
+        for part in get_args(annotation):
+            yield from _bodies(part)
+    else:
+        yield annotation
 
 
 ROUTES: list[Route] = []

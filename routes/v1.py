@@ -4,10 +4,12 @@ from functools import partial
 
 from auth import shown
 from context import services
-from embedders.base import Input
+from embedders.base import DENSE, Input
 from errors import BadRequest, NotFound
-from routes.embed import ERRORS, facts_headers, run
+from routes.embed import BYTES, ERRORS, bytes_reply, facts_headers, run
 from routes.table import Reply, Route
+from schemas.embed import Wanted
+from schemas.known import check_limit
 from schemas.openai import (
     OpenAIBody,
     OpenAIModelReply,
@@ -19,27 +21,32 @@ from schemas.openai import (
     options_of,
 )
 from serving.model import Model
+from serving.selection import select
 
 # OpenAI's clients need a number, and the service does not know when a model was made.
 CREATED = 1_700_000_000
 OpenAI = partial(Route, access="embed", tag="openai", any_page=True, dialect="openai")
 
 
-@OpenAI("POST", "/v1/embeddings", works=True, large=True, errors=ERRORS)
-def embeddings(body: OpenAIBody) -> Reply[OpenAIReply]:
+@OpenAI("POST", "/v1/embeddings", works=True, large=True, errors=ERRORS, other=BYTES)
+def embeddings(body: OpenAIBody) -> Reply[OpenAIReply] | Reply[bytes]:
     """Embed text or token ids, as OpenAI's API does."""
     inputs = list(body.inputs)
     _check_token_ids(inputs)
-    _check_limit(body)
+    most = select(services().engine.registry, body.model, DENSE)[1].facts.max_tokens
+    check_limit("truncate_prompt_tokens", body.truncate_prompt_tokens, most)
     form, options = form_of(body), options_of(body, services().engine.truncate)
     try:
-        result = run(inputs, body.model, options, normalize_of(body), form)
+        wanted = Wanted(form=form, normalize=normalize_of(body))
+        result = run(inputs, body.model, options, wanted)
     except BadRequest as refused:
         # The engine knows a field by one name; the caller may have sent another.
         field = next(iter(body.given(refused.param)), None)
         if field is None or refused.message.startswith(field):
             raise
         raise BadRequest(f"{field}: {refused.message}", param=field) from None
+    if form.encoding == "bytes":
+        return bytes_reply(result, result.vectors, form)
     name = result.model.spec.id if body.model is None else body.model
     reply = openai_reply(result.vectors, form, name, result.tokens)
     return Reply(reply, headers=facts_headers(result))
@@ -75,21 +82,6 @@ def _check_token_ids(inputs: list[Input]) -> None:
             "this service takes no token ids (TOKEN_IDS=refuse): send texts (in LangChain: "
             "check_embedding_ctx_length=False)",
             param="input",
-        )
-
-
-def _check_limit(body: OpenAIBody) -> None:
-    """Refuse a limit of tokens below the model's own, at which inputs are cut."""
-    asked = body.truncate_prompt_tokens
-    if asked is None or asked == -1:
-        return
-    most = services().engine.registry.get(body.model).loaded.facts.max_tokens
-    if most is None or asked < most:
-        valid = "-1" if most is None else f"-1, or {most} and more"
-        raise BadRequest(
-            f"truncate_prompt_tokens: {asked} is refused: inputs are cut at the model's limit "
-            f"only; send {valid}",
-            param="truncate_prompt_tokens",
         )
 
 

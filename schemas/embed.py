@@ -1,18 +1,25 @@
 """The JSON of the native embedding routes, and what all embedding routes have in common:
-the options of a request, and the forms in which a reply holds vectors.
+the options of a request, and which results it wants in which form.
 """
 
-import base64
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, Self
+from typing import Annotated, Literal, NamedTuple, NotRequired, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-from embedders.base import Truncate, Vectors
-from schemas.base import Numbers, Query, Rows, Strict, doc, optional
+from embedders.base import DENSE, Output, Truncate
+from errors import BadRequest
+from schemas.base import Float, Numbers, Query, Rows, Strict, doc, optional
+from schemas.forms import FLOATS, OF_UNITS, DtypeField, Encoding, Form
 
 # Far above what MAX_TEXTS_PER_REQUEST is set to: it only bounds what is read of a bad body.
 MOST_TEXTS = 100_000
@@ -20,8 +27,7 @@ MOST_PROMPT = 10_000  # characters; a prompt goes before each of the texts
 # The words of Cohere and NVIDIA name the end that is cut off, in any case.
 CUTS = {"none": "error", "start": "left", "end": "right"}
 CutWords = Truncate | Literal["NONE", "START", "END"] | bool | None
-Encoding = Literal["float", "base64"]
-Dtype = Literal["float", "int8", "uint8", "binary", "ubinary"]
+Result = Literal["dense", "sparse", "multi_vector"]
 
 
 def cut(value: object) -> object:
@@ -38,6 +44,7 @@ def _truncate(value: object) -> object:
 TruncateField = Annotated[
     Truncate | None, BeforeValidator(_truncate, json_schema_input_type=CutWords)
 ]
+Cut = Annotated[Truncate | StrictBool | None, BeforeValidator(cut, json_schema_input_type=CutWords)]
 Texts = Annotated[
     Annotated[list[StrictStr], Field(min_length=1, max_length=MOST_TEXTS)],
     BeforeValidator(
@@ -68,12 +75,52 @@ class Options(Strict):
     )
 
 
-class EmbedBody(Options):
+def _results(value: object) -> object:
+    """Return the words of a comma list, and the outputs of a list once each, in one order."""
+    if isinstance(value, str):
+        value = [word.strip() for word in value.split(",")]
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return value
+    order = ("dense", "sparse", "multi_vector")
+    return sorted(set(value), key=lambda word: order.index(word) if word in order else -1)
+
+
+Results = Annotated[
+    tuple[Result, ...],
+    Field(min_length=1),
+    BeforeValidator(_results, json_schema_input_type=str | list[Result]),
+]
+
+
+class Wishes(BaseModel):
+    """What a reply of the native routes holds, and how it writes it."""
+
+    outputs: Results | None = optional(
+        "What to return of each text, for a model that gives it: `dense` (default), `sparse`, "
+        "`multi_vector`; several at once if one model gives them."
+    )
+    encoding_format: Encoding | None = optional(
+        "`float` (default), `base64` of little-endian numbers, or `bytes`: the body is one array, "
+        "and `X-Embedding-Shape` and `X-Embedding-Dtype` say how to read it."
+    )
+    output_dtype: DtypeField | None = optional(
+        "`float32` (default), `float16`, `int8` (127 times a number of the unit vector, rounded), "
+        "`uint8` (the same plus 128), `ubinary` (a bit for a number over 0, eight a byte, the "
+        "first the highest) or `binary` (the same minus 128)."
+    )
+    sparse_format: Literal["indices", "terms"] | None = optional(
+        "A sparse vector as `indices` and `values` (default), or as `terms`: the weight of each."
+    )
+
+
+class EmbedBody(Wishes, Options):
     """Body of `POST /embed` and `POST /batch-embed`: `texts` (one or many) or `text`."""
 
     texts: Texts | None = optional("A text, or a list of texts.")
     text: StrictStr | None = optional("One text; the reply also has its vector as `embedding`.")
-    normalize: StrictBool | None = optional("Scale vectors to length 1.")
+    normalize: StrictBool | None = optional("Scale dense vectors to length 1.")
+    top_n: StrictInt | None = optional("The most terms of a sparse vector, the heaviest.", ge=1)
+    min_weight: Float | None = optional("The least weight of a sparse vector's terms.", ge=0)
     model: StrictStr | None = optional("Id or name of the model.")
     model_id: StrictStr | None = optional("The same as `model`.")
 
@@ -97,60 +144,116 @@ class EmbedQuery(Query):
     model_id: str | None = optional("Id or name of the model.")
 
 
-class SingleQuery(EmbedQuery):
+class SingleQuery(Wishes, EmbedQuery):
     """Query string of `POST /embed/single`."""
 
     text: str = doc("The text to embed.")
 
 
+class SparseReply(TypedDict):
+    """The terms of a sparse vector: their places in the vocabulary, and their weights."""
+
+    indices: Numbers | str
+    values: Numbers | str
+
+
 class EmbedReply(TypedDict):
     """Reply of the native embedding routes."""
 
-    embeddings: Annotated[Rows, doc("One vector per text, in order.")]
-    embedding: NotRequired[Annotated[Numbers, doc("The vector of a single text.")]]
-    dimension: int
+    embeddings: NotRequired[
+        Annotated[Rows | list[str], doc("One dense vector per text, in order.")]
+    ]
+    embedding: NotRequired[Annotated[Numbers | str, doc("The dense vector of a single text.")]]
+    sparse: NotRequired[
+        Annotated[
+            list[SparseReply | dict[str, float]],
+            doc("For each text `indices` (ascending) and `values`, or the weight of each term."),
+        ]
+    ]
+    multi_vector: NotRequired[
+        Annotated[
+            list[Rows | str],
+            doc("For each text the vectors of its tokens; in base64 one row after the other."),
+        ]
+    ]
+    dimension: NotRequired[Annotated[int, doc("How many numbers a vector has.")]]
     model: str
     count: int
     processing_time_ms: float
 
 
-class Form(NamedTuple):
-    """How a reply writes vectors: as JSON numbers or base64, of numbers of this type."""
+class Wanted(NamedTuple):
+    """What a request wants of each input, and how the reply writes it."""
 
-    encoding: Encoding = "float"
-    dtype: Dtype = "float"
+    outputs: tuple[Output, ...] = DENSE
+    form: Form = Form()
+    normalize: bool | None = None
+    top_n: int | None = None
+    min_weight: float | None = None
+    terms: bool = False
 
-    @property
-    def width(self) -> float:
-        """The bytes that one number of a vector takes in a reply, with its comma.
+    @classmethod
+    def of(
+        cls, wishes: Wishes, texts: int, *, normalize: bool | None = None,
+        dimensions: int | None = None, top_n: int | None = None, min_weight: float | None = None,
+    ) -> "Wanted":  # fmt: skip
+        """Return what these fields ask for, of so many texts. Raises BadRequest."""
+        outputs: tuple[Output, ...] = wishes.outputs or DENSE
+        form = Form(wishes.encoding_format or "float", wishes.output_dtype or "float32")
+        if "sparse" not in outputs:
+            of_sparse = {"top_n": top_n, "min_weight": min_weight}
+            _refuse({**of_sparse, "sparse_format": wishes.sparse_format}, "sparse vectors")
+        if "dense" not in outputs:
+            _refuse({"normalize": normalize, "dimensions": dimensions}, "dense vectors")
+        if "multi_vector" in outputs and dimensions is not None:
+            raise BadRequest(
+                "dimensions: the vectors of tokens cannot be shortened; ask for dense vectors in a "
+                "request of their own",
+                param="dimensions",
+            )
+        terms = wishes.sparse_format == "terms"
+        _check_form(form, outputs, texts, terms)
+        return cls(outputs, form, normalized(form, normalize), top_n, min_weight, terms)
 
-        As JSON a float32 takes 12.7 (in a unit vector of 4,096), a `uint8` 4.0, others less.
-        """
-        size = {"float": 4.0, "int8": 1.0, "uint8": 1.0, "binary": 1 / 8, "ubinary": 1 / 8}
-        if self.encoding == "base64":
-            return size[self.dtype] * 4 / 3
-        return 13.0 if self.dtype == "float" else size[self.dtype] * 4
+
+def _check_form(form: Form, outputs: tuple[Output, ...], texts: int, terms: bool) -> None:
+    """Raise BadRequest for outputs that cannot be written in this form."""
+    if "sparse" in outputs and form.dtype not in FLOATS:
+        raise BadRequest(
+            f"output_dtype: weights of sparse vectors are float32 or float16, not {form.dtype}",
+            param="output_dtype",
+        )
+    if terms and form.encoding != "float":
+        raise BadRequest(
+            "sparse_format: terms have their weights as JSON numbers; leave encoding_format out",
+            param="sparse_format",
+        )
+    alone = outputs == DENSE or (outputs == ("multi_vector",) and texts == 1)
+    if form.encoding == "bytes" and not alone:
+        raise BadRequest(
+            "encoding_format: bytes are one array: dense vectors, or the vectors of the tokens of "
+            "one text; ask for base64",
+            param="encoding_format",
+        )
 
 
-def written(vectors: Vectors, form: Form) -> list[NDArray[Any] | str]:
-    """Return each of (n, d) vectors as base64, or as an array that the JSON writer takes.
+def normalized(form: Form, asked: bool | None, field: str = "normalize") -> bool | None:
+    """Return whether vectors are normalised: as asked, and for int8 always. Raises BadRequest."""
+    if form.dtype not in OF_UNITS:
+        return asked
+    if asked is False:
+        raise BadRequest(
+            f"output_dtype: {form.dtype} is made of vectors of length 1, and {field} is false; "
+            "leave one of them out",
+            param="output_dtype",
+        )
+    return True
 
-    `int8` and `uint8` need vectors of length 1. A bit is 1 for a number above 0; the first number
-    is the highest bit of a byte, and zeros fill the last byte, as Cohere, Jina, Voyage and
-    sentence-transformers do.
-    """
-    rows: NDArray[Any]
-    match form.dtype:
-        case "int8":
-            rows = np.rint(vectors * 127).astype(np.int8)
-        case "uint8":
-            rows = (np.rint(vectors * 127) + 128).astype(np.uint8)
-        case "binary":
-            rows = (np.packbits(vectors > 0, axis=1).astype(np.int16) - 128).astype(np.int8)
-        case "ubinary":
-            rows = np.packbits(vectors > 0, axis=1)
-        case "float":
-            rows = np.asarray(vectors, "<f4")
-    if form.encoding == "base64":
-        return [base64.b64encode(row.tobytes()).decode("ascii") for row in rows]
-    return list(rows)
+
+def _refuse(fields: dict[str, object], what: str) -> None:
+    """Raise BadRequest for the first of these fields that was sent."""
+    for name, value in fields.items():
+        if value is not None:
+            raise BadRequest(
+                f"{name}: it is of {what}, which outputs does not ask for; leave it out", param=name
+            )

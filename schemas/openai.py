@@ -5,31 +5,26 @@
 compatible with OpenAI do.
 """
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     StrictBool,
     StrictInt,
     StrictStr,
     Tag,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
 )
 from typing_extensions import TypedDict
 
 from embedders.base import Input, Truncate, Vectors, side_of
 from errors import BadRequest
 from schemas import embed
-from schemas.base import Numbers, Strict, doc, optional
+from schemas.base import Numbers, doc, optional
+from schemas.forms import Dtype, DtypeField, Encoding, Form, written
+from schemas.known import Known, TextItem, agreed, truncate_of
 
 Kind = Literal["float", "base64", "binary", "ubinary"]
 Value = TypeVar("Value")
@@ -42,21 +37,13 @@ SAME = {
     "normalize": ("normalize", "normalized", "use_activation"),
 }
 # Jina has one field where others have two.
-KINDS: dict[Kind | None, tuple[embed.Encoding | None, embed.Dtype | None]] = {
+KINDS: dict[Kind | None, tuple[Encoding | None, Dtype | None]] = {
     None: (None, None),
-    "float": ("float", "float"),
-    "base64": ("base64", "float"),
+    "float": ("float", "float32"),
+    "base64": ("base64", "float32"),
     "binary": (None, "binary"),
     "ubinary": (None, "ubinary"),
 }
-
-
-class TextItem(BaseModel):
-    """An input in the form that Jina's clients may send."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    text: str
 
 
 def _text(value: object) -> object:
@@ -87,9 +74,6 @@ OpenAIInput = Annotated[
     | Annotated[list[Ids], Field(min_length=1, max_length=embed.MOST_TEXTS), Tag("id_lists")],
     Discriminator(_input_form),
 ]
-Cut = Annotated[
-    Truncate | StrictBool | None, BeforeValidator(embed.cut, json_schema_input_type=embed.CutWords)
-]
 OneKind = Annotated[
     Kind | None,
     BeforeValidator(
@@ -102,12 +86,12 @@ OneKind = Annotated[
 Ignored = Annotated[Any, doc("Any value: it cannot change a vector.")]
 
 
-class OpenAIBody(Strict):
+class OpenAIBody(Known):
     """Body of `POST /v1/embeddings`: OpenAI's fields, our own, and other services' names for them.
     Every field listed here is honoured or refused; null is the same as no field.
     """
 
-    model_config = ConfigDict(extra="ignore")
+    given_texts = ("input",)
 
     input: OpenAIInput = doc(
         "A text, a list of texts, a list of token ids, or a list of such lists. "
@@ -117,13 +101,14 @@ class OpenAIBody(Strict):
         "Id or name of a model; without it the default model is used."
     )
     # How vectors are written.
-    encoding_format: embed.Encoding | None = optional(
-        "`float` (default), or `base64` of little-endian numbers."
+    encoding_format: Encoding | None = optional(
+        "`float` (default), `base64` of little-endian numbers, or `bytes`: the body is one array, "
+        "and `X-Embedding-Shape` and `X-Embedding-Dtype` say how to read it."
     )
-    output_dtype: embed.Dtype | None = optional(
-        "`float` (default), `int8` (127 times a number of the unit vector, rounded), "
-        "`uint8` (the same plus 128), `ubinary` (a bit for a number over 0, eight a byte, the "
-        "first the highest) or `binary` (the same minus 128)."
+    output_dtype: DtypeField | None = optional(
+        "`float32` or `float` (default), `float16`, `int8` (127 times a number of the unit vector, "
+        "rounded), `uint8` (the same plus 128), `ubinary` (a bit for a number over 0, eight a "
+        "byte, the first the highest) or `binary` (the same minus 128)."
     )
     embedding_type: OneKind = optional(
         "`float` or `base64` as `encoding_format`, `binary` or `ubinary` as "
@@ -155,7 +140,7 @@ class OpenAIBody(Strict):
         max_length=embed.MOST_PROMPT,
     )
     # An input over the model's limit.
-    truncate: Cut = optional(
+    truncate: embed.Cut = optional(
         "For an input that is longer than the model's limit: keep its start (`right` "
         "or `END`), keep its end (`left` or `START`), cut as the tokenizer does (`auto`), cut as "
         "the service does (true), or refuse it (`error`, `NONE` or false)."
@@ -177,7 +162,15 @@ class OpenAIBody(Strict):
     late_chunking: Literal[False] | None = optional(
         "Only `false`: each input is encoded by itself."
     )
-    return_multivector: Literal[False] | None = optional("Only `false`: an input has one vector.")
+    return_multivector: Literal[False] | None = optional(
+        "Only `false`: an input has one vector here; `POST /embed` gives several."
+    )
+    outputs: tuple[Literal["dense"]] | None = optional(
+        "Only a list of `dense`: `POST /embed` gives others."
+    )
+    top_n: None = optional("Only null: `POST /embed` gives sparse vectors.")
+    min_weight: None = optional("Only null: `POST /embed` gives sparse vectors.")
+    sparse_format: None = optional("Only null: `POST /embed` gives sparse vectors.")
     continue_final_message: Literal[False] | None = optional("Only `false`: there are no messages.")
     padding: StrictBool | Literal["longest", "do_not_pad"] | None = optional(
         "`true`, `false`, `longest` or `do_not_pad`: it changes no vector."
@@ -198,21 +191,6 @@ class OpenAIBody(Strict):
     priority: Ignored = None
     cache_salt: Ignored = None
     drop_params: Ignored = None
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _honoured_or_refused(
-        cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo
-    ) -> Any:
-        """Refuse a value by its field's name; `input` keeps the place of the wrong item."""
-        name = str(info.field_name)
-        try:
-            return read(value)
-        except ValidationError:
-            if name == "input":
-                raise
-            valid = cls.model_fields[name].description
-            raise BadRequest(f"{name}: {_shown(value)} is refused. {valid}", param=name) from None
 
     @property
     def inputs(self) -> Sequence[Input]:
@@ -267,9 +245,9 @@ class OpenAIModelsReply(TypedDict):
     data: list[OpenAIModelReply]
 
 
-def openai_reply(vectors: Vectors, form: embed.Form, model: str, tokens: int) -> OpenAIReply:
+def openai_reply(vectors: Vectors, form: Form, model: str, tokens: int) -> OpenAIReply:
     """Return (n, d) vectors as OpenAI's reply."""
-    rows = enumerate(embed.written(vectors, form))
+    rows = enumerate(written(vectors, form))
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in rows],
@@ -285,12 +263,12 @@ def options_of(body: OpenAIBody, default: Truncate) -> embed.Options:
     """
     roles = body.given("input_type")
     prompts = {**body.given("prompt_name"), **roles}
-    _agreed(body, {name: side_of(prompt) or prompt for name, prompt in prompts.items()})
+    agreed(body, {name: side_of(prompt) or prompt for name, prompt in prompts.items()})
     if body.prompt is not None and body.prompt_name is not None:
         raise BadRequest("prompt and prompt_name both choose a prompt; send one", param="prompt")
     return embed.Options(
-        dimensions=_agreed(body, body.given("dimensions")),
-        truncate=_truncate(body, default),
+        dimensions=agreed(body, body.given("dimensions")),
+        truncate=truncate_of(body, default),
         prompt_name=body.prompt_name,
         prompt=body.prompt,
         input_type=next(iter(roles.values()), None),
@@ -299,58 +277,17 @@ def options_of(body: OpenAIBody, default: Truncate) -> embed.Options:
 
 def normalize_of(body: OpenAIBody) -> bool:
     """Return whether vectors are scaled to length 1, as OpenAI's are. Raises BadRequest."""
-    asked = _agreed(body, body.given("normalize"))
+    asked = agreed(body, body.given("normalize"))
     return True if asked is None else asked
 
 
-def form_of(body: OpenAIBody) -> embed.Form:
+def form_of(body: OpenAIBody) -> Form:
     """Return how the vectors are written. Raises BadRequest."""
     encoding, dtype = KINDS[body.embedding_type]
-    form = embed.Form(
-        _agreed(body, {"encoding_format": body.encoding_format, "embedding_type": encoding})
+    form = Form(
+        agreed(body, {"encoding_format": body.encoding_format, "embedding_type": encoding})
         or "float",
-        _agreed(body, {"output_dtype": body.output_dtype, "embedding_type": dtype}) or "float",
+        agreed(body, {"output_dtype": body.output_dtype, "embedding_type": dtype}) or "float32",
     )
-    if form.dtype in ("int8", "uint8") and not normalize_of(body):
-        field = next(iter(body.given("normalize")))
-        raise BadRequest(
-            f"output_dtype: {form.dtype} is made of vectors of length 1, and {field} is false; "
-            "leave one of them out",
-            param="output_dtype",
-        )
+    embed.normalized(form, normalize_of(body), next(iter(body.given("normalize")), "normalize"))
     return form
-
-
-def _truncate(body: OpenAIBody, default: Truncate) -> Truncate:
-    word = body.truncate
-    cuts = {
-        "truncate": None if word is None else word not in (False, "error"),
-        "truncation": body.truncation,
-        "truncate_prompt_tokens": None if body.truncate_prompt_tokens is None else True,
-    }
-    sides: dict[str, Truncate | None] = {
-        "truncate": None if isinstance(word, bool) or word == "error" else word,
-        "truncation_side": body.truncation_side,
-    }
-    wanted = _agreed(body, cuts)
-    side: Truncate | None = _agreed(body, sides)
-    if wanted is False or (wanted is None and default == "error"):
-        return "error"
-    return side or ("auto" if default == "error" else default)
-
-
-def _agreed(body: OpenAIBody, meanings: Mapping[str, Value | None]) -> Value | None:
-    """Return the one meaning of several fields. Raises BadRequest if they differ."""
-    meant = {name: value for name, value in meanings.items() if value is not None}
-    if len(set(meant.values())) > 1:
-        sent = " and ".join(f"{name} {_shown(getattr(body, name))}" for name in meant)
-        raise BadRequest(f"{sent} contradict each other; send one of them", param=next(iter(meant)))
-    return next(iter(meant.values()), None)
-
-
-def _shown(value: object) -> str:
-    """Return a short text of a value that was sent, without the items of a list or an object."""
-    if isinstance(value, list | dict):
-        return "a list" if isinstance(value, list) else "an object"
-    text = json.dumps(value[:50] if isinstance(value, str) else value)
-    return text if len(text) <= 40 else f"{text[:40]}..."

@@ -39,6 +39,14 @@ class ModelReply(TypedDict):
     model_id: str
     model_name: str
     type: str
+    kind: Annotated[
+        str | None,
+        doc("`sentence_transformer`, `sparse`, `multi_vector`, `reranker` or `classifier`."),
+    ]
+    outputs: Annotated[
+        list[str], doc("What it gives: `dense`, `sparse`, `multi_vector`, or `score` of a pair.")
+    ]
+    labels: Annotated[list[str], doc("The names of its scores.")]
     status: str
     reason: str | None
     replicas: list[dict[str, Any]] | None

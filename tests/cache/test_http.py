@@ -127,8 +127,8 @@ def test_workers_of_two_services_share_redis(
     env |= {"REDIS_HOST": "127.0.0.1", "REDIS_PORT": str(redis_server.port)}
     env |= {"SUPPORTED_MODELS_FILE": "none"}
     one, other = serve(**env), serve(**env)
-    cold = requests.post(f"{one}/embed", json={"texts": ["a", "b"]}, timeout=20)
-    warm = requests.post(f"{other}/embed", json={"texts": ["a", "b"]}, timeout=20)
+    cold = requests.post(f"{one}/embed", json={"texts": ["a", "b"]}, timeout=60)
+    warm = requests.post(f"{other}/embed", json={"texts": ["a", "b"]}, timeout=60)
     assert (cold.headers["X-Cache"], warm.headers["X-Cache"]) == (
         *("hits=0, misses=2", "hits=2, misses=0"),
     )
@@ -165,7 +165,7 @@ def test_killing_redis_under_load_changes_no_status(
         finally:
             stop.set()
             for thread in threads:
-                thread.join(20)
+                thread.join(60)
         app.extensions[KEY].cache.close()
     assert {code for _, code in codes} == {200}
     assert health.status_code == 200

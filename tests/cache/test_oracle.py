@@ -121,10 +121,11 @@ def test_a_key_that_forgets_something_would_be_seen(
 
     true_keys = engine.keys_of
 
-    def forgetful(facts, prompt, truncate, inputs):  # type: ignore[no-untyped-def]
+    def forgetful(facts, prompt, truncate, outputs, inputs):  # type: ignore[no-untyped-def]
         facts = fake_of(engine_of(None)).facts if fault == "fingerprint" else facts
         prompt = Prompt() if fault == "prompt" else prompt
-        return true_keys(facts, prompt, "right" if fault == "truncate" else truncate, inputs)
+        truncate = "right" if fault == "truncate" else truncate
+        return true_keys(facts, prompt, truncate, outputs, inputs)
 
     monkeypatch.setattr(engine, "keys_of", forgetful)
     long = ["w1 w2 w3 " * 9]

@@ -34,6 +34,19 @@ def test_a_request_costs_one_mget_and_writes_in_one_go(redis_cache: RedisCache) 
     assert "cmdstat_set" not in calls and "cmdstat_get" not in calls
 
 
+def test_a_write_of_many_megabytes_is_sent_in_parts(redis_cache: RedisCache) -> None:
+    sizes: list[int] = []
+    whole = redis_cache._set
+    redis_cache._set = lambda part: sizes.append(len(part)) or whole(part)  # type: ignore
+    values = {b"emb:%d" % i: b"x" * 300_000 for i in range(30)}
+    redis_cache.put(values)
+    assert sum(sizes) == 30 and max(sizes) == 13
+    assert redis_cache.get(list(values)) == list(values.values())
+    redis_cache.put({})
+    redis_cache.put({b"emb:large": b"x" * 5_000_000})
+    assert sizes[-1] == 1
+
+
 def test_tls_is_spoken_and_a_server_that_cannot_prove_itself_is_not_believed(
     tmp_path: Path,
 ) -> None:

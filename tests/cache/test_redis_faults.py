@@ -100,7 +100,7 @@ def test_nobody_tries_a_server_on_behalf_of_a_closed_cache(own: Redis, cache: Re
     assert probes
     cache.close()
     for thread in probes:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     own.resume()
 
@@ -188,7 +188,7 @@ def speaking(answer: bytes) -> Iterator[str]:
         thread.start()
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(20)
+    thread.join(60)
 
 
 @pytest.mark.parametrize(

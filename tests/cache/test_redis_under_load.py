@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ def test_killing_redis_under_load_changes_no_status_and_no_vector(
             "-w", "2", CACHE="redis", REDIS_ENABLED="true", REDIS_URL=redis.url(), DEVICE="cpu",
             SUPPORTED_MODELS=MODEL, LOG_LEVEL="WARNING", REQUESTS_PER_MINUTE_ADMIN="100000",
         )  # fmt: skip
-        until(lambda: all(answers(url) for _ in range(40)))  # each worker loads for itself
+        with ThreadPoolExecutor(8) as pool:  # each worker loads for itself
+            until(lambda: all(pool.map(answers, [url] * 32)))
         right = requests.post(f"{url}/embed", json={"texts": TEXTS}, timeout=30).json()
         truth = np.array(right["embeddings"])
         statuses: list[int] = []

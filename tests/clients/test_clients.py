@@ -370,9 +370,19 @@ def test_the_test_client_walks_a_service_that_asks_for_a_key(tmp_path: Path) -> 
         as_admin = {**os.environ, "EMBEDDING_API_KEY": signed["access_token"]}
         done = subprocess.run(walk, capture_output=True, text=True, env=as_admin)
         assert done.returncode == 0, done.stdout
-        assert "skip" not in done.stdout and "FAIL" not in done.stdout
+        assert "skip  POST /rerank" in done.stdout and done.stdout.count("skip") == 1
+        assert "FAIL" not in done.stdout
         nobody = subprocess.run(walk, capture_output=True, text=True)
         assert "skip  users and keys" in nobody.stdout
+
+
+def test_the_test_client_asks_each_model_for_what_it_gives(kinds_url: str) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "test_client.py", kinds_url], capture_output=True, text=True
+    )
+    assert "all: dense, sparse, multi_vector" in done.stdout, done.stdout
+    assert "for 'It will rain tomorrow.'" in done.stdout
+    assert "FAIL  outputs" not in done.stdout and "FAIL  POST /rerank" not in done.stdout
 
 
 def test_the_test_client_tells_what_fails() -> None:

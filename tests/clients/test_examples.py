@@ -117,6 +117,19 @@ def test_the_rag_example_has_40_lines() -> None:
     assert sum(1 for line in lines if line.strip()) <= 40
 
 
+def test_passages_are_found_and_put_in_order_by_a_reranker(kinds_url: str, notes: str) -> None:
+    asked = "Cats sleep all day."
+    best, *_ = run(kinds_url, "retrieve_then_rerank.py", asked, notes)[0].splitlines()
+    score, passage = best.split("  ", 1)
+    assert passage == repr("Cats sleep all day. Their milk must be warm.\n")
+    assert 0.5 < float(score) < 1
+
+
+def test_the_rerank_example_has_30_lines() -> None:
+    lines = (ROOT / "examples" / "retrieve_then_rerank.py").read_text().splitlines()
+    assert sum(1 for line in lines if line.strip()) <= 30
+
+
 def test_every_example_is_run_here_and_listed() -> None:
     listed = (ROOT / "examples" / "README.md").read_text()
     for name in EXAMPLES:

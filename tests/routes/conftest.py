@@ -10,9 +10,29 @@ from config import Config
 from factory import create_app
 from tests.conftest import served, write_models
 
+# A model of each kind, and one that gives three outputs; a reply names them so.
+KINDS = {
+    name: {"type": "fake", "model_name": f"tests/{name}{outputs}"}
+    for name, outputs in (("dense", ""), ("reranker", "+score"), ("sparse", "+sparse"),
+                          ("tokens", "+multi_vector"), ("all", "+dense+sparse+multi_vector"))
+}  # fmt: skip
 FAKE = {"fake": {"type": "fake", "model_name": "tests/fake"}}
 ADMIN = {"username": "admin", "password": "admin-password-1"}
 LARGE = 20_000_000  # MAX_REQUEST_BYTES
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
+    """A client of a service with a fake model of each kind."""
+    folder: Path = tmp_path_factory.mktemp("kinds")
+    given = {
+        "model_config_file": write_models(folder / "models.json", KINDS),
+        "supported_models_file": folder / "none", "store_dir": folder / "store",
+        "data_dir": folder / "data", "db_url": f"sqlite:///{folder}/service.db",
+    }  # fmt: skip
+    app = create_app(Config.model_validate(given), wait=True)
+    yield app.test_client()
+    app.extensions["services"].documents.store.close()
 
 
 @pytest.fixture(scope="module")

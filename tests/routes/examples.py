@@ -48,6 +48,7 @@ STEPS: list[Step] = [
     ("POST", "/batch-embed", {}, {"model_id": "minilm"}, {"texts": ["One.", "Two."], **SHORT}),
     ("POST", "/embed/single", {}, {"text": "A short text", "model_id": "tiny"}, None),
     ("POST", "/v1/embeddings", {}, {}, {"model": "minilm", "input": ["Hello world"], **SHORT}),
+    ("POST", "/rerank", {}, {}, {"query": "Will it rain?", "documents": NOTES["texts"]}),
     ("GET", "/v1/models", {}, {}, None),
     ("GET", "/v1/models/<path:name>", {"name": "minilm"}, {}, None),
     ("GET", "/models", {}, {}, None),
@@ -168,6 +169,8 @@ def service(folder: Path) -> Iterator[Flask]:
     provider = FakeProvider()
     models = {"minilm": {**REAL, "prompts": {"query": "Find what answers: "}},
               "tiny": {**REAL, "max_seq_length": 64},
+              "reranker": {"type": "reranker", "model_name": "jina-reranker-v3",
+                           "base_url": f"{provider.url}/v1"},
               "remote": {"type": "openai", "model_name": "text-embedding-3-small",
                          "base_url": f"{provider.url}/v1", "provider": "openai"}}  # fmt: skip
     file = folder / "models.json"

@@ -343,7 +343,7 @@ def test_while_a_model_loads_requests_get_503_and_when_to_retry(config_of) -> No
     let = threading.Event()
 
     def slowly(spec, settings) -> FakeEmbedder:
-        assert let.wait(20)
+        assert let.wait(60)
         return FakeEmbedder()
 
     client = create_app(config_of(), build=slowly).test_client()

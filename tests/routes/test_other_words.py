@@ -79,7 +79,7 @@ def test_the_name_of_another_service_is_answered_with_ours(
          "name: there is no such field; the fields are username, password, role"),
         ("/collections/c/vectors", {"vectors": [{"id": "a", "vec": [1]}]},
          "vectors.0.vec: there is no such field; the fields are id, vector, text, metadata"),
-        ("/embed", {"nope": 1, "neither": 2}, "normalize, model, model_id (and more)"),
+        ("/embed", {"nope": 1, "neither": 2}, "min_weight, model, model_id (and more)"),
         ("/embed", {"x" * 10_000: 1}, "x: there is no such field; the fields are"),
     ],
 )  # fmt: skip
@@ -95,7 +95,9 @@ def test_an_unknown_field_is_answered_with_those_there_are(
 def test_an_unknown_parameter_is_answered_with_those_there_are(signed_in: FlaskClient) -> None:
     reply = signed_in.post("/embed/single?text=a&model=fake")
     assert reply.status_code == 422
-    assert "model: there is no such field; the fields are model_id, text" in reply.json["error"]
+    assert (
+        "model: there is no such field; the fields are model_id, outputs, " in reply.json["error"]
+    )
 
 
 @pytest.mark.parametrize(("accept", "kind"), METRICS.items())

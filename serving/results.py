@@ -1,0 +1,33 @@
+"""What is done to a model's results after the cache: vectors cut and normalised, scores activated.
+
+Both are cheap, and one cached result serves every wish.
+"""
+
+import numpy as np
+
+from embedders.base import Activation, Vectors
+
+
+def finish(vectors: Vectors, dimensions: int | None, normalize: bool) -> Vectors:
+    """Return (n, d) vectors cut to `dimensions` columns, and of length 1 if asked.
+
+    A shortened vector of a normalised space is normalised again, as Matryoshka models need.
+    """
+    cut = vectors if dimensions is None else np.ascontiguousarray(vectors[:, :dimensions])
+    if not normalize:
+        return cut
+    lengths = np.linalg.norm(cut, axis=1, keepdims=True)
+    scaled: Vectors = cut / np.maximum(lengths, np.float32(1e-12))
+    return scaled
+
+
+def activated(scores: Vectors, activation: Activation) -> Vectors:
+    """Return the scores (n, labels) float32 that a model's activation makes of raw ones."""
+    if activation == "identity":
+        return scores
+    wide = scores.astype(np.float64)  # e^88 overflows in float32
+    if activation == "sigmoid":
+        return (1 / (1 + np.exp(-wide))).astype(np.float32)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    shares: Vectors = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares
