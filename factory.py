@@ -22,6 +22,7 @@ from server import master, rolling_reload, worker
 from server.proxies import Proxies
 from serving.health import drain, watch
 from serving.loader import Build
+from serving.model_process.processes import Processes, runs_here
 from serving.registry import Registry
 from settings import open_settings
 from settings.apply import Applier, models_of
@@ -47,9 +48,16 @@ def create_app(
     settings = open_settings(config)
     provider_keys = ProviderKeys(config.db_url.get_secret_value(), config, environment_keys(config))
     providers = Providers(config, provider_keys.get_key)
-    build = build or functools.partial(embedders.build, providers=providers)
-    registry = Registry(*models_of(settings.state), settings.current, build)
-    cache = open_cache(config)
+    specs, default = models_of(settings.state)
+    call = None  # calls what all workers share
+    if build is None:
+        build = functools.partial(embedders.build, providers=providers)
+        if config.model_process == "on":
+            processes = Processes()
+            build = processes.build(build)
+            call = processes.call if any(map(runs_here, specs)) else None
+    registry = Registry(specs, default, settings.current, build)
+    cache = open_cache(config, call)
     engine = Engine(registry, settings.current.truncate, cache)
     settings.bind(Applier(engine, settings.state).prepare)
     store = _store(config)
@@ -83,7 +91,9 @@ def create_app(
 
 def create_worker(config: Config, *, build: Build | None = None) -> Flask:
     """Return the service for a gunicorn worker: watched, and drained before the worker stops."""
-    app = create_app(config, build=build, pause_s=master.pause_s())
+    # Where another process loads the models, a worker that died says nothing of them.
+    pause_s = 0.0 if config.model_process == "on" else master.pause_s()
+    app = create_app(config, build=build, pause_s=pause_s)
     registry = app.extensions[KEY].engine.registry
     watch(registry, settled=master.settle, ready=rolling_reload.take_over)
     health.watch(app.extensions[KEY], app.extensions["throttle"])

@@ -1,7 +1,8 @@
 """How gunicorn runs the service. Its command line flags win over this file.
 
-One worker: the threads of a worker share one model and batch together; each further worker loads
-its own copy. Never preload: CUDA and torch's thread pools do not survive a fork.
+One worker holds the models itself; several share a model process for each device, so that a model
+is in memory once and all requests fill its batches. Never preload: CUDA and torch's thread pools do
+not survive a fork.
 """
 
 import atexit
@@ -29,7 +30,9 @@ _config, _models = _read()  # a mistake ends the start here
 
 bind = sockets.bind_of(_config.host, _config.port)
 worker_class = "server.worker.DeadlineWorker"  # gthread, but no thread waits for a client
-workers = _config.max_workers
+workers = _config.max_workers or master.default_workers(
+    _config.model_process, _config.device, _models
+)
 threads = _config.threads
 timeout = _config.timeout_s
 graceful_timeout = _config.graceful_timeout_s
@@ -52,9 +55,10 @@ if Path("/dev/shm").is_dir():  # a file system, not a file in it  # nosec B108
 
 
 def on_starting(server):  # type: ignore[no-untyped-def]
-    """Make the metrics' directory; check the settings before a reload."""
+    """Make the service's folders; check the settings before a reload."""
     server.reload = master.reload_if(_read, server.reload)
     master.make_metrics_dir(_config.metrics_dir)
+    master.make_run_dir()
 
 
 def when_ready(server):  # type: ignore[no-untyped-def]
@@ -80,14 +84,21 @@ def pre_exec(server):  # type: ignore[no-untyped-def]
 
 
 def pre_fork(server, worker):  # type: ignore[no-untyped-def]
-    """Choose the worker's metrics files and its GPU: the one that the fewest workers have."""
+    """Choose the worker's metrics files and its GPU: the one that the fewest workers have.
+
+    Where a model process holds the models it has the GPUs too.
+    """
     master.prepare_worker(worker)
     rolling_reload.announce(worker)
     worker.slot = master.choose_slot(getattr(w, "slot", None) for w in server.WORKERS.values())
-    worker.gpu = None
-    if server.cfg.workers > 1 and master.is_pinned(_config.device, _models):
+    worker.shares_models = master.shares_models(_config.model_process, server.cfg.workers)
+    worker.gpu, several = None, server.cfg.workers > 1
+    if several and not worker.shares_models and master.is_pinned(_config.device, _models):
         living = [getattr(w, "gpu", None) for w in server.WORKERS.values()]
         worker.gpu = master.choose_gpu(living)
+    if worker.shares_models:
+        used = master.uses_gpus(_config.device, _models)
+        os.environ[master.GPUS] = ",".join(master.gpus()) if used else ""
 
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
@@ -96,6 +107,7 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
     master.count_as(worker.slot)
     os.environ["MAX_WORKERS"] = str(server.cfg.workers)  # `-w` wins over the setting,
     os.environ["THREADS"] = str(server.cfg.threads)  # and so does `--threads`
+    os.environ["MODEL_PROCESS"] = "on" if worker.shares_models else "off"
     worker.read_timeout_s = _config.read_timeout_s
     worker.write_timeout_s = _config.write_timeout_s
     worker.urgent = frozenset((b"/health", b"/health/live", b"/health/ready"))
@@ -104,10 +116,7 @@ def post_fork(server, worker):  # type: ignore[no-untyped-def]
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the older name
         # Passes differ in size: without it free memory is in parts that are each too small.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    share = max(1, (cores or 1) // max(1, server.cfg.workers))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, str(share))
+    master.divide_cores(server.cfg.workers)
     # As a power of two: numpy's threads spin for 2 ms after a product instead of 0.11 s, a core
     # each. A search just after one took 52 ms, else 33 (400,000 rows, 2 cores, 2026-11).
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
@@ -143,5 +152,5 @@ def worker_exit(server, worker):  # type: ignore[no-untyped-def]
 
 
 def on_exit(server):  # type: ignore[no-untyped-def]
-    """Remove the metrics' directory."""
-    master.remove_metrics_dir()
+    """Remove the service's folders."""
+    master.remove_dirs()

@@ -1,4 +1,4 @@
-"""Keeps computed vectors for later: in this process's memory or in Redis.
+"""Keeps computed vectors for later: in memory, the model process's if there is one, or in Redis.
 
 A cache holds bytes by key; `codec.py` says what they mean. The engine decides what is looked up and
 kept.
@@ -10,9 +10,13 @@ from typing import Protocol
 from cache.codec import Entry, keys_of, pack, unpack
 from cache.memory import MemoryCache
 from cache.redis import RedisCache
+from cache.shared import Call, SharedCache
 from config.storage import CacheSettings
 
-__all__ = ["Cache", "Entry", "MemoryCache", "RedisCache", "keys_of", "open_cache", "pack", "unpack"]
+__all__ = [
+    "Cache", "Entry", "MemoryCache", "RedisCache", "SharedCache", "keys_of", "open_cache", "pack",
+    "unpack",
+]  # fmt: skip
 
 
 class Cache(Protocol):
@@ -41,10 +45,15 @@ class Cache(Protocol):
         """Free memory and connections."""
 
 
-def open_cache(settings: CacheSettings) -> Cache | None:
-    """Return the configured cache, or None for none. Does not connect yet."""
+def open_cache(settings: CacheSettings, call: Call | None = None) -> Cache | None:
+    """Return the configured cache, or None for none. Does not connect yet.
+
+    The memory cache is this process's, or with `call` the one of the model process that it calls.
+    """
     if settings.cache_kind == "none":
         return None
     if settings.cache_kind == "redis":
         return RedisCache(settings.redis_address, settings.cache_ttl_s)
+    if call is not None:
+        return SharedCache(call)
     return MemoryCache(settings.cache_max_bytes, settings.cache_ttl_s)

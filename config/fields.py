@@ -165,10 +165,14 @@ def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, st
     return lines
 
 
+# What the master tells its workers, and they the model process: no settings (server/master.py).
+TOLD = {"EMBEDDING_RUN_DIR", "EMBEDDING_GPUS", "EMBEDDING_DIVIDED"}
+
+
 def unknown_names(known: set[str], environ: Mapping[str, object]) -> list[str]:
     """Return the names that look like settings but are none, each with the most similar one."""
     strange = []
-    for name in environ.keys() - known:
+    for name in environ.keys() - known - TOLD:
         meant = name.upper().replace("-", "_")
         if meant in known or name.startswith(("EMBEDDING_", "EMBEDDINGS_")):
             close = difflib.get_close_matches(meant, known, 1)

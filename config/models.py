@@ -25,10 +25,15 @@ from config.fields import (
 )
 from config.serving import Networks
 
-ModelType = Literal["sentence_transformer", "openai", "cohere", "huggingface", "fake"]
+ModelType = Literal[
+    "auto", "sentence_transformer", "reranker", "sparse", "multi_vector",
+    "openai", "cohere", "huggingface", "fake",
+]  # fmt: skip
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Backend = Literal["auto", "torch", "packed", "onnx"]
+Backend = Literal["auto", "torch", "flat", "packed", "onnx"]
+CudaGraphs = Literal["auto", "off"]
 Truncate = Literal["auto", "right", "left", "error"]
+Load = Literal["start", "first_use"]
 TokenIds = Literal["accept", "refuse"]
 
 MAKE_FERNET_KEY = (
@@ -71,7 +76,7 @@ class ModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     id: Name
-    type: ModelType = "sentence_transformer"
+    type: ModelType = "auto"  # what the files of a local model say
     model_name: Name
     revision: str | None = None
     normalize: bool | None = None
@@ -82,6 +87,8 @@ class ModelSpec(BaseModel):
     devices: tuple[Device, ...] = ()
     dtype: Dtype | None = None
     backend: Backend | None = None
+    load: Load = "start"
+    idle_unload_s: Seconds | None = None
     max_batch_size: int | None = Field(None, ge=1)
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
@@ -111,18 +118,30 @@ class ModelSettings(Section):
     dtype: Dtype = setting("auto", "EMBEDDING_DTYPE", "DTYPE")
     """auto, float32, bfloat16 or float16; auto is bfloat16 if the hardware supports it."""
     backend: Backend = setting("auto", "EMBEDDING_BACKEND")
-    """What runs the network: torch, or for BERT-like models on a CPU packed (torch without padding)
-    or onnx (ONNX Runtime, float32); auto is the fastest with the same vectors."""
-    max_batch_size: int = setting(
-        512, "EMBEDDING_MAX_BATCH_SIZE", "MAX_BATCH_SIZE", "BATCH_SIZE", ge=1, le=65536
+    """What runs the network: torch (padded), flat (without padding, most architectures), or for
+    BERT-like models on a CPU packed (torch without padding) or onnx (ONNX Runtime, float32); auto
+    is the fastest with the same vectors."""
+    cuda_graphs: CudaGraphs = setting("auto", "CUDA_GRAPHS")
+    """auto or off: whether flat passes on a GPU are replayed as CUDA graphs, which are recorded
+    when the model loads."""
+    max_batch_size: int | None = setting(
+        None, "EMBEDDING_MAX_BATCH_SIZE", "MAX_BATCH_SIZE", "BATCH_SIZE", ge=1, le=65536
     )
-    """Most texts in one pass through a model, 1 to 65536."""
+    """Most texts in one pass through a model, 1 to 65536; unset means what suits the device: 512,
+    or 4096 in passes without padding on a GPU."""
     max_batch_tokens: int | None = setting(None, "MAX_BATCH_TOKENS", ge=16)
     """Most tokens in one pass, padding included; unset means what suits the device."""
+    models_memory_mb: int | None = setting(None, "MODELS_MEMORY_MB", ge=1)
+    """Most MiB that the weights of all local models may take, on each device; to load another, the
+    model that was used least recently is unloaded until its next use. Unset means no limit."""
+    idle_unload_s: Seconds | None = setting(None, "MODELS_IDLE_UNLOAD")
+    """Seconds without a request after which a local model is unloaded until its next use; unset
+    means never. A model's own entry may have another time."""
     encode_timeout_s: Seconds = setting(300, "ENCODE_TIMEOUT")
     """Seconds one pass through a model may take; after that its worker is replaced."""
-    max_queue_tokens: int = setting(2_000_000, "MAX_QUEUE_TOKENS", ge=1024)
-    """Most tokens that may wait for one model; further requests get 429."""
+    max_queue_tokens: int | None = setting(None, "MAX_QUEUE_TOKENS", ge=1024)
+    """Most tokens that may wait for one model; further requests get 429. Unset means what the model
+    encodes in a minute, as measured in full passes."""
     max_seq_length: int | None = setting(None, "MAX_SEQ_LENGTH", ge=1)
     """Longest input in tokens, at most what the model takes; unset means the model's own limit."""
     normalize: bool = setting(True, "EMBEDDING_NORMALIZE")

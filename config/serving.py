@@ -43,9 +43,11 @@ class ServingSettings(Section):
     trusted_proxies: Networks = setting(networks("127.0.0.1,::1"), "TRUSTED_PROXIES")
     """Comma list of addresses and networks of your proxies, such as 10.0.0.0/8: X-Forwarded-For and
     X-Forwarded-Proto are trusted only from them, and only if TRUSTED_PROXY_HOPS is set."""
-    max_workers: int = setting(1, "MAX_WORKERS", ge=1, le=256)
-    """Worker processes, 1 to 256. Each loads its own copy of every model: use 1 for one GPU or for
-    a CPU."""
+    max_workers: int | None = setting(None, "MAX_WORKERS", ge=1, le=256)
+    """Worker processes, 1 to 256; unset means 1, with a GPU half the cores, at most 8."""
+    model_process: Literal["auto", "on", "off"] = setting("auto", "MODEL_PROCESS")
+    """Whether the workers share one process for each device, which alone holds models: on, off
+    (each worker loads its own copy) or auto, on where there are several workers."""
     threads: int = setting(128, "THREADS", ge=2, le=4096)
     """Request threads per worker, 2 to 4096. Requests that wait for a model share its passes, so
     more threads mean larger batches. One eighth stays free for health checks and refusals: when the
@@ -68,6 +70,11 @@ class ServingSettings(Section):
     early."""
     max_texts: int = setting(2048, "MAX_TEXTS_PER_REQUEST", ge=1, le=100_000)
     """Most texts in one request, 1 to 100000; the default is OpenAI's limit."""
+
+    @property
+    def workers(self) -> int:
+        """The workers of this service. In one of them it is the number that really runs."""
+        return self.max_workers or 1
 
 
 class OperationsSettings(Section):

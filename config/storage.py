@@ -79,11 +79,11 @@ class CacheSettings(Section):
     """The cache of computed vectors, and Redis, which workers and machines share."""
 
     cache: CacheKind | None = setting(None, "CACHE")
-    """Where computed vectors are cached: memory (of each worker), redis or none; unset means redis
-    if REDIS_ENABLED is true, else memory."""
+    """Where computed vectors are cached: memory, redis or none; unset means redis if REDIS_ENABLED
+    is true, else memory. Workers that share a model process share its memory cache."""
     cache_max_bytes: int = setting(256 * 1024 * 1024, "CACHE_MAX_BYTES", ge=1024)
-    """Largest size in bytes of a worker's memory cache; the least recently used vectors are dropped
-    first. Redis has its own maxmemory."""
+    """Largest size in bytes of a memory cache; the least recently used vectors are dropped first.
+    Redis has its own maxmemory."""
     cache_ttl_s: float = setting(86400, "CACHE_TTL", gt=0, le=31_536_000)
     """Seconds a vector stays in the cache."""
     redis_enabled: bool = setting(False, "REDIS_ENABLED")

@@ -9,13 +9,22 @@ from pathlib import Path
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+# What a driver shows: its device, on Linux and (dxg) under Windows, and its own folder. All stay
+# when a GPU is lost.
+NVIDIA = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/proc/driver/nvidia")
+
+
+def has_nvidia() -> bool:
+    """Return whether this machine shows an NVIDIA device or its driver, working or not."""
+    return any(map(os.path.exists, NVIDIA))
+
 
 class Processes(Collector):
     """Memory, CPU, files and threads of all workers."""
 
     def collect(self) -> Iterator[Metric]:
         """Read /proc."""
-        workers = [_facts(pid) for pid in _workers()]
+        workers = [facts_of(pid) for pid in _workers()]
         for name in ("memory_bytes", "open_files", "threads"):
             text = f"{name.replace('_', ' ').capitalize()} of all workers."
             value = sum(facts.get(name, 0.0) for facts in workers)
@@ -31,14 +40,14 @@ def _cpu_seconds() -> float:
     """Return the CPU time of all workers, dead ones too: it never decreases."""
     while True:
         ended = _ended_cpu_seconds()
-        living = sum(_facts(pid).get("cpu_seconds", 0.0) for pid in _workers())
+        living = sum(facts_of(pid).get("cpu_seconds", 0.0) for pid in _workers())
         if _ended_cpu_seconds() == ended:  # else one ended meanwhile: counted twice, or not at all
             return ended + living
 
 
 def _ended_cpu_seconds() -> float:
     shared = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    return _facts(os.getppid()).get("ended_cpu_seconds", 0.0) if shared else 0.0
+    return facts_of(os.getppid()).get("ended_cpu_seconds", 0.0) if shared else 0.0
 
 
 def _workers() -> list[int]:
@@ -61,7 +70,7 @@ def _booted() -> float:
         return 0.0
 
 
-def _facts(pid: int) -> dict[str, float]:
+def facts_of(pid: int) -> dict[str, float]:
     """Return a process's numbers from /proc (see proc(5)); none if it is gone."""
     tick = os.sysconf("SC_CLK_TCK")
     try:

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from observability.machine import Gpus, Processes
+from observability.machine import Gpus, Processes, facts_of
 
 Mode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,6 +70,16 @@ MODEL_READY = _gauge(
     "model_ready", "1 where every worker can encode on it.", "model", "default", mode="livemin"
 )
 MODEL_LOAD = _gauge("model_load_seconds", "Time the load took.", "model", mode="livemax")
+MODEL_BYTES = _gauge("model_bytes", "Bytes of the weights of a loaded model.", "model")
+MODEL_LOADS = _counter("model_loads_total", "Loads of models.", "model", "outcome")
+MODEL_UNLOADS = _counter(
+    "model_unloads_total", "Models unloaded until their next use.", "model", "reason"
+)
+# ---- model processes: each shows its own, as they are no children of gunicorn's master
+MODEL_PROCESS_MEMORY = _gauge("model_process_memory_bytes", "Memory of the model processes.")
+MODEL_PROCESS_CPU = _counter(
+    "model_process_cpu_seconds_total", "Time on the CPU of the model processes, dead ones too."
+)
 # ---- cache, store and providers
 CACHE = _counter("cache_total", "Vectors asked of the cache.", "outcome")
 VECTOR_OPERATIONS = _counter(
@@ -105,6 +115,21 @@ def show_ready(ready: Mapping[str, bool], default: str) -> None:
     _shown.update(now)
     for labels in _shown:
         MODEL_READY.labels(*labels).set(now.get(labels, _NOT_SERVED))
+
+
+class ModelProcessMetrics:
+    """The memory and the time of this process, a model process."""
+
+    def __init__(self) -> None:
+        self._cpu_s = 0.0
+
+    def show(self) -> None:
+        """Show them as they are now. Call from one thread."""
+        facts = facts_of(os.getpid())
+        MODEL_PROCESS_MEMORY.set(facts.get("memory_bytes", 0.0))
+        now = facts.get("cpu_seconds", self._cpu_s)
+        MODEL_PROCESS_CPU.inc(now - self._cpu_s)
+        self._cpu_s = now
 
 
 class ModelMetrics:

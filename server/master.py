@@ -1,22 +1,19 @@
-"""What gunicorn's master keeps for its workers: the metrics' directory, GPUs and failed starts.
+"""What gunicorn's master keeps for its workers: their folders, GPUs and failed starts.
 
 The configuration file is executed again on every SIGHUP, an imported module is not: so what
 outlives a reload is here. Run as a program it lists the GPUs.
 """
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import logging
 import mmap
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,23 +21,45 @@ from typing import Any
 from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
+from observability.machine import has_nvidia
+from server.folders import OwnFolder
+
 log = logging.getLogger("gunicorn.error")
 
 MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it
-DIR_PREFIX = "embedding-metrics-"
-METRICS_FILE = re.compile(r"(counter|gauge_\w+|histogram|summary)_\d+\.db")  # prometheus_client's
-# A directory so new may not be locked yet by the service that made it.
-NEW_S = 60.0
+RUN_DIR = "EMBEDDING_RUN_DIR"  # serving/model_process reads it
+GPUS = "EMBEDDING_GPUS"  # and this: the GPUs there are, as CUDA_VISIBLE_DEVICES names them
+DIVIDED = "EMBEDDING_DIVIDED"  # and this: the variables that hold a worker's share of the cores
+RUN_ROOTS = ("/dev/shm",)  # after the folder for temporary files  # nosec B108
+LONGEST_ROOT = 40  # bytes: a socket's address has at most 107 on Linux, 103 elsewhere
 # A worker's files take 0.4 MB, twice that during a reload.
 METRICS_ROOM = 16 << 20
 LONGEST_PAUSE_S = 60
 
-_metrics_dir: Path | None = None
+_metrics = OwnFolder("embedding-metrics-", r"(counter|gauge_\w+|histogram|summary)_\d+\.db")
+_run = OwnFolder("embedding-run-", r"[\w-]+\.(sock|lock|starts|\d+)|slot-\d+")
 _settled = mmap.mmap(-1, 1)  # shared with the worker forked next, which writes 1 once it has loaded
 _failed = 0  # workers in a row that died before
 
 
-# ---- the metrics' directory
+# ---- folders
+
+
+def make_run_dir() -> None:
+    """Make the folder where the model processes of this service listen, and name it in RUN_DIR.
+
+    Where none can be made RUN_DIR is unset, and each worker holds its own models.
+    """
+    os.environ.pop(RUN_DIR, None)  # of the process that started this one
+    reason = "the folder for temporary files has too long a name"
+    for root in (tempfile.gettempdir(), *RUN_ROOTS):
+        if len(os.fsencode(root)) <= LONGEST_ROOT:
+            try:
+                os.environ[RUN_DIR] = str(_run.make(Path(root)))
+                return
+            except OSError as exc:
+                reason = str(exc.strerror)
+    log.error("no folder for the model process (%s): each worker holds its own models", reason)
 
 
 def make_metrics_dir(folder: Path | None) -> None:
@@ -49,59 +68,21 @@ def make_metrics_dir(folder: Path | None) -> None:
     It outlives each worker: what a worker counted just before it died is kept, also where there is
     one worker only. If no directory can be made each worker counts for itself.
     """
-    global _metrics_dir
     os.environ.pop(MULTIPROC, None)  # of the process that started this one, and not ours to empty
     if folder and not _has_room(folder):
         log.error("METRICS_DIR %s is full or cannot be written; another place is used", folder)
         folder = None
     try:
         root = Path(folder or _memory_disk() or tempfile.gettempdir())
-        _remove_orphans(root)
-        _metrics_dir = Path(tempfile.mkdtemp(prefix=DIR_PREFIX, dir=root)).absolute()
-        with contextlib.suppress(OSError):  # on a disk without locks orphans stay
-            _lock(_metrics_dir)  # until the last process that has it open ends
+        os.environ[MULTIPROC] = str(_metrics.make(root))
     except OSError as exc:
         log.error("no directory for the metrics (%s): each worker counts for itself", exc.strerror)
-        return
-    os.environ[MULTIPROC] = str(_metrics_dir)
 
 
-def remove_metrics_dir() -> None:
-    """Remove the directory of `make_metrics_dir`."""
-    if _metrics_dir is not None:
-        with contextlib.suppress(OSError):
-            _remove(_metrics_dir)
-
-
-def _remove_orphans(root: Path) -> None:
-    """Remove the directories of services that were killed: no process holds their locks."""
-    for folder in root.glob(f"{DIR_PREFIX}*"):
-        with contextlib.suppress(OSError):  # another user's, not a directory, in use, or just gone
-            held = _lock(folder)
-            try:
-                if time.time() - os.fstat(held).st_mtime > NEW_S:
-                    _remove(folder)
-            finally:
-                os.close(held)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a directory; return the descriptor that holds the lock. Raises OSError."""
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(held)
-        raise
-    return held
-
-
-def _remove(folder: Path) -> None:
-    """Remove a directory of metrics. Raises OSError if it holds anything else, which stays."""
-    for file in folder.iterdir():
-        if METRICS_FILE.fullmatch(file.name):
-            file.unlink()
-    folder.rmdir()
+def remove_dirs() -> None:
+    """Remove both directories. A model process without its folder ends with its last caller."""
+    _metrics.remove()
+    _run.remove()
 
 
 def _memory_disk() -> Path | None:
@@ -188,6 +169,48 @@ def pause_s() -> float:
 
 
 # ---- GPUs
+
+
+def default_workers(model_process: str, device: str, models: Iterable[Any]) -> int:
+    """Return how many workers serve where neither `-w` nor MAX_WORKERS says it.
+
+    Beside the model process of a GPU as many as keep it busy, half the cores and at most 8; else 1.
+    """
+    beside = model_process != "off" and uses_gpus(device, models)
+    return max(1, min(8, cores() // 2)) if beside else 1
+
+
+def uses_gpus(device: str, models: Iterable[Any]) -> bool:
+    """Return whether there is a GPU that a model may run on. `models` are configured ones."""
+    wanted = {device, *(at for model in models for at in (model.device, *model.devices) if at)}
+    may = any(at.startswith(("cuda", "auto")) for at in wanted)
+    return may and has_nvidia() and bool(gpus())
+
+
+def divide_cores(among: int) -> None:
+    """Give a worker's libraries its share of the cores, before any of them is loaded.
+
+    What the operator has set stays. A model process takes all cores, whatever its worker has.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    ours = [name for name in names if name not in os.environ]
+    share = str(max(1, cores() // max(1, among)))
+    os.environ.update(dict.fromkeys(ours, share), **{DIVIDED: ",".join(ours)})
+
+
+def shares_models(wanted: str, workers: int) -> bool:
+    """Return whether a model process holds the models: `wanted` is on, off or auto.
+
+    Without a folder for its socket none does.
+    """
+    several = wanted == "auto" and workers > 1
+    return RUN_DIR in os.environ and (several or wanted == "on")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def is_pinned(device: str, models: Iterable[Any]) -> bool:

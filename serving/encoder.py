@@ -6,8 +6,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Encoded, Gone, Item
 from observability import tracing
 
@@ -20,6 +21,8 @@ class BatchHealth:
     broken: str | None = None  # why no pass can succeed any more
     busy_s: float = 0.0  # how long the pass under way has taken
     hung: bool = False
+    away: str | None = None  # why none can be made for the moment, in another process
+    unloaded: bool = False  # in another process: the next pass has the model loaded there
 
     @property
     def fatal(self) -> str | None:
@@ -53,7 +56,7 @@ class Encoder:
         """Return how its passes go."""
         return BatchHealth()
 
-    def limit(self, *, max_items: int, max_queue_tokens: int) -> None:
+    def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
         """Change the limits of a pass and of the queue."""
 
     def stop(self) -> None:
@@ -71,6 +74,16 @@ class Encoder:
     def places(self) -> Sequence["Place"]:
         """Where it encodes: here one place."""
         return (Place(self),)
+
+
+class Elsewhere(Embedder):
+    """An embedder whose passes are formed where it runs, in another process."""
+
+    batched: ClassVar[bool] = False
+
+    def encoder(self, spec: ModelSpec, settings: ModelSettings) -> Encoder:
+        """Return what requests encode on."""
+        raise NotImplementedError
 
 
 class Place(NamedTuple):

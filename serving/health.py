@@ -48,8 +48,8 @@ def unhealthy_reason(model: Model, *, trial: bool = True) -> str | None:
 
 def _unhealthy_reason(encoder: Encoder, trial: bool) -> str | None:
     health = encoder.health()
-    if health.fatal:
-        return health.fatal
+    if reason := health.fatal or health.away:
+        return reason
     # One trial at a time, in a thread of its own.
     if health.failing and trial and _probing.acquire(blocking=False):
         done = threading.Event()

@@ -1,27 +1,36 @@
-"""Builds a model, with an embedder for each place where it runs, and checks it before it serves."""
+"""Builds a model, with an embedder for each place where it runs."""
 
 import functools
+import logging
 import time
 from collections.abc import Callable
-
-import numpy as np
+from typing import Protocol, runtime_checkable
 
 from config import ModelSettings, ModelSpec
-from embedders.base import Embedder, Prompt
+from embedders.base import Embedder
 from embedders.device import GPU_TOKENS, described
-from errors import ModelUnavailable, ServiceError
+from errors import ServiceError
 from observability import metrics
 from serving.batcher import Batcher
-from serving.encoder import Encoder
+from serving.encoder import Elsewhere, Encoder
 from serving.model import Loaded
 from serving.replicas import Missing, Replicas
 
+log = logging.getLogger("models")
+
 Build = Callable[[ModelSpec, ModelSettings], Embedder]
+
+
+@runtime_checkable
+class Spreading(Protocol):
+    """A build that knows the devices on which a model runs that names none."""
+
+    def devices(self, spec: ModelSpec, settings: ModelSettings) -> tuple[str, ...]:
+        """Return them; none for one place, as the model's entry and the settings have it."""
+
 
 # Padded tokens of one pass. Larger passes gain nothing on a CPU and make others wait.
 BATCH_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": GPU_TOKENS}
-# Words, other scripts, one letter: on these a model with damaged weights or tokenizer fails.
-GOLDEN = ("The quick brown fox jumps over the lazy dog.", "向量 вектор مُتَّجِه", "a")
 
 
 def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loaded:
@@ -31,6 +40,14 @@ def build_model(spec: ModelSpec, settings: ModelSettings, build: Build) -> Loade
     `/health` says why.
     """
     started = time.monotonic()
+    spread = build.devices(spec, settings) if isinstance(build, Spreading) else ()
+    if spread and spread != spec.devices:
+        try:
+            return build_model(spec.model_copy(update={"devices": spread}), settings, build)
+        except ServiceError as exc:
+            if (spec.device or settings.device) != "auto":
+                raise
+            log.warning("%s runs on none of %s (%s)", spec.id, ", ".join(spread), exc.message)
     embedders: list[tuple[str, Embedder]] = []
     failures: list[tuple[str, ModelSpec, Exception]] = []
     places = replicas_of(spec)
@@ -80,6 +97,8 @@ def replicas_of(spec: ModelSpec) -> list[tuple[str, ModelSpec]]:
 
 def encoder_of(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> Encoder:
     """Return a batcher for embedders that share passes between requests, else a plain encoder."""
+    if isinstance(embedder, Elsewhere):
+        return embedder.encoder(spec, settings)
     if not embedder.batched:
         return Encoder(embedder)
     kind = embedder.facts.device.partition(":")[0]
@@ -92,34 +111,3 @@ def encoder_of(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> 
         hung_after_s=settings.encode_timeout_s,
         numbers=metrics.ModelMetrics(spec.id),
     )
-
-
-def check(embedder: Embedder) -> None:
-    """Raise ModelUnavailable if the vectors of a few texts cannot be right.
-
-    A remote model is not asked: each call costs money.
-    """
-    if not embedder.batched:
-        return
-    try:
-        vectors = embedder.encode(embedder.prepare(GOLDEN, Prompt(), "right")).vectors
-    except Exception as exc:
-        said = exc.message if isinstance(exc, ServiceError) else described(exc)
-        raise ModelUnavailable(f"it cannot encode a text ({said})") from exc
-    wanted = (len(GOLDEN), embedder.facts.dimension)
-    if vectors.shape != wanted:
-        raise ModelUnavailable(f"its vectors have the shape {vectors.shape}, not {wanted}")
-    if not np.isfinite(vectors).all():
-        raise ModelUnavailable("its vectors hold numbers that are not finite")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if embedder.facts.vocabulary is None:  # a word average: zero where it knows none of the words
-        vectors, lengths = vectors[lengths[:, 0] > 0], lengths[lengths[:, 0] > 0]
-        if len(vectors) < 2:
-            return
-    if not (lengths > 1e-6).all():
-        raise ModelUnavailable("its vectors are all zero, so they cannot be normalised")
-    units = vectors / lengths
-    if np.abs(np.linalg.norm(units, axis=1) - 1).max() > 1e-3:
-        raise ModelUnavailable("its vectors do not have length 1 after normalising")
-    if np.ptp(units, axis=0).max() < 1e-6:
-        raise ModelUnavailable("it gives every text the same vector")

@@ -1,23 +1,32 @@
 """One model, in whatever state, and the set of models that serve at one time.
 
-Knows the names that models answer to. `registry.py` loads and exchanges them.
+Knows the names that models answer to. `registry.py` exchanges them, `residency.py` loads them.
 """
 
+import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
+from circuit_breaker import backoff
 from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Facts
-from errors import ModelLoading, ModelUnavailable
+from errors import ModelLoading, ModelUnavailable, ServiceError
 from observability import metrics
 from serving.encoder import Encoder
 
-State = Literal["loading", "ready", "unavailable"]
+State = Literal["loading", "ready", "unavailable", "unloaded"]
 
 # Settings that a model's own entry may override, and that decide how it is loaded.
 LOADED_BY = ("device", "dtype", "backend", "max_seq_length", "normalize")
+# What an entry says of when a model is loaded and how it is used: it is the same model.
+SERVED_BY = ("max_batch_size", "load", "idle_unload_s")
+# Before each retry of a model that failed (no network yet, a gated repository), the last forever.
+RETRY_AFTER_S = (30, 120, 600)
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,15 @@ class Loaded:
         return self.encoder.embedder.facts
 
 
+@dataclass(eq=False)
+class Load:
+    """A load under way that requests wait for. Whoever waits has what was loaded from here."""
+
+    ended: threading.Event = field(default_factory=threading.Event)
+    loaded: Loaded | None = None
+    error: ServiceError | None = None  # why not, if the model itself does not say
+
+
 class Model:
     """A configured model, in whatever state. How it is loaded never changes."""
 
@@ -46,19 +64,32 @@ class Model:
         self.settings = settings
         self.normalize = settings.normalize if spec.normalize is None else spec.normalize
         self.held: Loaded | None = None  # what was loaded, even if it cannot encode now
+        self.on_demand = spec.load == "first_use"  # a request loads it where nothing is held
+        self.load: Load | None = None  # under way, on demand
+        self.memory_bytes: int | None = None  # of its weights, once they are known
+        self.used_at = self.loaded_at = 0.0  # in time.monotonic()
+        self._known: Facts | None = None  # of what was loaded last
         self._failure: str | None = None
+        self._pauses, self._retry_at = backoff(RETRY_AFTER_S), 0.0
 
     @property
     def state(self) -> State:
-        """Whether it can encode now; without its provider's key it is unavailable."""
-        if self.held is None and self._failure is None:
-            return "loading"
+        """Whether it can encode now; without its provider's key it is unavailable.
+
+        An unloaded one is loaded by the next request for it.
+        """
+        held = self.held
+        if held is not None and all(p.encoder.health().unloaded for p in held.encoder.places):
+            return "unloaded"
+        if held is None and (self.load is not None or self._failure is None):
+            return "unloaded" if self.on_demand and self.load is None else "loading"
         return "ready" if self.reason is None else "unavailable"
 
     @property
     def reason(self) -> str | None:
         """Why it is unavailable, if it is."""
-        return self._failure if self.held is None else self.held.encoder.failing_reason()
+        held = self.held
+        return self._failure if held is None else held.encoder.failing_reason()
 
     @property
     def public_reason(self) -> str | None:
@@ -72,7 +103,10 @@ class Model:
     @property
     def loaded(self) -> Loaded:
         """What encodes. Raises ModelLoading or ModelUnavailable."""
-        loaded = self.held
+        return self.usable(self.held)
+
+    def usable(self, loaded: Loaded | None) -> Loaded:
+        """Return what is or was held if it can encode. Raises ModelLoading or ModelUnavailable."""
         reason = self._failure if loaded is None else loaded.embedder.not_ready_reason()
         if loaded is not None and reason is None:
             return loaded
@@ -81,39 +115,89 @@ class Model:
         raise ModelUnavailable(
             f"model {self.spec.id!r} is unavailable: {reason}",
             short=f"model {public_name(self.spec.id)!r} is unavailable: {self.public_reason}",
+            retry_after_s=max(1.0, self._retry_at - time.monotonic()) if self.on_demand else None,
         )
+
+    @property
+    def is_to_be_loaded(self) -> bool:
+        """Whether a request for it has it loaded, now."""
+        return self.held is None and self.on_demand and time.monotonic() >= self._retry_at
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a request refers to what is held."""
+        return _references(self) > UNUSED
+
+    @property
+    def idle_unload_s(self) -> float | None:
+        """After how long without a request it is unloaded, if ever."""
+        own = self.spec.idle_unload_s
+        return self.settings.idle_unload_s if own is None else own
 
     @property
     def replicas(self) -> list[dict[str, object]] | None:
         """The state of each replica as JSON, if there are several."""
-        return self.held.encoder.status() if self.held else None
+        held = self.held
+        return held.encoder.status() if held else None
 
     @property
     def facts(self) -> Facts | None:
-        """Facts of the model once it is loaded."""
-        return self.held.facts if self.held else None
+        """Facts of the model once it was loaded, also while it is unloaded."""
+        held = self.held
+        return held.facts if held is not None else self._known
+
+    @property
+    def is_without_gpu(self) -> bool:
+        """Whether `cuda` was asked for, and it runs on the CPU as the machine has no GPU."""
+        wanted = {self.spec.device or self.settings.device, *self.spec.devices}
+        held = self.held
+        return "cuda" in wanted and held is not None and held.facts.device == "cpu"
 
     def put(self, loaded: Loaded) -> None:
         """Serve from `loaded` from now on: one assignment."""
+        self.used_at = self.loaded_at = time.monotonic()
+        self._known, self.memory_bytes = loaded.facts, loaded.embedder.memory_bytes
         self.held = loaded
+        self._failure, self._pauses, self._retry_at = None, backoff(RETRY_AFTER_S), 0.0
         metrics.MODEL_LOAD.labels(self.spec.id).set(loaded.load_s)
 
     def fail(self, reason: str) -> None:
-        """Record why the model is unavailable."""
+        """Record why the model is unavailable. On demand it is tried again after a while."""
         self._failure = reason
+        self._retry_at = time.monotonic() + next(self._pauses)
+
+    def unload(self) -> Loaded | None:
+        """Hold nothing until the next request; return what was held."""
+        self.on_demand = True
+        held = self.held
+        if held is not None:
+            self._known = held.facts  # a pass may have changed them
+        self.held = None
+        return held
 
     def loads_as(self, spec: ModelSpec, settings: ModelSettings) -> bool:
         """Whether these would load the same model as this one."""
-        return _identity(self.spec, self.settings) == _identity(spec, settings)
+        return identity(self.spec, self.settings) == identity(spec, settings)
 
     def limit(self, spec: ModelSpec, settings: ModelSettings) -> None:
         """Take the limits of a spec and settings that load the same model."""
         self.spec, self.settings = spec, settings
-        for place in self.held.encoder.places if self.held else ():
+        held = self.held
+        for place in held.encoder.places if held else ():
             place.encoder.limit(
                 max_items=spec.max_batch_size or settings.max_batch_size,
                 max_queue_tokens=settings.max_queue_tokens,
             )
+
+
+def _references(model: Any) -> int:
+    held = model.held
+    return sys.getrefcount(held)
+
+
+# What `_references` counts of a model that no request refers to: a release of Python may count its
+# own references otherwise.
+UNUSED = _references(SimpleNamespace(held=object()))
 
 
 def public_name(name: str) -> str:
@@ -122,8 +206,9 @@ def public_name(name: str) -> str:
     return (PurePath(name).name or name) if is_path else name
 
 
-def _identity(spec: ModelSpec, settings: ModelSettings) -> list[object]:
-    own = spec.model_dump(exclude={*LOADED_BY, "max_batch_size"})
+def identity(spec: ModelSpec, settings: ModelSettings) -> list[object]:
+    """Return what decides how a model is loaded, besides its files."""
+    own = spec.model_dump(exclude={*LOADED_BY, *SERVED_BY})
     chosen = [(getattr(spec, name), getattr(settings, name)) for name in LOADED_BY]
     used = [shared if ours is None else ours for ours, shared in chosen]
     return [own, used, settings.model_cache_dir]

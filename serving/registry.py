@@ -1,14 +1,13 @@
 """The configured models: the thread that loads them, and their exchange while they serve.
 
 The service starts at once and the models load meanwhile, the default one first. One that fails is
-`unavailable` with its reason and is tried again later; it never stops the others.
+`unavailable` with its reason and is tried again later; it never stops the others. One that is to be
+loaded at its first use, or that the memory has no room for at the start, waits for a request.
 """
 
-import gc
 import itertools
 import logging
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,20 +15,16 @@ from circuit_breaker import backoff
 from config import ModelSettings, ModelSpec
 from embedders.base import DeviceBroken
 from embedders.device import meaning
-from errors import Conflict, Invalid, ServiceError, UnknownModel
-from server.memory import exempting_nothing, give_back_memory
-from serving.encoder import Encoder
-from serving.loader import Build, build_model, check, reason_of
-from serving.model import Loaded, Model, ModelSet, public_name
+from errors import Conflict, Invalid, ModelLoading, NoRoom, ServiceError, UnknownModel
+from observability import metrics
+from server.memory import give_back_memory
+from serving.leaving import Leaving, free, leaving_of
+from serving.loader import Build, reason_of
+from serving.model import RETRY_AFTER_S, Loaded, Model, ModelSet, public_name
+from serving.residency import Residency, Size
 
 log = logging.getLogger("models")
 
-# Before each retry of a model that failed (no network yet, a gated repository), the last forever.
-RETRY_AFTER_S = (30, 120, 600)
-# A request may wait this long for its turn; an old model is given as long to become idle.
-DRAIN_S = 30.0
-# How often cyclic garbage, which a failed request leaves behind, is collected while waiting.
-COLLECT_EVERY_S = 0.5
 DIED = (
     "the process before this one died while it loaded its models, perhaps out of memory (see the "
     "kernel's log); they are loaded {:.0f} s after the start"
@@ -40,9 +35,11 @@ class Registry:
     """Every configured model by every name it answers to."""
 
     def __init__(
-        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings, build: Build
-    ) -> None:
-        self._build = build
+        self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings, build: Build,
+        size: Size | None = None,
+    ) -> None:  # fmt: skip
+        """Take the models, what builds one, and what tells its size where it may be unloaded."""
+        self._residency = Residency(build, self._load, size)
         self._serving = ModelSet.of([Model(spec, settings) for spec in specs], default)
         self._exchanging = threading.Lock()
         self._putting = threading.Lock()  # so that only a model that still serves is put
@@ -75,27 +72,38 @@ class Registry:
         known = ", ".join(map(public_name, serving.models))
         raise UnknownModel(f"unknown model {name[:128]!r}; available: {known}", param="model")
 
+    def take(self, model: Model, deadline: float | None = None) -> Loaded:
+        """Return what encodes on a model for one request, loaded first where it is unloaded.
+
+        `deadline` is a `time.monotonic()` value. Raises ModelLoading, ModelUnavailable, NoRoom.
+        """
+        return self._residency.take(model, deadline)
+
     # -- loading --------------------------------------------------------------------------------
 
     def start(self, pause_s: float = 0.0) -> None:
-        """Load every model in a thread of its own, the default first, `pause_s` from now."""
+        """Load models in a thread of its own, the default first, `pause_s` from now."""
+        models = self._at_start()
         if pause_s:
             log.warning(DIED.format(pause_s))
-            for model in self.models.values():
+            for model in models:
                 model.fail(DIED.format(pause_s))
-        self._start_loading(self._default_first(), pause_s)
+        self._start_loading(models, pause_s)
 
     def load_now(self) -> None:
-        """Load every model before returning (for tests and scripts)."""
-        for model in self._default_first():
-            self._load(model)
+        """Load them before returning (for tests and scripts)."""
+        for model in self._at_start():
+            self._load(model, at_start=True)
 
     def stop(self) -> None:
-        """End the retries."""
+        """End the retries, and what waits for a model."""
         self._stop.set()
+        self._residency.stop()
 
-    def _default_first(self) -> list[Model]:
-        return sorted(self.models.values(), key=lambda model: model is not self.default)
+    def _at_start(self) -> list[Model]:
+        """Return the models that are not left to their first use, the default first."""
+        models = (model for model in self.models.values() if not model.on_demand)
+        return sorted(models, key=lambda model: model is not self.default)
 
     def _start_loading(self, models: list[Model], pause_s: float = 0.0) -> None:
         threading.Thread(
@@ -107,22 +115,32 @@ class Registry:
             if self._stop.wait(pause):
                 return
             for model in models:
-                self._load(model)
+                self._load(model, at_start=True)
             self.tried.set()
-            models = [m for m in models if m.held is None and self._serves(m)]
+            models = [m for m in models if m.held is None and not m.on_demand and self._serves(m)]
             if not models:
                 return
 
     def _serves(self, model: Model) -> bool:
         return self._serving.models.get(model.spec.id) is model
 
-    def _load(self, model: Model) -> None:
+    def _load(self, model: Model, *, at_start: bool = False) -> Loaded | None:
+        """Load a model and let it serve, or note why not.
+
+        Raises ModelLoading and NoRoom where only the memory of others is in the way.
+        """
         if not self._serves(model):
-            return
+            return None
         spec = model.spec
         log.info("loading %s (%s)", spec.id, spec.model_name)
         try:
-            loaded = self._checked(model)
+            loaded = self._placed(model, evict=not at_start)
+        except (ModelLoading, NoRoom) as exc:
+            model.on_demand = True
+            log.info("%s is loaded at its next use: %s", spec.id, exc.message)
+            if at_start:
+                return None
+            raise
         except Exception as exc:
             known, reason = model.reason, reason_of(exc)
             model.fail(reason)
@@ -133,29 +151,25 @@ class Registry:
             loaded = None
         if loaded is None:  # not inside `except`: there the exception holds what was loaded
             give_back_memory()
-            return
+            return None
         with self._putting:
             if serves := self._serves(model):
-                model.put(loaded)
+                self._residency.put(model, loaded)
         if serves:
             _log_loaded(model, loaded)
-        else:
-            loaded.encoder.close()
+        else:  # those who waited for it still use it
+            threading.Thread(target=Leaving.of(loaded).close, name="model-free").start()
+        return loaded
 
-    def _checked(self, model: Model) -> Loaded:
+    def _placed(self, model: Model, *, evict: bool = True) -> Loaded:
         """Load a model and check that it encodes. Raises why it cannot, and then keeps nothing."""
-        loaded: Loaded | None = None
         try:
-            loaded = build_model(model.spec, model.settings, self._build)
-            check(loaded.embedder)
-            return loaded
+            return self._residency.place(model, evict=evict)
         except Exception as exc:
             failure = meaning(exc)
             if isinstance(failure, DeviceBroken):  # no other call on that device succeeds either
                 self.lost = f"{model.spec.id}: the model's device is lost: {failure}"
             del failure
-            if loaded is not None:
-                loaded.encoder.close()
             raise
 
     # -- exchanging -----------------------------------------------------------------------------
@@ -179,15 +193,18 @@ class Registry:
     def _load_beside(
         self, specs: Sequence[ModelSpec], default: str, settings: ModelSettings
     ) -> ModelSet:
-        """Load and check what these settings newly need. Raises Invalid and then keeps nothing."""
+        """Load and check what these settings newly need. Raises Invalid and then keeps nothing.
+
+        Needed are the default, and what is loaded now; what is unloaded is proved by its next use.
+        """
         now = self._serving
         needed = {m.spec.id for m in now.models.values() if m.state == "ready"} | {default}
         models = [self._same(spec, settings, spec.id == default) for spec in specs]
         for model in models:
-            if model.spec.id not in needed or model.state == "ready":
+            if model.spec.id not in needed or _is_proved(model):
                 continue
             if reason := self._try(model):
-                name, leaving = model.spec.id, _leaving([m for m in models if not self._serves(m)])
+                name, leaving = model.spec.id, leaving_of([m for m in models if not self._serves(m)])
                 models.clear()
                 del model  # whoever still refers to a model keeps it open
                 free(leaving)
@@ -197,17 +214,19 @@ class Registry:
     def _same(self, spec: ModelSpec, settings: ModelSettings, must_be_ready: bool) -> Model:
         """Return the model that serves under this id, if these would load the same."""
         old = self._serving.models.get(spec.id)
-        if old is None or not old.loads_as(spec, settings):
-            return Model(spec, settings)
-        return old if old.state == "ready" or not must_be_ready else Model(spec, settings)
+        if old and old.loads_as(spec, settings) and (_is_proved(old) or not must_be_ready):
+            return old
+        new = Model(spec, settings)
+        new.on_demand = new.on_demand or (old is not None and old.state == "unloaded")
+        return new
 
     def _try(self, model: Model) -> str | None:
         """Load and check a model that does not serve yet; return why it cannot be used."""
         try:
-            loaded = self._checked(model)
+            loaded = self._placed(model)
         except Exception as exc:
             return reason_of(exc)
-        model.put(loaded)
+        self._residency.put(model, loaded)
         _log_loaded(model, loaded)
         return None
 
@@ -219,7 +238,7 @@ class Registry:
             self._serving = models
         for spec in specs:
             models.models[spec.id].limit(spec, settings)
-        if missing := [model for model in fresh if model.held is None]:
+        if missing := [model for model in fresh if model.state == "loading"]:
             self._start_loading(missing)
 
 
@@ -247,7 +266,13 @@ class Exchange:
             if serve:
                 registry._switch_to(new, self._specs, self._settings)
             now = registry._serving
-            leaving = _leaving(before.without(now) + new.without(now))
+            left = before.without(now) + new.without(now)
+            leaving = leaving_of(left)
+            for model in left:
+                if model.spec.id not in now.models:
+                    metrics.MODEL_BYTES.labels(model.spec.id).set(0)
+                del model
+            left.clear()
             # Whoever refers to a model keeps it open.
             del before, now, new
             self._new = None
@@ -256,56 +281,9 @@ class Exchange:
             registry._exchanging.release()
 
 
-class Leaving:
-    """An encoder that is closed once nothing refers to its holder any more.
-
-    Python's reference count is the drain: a request refers to what it encodes on, so nothing in use
-    is closed, and no request pays for being counted.
-    """
-
-    def __init__(self, holder: object, encoder: Encoder) -> None:
-        self._encoder: Encoder | None = encoder
-        self._gone = threading.Event()
-        weakref.finalize(holder, self._gone.set).atexit = False
-
-    def close(self) -> None:
-        """Wait until the holder is gone, then close its encoder and forget it."""
-        while not self._gone.wait(COLLECT_EVERY_S):
-            with exempting_nothing():
-                gc.collect()  # an exception and its traceback refer to each other, and to the model
-        if self._encoder is not None:
-            self._encoder.close()
-            self._encoder = None
-
-
-def free(leaving: Sequence[Leaving], drain_s: float = DRAIN_S) -> None:
-    """Close each encoder as soon as its holder is gone, and return its memory.
-
-    The caller must not refer to the holders. Returns when all are closed, or after `drain_s`; what
-    is in use even then is closed later, in a thread. With none to close it frees what a failed load
-    left behind.
-    """
-    if not leaving:
-        give_back_memory()
-        return
-    done = threading.Event()
-
-    def close_all() -> None:
-        for each in leaving:
-            each.close()
-        with exempting_nothing():
-            give_back_memory()
-        done.set()
-
-    threading.Thread(target=close_all, name="model-free", daemon=True).start()
-    if not done.wait(drain_s):
-        log.warning("an old model is still in use after %.0f s; it is freed later", drain_s)
-
-
-def _leaving(models: Sequence[Model]) -> list[Leaving]:
-    """Return what to close of models that no longer serve, without a reference to them."""
-    held = [model.held for model in models if model.held is not None]
-    return [Leaving(loaded, loaded.encoder) for loaded in held]
+def _is_proved(model: Model) -> bool:
+    """Whether a model was loaded, and can be again, as far as is known."""
+    return model.facts is not None and model.reason is None
 
 
 def _log_loaded(model: Model, loaded: Loaded) -> None:

@@ -122,9 +122,9 @@ class Settings:
         return self._storage.history(limit)
 
     def _change(self, make: Callable[[State], dict[str, str]], who: str, action: str) -> State:
-        if not self.persistent and self._start.max_workers > 1:
+        if not self.persistent and self._start.workers > 1:
             raise Conflict(
-                f"there are {self._start.max_workers} workers and settings are not stored in SQL, "
+                f"there are {self._start.workers} workers and settings are not stored in SQL, "
                 "so only one worker would change: set EMBEDDING_USE_DB_SETTINGS=true and restart"
             )
         if not self._changing.acquire(blocking=False):

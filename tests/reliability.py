@@ -24,6 +24,7 @@ GROUPS = {
     "Other origins": "In a real Chromium where a browser is named.",
     "Accounts": "In process, on a real gunicorn where there are several workers.",
     "Models and devices": "On the batcher and the health watch, unless a real gunicorn is named.",
+    "Model process": "On a real gunicorn of two workers and their model process.",
     "Process and machine": "On a real gunicorn.",
     "Deployment": "The files in `deploy/` and the settings of the start.",
     "Redis": "A real Redis: stopped, killed and filled.",

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Server, free_port, running, write_models
-from tests.servers.process import children
+from tests.servers.process import workers_of
 
 NO_REPLY = (OSError, HTTPException)  # nobody there yet, or killed before or amid its answer
 
@@ -66,11 +66,11 @@ class Service:
 
     def connect(self) -> socket.socket:
         """Open a connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def workers(self) -> list[int]:
         """Return the pids of the workers."""
-        return children(self.process.pid)
+        return workers_of(self.process.pid)
 
     def signal(self, which: signal.Signals) -> None:
         """Send the master a signal."""

@@ -226,7 +226,7 @@ def test_paths_and_methods_that_are_not_there_make_no_series(service) -> None:
     """Made-up paths and methods -> no metric series of their own."""
     for i in range(50):
         service.ask(f"/nothing/{i}?model={i}")
-    text = urllib.request.urlopen(f"{service.url}/metrics", timeout=10).read().decode()
+    text = urllib.request.urlopen(f"{service.url}/metrics", timeout=60).read().decode()
     lines = [line for line in text.splitlines() if line.startswith("embedding_requests_total")]
     assert [line for line in lines if 'route="none"' in line]
     assert not [line for line in lines if "/nothing" in line]
@@ -261,7 +261,7 @@ def test_a_page_of_another_origin_is_given_no_leave(start) -> None:
         request = urllib.request.Request(
             service.url + "/embed", headers={"Origin": origin, **asked}, method="OPTIONS"
         )
-        with urllib.request.urlopen(request, timeout=10) as reply:
+        with urllib.request.urlopen(request, timeout=60) as reply:
             assert reply.headers["Access-Control-Allow-Origin"] == allowed
             given = [name for name in reply.headers if name.startswith("Access-Control-Allow")]
             assert bool(given) == bool(allowed)

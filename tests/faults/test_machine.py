@@ -10,6 +10,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from embedders.weights import find
+from observability.machine import has_nvidia
 from tests.faults.conftest import NO_REPLY, until
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
@@ -19,16 +20,31 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @pytest.mark.fault("Models and devices")
-def test_a_gpu_that_is_not_there_is_said_and_not_replaced_by_the_cpu(start) -> None:
-    """No GPU where `DEVICE=cuda` -> 503 with the reason, never the CPU."""
+def test_a_gpu_that_was_asked_for_by_number_is_not_replaced_by_the_cpu(start) -> None:
+    """The GPU of `DEVICE=cuda:0` is not there -> 503 with the reason, never the CPU."""
     service = start(
         app="app:app", ready="/health/live", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL,
-        DEVICE="cuda", CUDA_VISIBLE_DEVICES="",
+        DEVICE="cuda:0", CUDA_VISIBLE_DEVICES="",
     )  # fmt: skip
     until(lambda: b'"unhealthy"' in service.ask("/health")[2])
     status, _, body = service.ask("/health")
-    assert status == 503 and "DEVICE=cuda: this machine has 0 CUDA devices" in body.decode()
+    assert status == 503 and "DEVICE=cuda:0: this machine has 0 CUDA devices" in body.decode()
     assert service.embed("a") == 503
+
+
+@pytest.mark.skipif(has_nvidia(), reason="this machine shows an NVIDIA device or driver")
+@pytest.mark.fault("Models and devices")
+def test_cuda_without_any_nvidia_device_or_driver_is_the_cpu_and_health_says_so(start) -> None:
+    """No NVIDIA device or driver at all where `DEVICE=cuda` -> the CPU serves, and the log,
+    `degraded` in `/health` and `embedding_degraded{part="device"}` say so.
+    """
+    service = start(app="app:app", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL, DEVICE="cuda")
+    status, _, body = service.ask("/health")
+    assert status == 200 and json.loads(body)["device"] == "cpu"
+    assert "no NVIDIA device or driver" in json.loads(body)["degraded"]
+    assert any("DEVICE=cuda: this machine has no NVIDIA" in line for line in service.lines)
+    until(lambda: b'embedding_degraded{part="device"} 1.0' in service.ask("/metrics")[2])
+    assert service.embed("a") == 200
 
 
 @pytest.mark.fault("Models and devices")

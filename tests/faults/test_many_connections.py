@@ -30,7 +30,7 @@ times, failed, until = [], [], time.monotonic() + seconds
 while time.monotonic() < until:
     began = time.monotonic()
     try:
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         client.request("GET", "/health/live")
         if client.getresponse().status != 200:
             failed.append("status")
@@ -93,7 +93,7 @@ def test_idle_and_slow_connections_beyond_the_limit_keep_nobody_waiting(service)
 
 
 def test_a_connection_that_is_used_outlives_those_that_were_never(service) -> None:
-    used = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
+    used = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     with open_files(4096), contextlib.ExitStack() as stack:
         for turn in range(1200):
             stack.enter_context(service.connect())

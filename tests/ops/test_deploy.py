@@ -132,7 +132,7 @@ def test_clients_that_send_slowly_hold_nginx_and_not_the_service(behind_nginx) -
         sock.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n{")
         held.append(sock)
     for _ in range(20):  # each of two threads would have been taken
-        with urllib.request.urlopen(f"{url}/metrics", timeout=5) as reply:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
             assert b"embedding_requests_in_flight 1.0" in reply.read()
     for sock in held:
         sock.close()

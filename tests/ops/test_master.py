@@ -1,6 +1,9 @@
-"""Which worker gets which GPU, and where several workers add their numbers up."""
+"""What the workers share and how many there are: folders, GPUs, cores, the model process."""
 
 import os
+import socket
+import stat
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -65,7 +68,7 @@ def test_nothing_that_lies_in_the_metrics_folder_is_removed(tmp_path: Path) -> N
     master.make_metrics_dir(tmp_path)
     (numbers() / "counter_0.db").write_bytes(b"ours")
     assert numbers().parent == tmp_path and before.items() <= tree(tmp_path).items()
-    master.remove_metrics_dir()
+    master.remove_dirs()
     assert tree(tmp_path) == before
 
 
@@ -79,7 +82,7 @@ def test_what_a_killed_service_left_is_removed_and_what_a_living_one_uses_is_not
         os.utime(folder, (1, 1))
     master.make_metrics_dir(tmp_path)
     assert living.is_dir() and not left.exists()
-    master.remove_metrics_dir()
+    master.remove_dirs()
     assert living.is_dir() and numbers() != living and not numbers().exists()
 
 
@@ -88,7 +91,7 @@ def test_a_folder_that_somebody_else_named_is_not_emptied(monkeypatch, tmp_path)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr(master, "_memory_disk", lambda: Path("/nonexistent"))
     master.make_metrics_dir(None)
-    master.remove_metrics_dir()
+    master.remove_dirs()
     assert list(tree(tmp_path)) == ["counter_0.db"]
 
 
@@ -99,7 +102,7 @@ def test_a_folder_that_is_a_link_or_relative_is_used(monkeypatch, tmp_path: Path
     for given in ("link", "."):
         master.make_metrics_dir(Path(given))
         assert numbers().is_absolute() and numbers().is_dir()
-        master.remove_metrics_dir()
+        master.remove_dirs()
     assert list(tree(tmp_path)) == ["link", "real"]
 
 
@@ -107,8 +110,97 @@ def test_a_directory_of_our_own_choice_is_removed_at_the_end() -> None:
     master.make_metrics_dir(None)
     path = numbers()
     assert path.is_dir()
-    master.remove_metrics_dir()
+    master.remove_dirs()
     assert not path.exists()
+
+
+def run_dir() -> Path:
+    """The folder where the model processes listen."""
+    return Path(os.environ["EMBEDDING_RUN_DIR"])
+
+
+def test_the_folder_of_the_model_process_is_for_its_user_alone_and_goes_with_the_service() -> None:
+    os.environ["EMBEDDING_RUN_DIR"] = "/the/one/of/another/service"
+    master.make_run_dir()
+    assert stat.S_IMODE(run_dir().stat().st_mode) == 0o700
+    assert run_dir().stat().st_uid == os.geteuid()
+    address = run_dir() / f"gpu0-{'f' * 12}.sock"
+    with socket.socket(socket.AF_UNIX) as listener:  # the address of a socket must be short
+        listener.bind(str(address))
+    for name in ("gpu0-ffff.lock", "gpu0-ffff.starts", "gpu0-ffff.4711", "slot-1000"):
+        (run_dir() / name).touch()
+    master.remove_dirs()
+    assert not run_dir().exists()
+
+
+def test_each_service_has_a_folder_of_its_own_and_removes_that_of_a_killed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:  # pytest's own is too long for a socket
+        monkeypatch.setattr(tempfile, "tempdir", root)
+        master.make_run_dir()
+        living, left = run_dir(), Path(root) / "embedding-run-left"
+        left.mkdir()
+        (left / "cpu-0123456789ab.sock").touch()
+        for folder in (living, left):
+            os.utime(folder, (1, 1))
+        master.make_run_dir()
+        assert living.is_dir() and not left.exists() and run_dir() != living
+        master.remove_dirs()
+        assert living.is_dir() and not run_dir().exists()
+
+
+def test_without_a_folder_for_a_socket_each_worker_holds_its_own_models(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/" + "long" * 30)
+    monkeypatch.setattr(master, "RUN_ROOTS", ())
+    master.make_run_dir()
+    assert "each worker holds its own models" in caplog.text
+    assert not master.shares_models("on", 4)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "workers", "shares"),
+    [("auto", 1, False), ("auto", 2, True), ("off", 4, False), ("on", 1, True), ("on", 4, True)],
+)
+def test_several_workers_share_a_model_process_unless_told_otherwise(
+    wanted: str, workers: int, shares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDDING_RUN_DIR", "/run")
+    assert master.shares_models(wanted, workers) is shares
+
+
+@pytest.mark.parametrize(
+    ("cores", "device", "models", "workers"),
+    [
+        (16, "auto", [{}], 8), (64, "cuda", [{}], 8), (6, "cuda:1", [{}], 3), (1, "auto", [{}], 1),
+        (16, "cpu", [{}], 1), (16, "cpu", [{"device": "cuda"}], 8), (16, "mps", [{}], 1),
+        (16, "cpu", [{"devices": ("cuda:0", "cuda:1")}], 8),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("two_gpus")
+def test_a_model_on_a_gpu_has_as_many_workers_as_half_the_cores_and_no_more_than_eight(
+    cores: int, device: str, models: list[dict], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = [ModelSpec(id="m", model_name="m", **model) for model in models]
+    monkeypatch.setattr(master, "cores", lambda: cores)
+    assert master.default_workers("auto", device, specs) == 1, "there is no driver"
+    monkeypatch.setattr(master, "has_nvidia", lambda: True)
+    assert master.default_workers("auto", device, specs) == workers
+    assert master.default_workers("off", device, specs) == 1, "each would load its own copy"
+
+
+def test_the_cores_are_divided_unless_the_operator_did_and_the_model_process_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(master, "cores", lambda: 16)
+    master.divide_cores(4)
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("7", "4")
+    assert os.environ["EMBEDDING_DIVIDED"] == "MKL_NUM_THREADS,OPENBLAS_NUM_THREADS"
 
 
 @pytest.mark.parametrize(("living", "given"), [([], 0), ([0, 1], 2), ([1, None], 0), ([0, 2], 1)])
@@ -120,7 +212,7 @@ def test_a_directory_that_cannot_be_used_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     master.make_metrics_dir(tmp_path / "file" / "under")
     assert numbers().is_dir()
-    master.remove_metrics_dir()
+    master.remove_dirs()
 
 
 def test_without_any_directory_each_worker_counts_for_itself(

@@ -140,7 +140,7 @@ def test_the_time_on_the_cpu_never_becomes_less_when_a_worker_ends(
     facts = {us: {"cpu_seconds": 3.0}, other: {"cpu_seconds": 5.0}, master: {}}
     listed = iter([[us, other], [us], [us]])  # it is gone when the second is listed
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nonexistent")
-    monkeypatch.setattr(machine, "_facts", facts.get)
+    monkeypatch.setattr(machine, "facts_of", facts.get)
 
     def workers() -> list[int]:
         pids = next(listed)

@@ -69,6 +69,7 @@ class Running:
         self.worker.method_queue.init()
         self.worker.wsgi = self.app
         self.thread = threading.Thread(target=self.worker.run)
+        self.connections: list[http.client.HTTPConnection] = []
 
     def __enter__(self) -> "Running":
         self.thread.start()
@@ -79,9 +80,14 @@ class Running:
         self.worker.handle_exit(signal.SIGTERM, None)
         self.thread.join()
         self.worker.tmp.close()
+        for connection in self.connections:
+            connection.close()
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(*self.listener.getsockname(), timeout=30)
+        """Return a connection that ends with the test, however that ends."""
+        connection = http.client.HTTPConnection(*self.listener.getsockname(), timeout=60)
+        self.connections.append(connection)
+        return connection
 
 
 def ask(connection: http.client.HTTPConnection, path: str = "/") -> int:
