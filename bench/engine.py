@@ -7,6 +7,7 @@ import argparse
 import json
 import threading
 import time
+from typing import Any
 
 from bench.corpus import load
 from bench.peak import gemm_peak, rates, share
@@ -17,13 +18,23 @@ from engine import EmbedRequest, Engine
 from serving.registry import Registry
 
 
-def make_engine(dtype: str = "auto", backend: str = "auto") -> Engine:
-    """Load the bundled model on the CPU."""
+def make_engine(
+    dtype: str = "auto", backend: str = "auto", device: str = "cpu", model: str = MODEL,
+    **settings: Any,
+) -> Engine:  # fmt: skip
+    """Load a model, the bundled one if none is named. Raises ModelUnavailable."""
     config = Config.model_validate(
-        {"supported_models": MODEL, "device": "cpu", "dtype": dtype, "backend": backend}
+        {
+            "supported_models": model,
+            "device": device,
+            "dtype": dtype,
+            "backend": backend,
+            **settings,
+        }
     )
     registry = Registry(*config.catalogue(), config, build)
     registry.load_now()
+    assert registry.default.loaded, "it raises the reason"
     return Engine(registry)
 
 

@@ -49,26 +49,64 @@ def groups(load_name: str, clients: int, corpus: Corpus) -> list[dict[str, Any]]
 
 
 def measure(
-    server: Server, running: Running, what: str, seconds: float, corpus: Corpus
+    server: Server, running: Running, what: str, seconds: float, corpus: Corpus, processes: int = 1
 ) -> dict[str, Any]:
-    """Drive a running server with one load, such as `batch32:4` or `batch32:4:base64`."""
+    """Drive a running server with one load, such as `batch32:4` or `batch32:4:base64`.
+
+    Several processes share the clients where one of them would be the limit.
+    """
     name, clients, form = (what + ":float").split(":")[:3]
+    shares = [int(clients) // processes + (n < int(clients) % processes) for n in range(processes)]
     spec = {
         "host": "127.0.0.1", "port": running.port, "path": server.path, "model": server.model,
         "format": form, "warm_s": min(2.0, seconds / 2), "seconds": seconds,
-        "groups": groups(name, int(clients), corpus),
     }  # fmt: skip
     cpu = running.cpu_s()
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.client"],
-        input=json.dumps(spec), capture_output=True, text=True, cwd=ROOT, check=True,
-    )  # fmt: skip
-    result = json.loads(done.stdout)
+    results = [
+        _sent(sending)
+        for sending in [
+            _sending({**spec, "groups": groups(name, share, corpus)}) for share in shares if share
+        ]
+    ]
     return {
-        **result,
+        "groups": _together([result["groups"] for result in results]),
+        "client_cpu_s": sum(result["client_cpu_s"] for result in results),
         "server_cpu_s": running.cpu_s() - cpu,
         "peak_mb": running.memory_mb(),
         "rss_mb": running.memory_mb("VmRSS"),
+    }
+
+
+def _sending(spec: dict[str, Any]) -> subprocess.Popen[str]:
+    """Start clients."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.client"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdin
+    json.dump(spec, process.stdin)
+    process.stdin.close()
+    return process
+
+
+def _sent(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what clients have seen, once they are done."""
+    assert process.stdout
+    said = process.stdout.read()
+    if code := process.wait():
+        raise subprocess.CalledProcessError(code, process.args)
+    result: dict[str, Any] = json.loads(said)
+    return result
+
+
+def _together(parts: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Return each group over all processes: rates add up, of times the longest counts."""
+    return {
+        name: {
+            key: (max if key.endswith("_ms") else sum)(part[name][key] for part in parts)
+            for key in figures
+        }
+        for name, figures in parts[0].items()
     }
 
 

@@ -13,11 +13,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.corpus import OUT, model_folder
+from bench.processes import below, stat
 
 ROOT = Path(__file__).parent.parent
 RIVALS = Path(__file__).parent / "rivals"
@@ -116,28 +117,25 @@ class Running:
 
     def cpu_s(self) -> float:
         """CPU seconds of the server and its children so far."""
-        ticks = sum(sum(map(int, _stat(pid)[11:13])) for pid in self._pids())
+        ticks = 0
+        for pid in self.pids():
+            with suppress(OSError):  # it has just ended
+                ticks += sum(map(int, stat(pid)[11:13]))
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def memory_mb(self, what: str = "VmHWM") -> float:
         """Peak (`VmHWM`) or present (`VmRSS`) memory of the server and its children."""
         total = 0
-        for pid in self._pids():
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith(f"{what}:"):
-                    total += int(line.split()[1])
+        for pid in self.pids():
+            with suppress(OSError):
+                for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                    if line.startswith(f"{what}:"):
+                        total += int(line.split()[1])
         return total / 1024
 
-    def _pids(self) -> list[int]:
-        pids = [self.process.pid]
-        for pid in pids:
-            for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                pids += map(int, task.read_text().split())
-        return pids
-
-
-def _stat(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    def pids(self) -> list[int]:
+        """Return the server's process and all below it."""
+        return [self.process.pid, *below(self.process.pid)]
 
 
 @contextmanager
