@@ -46,7 +46,7 @@ LONGEST = [
     "providers/test_remote_replica.py", "zoo/test_decoders.py", "ops/test_openapi_calls.py",
     "embedders/test_local.py", "store/test_processes.py", "web/test_upload.py",
     "web/test_true.py", "faults/test_stop.py", "gpu/test_passes.py", "faults/test_process.py",
-    "web/test_newcomer.py", "embedders/test_hub.py", "speed/test_packed.py",
+    "web/test_newcomer.py", "speed/test_packed.py",
     "store/test_sql_search.py", "scale/test_topology.py", "web/test_docs_pages.py",
     "store/test_sql_faults.py", "web/test_other_origins.py", "ops/test_proxies.py",
     "web/test_console.py", "cache/test_redis_faults.py", "ops/test_deploy_page.py",

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 
@@ -89,7 +91,7 @@ def test_a_model_file_that_cannot_be_read_stops_the_start(fake_env: dict[str, st
 
 def exchange(port: int, *parts: bytes) -> bytes:
     """Send raw bytes and return the whole answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         for part in parts:
             try:
                 sock.sendall(part)
@@ -112,7 +114,7 @@ def test_bodies_over_the_limit_are_refused_on_the_wire(
     serve: Callable[..., str], fake_env: dict[str, str]
 ) -> None:
     """A body over the limit by its `Content-Length` -> the same on the wire."""
-    url = serve(cold=True, **fake_env, MAX_REQUEST_BYTES="4096")
+    url = serve(**fake_env, MAX_REQUEST_BYTES="4096")
     port = int(url.rpartition(":")[2])
     head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     declared = exchange(port, head + b"Content-Length: 9000000\r\n\r\n" + b"x" * 1000)
@@ -131,17 +133,15 @@ def test_bodies_over_the_limit_are_refused_on_the_wire(
 
 
 def test_sixty_four_clients_at_once_each_get_their_own_vectors(serve: Callable[..., str]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    url = serve(cold=True, EMBEDDING_DTYPE="float32", CACHE="none")
+    url = serve(EMBEDDING_DTYPE="float32", CACHE="none")
     texts = [f"sentence number {i} " + "padding " * (i % 40) for i in range(64)]
     alone = requests.post(f"{url}/embed", json={"texts": texts}, timeout=60).json()["embeddings"]
 
     def ask(i: int) -> bool:
         body = {"model": "minilm", "input": [texts[i], texts[-1 - i]]}
         data = requests.post(f"{url}/v1/embeddings", json=body, timeout=60).json()["data"]
-        pairs = zip(data, (alone[i], alone[-1 - i]), strict=True)
-        return all(row["embedding"] == pytest.approx(vec, abs=1e-5) for row, vec in pairs)
+        found = [row["embedding"] for row in data]
+        return np.allclose(found, [alone[i], alone[-1 - i]], rtol=0, atol=1e-5)
 
     with ThreadPoolExecutor(64) as pool:
-        assert all(pool.map(ask, list(range(64)) * 4))
+        assert all(pool.map(ask, list(range(64)) * 2))

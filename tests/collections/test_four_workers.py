@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests.conftest import free_port, running, write_models
-from tests.servers.process import children
+from tests.faults.conftest import until
+from tests.servers.process import workers_of
 
 CLIENTS, EACH = 4, 40
 
@@ -59,6 +60,7 @@ def test_what_one_worker_acknowledges_every_worker_reads_searches_counts_and_for
 
     command = [sys.executable, "-m", "gunicorn", *flags, "app:app"]
     with running(command, port, env) as process:
+        until(lambda: process.log.read_text().count("is ready in") == 4)
         assert ask(base, {"name": "docs", "dimension": 8})[0] == 201
         threads = [threading.Thread(target=client, args=(me,)) for me in range(CLIENTS)]
         for thread in threads:
@@ -69,6 +71,6 @@ def test_what_one_worker_acknowledges_every_worker_reads_searches_counts_and_for
         left = CLIENTS * EACH * 3 // 4
         counts = {ask(f"{base}/docs/vectors/count", {})[1]["count"] for _ in range(20)}
         assert counts == {left}
-        workers = {f"<{pid}>" for pid in children(process.pid)}
+        workers = {f"<{pid}>" for pid in workers_of(process.pid)}
     writers = {line.split()[0] for line in log.read_text().splitlines() if "POST" in line}
     assert writers == workers and len(workers) == 4

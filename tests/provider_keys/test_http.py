@@ -148,10 +148,10 @@ def test_every_worker_uses_a_new_key_from_the_next_request(
     for service in services:
         for key in (SECRET, OTHER):
             stored = requests.post(
-                f"{service}/providers/openai/api-key", json={"api_key": key}, timeout=20
+                f"{service}/providers/openai/api-key", json={"api_key": key}, timeout=60
             )
             assert stored.status_code == 200
             for each in services:
-                reply = requests.post(f"{each}/embed", json={"texts": ["t"]}, timeout=20)
+                reply = requests.post(f"{each}/embed", json={"texts": ["t"]}, timeout=60)
                 assert reply.status_code == 200
                 assert provider.seen[-1][1]["Authorization"] == f"Bearer {key}"

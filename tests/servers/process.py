@@ -58,6 +58,15 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def workers_of(master: int) -> list[int]:
+    """The living workers of gunicorn's master: its children, not what they started themselves."""
+    try:
+        listed = Path(f"/proc/{master}/task/{master}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(child) for child in listed.split()]
+
+
 class Server:
     """A real server. Use it as a context manager, or call `start` and `stop`."""
 

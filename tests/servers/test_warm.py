@@ -10,11 +10,12 @@ import pytest
 import requests
 
 from tests.conftest import ROOT, Server, free_port, running, write_models
-from tests.servers.process import children
-from tests.servers.warm import GUNICORN, Forked, can_fork
+from tests.servers.process import children, workers_of
+from tests.servers.warm import GUNICORN, Forked, can_fork, has_models
 
 # What must be imported in the service itself: our modules, and what reads the environment then.
-NEVER_EARLY = {"huggingface_hub", "prometheus_client", "tokenizers", "torch", "transformers"}
+NEVER_EARLY = {"prometheus_client"}
+WITH_MODELS = {"huggingface_hub", "tokenizers", "torch", "transformers"}
 
 
 @pytest.fixture
@@ -24,16 +25,30 @@ def env(tmp_path: Path) -> dict[str, str]:
             "SUPPORTED_MODELS_FILE": "/none"}  # fmt: skip
 
 
-def test_nothing_that_depends_on_the_environment_is_imported_early() -> None:
+@pytest.mark.parametrize("libraries", ["LIBRARIES", "OF_MODELS"])
+def test_nothing_that_depends_on_the_environment_is_imported_early(libraries: str) -> None:
     code = (
-        "import importlib, sys\nfrom tests.servers.warm import LIBRARIES\n"
-        "for name in LIBRARIES: importlib.import_module(name)\n"
+        f"import importlib, sys\nfrom tests.servers.warm import {libraries}\n"
+        f"for name in {libraries}: importlib.import_module(name)\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     ours = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
-    assert set(done.stdout.split()) & (NEVER_EARLY | ours) == {"tests"}
+    never = NEVER_EARLY | ours | (WITH_MODELS if libraries == "LIBRARIES" else set())
+    assert set(done.stdout.split()) & never == {"tests"}
+
+
+def test_one_with_a_real_model_is_forked_with_the_libraries_as_they_were_imported(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    local = {"type": "sentence_transformer", "model_name": "org/name"}
+    real = os.environ | {"MODEL_CONFIG": str(write_models(tmp_path / "r.json", {"m": local}))}
+    assert has_models(real) and has_models(
+        {**real, "MODEL_CONFIG": "/none", "EMBEDDING_MODEL": "x"}
+    )
+    assert not has_models({**os.environ, **env})
+    assert not has_models({**real, "HF_ENDPOINT": "http://127.0.0.1:9"})
 
 
 @pytest.mark.parametrize("cold", [True, False], ids=["cold", "forked"])
@@ -43,7 +58,7 @@ def test_it_serves_and_ends_in_good_order(env: dict[str, str], cold: bool) -> No
         assert isinstance(server, Forked) != cold
         reply = requests.get(f"http://127.0.0.1:{port}/", timeout=30)
         assert reply.json()["available_models"] == ["tests/fake"]
-        assert len(children(server.pid)) == 2
+        assert len(workers_of(server.pid)) == 2
         with pytest.raises(subprocess.TimeoutExpired):
             server.wait(0.01)
         server.send_signal(signal.SIGINT)

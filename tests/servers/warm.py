@@ -1,17 +1,24 @@
 """Start gunicorn in a third of the time: as a fork of a process that has imported its libraries.
 
-That process has imported no module of the service and none that reads the environment when it is
-imported, so a service forked from it behaves as one that a shell starts.
+There are two such processes. One has imported no module of the service and none that reads the
+environment when it is imported, so a service forked from it behaves as one that a shell starts. The
+other has the libraries of local models too, which take 6 s of CPU to import; a service with a real
+model is forked from it, if it has the environment that those libraries have read.
 """
 
 import atexit
+import functools
 import importlib.util
+import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from multiprocessing import forkserver, popen_forkserver
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from unittest import mock
 
 LIBRARIES = [
     "alembic.command", "argon2", "concurrent.futures.thread", "cryptography.fernet", "dotenv.main",
@@ -21,19 +28,57 @@ LIBRARIES = [
     "sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite",
     "sqlalchemy.orm", "sqlite3",
 ]  # fmt: skip
-# Python and the C library read these when they start.
+OF_MODELS = ["sentence_transformers", "torch", "transformers"]
+# Python and the C library read these when they start, and the models' libraries those.
 AT_THE_START = ("GLIBC_", "LD_", "MALLOC_", "PYTHON", "TZ")
+BY_MODELS = ("HF_", "HUGGINGFACE_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_",
+             "SENTENCE_TRANSFORMERS_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_")  # fmt: skip
 GUNICORN = [sys.executable, "-m", "gunicorn"]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(LIBRARIES)
-_first = {name: value for name, value in os.environ.items() if name.startswith(AT_THE_START)}
+_with_models = forkserver.ForkServer()
+_with_models.set_forkserver_preload([*LIBRARIES, *OF_MODELS])
+
+
+def _read(env: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(names)}
+
+
+@functools.cache
+def _read_first(names: tuple[str, ...]) -> dict[str, str]:
+    """Return what the processes that are forked have read: this one's, when it first asks."""
+    return _read(dict(os.environ), names)
 
 
 def can_fork(command: list[str], env: dict[str, str]) -> bool:
     """Whether a fork would run the command as a new process would."""
-    read = {name: value for name, value in env.items() if name.startswith(AT_THE_START)}
-    return command[:3] == GUNICORN and read == _first
+    return command[:3] == GUNICORN and _read(env, AT_THE_START) == _read_first(AT_THE_START)
+
+
+def has_models(env: dict[str, str]) -> bool:
+    """Whether a service with this environment loads a local model, with what is imported early."""
+    file = env.get("MODEL_CONFIG", "model_config.json")
+    models = json.loads(Path(file).read_text())["models"].values() if Path(file).is_file() else []
+    local = any(model.get("type") == "sentence_transformer" for model in models)
+    named = any(env.get(name) for name in ("EMBEDDING_MODEL", "SUPPORTED_MODELS"))
+    return (local or named) and _read(env, BY_MODELS) == _read_first(BY_MODELS)
+
+
+class _ModelsPopen(popen_forkserver.Popen):
+    def _launch(self, process: object) -> None:
+        with mock.patch.object(
+            popen_forkserver.forkserver,
+            "connect_to_new_process",
+            _with_models.connect_to_new_process,
+        ):
+            super()._launch(process)
+
+
+class _ModelsProcess(ForkServerProcess):
+    """A fork of the process that has the models' libraries."""
+
+    _Popen = staticmethod(_ModelsPopen)
 
 
 class Forked:
@@ -41,7 +86,8 @@ class Forked:
 
     def __init__(self, command: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
         self.log = log
-        self._process = _context.Process(target=_serve, args=(command[3:], str(cwd), env, str(log)))
+        kind = _ModelsProcess if has_models(env) else _context.Process
+        self._process = kind(target=_serve, args=(command[3:], str(cwd), env, str(log)))
         self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid

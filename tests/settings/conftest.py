@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Service]]:
             process = stack.enter_context(running(command, port, given))
             service = Service(f"http://127.0.0.1:{port}", process.pid)
             if "-w" in flags:  # one that is ready answers for all, while others still load
-                until(lambda: all(service.embeds() for _ in range(25)))
+                with ThreadPoolExecutor(8) as pool:
+                    until(lambda: all(pool.map(lambda _: service.embeds(), range(32))))
             return service
 
         yield begin

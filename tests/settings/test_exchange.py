@@ -17,8 +17,8 @@ from engine import EmbedRequest, Engine
 from factory import create_app
 from server.memory import exempt_from_collection
 from serving import registry as registries
+from serving.checks import check
 from serving.health import watch
-from serving.loader import check
 from serving.registry import Leaving, Registry, free
 from tests.settings.conftest import until
 
@@ -306,7 +306,7 @@ def test_models_that_leave_at_the_same_time_are_all_freed(monkeypatch) -> None:
         del holder
         free(leaving[1], 0)
         go_on.set()
-        assert other.closed.wait(10)
+        assert other.closed.wait(60)
     finally:
         go_on.set()
         gc.unfreeze()

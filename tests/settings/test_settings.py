@@ -63,7 +63,7 @@ def test_a_revert_brings_back_the_environment_then_the_default(
         ("max_batch_size", 0, "1 to 65536"),
         ("max_batch_size", True, "of type int"),
         ("max_batch_size", 1.5, "int"),
-        ("max_batch_size", None, "cannot be null"),
+        ("max_texts", None, "cannot be null"),
         ("max_batch_size", [1], "1 to 65536"),
         ("normalize_embeddings", 1, "of type bool"),
         ("device", "tpu", "cpu, cuda, cuda:N, mps or auto"),
@@ -216,7 +216,7 @@ def test_illegal_rows_are_ignored_with_a_line_in_the_log(
     database.close()
     with caplog.at_level(logging.WARNING):
         settings = opened()
-    assert settings.current.max_texts == 5 and settings.current.max_batch_size == 512
+    assert settings.current.max_texts == 5 and settings.current.max_batch_size is None
     for key, _ in rows:
         assert f"'{key}' is ignored" in caplog.text
     settings.change({"max_batch_size": 6}, "ann")

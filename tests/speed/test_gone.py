@@ -35,7 +35,7 @@ class Held(FakeEmbedder):
 
     def encode(self, items: Sequence[Item], deadline: float | None = None) -> Encoded:
         self.entered.set()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         self.seen += [str(item.payload) for item in items]
         return super().encode(items, deadline)
 
@@ -48,7 +48,7 @@ def test_a_caller_that_hung_up_costs_the_engine_no_pass(config_of: Callable[...,
     engine, errors = Engine(registry), []
     first = threading.Thread(target=engine.embed, args=(EmbedRequest(["first"]),))
     first.start()
-    assert held.entered.wait(20)
+    assert held.entered.wait(60)
 
     def leaving() -> None:
         try:

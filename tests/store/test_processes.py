@@ -21,7 +21,6 @@ from store.budget import UNBOUNDED
 from store.file import FileStore
 from tests.store.faults import ROOT, contents, expected, opened, put, start, vector
 
-LONG = bool(os.environ.get("STORE_LONG"))
 WRITE_STEPS = ["before-commit", "committed"]
 COMPACT_STEPS = ["compact-matrix-written", "compact-before-commit", "compact-committed"]
 
@@ -118,10 +117,11 @@ def rounds(folder: Path, count: int, mode: str, seed: int = 1) -> tuple[int, int
     return kills, acks, wrong
 
 
-def test_four_writers_killed_at_random_lose_nothing(tmp_path: Path) -> None:
-    kills, acks, wrong = rounds(tmp_path / "s", 60 if LONG else 6, "follow")
+@pytest.mark.parametrize("count", [3, pytest.param(30, marks=pytest.mark.long)])
+def test_four_writers_killed_at_random_lose_nothing(tmp_path: Path, count: int) -> None:
+    kills, acks, wrong = rounds(tmp_path / "s", count, "follow")
     assert not wrong
-    assert kills == 4 * (60 if LONG else 6) and acks > kills
+    assert kills == 4 * count and acks > kills
 
 
 def test_the_kills_find_a_store_that_does_not_follow(tmp_path: Path) -> None:

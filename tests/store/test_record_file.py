@@ -97,7 +97,7 @@ def test_a_writer_that_is_broken_off_while_it_waits_holds_up_no_other(tmp_path: 
         until(lambda: len(collection.queue._waiting) == 1)
         go_on.set()
         for thread in (first, third):
-            thread.join(20)
+            thread.join(60)
         assert contents(store) == {"first": "1", "third": "3"}
         put(store, ["fourth"], 4)
 

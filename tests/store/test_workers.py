@@ -18,7 +18,7 @@ import pytest
 from tests.store.faults import ROOT, opened
 
 APP = """
-import json, os
+import json, os, time
 from pathlib import Path
 from store import Item
 from store.file import FileStore
@@ -27,6 +27,8 @@ store = FileStore(Path(os.environ["STORE_DIR"]))
 
 def app(environ, start_response):
     id_ = environ["PATH_INFO"].strip("/")
+    if id_ == "ready":
+        time.sleep(0.1)  # another worker takes the next one
     if environ["REQUEST_METHOD"] == "POST":
         store.upsert("docs", [Item(id_, [1.0, 2.0, 3.0])])
         status, body = "201 Created", {"pid": os.getpid()}
@@ -38,13 +40,15 @@ def app(environ, start_response):
     return [data]
 """
 NAIVE = """
-import json, os, pickle
+import json, os, pickle, time
 from pathlib import Path
 path = Path(os.environ["STORE_DIR"]) / "pickle"
 rows = pickle.loads(path.read_bytes()) if path.exists() else {}
 
 def app(environ, start_response):
     id_ = environ["PATH_INFO"].strip("/")
+    if id_ == "ready":
+        time.sleep(0.1)  # another worker takes the next one
     if environ["REQUEST_METHOD"] == "POST":
         rows[id_] = 1
         new = path.with_suffix(f".{os.getpid()}")

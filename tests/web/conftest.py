@@ -129,7 +129,7 @@ def ask(url: str, method: str, path: str, body: object = None, token: str = "") 
     if token:
         headers["Authorization"] = f"Bearer {token}"
     request = urllib.request.Request(url + path, data, headers, method=method)
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return json.load(reply)
 
 

@@ -68,7 +68,7 @@ def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
     browser: Browser, closed: str, path: str
 ) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{closed}/openapi.json", timeout=10)
+        urllib.request.urlopen(f"{closed}/openapi.json", timeout=60)
     context, seen = browser.new_context(), Seen(closed)
     seen.watch(context)
     page = context.new_page()

@@ -259,7 +259,7 @@ def test_a_proxy_on_this_machine_passes_on_its_public_name_if_it_is_configured(
 def _named(url: str, headers: dict[str, str]) -> int:
     """Ask for the collections as `embed.example`; return the status."""
     host, _, port = url.removeprefix("http://").partition(":")
-    connection = HTTPConnection(host, int(port), timeout=10)
+    connection = HTTPConnection(host, int(port), timeout=60)
     connection.request("GET", "/collections", headers={"Host": "embed.example", **headers})
     status = connection.getresponse().status
     connection.close()
