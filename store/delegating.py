@@ -1,4 +1,4 @@
-"""A store in front of another one: every operation goes through one method."""
+"""Stores that pass operations on: every one of them, or those on names alone."""
 
 import functools
 from abc import abstractmethod
@@ -21,13 +21,12 @@ def passed_on(operation: Operation) -> Operation:
     return cast(Operation, call)
 
 
-class DelegatingStore(VectorStore):
-    """Passes every operation on to the store that `_inner` returns."""
+class DelegatingNames(VectorStore):
+    """Passes every operation on names on to `_call`."""
 
     create = passed_on(VectorStore.create)
     collections = passed_on(VectorStore.collections)
     names = passed_on(VectorStore.names)
-    identity = passed_on(VectorStore.identity)
     info = passed_on(VectorStore.info)
     drop = passed_on(VectorStore.drop)
     rename = passed_on(VectorStore.rename)
@@ -35,9 +34,19 @@ class DelegatingStore(VectorStore):
     alias = passed_on(VectorStore.alias)
     unalias = passed_on(VectorStore.unalias)
     stamp = passed_on(VectorStore.stamp)
+    wait_for_writers = passed_on(VectorStore.wait_for_writers)
+
+    @abstractmethod
+    def _call(self, operation: str, *args: Any, **named: Any) -> Any:
+        """Do an operation, by its name."""
+
+
+class DelegatingStore(DelegatingNames):
+    """Passes every operation on to the store that `_inner` returns."""
+
+    identity = passed_on(VectorStore.identity)
     upsert = passed_on(VectorStore.upsert)
     delete = passed_on(VectorStore.delete)
-    wait_for_writers = passed_on(VectorStore.wait_for_writers)
     get = passed_on(VectorStore.get)
     search = passed_on(VectorStore.search)
     scroll = passed_on(VectorStore.scroll)
