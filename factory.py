@@ -24,6 +24,7 @@ from serving.health import drain, watch
 from serving.loader import Build
 from serving.model_process.processes import Processes, runs_here
 from serving.registry import Registry
+from serving.residency import Size
 from settings import open_settings
 from settings.apply import Applier, models_of
 from store import VectorStore, open_store
@@ -50,13 +51,14 @@ def create_app(
     providers = Providers(config, provider_keys.get_key)
     specs, default = models_of(settings.state)
     call = None  # calls what all workers share
+    size: Size | None = embedders.size_of  # of what may be unloaded in this process
     if build is None:
         build = functools.partial(embedders.build, providers=providers)
         if config.model_process == "on":
             processes = Processes()
-            build = processes.build(build)
+            build, size = processes.build(build), None  # it is that process that decides
             call = processes.call if any(map(runs_here, specs)) else None
-    registry = Registry(specs, default, settings.current, build)
+    registry = Registry(specs, default, settings.current, build, size)
     cache = open_cache(config, call)
     engine = Engine(registry, settings.current.truncate, cache)
     settings.bind(Applier(engine, settings.state).prepare)

@@ -11,7 +11,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from config.access import SHORTEST_SIGNING, is_weak, secrets_of
 from config.fields import (
@@ -22,6 +30,7 @@ from config.fields import (
     Section,
     read_text,
     setting,
+    storable,
 )
 from config.serving import Networks
 
@@ -74,6 +83,8 @@ class ModelSpec(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    _storable = field_validator("*")(storable)
 
     id: Name
     type: ModelType = "auto"  # what the files of a local model say

@@ -248,7 +248,7 @@ class Documents:
     ) -> Embedded:
         """Embed with the collection's own model. Raises Conflict for any other."""
         asked = request.model if request.model is not None else (found.model if found else None)
-        model, loaded = select(self._engine.registry, asked, DENSE)
+        taken = model, loaded = select(self._engine.registry, asked, DENSE, request.deadline)
         mark = fingerprint_of(loaded, request)
         if found and found.fingerprint is not None and found.fingerprint != mark:
             raise Conflict(
@@ -257,7 +257,7 @@ class Documents:
                 f"it holds, use another collection, or POST /collections/{name}/reembed"
             )
         role = request.role if request.role is not None else role
-        return self._engine.embed(replace(request, model=model.spec.id, role=role))
+        return self._engine.embed(replace(request, model=model.spec.id, role=role, taken=taken))
 
 
 def check_own_name(name: str) -> None:

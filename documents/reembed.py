@@ -185,8 +185,9 @@ class Reembedder:
 
     def _make(self, job: Job, target: str) -> Job:
         """Return the job with a collection for its vectors; one it has not noted is dropped."""
-        model = self._engine.registry.get(job.model)
-        facts = model.loaded.facts
+        model, loaded = select(self._engine.registry, job.model, DENSE)
+        facts = loaded.facts
+        del loaded  # the steps take it themselves
         with contextlib.suppress(NotFound):
             there = self._store.identity(target)
             if (there.uuid, there.fingerprint) == (job.target, facts.fingerprint):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from config import Config, ModelSettings, ModelSpec
 from embedders.backends import local
-from embedders.base import Embedder, Prompt
+from embedders.base import Embedder, Facts, Prompt
 from embedders.cohere import CohereEmbedder
 from embedders.fake import FakeEmbedder
 from embedders.huggingface import HuggingFaceEmbedder
@@ -65,15 +65,15 @@ def build(spec: ModelSpec, settings: ModelSettings, providers: Providers | None 
     return (remote or RemoteReplica)(spec, providers)
 
 
-def size_of(spec: ModelSpec, settings: ModelSettings, dtype: str | None = None) -> int | None:
+def size_of(spec: ModelSpec, settings: ModelSettings, facts: Facts | None = None) -> int | None:
     """Return the bytes of a model's weights, or None for a model that runs elsewhere only.
 
-    `dtype` is what it runs in, once that is known. Raises ModelUnavailable.
+    `facts` are those of the loaded model, once it was loaded. Raises ModelUnavailable.
     """
     urls_only = bool(spec.base_url or spec.base_urls) and not spec.devices
     if adapter_of(spec) is not None or urls_only:
         return None
-    return weights_of(spec, settings, dtype) if spec.type in LOCAL_TYPES else 0
+    return weights_of(spec, settings, facts) if spec.type in LOCAL_TYPES else 0
 
 
 def try_provider(providers: Providers, name: str) -> dict[str, object]:

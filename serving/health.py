@@ -29,12 +29,14 @@ _probing = threading.Lock()
 def unhealthy_reason(model: Model, *, trial: bool = True) -> str | None:
     """Return why the model cannot encode now, or None. Of several replicas one is enough.
 
-    Costs nothing while passes succeed. After a failed pass the model is tried with one short text;
-    a trial that hangs delays its caller by `PROBE_S` at most. Without `trial` the last pass
-    decides.
+    One that is unloaded can: the next request loads it. Costs nothing while passes succeed. After a
+    failed pass the model is tried with one short text; a trial that hangs delays its caller by
+    `PROBE_S` at most. Without `trial` the last pass decides.
     """
-    loaded = model.held
-    if loaded is None or model.state != "ready":
+    loaded, state = model.held, model.state
+    if state == "unloaded" or (state == "loading" and model.on_demand and model.reason is None):
+        return None
+    if loaded is None or state != "ready":
         return model.reason or "the model is still loading"
     reasons = []
     for encoder, name, away in loaded.encoder.places:
@@ -103,7 +105,7 @@ def watch(
                 if not exempted:
                     exempt_from_collection()
                     exempted = True
-            if registry.default.state == "ready":
+            if registry.default.state in ("ready", "unloaded"):
                 ready()
 
     threading.Thread(target=look, name="health", daemon=True).start()
@@ -112,11 +114,13 @@ def watch(
 
 def drain(registry: Registry) -> None:
     """Answer waiting requests with 503, since the process is about to end."""
+    registry.stop()
     for _, encoder in _encoders(registry):
         encoder.stop()
 
 
 def _encoders(registry: Registry) -> Iterator[tuple[str, Encoder]]:
     for model in registry.models.values():
-        for place in model.held.encoder.places if model.held else ():
+        held = model.held
+        for place in held.encoder.places if held else ():
             yield model.spec.id, place.encoder

@@ -129,7 +129,7 @@ class Registry:
 
         Raises ModelLoading and NoRoom where only the memory of others is in the way.
         """
-        if not self._serves(model):
+        if at_start and not self._serves(model):
             return None
         spec = model.spec
         log.info("loading %s (%s)", spec.id, spec.model_name)
@@ -158,7 +158,8 @@ class Registry:
         if serves:
             _log_loaded(model, loaded)
         else:  # those who waited for it still use it
-            threading.Thread(target=Leaving.of(loaded).close, name="model-free").start()
+            leave = Leaving.of(loaded).close
+            threading.Thread(target=leave, name="model-free", daemon=True).start()
         return loaded
 
     def _placed(self, model: Model, *, evict: bool = True) -> Loaded:
@@ -204,7 +205,8 @@ class Registry:
             if model.spec.id not in needed or _is_proved(model):
                 continue
             if reason := self._try(model):
-                name, leaving = model.spec.id, leaving_of([m for m in models if not self._serves(m)])
+                name = model.spec.id
+                leaving = leaving_of([each for each in models if not self._serves(each)])
                 models.clear()
                 del model  # whoever still refers to a model keeps it open
                 free(leaving)
@@ -238,6 +240,7 @@ class Registry:
             self._serving = models
         for spec in specs:
             models.models[spec.id].limit(spec, settings)
+        self._residency.watch()
         if missing := [model for model in fresh if model.state == "loading"]:
             self._start_loading(missing)
 

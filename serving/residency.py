@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import Protocol
 
 from config import ModelSettings, ModelSpec
+from embedders.base import Facts
 from errors import ModelLoading, ModelUnavailable, NoRoom, ServiceError
 from observability import metrics
 from server import slots
+from server.memory import exempting_nothing
 from serving.checks import check
 from serving.encoder import Encoder
 from serving.leaving import DRAIN_S, Leaving, free
@@ -41,8 +43,9 @@ class Size(Protocol):
     """What tells the bytes of a model's weights; None for one that takes no memory here."""
 
     def __call__(
-        self, spec: ModelSpec, settings: ModelSettings, dtype: str | None = None
-    ) -> int | None: ...
+        self, spec: ModelSpec, settings: ModelSettings, facts: Facts | None = None
+    ) -> int | None:
+        """Return them, more exactly with the facts of the loaded model. Raises ModelUnavailable."""
 
 
 class Residency:
@@ -160,10 +163,7 @@ class Residency:
         metrics.MODEL_BYTES.labels(model.spec.id).set(model.memory_bytes)
         with self._lock:
             self._models.add(model)
-            if self._watching or model.idle_unload_s is None:
-                return
-            self._watching = True
-        threading.Thread(target=self._watch, name="model-idle", daemon=True).start()
+        self.watch()
 
     def _checked(self, model: Model, evict: bool) -> Loaded:
         loaded: Loaded | None = None
@@ -180,7 +180,7 @@ class Residency:
                     f"{facts.fingerprint}; restart the service to serve it as it is now"
                 )
             if self._size is not None:
-                size = self._size(spec, model.settings, facts.dtype)
+                size = self._size_of(model, facts)
                 loaded.embedder.memory_bytes = size
                 self._sizes[loaded.encoder] = size or 0
             return loaded
@@ -193,6 +193,15 @@ class Residency:
             if self._size is not None:  # else that process counts it
                 outcome = "failed" if loaded is None else "loaded"
                 metrics.MODEL_LOADS.labels(spec.id, outcome).inc()
+
+    def _size_of(self, model: Model, facts: Facts) -> int | None:
+        """Return the size of a model that was loaded; a hub that is away does not matter now."""
+        assert self._size is not None
+        try:
+            return self._size(model.spec, model.settings, facts)
+        except ServiceError as exc:
+            log.warning("%s: its size is not known: %s", model.spec.id, exc.message)
+            return model.memory_bytes or 0
 
     def _make_room(self, model: Model, size: int, budget: int, evict: bool) -> None:
         """Unload what was used least recently until there is room. Raises ModelUnavailable."""
@@ -230,7 +239,8 @@ class Residency:
             if idle_s is None or time.monotonic() - model.used_at < idle_s:
                 continue
             if model.is_in_use:
-                gc.collect()  # the exception of a failed request may hold it
+                with exempting_nothing():
+                    gc.collect()  # the exception of a failed request may hold it
             if model.is_in_use:
                 model.used_at = time.monotonic()
             else:
@@ -249,6 +259,17 @@ class Residency:
         log.info("unloading %s until its next use: %s", model.spec.id, why)
         free([leaving], DRAIN_S)
 
+    def watch(self) -> None:
+        """Watch for idle models in a thread, while there are any that may be unloaded so."""
+        with self._lock:
+            if self._watching or not self._some_may_idle():
+                return
+            self._watching = True
+        threading.Thread(target=self._watch, name="model-idle", daemon=True).start()
+
+    def _some_may_idle(self) -> bool:
+        return any(model.held and model.idle_unload_s for model in list(self._models))
+
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
             try:
@@ -256,6 +277,6 @@ class Residency:
             except Exception:
                 log.exception("an idle model could not be unloaded")
             with self._lock:
-                self._watching = any(m.held and m.idle_unload_s for m in list(self._models))
+                self._watching = self._some_may_idle()
                 if not self._watching:
                     return

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from embedders.base import Facts, Kind, Output
+from embedders.base import DENSE, Facts, Kind, Output
 from errors import ModelLoading, WrongKind
 from serving.model import Loaded, Model, public_name
 from serving.registry import Registry
 
 SCORE: tuple[Output, ...] = ("score",)
+Taken = tuple[Model, Loaded]  # a request's model, and what encodes for it
 NAMES: dict[Output, str] = {
     "dense": "dense vectors",
     "sparse": "sparse vectors",
@@ -21,41 +22,63 @@ KINDS: dict[Kind, str] = {
     "sparse": "a sparse model",
     "multi_vector": "a multi-vector model",
 }
-ROUTES: dict[Kind, str] = {
-    "sentence_transformer": "POST /embed",
-    "reranker": "POST /rerank",
-    "classifier": "no route of this version",
-    "sparse": 'POST /embed with "outputs": ["sparse"]',
-    "multi_vector": 'POST /embed with "outputs": ["multi_vector"]',
-}
 
 
-def select(registry: Registry, name: str | None, outputs: Sequence[Output]) -> tuple[Model, Loaded]:
+def select(
+    registry: Registry, name: str | None, outputs: Sequence[Output], deadline: float | None = None
+) -> Taken:
     """Return the model of this name; without one the default, or the first that gives the outputs.
 
-    With it what encodes: one reference for a whole request, so that an exchange never mixes models.
-    Raises UnknownModel, ModelLoading, ModelUnavailable, and WrongKind for a model that does not
-    give them: with what it is, the route for it, and the models that do.
+    With it what encodes, loaded first if need be: one reference for a whole request, so that an
+    exchange never mixes models and what is in use is never freed. A request takes it once.
+    Raises UnknownModel, ModelLoading, ModelUnavailable, NoRoom, and WrongKind for a model that does
+    not give them: with what it is, the route for it, and the models that do.
     """
     model = registry.get(name)
-    loaded = model.loaded
-    facts = loaded.facts
-    if gives(facts, outputs):
-        return model, loaded
+    facts = model.facts
+    if facts is None or gives(facts, outputs):
+        loaded = registry.take(model, deadline)
+        facts = loaded.facts
+        if gives(facts, outputs):
+            return model, loaded
+        del loaded  # whoever waits for another model must not hold this one
     others = [other for other in registry.models.values() if other is not model]
-    ready = [each for each in others if each.state == "ready"]
-    able = [each for each in ready if each.facts is not None and gives(each.facts, outputs)]
+    ready = [each for each in others if each.state in ("ready", "unloaded")]
+    able = [each for each in ready if _will_give(each, outputs)]
     if name is None and able:
-        return able[0], able[0].loaded
+        return able[0], registry.take(able[0], deadline)
     if name is None and any(each.state == "loading" for each in others):
         raise ModelLoading("no model that gives this is ready; others are still loading")
     missing = " and no ".join(NAMES[each] for each in outputs if not gives(facts, (each,)))
     names = ", ".join(public_name(each.spec.id) for each in able) or "none that is ready"
+    # Other outputs than these two are named in the request itself.
+    param = "model" if set(outputs) <= {"dense", "score"} else "outputs"
     raise WrongKind(
-        f"model {public_name(model.spec.id)!r} is {KINDS[facts.kind]} and gives no {missing}: it "
-        f"is for {ROUTES[facts.kind]}; models that do this: {names}",
-        param="model",
+        f"model {public_name(model.spec.id)!r} is {KINDS[facts.kind]} and gives no {missing}: "
+        f"{_route(facts)}; models that do this: {names}",
+        param=param,
     )
+
+
+def _route(facts: Facts) -> str:
+    """Return which request a model is for."""
+    if facts.kind == "classifier":
+        return "no route of this version is for it"
+    if facts.kind == "reranker":
+        return "it is for POST /rerank"
+    given = ", ".join(f'"{output}"' for output in facts.outputs)
+    return f'it is for POST /embed with "outputs": [{given}]'
+
+
+def _will_give(model: Model, outputs: Sequence[Output]) -> bool:
+    """Whether a model gives these outputs; one that was never loaded, as its type says."""
+    if model.facts is not None:
+        return gives(model.facts, outputs)
+    of_type: dict[str, tuple[Output, ...]] = {
+        "sentence_transformer": DENSE, "reranker": SCORE, "sparse": ("sparse",),
+        "multi_vector": ("multi_vector",),
+    }  # fmt: skip
+    return set(outputs) <= set(of_type.get(model.spec.type, ()))
 
 
 def gives(facts: Facts, outputs: Sequence[Output]) -> bool:

@@ -16,10 +16,11 @@ from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from factory import create_app
 from server.memory import exempt_from_collection
-from serving import registry as registries
+from serving import leaving as leaving_module
 from serving.checks import check
 from serving.health import watch
-from serving.registry import Leaving, Registry, free
+from serving.leaving import Leaving, free
+from serving.registry import Registry
 from tests.settings.conftest import until
 
 A, B = (ModelSpec(id=n, model_name=f"tests/{n}", type="fake", dimensions=8) for n in "ab")
@@ -294,7 +295,7 @@ def test_an_old_model_in_a_cycle_is_freed_though_collections_spare_what_is_alive
 def test_models_that_leave_at_the_same_time_are_all_freed(monkeypatch) -> None:
     """The end of one must not exempt the garbage of another from collections."""
     ends, go_on = threading.Event(), threading.Event()
-    monkeypatch.setattr(registries, "give_back_memory", lambda: ends.set() or go_on.wait(30))
+    monkeypatch.setattr(leaving_module, "give_back_memory", lambda: ends.set() or go_on.wait(30))
     kept, holder, one, other = Holder(), Holder(), Tracked(A), Tracked(A)
     leaving = [Leaving(kept, one)], [Leaving(holder, other)]
     exempt_from_collection()
