@@ -3,19 +3,20 @@
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from config import ModelSettings, ModelSpec
 from embedders import m3, multi_vector, proven, reranker, sparse
 from embedders.base import Embedder, Kind
-from embedders.fallback import FallbackEmbedder
+from embedders.fallback import proven_or_library
 from embedders.graph import WIDEST, OnnxLayers
 from embedders.kinds import WHAT
 from embedders.layers import TorchLayers
 from embedders.loading import Found, LoadedModel, find, load
 from embedders.local import LocalEmbedder
 from embedders.packed import can_pack
-from embedders.proof import Proof, Reference
+from embedders.proof import Reference
 from embedders.proven import Backend
 from embedders.static import StaticEmbedder
 from embedders.tokens import MOST_TOKENS, Limits, limits_of
@@ -48,13 +49,16 @@ def local(spec: ModelSpec, settings: ModelSettings) -> Embedder:
 def choose(loaded: LoadedModel) -> Embedder:
     """Return the first backend whose vectors equal the library's, or the library's own."""
     if m3.has_heads(loaded):
-        return m3.choose(loaded)
+        try:
+            heads = m3.Heads.of(loaded)
+        except ModelUnavailable as exc:
+            note = f"it gives dense vectors only: {exc.message}"
+            log.warning("%s: %s", loaded.spec.id, note)
+            loaded = replace(loaded, notes=(*loaded.notes, note))
+        else:
+            return m3.choose(loaded, heads)
     limit, backends = _backends_of(loaded)
-    reference, shown = Reference(loaded.modules), limit if limit < MOST_TOKENS else None
-    return proven.choose(
-        loaded, limit, backends, Proof(reference, limit, half=loaded.dtype.itemsize < 4),
-        lambda note: FallbackEmbedder(loaded, reference, shown, note),
-    )  # fmt: skip
+    return proven_or_library(loaded, limit, backends, Reference(loaded.modules))
 
 
 def _backends_of(loaded: LoadedModel) -> tuple[int, list[Backend]]:
@@ -92,7 +96,7 @@ def _backends_of(loaded: LoadedModel) -> tuple[int, list[Backend]]:
     heads = list(loaded.modules)[1:]
     pools = bool(heads) and hasattr(heads[0], "include_prompt")
     on_gpu, wanted_way = loaded.device.type == "cuda", loaded.backend
-    if pools and (wanted_way == "flat" or (wanted_way == "auto" and on_gpu)):
+    if wanted_way == "flat" or (pools and wanted_way == "auto" and on_gpu):
         backends.insert(0, ("flat", functools.partial(build, flat=True)))
         if on_gpu and loaded.settings.cuda_graphs == "auto":
             graphs = functools.partial(build, flat=True, graphs=True)

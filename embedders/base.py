@@ -289,21 +289,24 @@ class Embedder:
         an unknown name or role.
         """
         known, default = self.facts.prompts, self.facts.default_prompt_name
-        if self.facts.kind == "multi_vector" and not (name or role or default or text is not None):
-            role = "document"  # such a model marks either side; documents are the many
+        # A late-interaction model marks either side; documents are the many.
+        other: Task | None = "document" if self.facts.kind == "multi_vector" else None
         if text is not None:
-            return Prompt(text, None, side_of(role or name))
+            return Prompt(text, None, side_of(role or name) or other)
         if name is not None and name in known:
-            return Prompt(known[name], name, side_of(name))
+            return Prompt(known[name], name, side_of(name) or other)
         wanted = name if name is not None else role
-        side = side_of(wanted)
+        if wanted is None and default is None:
+            wanted = other
+        named = side_of(wanted)
+        side = named or other
         if wanted is not None:
             words = (wanted, wanted.lower(), *(SIDES[side] if side else ()))
             found = [word for word in words if word in known]
             if found:
                 chosen = next((word for word in found if known[word]), found[0])
                 return Prompt(known[chosen], chosen, side)
-            if not side and wanted.lower() not in USES:
+            if not named and wanted.lower() not in USES:
                 names = ", ".join(sorted(known)) or "none"
                 raise BadRequest(
                     f"unknown prompt {wanted[:64]!r}; this model knows: {names}",

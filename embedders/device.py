@@ -193,8 +193,14 @@ def meaning(exc: Exception) -> Exception:
 
 
 def described(exc: BaseException) -> str:
-    """Return an exception's class and the first line of its text, for the operator."""
-    first = str(exc).strip().partition("\n")[0]
+    """Return an exception's class and the first line of its text that says something.
+
+    A line that ends with a colon goes on in the next.
+    """
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    first = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    if isinstance(exc, KeyError):
+        first = f"there is no {first}"
     return f"{type(exc).__name__}: {first[:200]}" if first else type(exc).__name__
 
 

@@ -69,8 +69,9 @@ class FakeEmbedder(Embedder):
     ) -> list[Item]:
         """Return the words of each query and document; a query keeps at most half of the limit."""
         items = []
+        queries = {query: query.split(" ") for query in {pair.query for pair in pairs}}
         for index, pair in enumerate(pairs):
-            query, document = pair.query.split(" "), pair.document.split(" ")
+            query, document = queries[pair.query], pair.document.split(" ")
             limit = self.facts.max_tokens or len(query) + len(document)
             asked = self._cut(index, query, limit // 2, truncate)
             kept = self._cut(index, document, limit - len(asked), truncate)

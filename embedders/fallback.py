@@ -13,30 +13,83 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import Encoded, Input, Item, Output, Prompt, Truncate, Value
+from embedders import proven
+from embedders.base import (
+    Column,
+    Embedder,
+    Encoded,
+    Facts,
+    Input,
+    Item,
+    Output,
+    Prompt,
+    Truncate,
+    Value,
+)
 from embedders.device import DeviceEmbedder
 from embedders.loading import LoadedModel
-from embedders.proof import Reference
+from embedders.proof import Proof, Reference
+from embedders.tokens import MOST_TOKENS
 from errors import BadRequest, InputTooLong, Invalid
 
 # Texts in one call of the tokenizer, and in one batch of `encode` (its default).
 AT_ONCE = 32
 
 
-class FallbackEmbedder(DeviceEmbedder):
-    """A model that runs as a whole, from texts to vectors."""
+class LibraryEmbedder(DeviceEmbedder):
+    """A model that the library runs as a whole, from texts to results, one pass at a time."""
 
-    portable = False  # the prompt, its side of a retrieval and the cut decide the vector too
+    portable = False  # the prompt, its side of a retrieval and the cut decide the result too
+
+    def __init__(self, loaded: LoadedModel, library: Any, facts: Facts) -> None:
+        """Take what calls the library's model; its class makes another one for a copy."""
+        self._loaded, self._device = loaded, loaded.device
+        self._library, self.facts = library, facts
+        self._lock = threading.Lock()
+
+    def _values(self, items: Sequence[Item]) -> Sequence[Value]:
+        """Return the results of items of one prompt and one side that is cut. Needs the lock."""
+        raise NotImplementedError
+
+    def _forward(self, items: Sequence[Item]) -> Encoded:
+        """Return what the library gives."""
+        values: dict[int, Value] = {}
+        how = [(i.prompt, i.side, i.tokens if self.one_length else 0) for i in items]
+        order = sorted(range(len(items)), key=lambda row: repr(how[row]))
+        with self._lock:
+            for _, group in groupby(order, key=lambda row: how[row]):
+                rows = list(group)
+                found = self._values([items[row] for row in rows])
+                values.update(zip(rows, found, strict=True))
+        column: Column = [values[row] for row in range(len(items))]
+        (output,) = self.facts.outputs
+        if output in ("dense", "score"):
+            column = np.stack(column)  # type: ignore[arg-type]
+        return Encoded({output: column}, [item.tokens for item in items])
+
+    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
+        """Return the same in float32, of a model loaded again that replaces this one."""
+        if self.facts.dtype != "float32":
+            self._loaded = self._loaded.exactly()
+            self._library = type(self._library)(self._loaded.modules)
+            self.facts = replace(self.facts, dtype="float32")
+        return self._forward(items)
+
+    def _release(self) -> None:
+        del self._loaded, self._library
+
+
+class FallbackEmbedder(LibraryEmbedder):
+    """A model of texts: dense, sparse or multi-vector."""
+
+    _library: Reference
 
     def __init__(
         self, loaded: LoadedModel, reference: Reference, limit: int | None, *notes: str,
         output: Output = "dense",
     ) -> None:  # fmt: skip
-        self._loaded, self._device = loaded, loaded.device
-        self._reference, self._output = reference, output
-        self._lock = threading.Lock()
         facts = loaded.facts(limit, None, "library", *notes)
-        self.facts = replace(facts, outputs=(output,))
+        super().__init__(loaded, reference, replace(facts, outputs=(output,)))
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the texts with the number of tokens that the library reads of each.
@@ -50,44 +103,23 @@ class FallbackEmbedder(DeviceEmbedder):
         for start in range(0, len(inputs), AT_ONCE):
             texts = [str(given) for given in inputs[start : start + AT_ONCE]]
             with self._lock, self._cutting(truncate):
-                read = self._reference.counts(texts, prompt)
-                whole = self._reference.counts(texts, prompt, truncation=False)
+                read = self._library.counts(texts, prompt)
+                whole = self._library.counts(texts, prompt, truncation=False)
                 for i, (text, count, full) in enumerate(
                     zip(texts, read, whole, strict=True), start
                 ):
                     if full > count and truncate == "error":
                         raise InputTooLong(f"it has {full} tokens; the limit is {count}", index=i)
-                    if count == 0 and not self._reference.reads_nothing(prompt):
+                    if count == 0 and not self._library.reads_nothing(prompt):
                         what = "it has no token that this model reads"
                         raise Invalid(what, param="input", index=i)
                     items.append(Item(text, count, full > count, prompt=prompt, side=truncate))
         return items
 
-    def _forward(self, items: Sequence[Item]) -> Encoded:
-        """Return what the library's `encode` gives."""
-        values: dict[int, Value] = {}
-        how = [(i.prompt, i.side, i.tokens if self.one_length else 0) for i in items]
-        order = sorted(range(len(items)), key=lambda i: repr(how[i]))
-        with self._lock:
-            for (prompt, side, _), rows in groupby(order, key=lambda i: how[i]):
-                chosen = list(rows)
-                texts = [str(items[row].payload) for row in chosen]
-                with self._cutting(side):
-                    found = self._reference.values(texts, prompt, AT_ONCE)
-                values.update(zip(chosen, found, strict=True))
-        column = [values[i] for i in range(len(items))]
-        tokens = [item.tokens for item in items]
-        if self._output == "dense":
-            return Encoded.dense(np.stack(column), tokens)
-        return Encoded({self._output: column}, tokens)
-
-    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return the same in float32, of a model loaded again that replaces this one."""
-        if self.facts.dtype != "float32":
-            self._loaded = self._loaded.exactly()
-            self._reference = type(self._reference)(self._loaded.modules)
-            self.facts = replace(self.facts, dtype="float32")
-        return self._forward(items)
+    def _values(self, items: Sequence[Item]) -> Sequence[Value]:
+        texts = [str(item.payload) for item in items]
+        with self._cutting(items[0].side):
+            return self._library.values(texts, items[0].prompt, AT_ONCE)
 
     @contextmanager
     def _cutting(self, side: Truncate) -> Iterator[None]:
@@ -104,5 +136,17 @@ class FallbackEmbedder(DeviceEmbedder):
             for tokenizer, usual in sides:
                 tokenizer.truncation_side = usual
 
-    def _release(self) -> None:
-        del self._loaded, self._reference
+
+def proven_or_library(
+    loaded: LoadedModel, limit: int, backends: Sequence[proven.Backend], reference: Reference,
+    output: Output = "dense",
+) -> Embedder:  # fmt: skip
+    """Return the first backend whose results equal the reference's, or the library's own.
+
+    `limit` is how many tokens the model reads.
+    """
+    shown = limit if limit < MOST_TOKENS else None
+    return proven.choose(
+        loaded, limit, backends, Proof(reference, limit, half=loaded.dtype.itemsize < 4),
+        lambda note: FallbackEmbedder(loaded, reference, shown, note, output=output),
+    )  # fmt: skip

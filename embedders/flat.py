@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedders.layers import Slot, TorchLayers
+from embedders.rotary import follows_longest
 
 NAME = "flat"  # of the attention function
 # What an attention function may be given and what changes its result; here it has no meaning.
@@ -91,11 +92,14 @@ class FlatNetwork:
     def __init__(self, model: Any, rows: Sequence[str] = ()) -> None:
         """Take a Hugging Face model, and the further rows that tables shall have.
 
-        Raises NotFlat for one that takes no positions or no attention function.
+        Raises NotFlat for one that takes no positions or no attention function, or whose positions
+        depend on the longest text.
         """
         given = inspect.signature(model.forward).parameters
         if "position_ids" not in given:
             raise NotFlat("its network takes no positions")
+        if follows_longest(model):
+            raise NotFlat("its rotary positions follow the longest text of a pass")
         self.model = _copy(model)
         self.device = next(model.parameters()).device
         # GPT-2 takes types too, and adds words for them.

@@ -22,6 +22,7 @@ from embedders.base import Facts, Kind
 from embedders.device import choose_device, choose_dtype, described, room_for, thread
 from embedders.folder import names, network_config
 from embedders.manifest import STANFORD
+from embedders.rotary import forget_lengths
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
@@ -190,7 +191,11 @@ def _refuse_untrained(found: Found, model: Any) -> None:
     """
     folder = found.source.folder
     of_stanford = "HF_ColBERT" in names(network_config(folder).get("architectures"))
-    of_stanford = of_stanford and (folder / STANFORD).is_file()
+    if of_stanford and not (folder / STANFORD).is_file():
+        raise ModelUnavailable(
+            f"{found.spec.model_name!r} is not whole: {folder} lacks {STANFORD}, which says how a "
+            "ColBERT of Stanford reads texts"
+        )
     files = [*folder.glob("modules.json"), *folder.rglob("router_config.json")]
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     for kind in ("Dense", "SparseAutoEncoder"):
@@ -253,7 +258,10 @@ def read(found: Found, family: str | None = None) -> tuple[Any, tuple[str, ...]]
                 model_kwargs={"use_safetensors": True, "dtype": found.dtype},
             )  # fmt: skip
     except Exception as exc:
-        raise ModelUnavailable(f"{name!r} cannot be loaded: {described(exc)}") from exc
+        why = described(exc)
+        if "ignore_mismatched_sizes" in why:  # transformers writes the names to its log alone
+            why = "its weights have other shapes than its config.json says"
+        raise ModelUnavailable(f"{name!r} cannot be loaded: {why}") from exc
     pooled = family == "CrossEncoder" or any(map(_reads_pooler, model.modules()))
     missing = [key for key in missing if pooled or "pooler." not in key]
     if missing:
@@ -262,6 +270,7 @@ def read(found: Found, family: str | None = None) -> tuple[Any, tuple[str, ...]]
             f"{name!r} is not whole: {files} lacks {len(missing)} weights, such as {missing[0]}"
         )
     log.info("loaded %s on %s in %.1f s", name, found.device, time.monotonic() - started)
+    forget_lengths(model)
     if not unread:
         return model.eval(), ()
     return model.eval(), (

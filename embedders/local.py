@@ -17,7 +17,7 @@ from embedders.device import DeviceEmbedder, free_memory, on_thread_of
 from embedders.flat_passes import PASS_ITEMS, FlatPasses
 from embedders.layers import cores, threads, use_cores
 from embedders.loading import LoadedModel
-from embedders.packed import Make, Packed, by_length, padded_parts, shares_of
+from embedders.packed import Make, Packed, by_length, padded_parts, shares_of, strip
 from embedders.tokens import Limits, TextTokenizer
 
 log = logging.getLogger("embedders")
@@ -88,8 +88,7 @@ class LocalEmbedder(DeviceEmbedder):
     def free_network(self) -> None:
         """Free the network that a packed copy replaces."""
         if self._packed is not None:
-            for name, _ in list(self._network.auto_model.named_children()):
-                delattr(self._network.auto_model, name)
+            strip(self._network.auto_model)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input. See `TextTokenizer.prepare`."""

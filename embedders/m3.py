@@ -31,10 +31,10 @@ from embedders.device import DeviceEmbedder
 from embedders.fallback import FallbackEmbedder
 from embedders.loading import LoadedModel
 from embedders.manifest import HEADS
-from embedders.packed import by_length
+from embedders.packed import by_length, strip
 from embedders.proof import Proof, Reference
 from embedders.sparse import rows_of
-from embedders.states import InFloat32, PackedStates, Part, TokenStates, ways
+from embedders.states import PackedStates, Part, StatesEmbedder, TokenStates, ways
 from embedders.tokens import Limits, TextTokenizer, limits_of
 from errors import ModelUnavailable
 
@@ -50,12 +50,11 @@ def has_heads(loaded: LoadedModel) -> bool:
     )
 
 
-def choose(loaded: LoadedModel) -> Embedder:
+def choose(loaded: LoadedModel, heads: "Heads") -> Embedder:
     """Return what runs the model: the first way that is proven equal to the formulas."""
     network = next(iter(loaded.modules))
     limits = limits_of(network, loaded.spec.max_seq_length or loaded.settings.max_seq_length)
     limits.set_on(network)
-    heads = Heads.of(loaded, network.tokenizer)
     encoder, pad_id = network.auto_model, network.tokenizer.pad_token_id or 0
     backends: list[proven.Backend] = [
         (name, functools.partial(M3Embedder, loaded, limits, heads, make))
@@ -77,19 +76,22 @@ class Heads:
     special: NDArray[np.int64]  # the ids of CLS, EOS, PAD and UNK
 
     @classmethod
-    def of(cls, loaded: LoadedModel, tokenizer: Any) -> "Heads":
+    def of(cls, loaded: LoadedModel) -> "Heads":
         """Read the heads of a model's folder. Raises ModelUnavailable for other layers."""
         import torch
         from safetensors.torch import load_file
 
-        width, layers = loaded.modules[0].auto_model.config.hidden_size, []
+        network, layers = loaded.modules[0], []
+        width, tokenizer = network.auto_model.config.hidden_size, network.tokenizer
         for name in HEADS:
             file = loaded.source.folder / f"{name}.safetensors"
             given = {key: value.float() for key, value in load_file(file).items()}
             weight, bias = given.get("weight"), given.get("bias")
             rows = 1 if name == HEADS[0] else None
             if weight is None or weight.shape != (rows or len(weight), width):
-                raise ModelUnavailable(f"{file} is no linear layer of {width} numbers")
+                raise ModelUnavailable(f"its {name} is no linear layer of {width} numbers")
+            if not all(value.isfinite().all() for value in given.values()):
+                raise ModelUnavailable(f"its {name} holds numbers that are not finite")
             layer = torch.nn.Linear(width, len(weight), bias=bias is not None)
             layer.load_state_dict(given)
             layers.append(layer.to(loaded.device).eval())
@@ -224,12 +226,13 @@ class Asking(Embedder):
         return [replace(item, outputs=(self._output,)) for item in items]
 
 
-class M3Embedder(DeviceEmbedder):
+class M3Embedder(StatesEmbedder):
     """A dense model with both heads, on one device."""
 
     def __init__(self, loaded: LoadedModel, limits: Limits, heads: Heads, make: Any) -> None:
         """Compute the states of texts by the `TokenStates` that `make` makes."""
         self._loaded, self._device, self._heads = loaded, loaded.device, heads
+        self._limits = limits
         self._states: TokenStates = make()
         self._network, self._modules = next(iter(loaded.modules)), loaded.heads()
         self.pads, self.pass_tokens = self._states.pads, self._states.pass_tokens
@@ -238,15 +241,13 @@ class M3Embedder(DeviceEmbedder):
         self.preparer = self._tokenizer = TextTokenizer(
             words.backend_tokenizer, limits, vocabulary, side=words.truncation_side
         )
-        self._exact = InFloat32(lambda: _exactly(loaded, limits, heads, self.one_length))
         facts = loaded.facts(limits.most, vocabulary, self._states.name)
         self.facts = replace(facts, outputs=OUTPUTS)
 
     def free_network(self) -> None:
         """Free the network that a packed copy replaces."""
         if isinstance(self._states, PackedStates):
-            for name, _ in list(self._network.auto_model.named_children()):
-                delattr(self._network.auto_model, name)
+            strip(self._network.auto_model)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input. See `TextTokenizer.prepare`."""
@@ -298,20 +299,13 @@ class M3Embedder(DeviceEmbedder):
             for at, vector in zip(chosen, vectors, strict=True):
                 to[rows[at]] = np.ascontiguousarray(vector[: self.facts.dimension])
 
-    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return the same in float32, of the model loaded again from its files."""
-        return self._exact.encode(items) if self.facts.dtype != "float32" else self._forward(items)
+    def _in_float32(self) -> DeviceEmbedder:
+        exact, limits = self._loaded.exactly(), self._limits
+        network = exact.modules[0]
+        encoder, pad_id = network.auto_model, network.tokenizer.pad_token_id or 0
+        _, make = ways(exact, encoder, encoder, pad_id, limits.most)[-1]
+        return M3Embedder(exact, limits, self._heads, make)
 
     def _release(self) -> None:
-        del self._loaded, self._states, self._network, self._modules, self._heads, self._exact
-
-
-def _exactly(loaded: LoadedModel, limits: Limits, heads: Heads, one_length: bool) -> DeviceEmbedder:
-    """Return the model in float32, by its own network."""
-    exact = loaded.exactly()
-    network = exact.modules[0]
-    encoder, pad_id = network.auto_model, network.tokenizer.pad_token_id or 0
-    _, make = ways(exact, encoder, encoder, pad_id, limits.most)[-1]
-    made = M3Embedder(exact, limits, heads, make)
-    made.one_length = one_length
-    return made
+        del self._loaded, self._states, self._network, self._modules, self._heads
+        self._copy = None

@@ -81,6 +81,11 @@ class Manifest:
             self._pickled |= PICKLED_HEADS
         if STANFORD in files:
             self._read.add(STANFORD)
+            self._json(STANFORD)
+        ends = (".safetensors", ".pt")
+        lost = [head for head in HEADS if not any(head + end in files for end in ends)]
+        alone = MODULES in files and len(lost) == 1
+        self.lost_head = lost[0] if alone else None  # the one that a model with the other lacks
         self.read, self.pickled = tuple(sorted(self._read)), tuple(sorted(self._pickled))
         self.missing = tuple(sorted(self._missing))
 

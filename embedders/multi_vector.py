@@ -27,16 +27,24 @@ from embedders.base import (
     Vectors,
 )
 from embedders.device import DeviceEmbedder
-from embedders.fallback import FallbackEmbedder
+from embedders.fallback import proven_or_library
 from embedders.loading import Found, LoadedModel, load
-from embedders.proof import Proof, Reference
-from embedders.sides import Expansion, SideTokenizer
-from embedders.states import InFloat32, PackedStates, PaddedStates, Part, TokenStates, ways
+from embedders.manifest import STANFORD
+from embedders.packed import strip
+from embedders.proof import Reference
+from embedders.sides import SIDES, Expansion, SideTokenizer
+from embedders.states import (
+    PackedStates,
+    PaddedStates,
+    Part,
+    StatesEmbedder,
+    TokenStates,
+    ways,
+)
 from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer, limits_of
 
 TOKENS = "token_embeddings"
 HEADS = ("Dense", "Dropout", "LayerNorm", "Normalize")  # modules that change tokens one by one
-SIDES: tuple[Task | None, ...] = (None, "query", "document")
 
 
 def build(found: Found) -> Embedder:
@@ -46,16 +54,30 @@ def build(found: Found) -> Embedder:
 
 def choose(loaded: LoadedModel) -> Embedder:
     """Return what runs the model: the first way proven equal to `MultiVectorEncoder.encode`."""
+    loaded = replace(loaded, notes=(*loaded.notes, *_unknown_markers(loaded)))
     limit, backends = _backends_of(loaded)
-    reference, shown = TokenReference(loaded.modules), limit if limit < MOST_TOKENS else None
-    return proven.choose(
-        loaded, limit, backends, Proof(reference, limit, half=loaded.dtype.itemsize < 4),
-        lambda note: FallbackEmbedder(loaded, reference, shown, note, output="multi_vector"),
-    )  # fmt: skip
+    reference = TokenReference(loaded.modules)
+    return proven_or_library(loaded, limit, backends, reference, "multi_vector")
+
+
+def _unknown_markers(loaded: LoadedModel) -> list[str]:
+    """Return notes on the markers of sides that a ColBERT of Stanford has no token for."""
+    words = getattr(next(iter(loaded.modules)), "tokenizer", None)
+    if words is None or not (loaded.source.folder / STANFORD).is_file():
+        return []
+    known, prompts = words.get_vocab(), loaded.modules.prompts
+    marks = [(prompts.get(side) or "").strip() for side in ("query", "document")]
+    return [
+        f"its vocabulary has no token {mark}, so that it is read as several"
+        for mark in marks
+        if mark and mark not in known
+    ]
 
 
 class TokenReference(Reference):
     """A `MultiVectorEncoder`, called as its users call it, by one thread at a time."""
+
+    sided = True  # a query is filled up, and of a document tokens are left out
 
     def values(self, texts: Sequence[str], prompt: Prompt, at_once: int) -> Sequence[Value]:
         """Return the vectors (t, d) float32 of each text's tokens."""
@@ -153,7 +175,7 @@ def _backends_of(loaded: LoadedModel) -> tuple[int, list[proven.Backend]]:
     ]
 
 
-class MultiVectorEmbedder(DeviceEmbedder):
+class MultiVectorEmbedder(StatesEmbedder):
     """A late-interaction model on one device."""
 
     def __init__(self, loaded: LoadedModel, limits: Limits, layout: Layout, make: Any) -> None:
@@ -173,7 +195,6 @@ class MultiVectorEmbedder(DeviceEmbedder):
         self.preparer = self._tokenizer = SideTokenizer(
             dict.fromkeys(SIDES, texts), _expansion_of(network)
         )
-        self._exact = InFloat32(lambda: _exactly(loaded, self.one_length))
         facts = loaded.facts(limits.most, vocabulary, self._states.name)
         self.facts = replace(facts, outputs=("multi_vector",), pooling=None)
 
@@ -181,9 +202,7 @@ class MultiVectorEmbedder(DeviceEmbedder):
         """Free the network that a packed copy replaces, unless queries need it."""
         expansion = self._tokenizer.expansion
         if isinstance(self._states, PackedStates) and (expansion is None or expansion.attend):
-            network = self._layout.network.auto_model
-            for name, _ in list(network.named_children()):
-                delattr(network, name)
+            strip(self._layout.network.auto_model)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input, and its side. See `SideTokenizer.prepare`."""
@@ -219,9 +238,9 @@ class MultiVectorEmbedder(DeviceEmbedder):
         compute(filled, functools.partial(self._masked, seen=[seen[i] for i in filled]))
         return Encoded({"multi_vector": values}, [item.tokens for item in items])
 
-    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return the same in float32, of the model loaded again from its files."""
-        return self._exact.encode(items) if self.facts.dtype != "float32" else self._forward(items)
+    def _in_float32(self) -> DeviceEmbedder:
+        _, backends = _backends_of(self._loaded.exactly())
+        return backends[-1][1]()
 
     def _headed(self, states: Any) -> Any:
         """Return what the heads make of (tokens, d), float32 on the CPU."""
@@ -231,7 +250,8 @@ class MultiVectorEmbedder(DeviceEmbedder):
         return features[TOKENS].cpu()
 
     def _release(self) -> None:
-        del self._loaded, self._layout, self._states, self._masked, self._exact
+        del self._loaded, self._layout, self._states, self._masked
+        self._copy = None
 
 
 def _expansion_of(network: Any) -> Expansion | None:
@@ -242,11 +262,3 @@ def _expansion_of(network: Any) -> Expansion | None:
     token = words.convert_tokens_to_ids(given["token"]) if given["token"] else words.mask_token_id
     token = words.eos_token_id if token is None else token
     return Expansion(given["length"], int(token), given["attend"])
-
-
-def _exactly(loaded: LoadedModel, one_length: bool) -> DeviceEmbedder:
-    """Return the model in float32, by its own network."""
-    _, backends = _backends_of(loaded.exactly())
-    exact = backends[-1][1]()
-    exact.one_length = one_length
-    return exact

@@ -68,6 +68,12 @@ def can_pack(model: Any) -> bool:
     )
 
 
+def strip(network: Any) -> None:
+    """Free a network's weights. It cannot run any more."""
+    for name, _ in list(network.named_children()):
+        delattr(network, name)
+
+
 class Packed:
     """A packed copy of an encoder. Safe to call from several threads at once."""
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from embedders.base import Embedder, Item, Pair, Preparer, Prompt, Vectors
 from embedders.packed import by_length
+from embedders.pairs import PairTokenizer, Template
 from embedders.proof import MOST_TOKENS_CUT, STRANGE, words_of
 
 # The most that a raw score may differ from the library's: in float32 itself, in half precision as
@@ -74,12 +75,34 @@ class LibraryScorer:
 class PublishedScorer:
     """The library's network on the ids of a published recipe, which the library does not know."""
 
-    def __init__(self, model: Any, preparer: Preparer) -> None:
+    def __init__(self, model: Any, preparer: Preparer, template: Template, limit: int) -> None:
         self.model, self._preparer = model, preparer
+        self._template, self._limit = template, limit
 
     def ids(self, pair: Pair, prompt: Prompt) -> list[int] | None:
-        """See `Scorer`."""
-        return None
+        """Return the ids of the template's segments, of which the document's end is cut.
+
+        None where the query takes all of the room: the recipes do not say what is cut of it.
+        """
+        words = next(iter(self.model)).tokenizer
+
+        def ids(text: str) -> list[int]:
+            places = {"{instruction}": prompt.text, "{query}": pair.query}
+            for place, given in {**places, "{document}": pair.document}.items():
+                text = text.replace(place, given)
+            found: list[int] = words(text, add_special_tokens=False)["input_ids"]
+            return found
+
+        segments = self._template.prompted if prompt.text else self._template.segments
+        parts = [ids(segment) for segment in segments]
+        over = sum(map(len, parts)) - self._limit
+        if over >= len(ids("{document}")):
+            return None
+        at = next(i for i, segment in enumerate(segments) if "{document}" in segment)
+        end = len(parts[at]) - len(ids(segments[at].split("{document}")[1]))
+        if over > 0:
+            del parts[at][end - over : end]
+        return [token for part in parts for token in part]
 
     def scores(self, pairs: Sequence[Pair], prompt: Prompt, at_once: int) -> Vectors:
         """See `Scorer`."""
@@ -136,8 +159,11 @@ class PairProof:
         # A query that leaves no room for a document is cut here, by the library it is not.
         queries = (each for each in STRANGE if each.strip() and len(each) < limit // 4)
         self._odd += [Pair(each, "a document") for each in queries]
+        self._long: list[Pair] = []
         if limit <= MOST_TOKENS_CUT:
             self._odd.append(Pair(words_of(5), words_of(limit + 50)))
+            lengths = (limit + 50, limit + 90), (limit + 90, limit + 50), (limit, limit // 2)
+            self._long = [Pair(words_of(query), words_of(document)) for query, document in lengths]
 
     @functools.cached_property
     def leaks(self) -> bool:
@@ -152,8 +178,9 @@ class PairProof:
 
     def difference(self, embedder: Embedder) -> str | None:
         """Return how an embedder's results differ from the library's, or None if they do not."""
+        cuts_queries = isinstance(embedder.preparer, PairTokenizer)
         for prompt in self._prompts:
-            for pair in self._odd:
+            for pair in [*self._odd, *(self._long if cuts_queries else ())]:
                 ids = self._scorer.ids(pair, prompt)
                 (item,) = embedder.prepare_pairs([pair], prompt, "auto")
                 if ids is not None and list(item.payload) != ids:

@@ -4,6 +4,7 @@ What is cut of a pair that is too long is the document; the query keeps at least
 Nothing here needs torch or transformers, so that any process can prepare pairs.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +20,14 @@ from embedders.tokens import (
     Limits,
     TextTokenizer,
 )
-from errors import BadRequest, InputTooLong, ModelUnavailable
+from errors import BadRequest, InputTooLong, ModelUnavailable, TooLarge
 
 PAIR, TEMPLATE = "pair", "template"
+# Pairs whose tokens are in memory at a time, at some 0.1 KB each.
+PAIRS_AT_ONCE = 64
+# Characters of queries, each counted with each of its documents: 2,048 documents beside a query of
+# 8,192 tokens are 75 million. More come of a query that is blanks, which have no tokens.
+MOST_READ = 1 << 27
 # The places of a template: the request's texts, and the instruction that goes before them.
 PLACES = re.compile(r"\{(query|document|instruction)\}")
 
@@ -33,7 +39,8 @@ class OtherLayout(Exception):
 class PairTokenizer:
     """Prepares pairs for a cross-encoder. Safe to call from many threads at once.
 
-    The ids are those that the model's tokenizer gives with `truncation="longest_first"`.
+    The ids are those that the model's tokenizer gives with `truncation="longest_first"`; "auto"
+    cuts the side that it cuts.
     """
 
     def __init__(
@@ -47,6 +54,7 @@ class PairTokenizer:
         alone. Raises ModelUnavailable.
         """
         self._texts, self._single, self._limit = texts, single, limit
+        self._side: Truncate = texts.side
         self._typed = typed
         self._before, self._middle, self._after = (list(ids) for ids in frame)
         self._room = limit - sum(map(len, frame))
@@ -66,10 +74,11 @@ class PairTokenizer:
 
         A prompt goes before the query. Raises InputTooLong with the pair's index.
         """
-        side: Truncate = "left" if truncate == "left" else "right"
+        side: Truncate = truncate if truncate in ("left", "right") else self._side
         queries = list(dict.fromkeys(pair.query for pair in pairs))  # often one for all documents
         read = dict(zip(queries, self._texts.prepare(queries, prompt, side), strict=True))
         documents = self._texts.prepare([pair.document for pair in pairs], Prompt(), side)
+        whole = functools.cache(self._texts.count)
         items = []
         for index, (pair, document) in enumerate(zip(pairs, documents, strict=True)):
             query = read[pair.query]
@@ -77,7 +86,10 @@ class PairTokenizer:
             longer = longer or query.tokens + document.tokens > self._room
             if longer and truncate == "error":
                 raise too_long(index, self._limit)
-            kept = shares(query.tokens, document.tokens, self._room)
+            counts = query.tokens + query.truncated, document.tokens + document.truncated
+            if query.truncated and document.truncated and self._room % 2:  # one gets the odd token
+                counts = whole(prompt.text + pair.query), self._texts.count(pair.document)
+            kept = shares(*counts, self._room)
             first, last = (
                 _part(item, count, side)
                 for item, count in zip((query, document), kept, strict=True)
@@ -102,8 +114,8 @@ def pair_tokenizer(
 ) -> PairTokenizer:
     """Return what prepares pairs, and texts `alone` if wanted, as a model's tokenizer does.
 
-    `typed` is whether the network reads the types of tokens, `side` the side of a text alone that
-    is cut. Raises OtherLayout, or ModelUnavailable for a limit that leaves no room.
+    `typed` is whether the network reads the types of tokens, `side` the side that "auto" cuts.
+    Raises OtherLayout, or ModelUnavailable for a limit that leaves no room.
     """
     probe = _bare(tokenizer).encode("a", "b")
     of, types = probe.sequence_ids, probe.type_ids
@@ -114,7 +126,9 @@ def pair_tokenizer(
     if not end <= second or types not in ([0] * len(of), [0] * second + [1] * (len(of) - second)):
         raise OtherLayout("its tokenizer lays pairs out in a way of its own")
     frame = [probe.ids[:start], probe.ids[end:second], probe.ids[last:]]
-    texts = TextTokenizer(tokenizer, Limits(limit), vocabulary, special=False, empty=True)
+    texts = TextTokenizer(
+        tokenizer, Limits(limit), vocabulary, side=side, special=False, empty=True
+    )
     single = TextTokenizer(tokenizer, Limits(limit), vocabulary, side=side) if alone else None
     return PairTokenizer(texts, frame, limit, typed and any(types), single)
 
@@ -122,7 +136,8 @@ def pair_tokenizer(
 def shares(query: int, document: int, room: int) -> tuple[int, int]:
     """Return how many tokens of a query and of a document are kept, as "longest_first" keeps them.
 
-    The query is whole while it takes at most half of the room; the longer gets an odd token.
+    The counts are those before any cut. The query is whole while it takes at most half of the room;
+    the longer gets an odd token.
     """
     if query + document <= room:
         return query, document
@@ -174,20 +189,22 @@ class TemplateTokenizer:
         """
         if prompt.text and not self._template.prompted:
             raise BadRequest("this model's template takes no instruction", param="prompt")
-        some = [Pair(self._some(query), self._some(document)) for query, document in pairs]
-        items = []
-        for index, (pair, parts) in enumerate(
-            zip(pairs, self._ids(some, prompt.text), strict=True)
-        ):
-            if pair != some[index] and _count(parts) < self._limit + NEAR_THE_CUT:
-                (parts,) = self._ids([pair], prompt.text)
-            longer = _count(parts) > self._limit
-            if longer and truncate == "error":
-                raise too_long(index, self._limit)
-            if longer:
-                parts = self._cut(pair, prompt.text, truncate == "left")
-            payload = [token for part in parts for token in part]
-            items.append(Item(payload, len(payload), longer))
+        pairs = self._short(pairs)
+        items: list[Item] = []
+        for start in range(0, len(pairs), PAIRS_AT_ONCE):
+            part = pairs[start : start + PAIRS_AT_ONCE]
+            some = [Pair(self._some(query), self._some(document)) for query, document in part]
+            read = self._ids(some, prompt.text)
+            for pair, tried, parts in zip(part, some, read, strict=True):
+                if pair != tried and _count(parts) < self._limit + NEAR_THE_CUT:
+                    (parts,) = self._ids([pair], prompt.text)
+                longer = _count(parts) > self._limit
+                if longer and truncate == "error":
+                    raise too_long(len(items), self._limit)
+                if longer:
+                    parts = self._cut(pair, prompt.text, truncate == "left")
+                payload = [token for ids in parts for token in ids]
+                items.append(Item(payload, len(payload), longer))
         return items
 
     def recipe(self) -> dict[str, Any]:
@@ -196,6 +213,21 @@ class TemplateTokenizer:
             "kind": TEMPLATE, "tokenizer": self._tokenizer.to_str(), "limit": self._limit,
             "special": self._tokenizer.encode_special_tokens, "template": asdict(self._template),
         }  # fmt: skip
+
+    def _short(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """Return the pairs with no more of a query than may be kept, and what shows that it is cut.
+
+        A query is read with each of its documents. Raises TooLarge where that is too much to read.
+        """
+        most = self._limit + 2 * NEAR_THE_CUT
+        short = {query: self._first(query, most) for query in {pair.query for pair in pairs}}
+        if sum(len(short[pair.query]) for pair in pairs) > MOST_READ:
+            raise TooLarge(
+                f"the query is read with each of the {len(pairs)} documents, which is more than "
+                f"{MOST_READ} characters: send a shorter query or fewer documents",
+                param="query",
+            )
+        return [Pair(short[pair.query], pair.document) for pair in pairs]
 
     def _some(self, text: str) -> str:
         """Return as much of a text as may fit; it is read whole if this leaves room."""
@@ -226,25 +258,46 @@ class TemplateTokenizer:
         query, document = pair
         short = self._some(document[::-1])[::-1] if left else self._some(document)
         room = self._limit - _count(self._ids([Pair("", "")], instruction)[0])
-        # The library cuts the document alone, also where the query leaves nothing of it.
-        query = self._first(query, room - min(len(self._encoded(short)), room // 4))
-        (parts,) = self._ids([Pair(query, short)], instruction)
+        if room < 2:
+            what = f"leaves no room for a pair in this model's {self._limit} tokens"
+            raise BadRequest(f"the instruction {what}", param="prompt")
+        if len(self._encoded(short)) < room + NEAR_THE_CUT:
+            short = document
         segments = self._segments(instruction)
         at = next(i for i, segment in enumerate(segments) if "{document}" in segment)
-        before, after = segments[at].split("{document}")
-        lead = len(self._encoded(_filled(before, query=query, instruction=instruction)))
-        ids, end = parts[at], len(parts[at]) - len(self._encoded(after))
-        kept = max(0, end - lead - (_count(parts) - self._limit))
+        # The library cuts the document alone, also where the query leaves nothing of it.
+        most = room - min(len(self._encoded(short)), room // 4)
+        while True:
+            first = self._first(query, most)
+            (parts,) = self._ids([Pair(first, short)], instruction)
+            before, after = (
+                _filled(each, query=first, instruction=instruction)
+                for each in segments[at].split("{document}")
+            )
+            starts = len(before), len(before) + len(short)
+            ends = [stop for _, stop in self._encoded(before + short + after).offsets]
+            lead, end = (sum(stop <= start for stop in ends) for start in starts)
+            ids, over = parts[at], _count(parts) - self._limit
+            # Where the document's start is cut, nothing of it is in the tokens before it.
+            head = self._encoded(before).ids if left and over > 0 else ids[:lead]
+            over += len(head) - lead
+            if over <= end - lead or not first:
+                break
+            most -= over - (end - lead)  # other tokens beside the cut than in the whole query
+        kept = max(0, end - lead - max(0, over))
         inner = ids[end - kept : end] if left else ids[lead : lead + kept]
-        parts[at] = [*ids[:lead], *inner, *ids[end:]]
+        parts[at] = [*head, *inner, *ids[end:]]
         return parts
 
     def _first(self, text: str, count: int) -> str:
-        """Return a text's first `count` tokens."""
-        offsets = self._encoded(text).offsets
+        """Return a text's first tokens, at most `count`; several can be one character's."""
+        some = self._some(text)
+        offsets = self._encoded(some).offsets
+        if some != text and len(offsets) < count + NEAR_THE_CUT:
+            offsets = self._encoded(text).offsets
         if count >= len(offsets):
             return text
-        return text[: offsets[count - 1][1]] if count > 0 else ""
+        return text[: min(offsets[count - 1][1], offsets[count][0])] if count > 0 else ""
 
     def _encoded(self, text: str) -> Any:
         return self._tokenizer.encode(text, add_special_tokens=False)

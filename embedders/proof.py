@@ -1,9 +1,10 @@
 """Compares a backend's results with the library's own, for the same texts.
 
 First the token ids of inputs that are hard for tokenizers, then the vectors of texts from one token
-to over a thousand, alone and in one pass, for each prompt and side of a retrieval. Cosines are
-taken of the vectors and of their differences from the mean: small and untrained models give all
-texts nearly one direction, in which any two backends look equal.
+to over a thousand, alone and in one pass, for each prompt and side of a retrieval, and of texts of
+special tokens, in two companies. Cosines are taken of the vectors and of their differences from the
+mean: small and untrained models give all texts nearly one direction, in which any two backends look
+equal.
 """
 
 import functools
@@ -53,6 +54,11 @@ class Reference:
         """The tokenizer of the first module that has one."""
         found = (getattr(module, "tokenizer", None) for module in self.model.modules())
         return next((each for each in found if each is not None), None)
+
+    @property
+    def sided(self) -> bool:
+        """Whether the side of a retrieval decides the vectors of equal texts."""
+        return self.routes
 
     @property
     def routes(self) -> bool:
@@ -121,26 +127,31 @@ class Proof:
         if limit < LENGTHS[-1]:
             lengths.append(limit)
         self._texts = [words_of(round(n * self._words)) for n in lengths]
-        self._short = self._texts[:3]
+        self._short = self._texts[:FEW]
         self._odd = [*self._texts, *STRANGE]
         if limit <= MOST_TOKENS_CUT:
             self._odd.append(words_of(round((limit + 50) * self._words) + 1))
         special = getattr(reference.tokenizer, "all_special_tokens", [])
-        self._odd += [f"{token}a text{token}" for token in special[:SPECIAL_TRIED]]
+        special = special[:SPECIAL_TRIED]
+        self._odd += [f"{token}a text{token}" for token in special]
+        # A network may count special tokens, such as masks, over all of a pass.
+        self._marked = [" text ".join(["", *special]), *self._short, " ".join(STRANGE), ""]
         self._found: dict[tuple[object, ...], Vectors] = {}
 
     @functools.cached_property
     def leaks(self) -> bool:
         """Whether the library gives a text another vector in a batch with longer ones than alone.
 
-        Padding changes the tokens of some networks (ConvBERT, MobileBERT, FNet). The vector of the
-        text alone is right; passes of texts of one length give it.
+        Padding changes the tokens of some networks (ConvBERT, MobileBERT, FNet), and the longest
+        text the positions of some. The vector of the text alone is right; passes of texts of one
+        length give it.
         """
         tasks: tuple[Task, ...] = ("query", "document") if self._reference.routes else ()
         worst = 1.0
         for task in (None, *tasks):
-            alone, batch = self._answer(Prompt(task=task), self._texts[:BATCH])
-            worst = min(worst, float(cosines(alone, batch).min()))
+            for texts in self._texts[:BATCH], [self._short[-1], self._texts[-1]]:
+                alone, batch = self._answer(Prompt(task=task), texts)
+                worst = min(worst, float(cosines(alone, batch).min()))
         return not worst >= self._least
 
     def difference(self, embedder: Embedder) -> str | None:
@@ -149,12 +160,12 @@ class Proof:
         for prompt in prompts:
             if difference := self._ids_differ(embedder, prompt):
                 return difference
-        by_text = {prompt.text: prompt for prompt in reversed(prompts)}
-        for prompt in reversed(by_text.values()):
+        distinct = {(p.text, self._task(p)): p for p in reversed(prompts)}
+        for prompt in reversed(distinct.values()):
             texts = self._texts if prompt == prompts[0] else self._short
             if difference := self._vectors_differ(embedder, prompt, texts):
                 return difference
-        return None
+        return self._marked_differ(embedder, prompts[0])
 
     def _ids_differ(self, embedder: Embedder, prompt: Prompt) -> str | None:
         for text in self._odd:
@@ -169,6 +180,14 @@ class Proof:
                 continue
             if list(item.payload) != ids:
                 return f"other token ids of {text[:20]!r}{_named(prompt)}"
+        return None
+
+    def _marked_differ(self, embedder: Embedder, prompt: Prompt) -> str | None:
+        """Return how vectors of strange texts differ, alone and in passes of two companies."""
+        texts = [text for text in self._marked if self._reference.ids(text, prompt)]
+        for company in texts, texts[::2]:
+            if difference := self._vectors_differ(embedder, prompt, company):
+                return difference
         return None
 
     def _vectors_differ(
@@ -186,14 +205,15 @@ class Proof:
         middle = batch.mean(axis=0)
         shifts = [(np.zeros_like(middle), ""), (middle, " from the mean")]
         # A few texts differ little from their mean, and rounding changes that difference most.
-        for shift, centred in shifts if len(texts) > FEW or not self._half else shifts[:1]:
+        many = texts is self._texts and len(texts) > FEW
+        for shift, centred in shifts if many or not self._half else shifts[:1]:
             spread = float((1 - cosines(alone - shift, batch - shift)).max())
             allowed = min(self._least, max(FARTHEST, 1 - OWN_SPREAD * spread))
             for ours, theirs, how in (ours_alone, alone, "alone"), (ours_batch, batch, "in a pass"):
                 found = np.nan_to_num(cosines(ours - shift, theirs - shift), nan=-1.0)
                 if centred:  # texts that are all cut to one prompt do not differ from their mean
-                    own = np.linalg.norm(theirs - shift, axis=1) / np.linalg.norm(theirs, axis=1)
-                    found = np.where(own < 1e-5, 1.0, found)
+                    own, whole = (np.linalg.norm(x, axis=1) for x in (theirs - shift, theirs))
+                    found = np.where(own < 1e-5 * whole, 1.0, found)
                 if (found < allowed).any():
                     row = int(np.argmin(found))
                     of_texts = len(found) == len(items)
@@ -210,8 +230,12 @@ class Proof:
         batch = self._encoded(tuple(texts[:BATCH]), prompt)
         return np.concatenate(alone), np.concatenate([batch, *alone[BATCH:]])
 
+    def _task(self, prompt: Prompt) -> Task | None:
+        """Return a prompt's side where that decides the vectors beside the text."""
+        return prompt.task if self._reference.sided else None
+
     def _encoded(self, texts: tuple[str, ...], prompt: Prompt) -> Vectors:
-        key = (texts, prompt.text, prompt.task if self._reference.routes else None)
+        key = (texts, prompt.text, self._task(prompt))
         if key not in self._found:
             self._found[key] = self._reference.encode(texts, prompt)
         return self._found[key]

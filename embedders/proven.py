@@ -22,6 +22,7 @@ from embedders.device import DeviceEmbedder, described, meaning
 from embedders.graph import MissingPackage
 from embedders.layers import cores
 from embedders.loading import LoadedModel, apart
+from embedders.rotary import follows_longest
 from errors import ModelUnavailable, ServiceError
 
 log = logging.getLogger("embedders")
@@ -76,13 +77,13 @@ def choose(
     why = "no faster backend is for its kind"
     known, leaks = verdict.read()
     if known is None:
-        leaks = proof.leaks
+        leaks = follows_longest(loaded.modules) or proof.leaks
     ordered = sorted(backends, key=lambda each: each[0] != known)  # the known one first
     for backend, build in ordered if known != LIBRARY else []:
         embedder: DeviceEmbedder | None = None
         try:
             embedder = build()
-            embedder.one_length = embedder.pads and leaks
+            embedder.one_length = leaks
             difference = None if backend == known else proof.difference(embedder)
         except MissingPackage as exc:
             if loaded.backend != "auto":

@@ -8,10 +8,8 @@ the network is compared with `CrossEncoder.predict` before it serves.
 import copy
 import functools
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,14 +26,16 @@ from embedders.base import (
     Preparer,
     Prompt,
     Truncate,
+    Value,
     Vectors,
 )
 from embedders.causal import answers_by_words, instructions, recipe_of, rendered, tell
 from embedders.device import DeviceEmbedder
+from embedders.fallback import LibraryEmbedder
 from embedders.graph import WIDEST, OnnxFirstTokens
 from embedders.layers import FirstTokens, cores, use_cores
 from embedders.loading import Found, LoadedModel, load
-from embedders.packed import can_pack
+from embedders.packed import can_pack, strip
 from embedders.pair_proof import (
     LibraryScorer,
     PairProof,
@@ -44,7 +44,7 @@ from embedders.pair_proof import (
     library_scores,
 )
 from embedders.pairs import OtherLayout, TemplateTokenizer, no_single_text, pair_tokenizer, too_long
-from embedders.states import FlatStates, InFloat32, PackedStates, Part, TokenStates
+from embedders.states import FlatStates, PackedStates, Part, StatesEmbedder, TokenStates
 from embedders.tokens import MOST_TOKENS, Limits, limits_of
 from errors import BadRequest, ModelUnavailable
 
@@ -76,7 +76,7 @@ def choose(loaded: LoadedModel) -> Embedder:
             tell(recipe, model)
             backend = tokenizer.backend_tokenizer
             preparer = TemplateTokenizer(backend, limits.most, recipe.template)
-            scorer = PublishedScorer(model, preparer)
+            scorer = PublishedScorer(model, preparer, recipe.template, limits.most)
     except OtherLayout as exc:
         log.warning("%s: %s", loaded.spec.id, exc)
     else:
@@ -205,7 +205,7 @@ class Way(NamedTuple):
     make: Callable[[], TokenStates]
 
 
-class Reranker(DeviceEmbedder):
+class Reranker(StatesEmbedder):
     """A cross-encoder or a causal reranker on one device."""
 
     preparer: Preparer
@@ -221,7 +221,6 @@ class Reranker(DeviceEmbedder):
         if self._states is not None:
             self.pads, self.pass_tokens = self._states.pads, self._states.pass_tokens
         self.facts = facts_of(loaded, limits.most, way.name if way else "torch")
-        self._exact = InFloat32(self._exactly)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return texts alone, for a classifier. Raises BadRequest for a reranker."""
@@ -240,8 +239,7 @@ class Reranker(DeviceEmbedder):
     def free_network(self) -> None:
         """Free the network that packed layers replace."""
         if self._way is not None and isinstance(self._states, PackedStates):
-            for name, _ in list(self._way.network.named_children()):
-                delattr(self._way.network, name)
+            strip(self._way.network)
 
     def _forward(self, items: Sequence[Item]) -> Encoded:
         """Return the raw scores of one pass."""
@@ -260,30 +258,26 @@ class Reranker(DeviceEmbedder):
         self._states(payloads, use, seconds=seconds if any(seconds) else ())  # type: ignore[arg-type]
         return _scored(scores, tokens)
 
-    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return the same in float32, of the model loaded again from its files."""
-        return self._forward(items) if self.facts.dtype == "float32" else self._exact.encode(items)
-
-    def _exactly(self) -> DeviceEmbedder:
+    def _in_float32(self) -> DeviceEmbedder:
         loaded = self._loaded.exactly()
         if recipe := recipe_of(loaded):
             tell(recipe, loaded.modules)
         return Reranker(loaded, self.preparer, self._limits, None)
 
     def _release(self) -> None:
-        del self._loaded, self._way, self._states, self._exact
+        del self._loaded, self._way, self._states
+        self._copy = None
 
 
-class LibraryReranker(DeviceEmbedder):
+class LibraryReranker(LibraryEmbedder):
     """A cross-encoder that the library itself runs, from texts to scores."""
 
-    portable = False  # the prompt and the cut decide the score too
+    _library: LibraryScorer
 
     def __init__(self, loaded: LoadedModel, limits: Limits, note: str) -> None:
-        self._loaded, self._device = loaded, loaded.device
-        self._scorer, self._lock = LibraryScorer(loaded.modules), threading.Lock()
         self._limit = limits.most
-        self.facts = facts_of(loaded, limits.most, "library", note)
+        facts = facts_of(loaded, limits.most, "library", note)
+        super().__init__(loaded, LibraryScorer(loaded.modules), facts)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Raise BadRequest: it takes pairs."""
@@ -296,12 +290,14 @@ class LibraryReranker(DeviceEmbedder):
 
         A payload is both texts, and `second` where the document begins.
         """
-        if truncate == "left":
-            raise BadRequest("this model can cut only a document's end: truncate right or error")
+        side = self._library.transformer.tokenizer.truncation_side
+        if truncate not in (side, "auto", "error"):
+            end = "start" if side == "left" else "end"
+            raise BadRequest(f"this model can cut only a text's {end}: truncate {side} or error")
         items = []
         with self._lock:
-            read = self._scorer.counts(pairs, prompt)
-            whole = self._scorer.counts(pairs, prompt, truncation=False)
+            read = self._library.counts(pairs, prompt)
+            whole = self._library.counts(pairs, prompt, truncation=False)
         for index, (pair, count, full) in enumerate(zip(pairs, read, whole, strict=True)):
             if full > count and truncate == "error":
                 raise too_long(index, self._limit)
@@ -313,28 +309,9 @@ class LibraryReranker(DeviceEmbedder):
         """Return one short pair, ready to be scored."""
         return self.prepare_pairs([Pair("ok", text)], Prompt(), "right")
 
-    def _forward(self, items: Sequence[Item]) -> Encoded:
-        """Return the raw scores that `CrossEncoder.predict` gives."""
-        scores = np.empty((len(items), len(self.facts.labels)), np.float32)
-        how = [(item.prompt, item.tokens if self.one_length else 0) for item in items]
-        order = sorted(range(len(items)), key=lambda row: repr(how[row]))
-        with self._lock:
-            for (prompt, _), group in groupby(order, key=lambda row: how[row]):
-                rows = list(group)
-                pairs = [_pair_of(items[row]) for row in rows]
-                scores[rows] = self._scorer.scores(pairs, prompt, AT_ONCE)
-        return _scored(scores, [item.tokens for item in items])
-
-    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return the same in float32, of a model loaded again that replaces this one."""
-        if self.facts.dtype != "float32":
-            self._loaded = self._loaded.exactly()
-            self._scorer = LibraryScorer(self._loaded.modules)
-            self.facts = replace(self.facts, dtype="float32")
-        return self._forward(items)
-
-    def _release(self) -> None:
-        del self._loaded, self._scorer
+    def _values(self, items: Sequence[Item]) -> Sequence[Value]:
+        pairs = [_pair_of(item) for item in items]
+        return list(self._library.scores(pairs, items[0].prompt, AT_ONCE))
 
 
 def facts_of(loaded: LoadedModel, limit: int, backend: str, *notes: str) -> Facts:
@@ -361,6 +338,8 @@ def activation_of(model: Any) -> Activation:
         known = ", ".join(ACTIVATIONS)
         raise ModelUnavailable(f"its activation {name} is not known here; known: {known}")
     if model.num_labels == 1:
+        if name == "Softmax":
+            raise ModelUnavailable("its activation Softmax makes 1 of every single score")
         return "sigmoid" if name == "Sigmoid" else "identity"
     several = getattr(model.config, "problem_type", None) == "multi_label_classification"
     return "sigmoid" if several or name == "Sigmoid" else "softmax"

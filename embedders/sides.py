@@ -12,6 +12,7 @@ from embedders.base import Input, Item, Pair, Prompt, Task, Truncate
 from embedders.tokens import PREPARERS, TextTokenizer
 
 KIND = "sides"
+SIDES: tuple[Task | None, ...] = (None, "query", "document")
 
 
 @dataclass(frozen=True)

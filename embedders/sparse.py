@@ -29,11 +29,12 @@ from embedders.base import (
     Vectors,
 )
 from embedders.device import DeviceEmbedder
-from embedders.fallback import FallbackEmbedder
+from embedders.fallback import proven_or_library
 from embedders.loading import Found, LoadedModel, load
-from embedders.proof import Proof, Reference
-from embedders.sides import SideTokenizer
-from embedders.states import InFloat32, PackedStates, Part, TokenStates, ways
+from embedders.packed import strip
+from embedders.proof import Reference
+from embedders.sides import SIDES, SideTokenizer
+from embedders.states import PackedStates, Part, StatesEmbedder, TokenStates, ways
 from embedders.terms import Terms, without_decoder
 from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer, limits_of
 from errors import ModelUnavailable
@@ -41,22 +42,6 @@ from errors import ModelUnavailable
 TOKENS_AT_ONCE = 2048  # of texts that are pooled together: 16 MB of a block's logits in float32
 MOST_NUMBERS = 1 << 24  # weights of those texts, at most: 64 MB
 TABLES = ("idf.json", "query_token_weights.txt")  # a query's weights, as OpenSearch writes them
-SIDES: tuple[Task | None, ...] = (None, "query", "document")
-
-
-def top_terms(sparse: Sparse, top_n: int | None = None, min_weight: float = 0.0) -> Sparse:
-    """Return the `top_n` heaviest terms of at least `min_weight`, by index as before.
-
-    Of terms of one weight those with the lower indices stay.
-    """
-    indices, values = sparse
-    if min_weight > 0:
-        heavy = values >= min_weight
-        indices, values = indices[heavy], values[heavy]
-    if top_n is not None and len(values) > top_n:
-        kept = np.sort(np.argsort(-values, kind="stable")[:top_n])
-        indices, values = indices[kept], values[kept]
-    return Sparse(indices, values)
 
 
 def sparse_of(row: NDArray[Any]) -> Sparse:
@@ -89,11 +74,7 @@ def build(found: Found) -> Embedder:
 def choose(loaded: LoadedModel) -> Embedder:
     """Return what runs the model: the first way that is proven equal to `SparseEncoder.encode`."""
     limit, backends = _backends_of(loaded)
-    reference, shown = SparseReference(loaded.modules), limit if limit < MOST_TOKENS else None
-    return proven.choose(
-        loaded, limit, backends, Proof(reference, limit, half=loaded.dtype.itemsize < 4),
-        lambda note: FallbackEmbedder(loaded, reference, shown, note, output="sparse"),
-    )  # fmt: skip
+    return proven_or_library(loaded, limit, backends, SparseReference(loaded.modules), "sparse")
 
 
 class SparseReference(Reference):
@@ -195,7 +176,7 @@ def _backends_of(loaded: LoadedModel) -> tuple[int, list[proven.Backend]]:
     ]
 
 
-class SparseEmbedder(DeviceEmbedder):
+class SparseEmbedder(StatesEmbedder):
     """A sparse model on one device."""
 
     def __init__(self, loaded: LoadedModel, limits: Limits, layout: Layout, make: Any) -> None:
@@ -215,7 +196,6 @@ class SparseEmbedder(DeviceEmbedder):
         self.pads, self.pass_tokens = self._states.pads, self._states.pass_tokens
         self.portable = not layout.tabled
         self.preparer = self._tokenizer = _tokenizer(limits, layout)
-        self._exact = InFloat32(lambda: _exactly(loaded, self.one_length))
         known = len(decoder.weight)
         self.facts = replace(
             loaded.facts(limits.most, known, self._states.name),
@@ -225,9 +205,7 @@ class SparseEmbedder(DeviceEmbedder):
     def free_network(self) -> None:
         """Free the network that a packed copy replaces."""
         if self._head is not None:
-            network = self._layout.network.auto_model
-            for name, _ in list(network.named_children()):
-                delattr(network, name)
+            strip(self._layout.network.auto_model)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input. See `TextTokenizer.prepare`."""
@@ -251,16 +229,17 @@ class SparseEmbedder(DeviceEmbedder):
             self._states(payloads, use, one_length=self.one_length)
         return Encoded({"sparse": values}, [item.tokens for item in items])
 
-    def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return the same in float32, of the model loaded again from its files."""
-        return self._exact.encode(items) if self.facts.dtype != "float32" else self._forward(items)
+    def _in_float32(self) -> DeviceEmbedder:
+        _, backends = _backends_of(self._loaded.exactly())
+        return backends[-1][1]()
 
     def _looked_up(self, item: Item) -> Sparse:
         """Return the table's weights of a query's tokens."""
         assert self._weights is not None
         indices = np.unique(np.asarray(item.payload, np.int64))
-        values = self._weights[indices]
-        return Sparse(indices[values != 0].astype(np.int32), values[values != 0])
+        row = np.zeros_like(self._weights)
+        row[indices] = self._weights[indices]
+        return sparse_of(np.asarray(self._terms.heaviest(row)))
 
     def _pooled(self, part: Part) -> list[Sparse]:
         states = part.states
@@ -272,7 +251,8 @@ class SparseEmbedder(DeviceEmbedder):
         return found
 
     def _release(self) -> None:
-        del self._loaded, self._layout, self._states, self._head, self._terms, self._exact
+        del self._loaded, self._layout, self._states, self._head, self._terms
+        self._copy = None
 
 
 def _together(part: Part, states: Any, width: int) -> Iterator[tuple[list[int], Any]]:
@@ -301,11 +281,3 @@ def _tokenizer(limits: Limits, layout: Layout) -> TextTokenizer | SideTokenizer:
         layout.table.num_dimensions, side=other.truncation_side, special=False, empty=True,
     )  # fmt: skip
     return SideTokenizer({task: table if task in layout.tabled else texts for task in SIDES})
-
-
-def _exactly(loaded: LoadedModel, one_length: bool) -> DeviceEmbedder:
-    """Return the model in float32, by its own network."""
-    _, backends = _backends_of(loaded.exactly())
-    exact = backends[-1][1]()
-    exact.one_length = one_length
-    return exact

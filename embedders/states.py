@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from embedders.base import Encoded, Item, OutOfMemory
-from embedders.device import DeviceEmbedder
+from embedders.base import Item, OutOfMemory
+from embedders.device import DeviceEmbedder, Result
 from embedders.flat import TYPES, FlatNetwork
 from embedders.graph import WIDEST, OnnxLayers
 from embedders.layers import TorchLayers, cores, threads, use_cores
@@ -172,20 +172,26 @@ class PaddedStates:
                 use(Part(rows, widths, states.flatten(0, 1)[tokens]))
 
 
-class InFloat32:
-    """A copy of an embedder in float32, loaded when a pass first needs it."""
+class StatesEmbedder(DeviceEmbedder):
+    """An embedder with a copy in float32, loaded when a pass first needs it."""
 
-    def __init__(self, load: Callable[[], DeviceEmbedder]) -> None:
-        self._load, self._failed = load, False
-        self._copy: DeviceEmbedder | None = None
+    _copy: DeviceEmbedder | None = None
+    _copy_tried = False
 
-    def encode(self, items: Sequence[Item]) -> Encoded:
-        """Return the copy's results. Raises OutOfMemory if it could not be loaded, each time."""
+    def _in_float32(self) -> DeviceEmbedder:
+        """Return the model loaded again from its files in float32, run by its own network."""
+        raise NotImplementedError
+
+    def _forward_exactly(self, items: Sequence[Item]) -> Result:
+        """Return the same by the copy. Raises OutOfMemory if it could not be loaded, each time."""
+        if self.facts.dtype == "float32":
+            return self._forward(items)
         if self._copy is None:
-            if self._failed:  # not tried for each pass again
+            if self._copy_tried:  # not tried for each pass again
                 raise OutOfMemory("the model's copy in float32 could not be loaded")
-            self._failed = True
-            self._copy = self._load()
+            self._copy_tried = True
+            self._copy = self._in_float32()
+            self._copy.one_length = True  # in half precision a leak of padding may not show
         return self._copy.encode(items)
 
 

@@ -76,11 +76,13 @@ class Terms:
             self._pool(logits, lengths, scores[:, block])
         if not self._sums:
             scores = self._activated(scores)
-        if self._most is not None:
-            from sentence_transformers.util import select_max_active_dims
+        return self.heaviest(scores)
 
-            scores = select_max_active_dims(scores, self._most)
-        return scores
+    def heaviest(self, weights: Any) -> Any:
+        """Return an array or a tensor (..., vocabulary) with the model's most weights of a text."""
+        from sentence_transformers.util import select_max_active_dims
+
+        return select_max_active_dims(weights, self._most)
 
     def _pool(self, logits: Any, lengths: Sequence[int], to: Any) -> None:
         """Write each text's largest values, or their sums, to a row of `to`."""

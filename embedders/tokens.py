@@ -68,7 +68,7 @@ class TextTokenizer:
         self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens  # not in to_str
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._vocabulary, self._side, self._empty = vocabulary, side, empty
+        self._vocabulary, self.side, self._empty = vocabulary, side, empty
         self._special, self._skips = special, skips
         probe = self._tokenizer.encode("a", add_special_tokens=special)
         marks = probe.special_tokens_mask
@@ -89,7 +89,7 @@ class TextTokenizer:
 
         Raises InputTooLong, BadRequest or Invalid with the input's index.
         """
-        truncate = self._side if truncate == "auto" else truncate
+        truncate = self.side if truncate == "auto" else truncate
         limit = self.limits.of(prompt.task)
         texts = [prompt.text + given for given in inputs if isinstance(given, str)]
         cut = [_cut(text, limit * CHARACTERS_PER_TOKEN, truncate) for text in texts]
@@ -127,13 +127,17 @@ class TextTokenizer:
         """Return the vocabulary's tokens of these ids, "" for an id without one."""
         return [self._tokenizer.id_to_token(int(index)) or "" for index in indices]
 
+    def count(self, text: str) -> int:
+        """Return how many tokens a whole text has, without special ones around it."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def recipe(self) -> dict[str, Any]:
         """Return JSON from which `preparer_of` makes an equal tokenizer in another process."""
         return {
             "kind": "text", "tokenizer": self._tokenizer.to_str(),
             "encodes_special": self._tokenizer.encode_special_tokens,
             "most": self.limits.most, "of_task": self.limits.of_task,
-            "vocabulary": self._vocabulary, "side": self._side, "special": self._special,
+            "vocabulary": self._vocabulary, "side": self.side, "special": self._special,
             "empty": self._empty, "skips": None if self._skips is None else sorted(self._skips),
         }  # fmt: skip
 
@@ -154,7 +158,7 @@ class TextTokenizer:
         Those of the prompt alone without a last `special` one (`Transformer._get_prompt_length`).
         """
         ids = self._tokenizer.encode(prompt.text, add_special_tokens=False).ids
-        alone = self._item(0, ids, self.limits.most, self._side, False).payload
+        alone = self._item(0, ids, self.limits.most, self.side, False).payload
         return len(alone) - (list(alone)[-1] in special)
 
     def _item(

@@ -115,6 +115,8 @@ def check(
         notes.append(
             f"its weights are pickled ({found.pickles}): a copy of them as safetensors is used"
         )
+    if found.lost_head:
+        notes.append(f"it gives dense vectors only: it has no {found.lost_head}")
     bundle, digest = BUNDLES.get(name), sums.get("model.safetensors", "")
     place = (folder.parent.name, folder.name)
     if bundle and place == (bundle.package, bundle.folder) and digest != bundle.sha256:

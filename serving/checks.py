@@ -54,7 +54,8 @@ def _wrong(embedder: Embedder, output: Output, values: Sequence[Value]) -> str |
     """Return why the values of an output cannot be right, or None."""
     numbers = [value.values if isinstance(value, Sparse) else value for value in values]
     if not all(np.isfinite(each).all() for each in numbers):
-        return "its vectors hold numbers that are not finite"
+        what = "scores" if output == "score" else "vectors"
+        return f"its {what} hold numbers that are not finite"
     if output == "dense":
         return _wrong_vectors(np.stack(numbers), embedder)
     if output == "score":

@@ -1,11 +1,12 @@
-"""What is done to a model's results after the cache: vectors cut and normalised, scores activated.
+"""What is done to a model's results after the cache, for each output.
 
-Both are cheap, and one cached result serves every wish.
+Vectors are cut and normalised, light terms left out, scores activated. All of it is cheap, and one
+cached result serves every wish.
 """
 
 import numpy as np
 
-from embedders.base import Activation, Vectors
+from embedders.base import Activation, Sparse, Vectors
 
 
 def finish(vectors: Vectors, dimensions: int | None, normalize: bool) -> Vectors:
@@ -19,6 +20,25 @@ def finish(vectors: Vectors, dimensions: int | None, normalize: bool) -> Vectors
     lengths = np.linalg.norm(cut, axis=1, keepdims=True)
     scaled: Vectors = cut / np.maximum(lengths, np.float32(1e-12))
     return scaled
+
+
+def top_terms(sparse: Sparse, top_n: int | None = None, min_weight: float = 0.0) -> Sparse:
+    """Return the `top_n` heaviest terms of at least `min_weight`, by index as before.
+
+    Of terms of one weight those with the lower indices stay.
+    """
+    indices, values = sparse
+    if min_weight > 0:
+        heavy = np.abs(values) >= min_weight
+        indices, values = indices[heavy], values[heavy]
+    if top_n is not None and len(values) > top_n:
+        sizes = np.abs(values)
+        last = np.partition(sizes, -top_n)[-top_n]
+        kept = np.flatnonzero(sizes > last)
+        alike = np.flatnonzero(sizes == last)[: top_n - len(kept)]
+        kept = np.sort(np.concatenate([kept, alike]))
+        indices, values = indices[kept], values[kept]
+    return Sparse(indices, values)
 
 
 def activated(scores: Vectors, activation: Activation) -> Vectors:

@@ -141,13 +141,22 @@ def test_pickled_heads_are_left_alone_where_pickles_are_refused(
     assert any("ALLOW_PICKLED_WEIGHTS" in note for note in embedder.facts.notes)
 
 
-def test_heads_of_another_width_are_refused_by_their_name(folder: Path, tmp_path: Path) -> None:
-    from errors import ModelUnavailable
-
+@pytest.mark.parametrize("head", ["sparse_linear", "colbert_linear"])
+@pytest.mark.parametrize(
+    "weight", [None, torch.ones(1, 7), torch.full((1, 32), float("nan"))],
+    ids=["missing", "of another width", "not finite"],
+)  # fmt: skip
+def test_without_one_of_its_heads_it_gives_dense_vectors_with_a_note(
+    head: str, weight: torch.Tensor | None, folder: Path, tmp_path: Path
+) -> None:
     made = shutil.copytree(folder, tmp_path / "model")
-    torch.save({"weight": torch.ones(1, 7), "bias": torch.ones(1)}, made / "sparse_linear.pt")
-    with pytest.raises(ModelUnavailable, match="sparse_linear"):
-        loaded(made, tmp_path / "cache")
+    if weight is None:
+        (made / f"{head}.pt").unlink()
+    else:
+        torch.save({"weight": weight, "bias": torch.ones(1)}, made / f"{head}.pt")
+    facts = loaded(made, tmp_path / "cache").facts
+    assert facts.outputs == ("dense",)
+    assert any("dense vectors only" in note and head in note for note in facts.notes)
 
 
 def test_terms_can_be_written_and_the_preparer_made_again(embedder: Embedder) -> None:

@@ -16,7 +16,9 @@ from transformers import BertModel, ModernBertConfig, ModernBertModel
 
 from config import Config, ModelSpec
 from embedders import build
-from embedders.base import Embedder
+from embedders.base import Embedder, Encoded
+from embedders.multi_vector import TokenReference
+from embedders.proof import Proof
 from embedders.tokens import preparer_of
 from errors import ModelUnavailable
 from tests.zoo import vocabularies
@@ -210,14 +212,82 @@ def with_a_lost_module(folder: Path) -> None:
     modules(folder, [FIRST])
 
 
-@pytest.mark.parametrize("make", [without_projection, without_metadata, with_a_lost_module])
-def test_a_model_without_a_trained_projection_is_refused(
-    make: Callable[[Path], None], tmp_path: Path
+def with_damaged_metadata(folder: Path) -> None:
+    """Write Stanford's layout with a half of its metadata."""
+    stanford(folder)
+    (folder / "artifact.metadata").write_text('{"query_maxlen": ')
+
+
+def with_other_names(folder: Path) -> None:
+    """Write PyLate's layout with a projection whose weights have another name."""
+    pylate(folder)
+    save_file({"weight": torch.ones(WIDTH, 64)}, folder / "1_Dense" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [(without_projection, "no trained Dense"), (with_a_lost_module, "no trained Dense"),
+     (without_metadata, "lacks artifact.metadata"),
+     (with_damaged_metadata, "artifact.metadata is damaged"),
+     (with_other_names, "Dense: Missing key.*linear.weight")],
+)  # fmt: skip
+def test_a_model_without_a_part_of_it_is_refused_by_the_parts_name(
+    make: Callable[[Path], None], why: str, tmp_path: Path
 ) -> None:
     """The library would put random numbers in its place."""
     make(tmp_path / "colbert")
-    with pytest.raises(ModelUnavailable, match="no trained Dense"):
+    with pytest.raises(ModelUnavailable, match=why):
         loaded(tmp_path / "colbert", tmp_path)
+
+
+def test_markers_that_the_vocabulary_lacks_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    stanford(folder)
+    given = json.loads((folder / "artifact.metadata").read_text())
+    (folder / "artifact.metadata").write_text(json.dumps({**given, "doc_token_id": "[unused7]"}))
+    (note,) = loaded(folder, tmp_path / "cache").facts.notes
+    assert "no token [unused7]" in note
+
+
+@pytest.mark.parametrize("role", [None, "clustering", "image"])
+def test_what_is_on_no_side_is_marked_as_a_document(role: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    stanford(folder)
+    embedder = loaded(folder, tmp_path / "cache")
+    assert embedder.prompt(None, None, role) == embedder.prompt(None, None, "document")
+    assert embedder.prompt(None, None, role).text == "[unused1] "
+    assert embedder.prompt(None, "title: ", role).task == "document"
+    assert embedder.prompt(None, "title: ", "query").task == "query"
+
+
+class WrongOnOneSide(Embedder):
+    """An embedder whose vectors for one side are another's."""
+
+    portable = False
+
+    def __init__(self, embedder: Embedder, side: str) -> None:
+        self._embedder, self._side, self.facts = embedder, side, embedder.facts
+        self.prepare = embedder.prepare  # type: ignore[method-assign]
+
+    def encode(self, items: Any, deadline: Any = None, gone: Any = None) -> Encoded:
+        """Return vectors of which those of one side have their numbers in another order."""
+        found = self._embedder.encode(items)
+        values = [np.asarray(value) for value in found.columns["multi_vector"]]
+        wrong = [item.prompt.task == self._side for item in items]
+        column = [each[:, ::-1] if bad else each for each, bad in zip(values, wrong, strict=True)]
+        return Encoded({"multi_vector": column}, found.tokens)
+
+
+def test_the_proof_compares_both_sides_where_their_prompts_are_equal(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    of_the_library(folder)
+    embedder = loaded(folder, tmp_path / "cache", prompts={"query": "", "document": ""})
+    model = library(folder)
+    model.prompts = {"query": "", "document": ""}
+    proof = Proof(TokenReference(model), 300, half=False)
+    assert proof.difference(embedder) is None
+    for side in ("query", "document"):
+        assert "cosine" in str(proof.difference(WrongOnOneSide(embedder, side)))
 
 
 def test_half_precision_is_as_near_as_the_librarys(tmp_path: Path) -> None:

@@ -315,11 +315,16 @@ def test_the_folder_says_what_is_made_of_the_raw_scores(
     assert (facts.activation, facts.labels, facts.outputs) == (activation, ("score",), ("score",))
 
 
-def test_an_activation_that_is_not_known_is_refused(load: Load, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"), [("Tanh", "Tanh is not known"), ("Softmax", "makes 1 of every single score")]
+)
+def test_an_activation_that_cannot_be_used_is_refused(
+    name: str, why: str, load: Load, tmp_path: Path
+) -> None:
     folder = tmp_path / "m"
-    options = {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Tanh"}
+    options = {"sbert_ce_default_activation_function": f"torch.nn.modules.activation.{name}"}
     encoder(folder, "Bert", vocabularies.bert(), options=options)
-    with pytest.raises(ModelUnavailable, match="activation Tanh is not known"):
+    with pytest.raises(ModelUnavailable, match=why):
         load(folder)
 
 
@@ -345,6 +350,17 @@ def test_scores_that_are_not_finite_in_half_precision_are_computed_again_in_full
     items = embedder.prepare_pairs(PAIRS, Prompt(), "auto")
     exact = np.asarray(embedder.encode_exactly(items).columns["score"])
     np.testing.assert_allclose(exact, library(folder_of(name), PAIRS), atol=1e-4)
+
+
+def test_padding_that_reaches_other_tokens_changes_no_score(load: Load, tmp_path: Path) -> None:
+    """ConvBERT's convolutions read what is beside a pair, also when it is computed in full."""
+    folder = tmp_path / "m"
+    encoder(folder, "ConvBert", vocabularies.bert(), embedding_size=64)
+    theirs = library(folder, PAIRS)
+    np.testing.assert_allclose(raw(load(folder), PAIRS), theirs, atol=1e-4)
+    half = load(folder, dtype="bfloat16")
+    exact = half.encode_exactly(half.prepare_pairs(PAIRS, Prompt(), "auto")).columns["score"]
+    np.testing.assert_allclose(np.asarray(exact), theirs, atol=1e-4)
 
 
 def test_a_damaged_reranker_does_not_serve(load: Load, tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ from transformers import (
 from config import Config, ModelSpec
 from embedders import build, sparse
 from embedders.base import Embedder, Prompt, Sparse
-from embedders.sparse import top_terms
 from embedders.terms import Terms
 from embedders.tokens import preparer_of
 from errors import InputTooLong, ModelUnavailable
+from serving.results import top_terms
 from tests.zoo import vocabularies
 from tests.zoo.layouts import SHAPE, bare, modules, wild, write
 from tests.zoo.layouts_bert import small_bert
@@ -116,21 +116,26 @@ def of_two_logarithms(folder: Path) -> None:
           max_active_dims=40)  # fmt: skip
 
 
-def without_inference_for_queries(folder: Path) -> None:
+def without_inference_for_queries(folder: Path, **config: Any) -> None:
     """Save a Router as OpenSearch's document encoders are."""
     words = vocabularies.bert(model_max_length=128)
     weight = torch.rand(len(words), generator=torch.Generator().manual_seed(2)) * 5
     weight[:5] = 0
     document = [network(folder), SpladePooling(activation_function="log1p_relu")]
     router = Router.for_query_document([SparseStaticEmbedding(words, weight)], document)
-    saved(folder, router)
+    saved(folder, router, **config)
+
+
+def of_few_terms_on_either_side(folder: Path) -> None:
+    """Save a Router of which each text keeps three terms."""
+    without_inference_for_queries(folder, max_active_dims=3)
 
 
 LAYOUTS = {
     made.__name__: made
     for made in (
         masked_bert, naver_distilbert, roberta, modernbert, of_the_library, of_an_older_library,
-        of_sums, of_two_logarithms, without_inference_for_queries,
+        of_sums, of_two_logarithms, without_inference_for_queries, of_few_terms_on_either_side,
     )
 }  # fmt: skip
 
@@ -318,3 +323,6 @@ def test_the_heaviest_terms_stay_in_their_order() -> None:
     assert top_terms(given, None, 0.75).values.tolist() == [2.0, 1.0]
     assert top_terms(given, 1, 3.0).indices.tolist() == []
     assert top_terms(given) == given
+    signed = Sparse(given.indices, np.array([0.5, -2.0, -0.5, 1.0], np.float32))
+    assert top_terms(signed, 2).indices.tolist() == [5, 9]
+    assert top_terms(signed, None, 0.75).values.tolist() == [-2.0, 1.0]

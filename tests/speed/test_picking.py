@@ -18,7 +18,7 @@ BULK = [30] * (INTERACTIVE_ITEMS + 1)
 def test_it_fills_the_budget_from_everyone_in_turn() -> None:
     first, second = job(BULK), job([5, 200, 9] * 6)
     batch = take_mixed_lengths([first, second], 300, 512)
-    assert sum(each.items[i].tokens for each, i in batch) in range(300, 500)
+    assert sum(each.items[i].tokens for each, i in batch) in range(271, 301)  # one more is 30
     assert {each for each, _ in batch} == {first, second}
     assert all(second.items[i].tokens == 200 for each, i in batch if each is second)
 

@@ -17,60 +17,16 @@ from transformers import (
 )
 
 from tests.zoo import vocabularies
-from tests.zoo.layouts import FIRST, SHAPE, bare, changed, layout, modules, sentence, wild, write
+from tests.zoo.layouts import FIRST, SHAPE, bare, layout, modules, sentence, wild, write
 from tests.zoo.layouts_bert import bert, small_bert
 from tests.zoo.layouts_decoders import WIDE
 
 PLAIN = {**SHAPE, "intermediate_size": 128}
-LATE = "late-interaction"
 
 
 def refused(why: str) -> Any:
     """Register a builder of a folder whose refusal says `why`."""
     return layout("refused", why=why)
-
-
-@refused("sparse")
-def splade_saved_by_the_library(folder: Path) -> None:
-    bert(folder)
-    changed(folder / "config_sentence_transformers.json", model_type="SparseEncoder")
-    write(folder / "1_SpladePooling" / "config.json", {"pooling_strategy": "max"})
-    changed(folder / "sentence_bert_config.json", transformer_task="fill-mask")
-    modules(folder, [FIRST, "sentence_transformers.sparse_encoder.modules.SpladePooling"])
-
-
-@refused("sparse")
-def splade_of_an_older_library(folder: Path) -> None:
-    bert(folder)
-    write(folder / "1_SpladePooling" / "config.json", {"pooling_strategy": "max"})
-    kinds = ("MLMTransformer", "SpladePooling")
-    modules(folder, [f"sentence_transformers.sparse_encoder.models.{kind}" for kind in kinds])
-
-
-@refused(LATE)
-def colbert_of_transformers_alone(folder: Path) -> None:
-    tokenizer = vocabularies.bert()
-    bare(folder, small_bert(tokenizer), tokenizer)
-    changed(folder / "config.json", architectures=["HF_ColBERT"])
-
-
-@refused(LATE)
-def colbert_saved_by_pylate(folder: Path) -> None:
-    bert(folder)
-    (folder / "1_Pooling").rename(folder / "1_Dense")
-    write(folder / "1_Dense" / "config.json",
-          {"in_features": 64, "out_features": 32, "bias": False,
-           "activation_function": "torch.nn.modules.linear.Identity"})  # fmt: skip
-    changed(folder / "config_sentence_transformers.json", similarity_fn_name="MaxSim",
-            query_prefix="[Q] ", document_prefix="[D] ", query_length=32)  # fmt: skip
-    modules(folder, [FIRST, "pylate.models.Dense.Dense"])
-
-
-@refused(LATE)
-def late_interaction_saved_by_the_library(folder: Path) -> None:
-    bert(folder)
-    changed(folder / "config_sentence_transformers.json", model_type="MultiVectorEncoder")
-    modules(folder, [FIRST, "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask"])
 
 
 @refused("chat model")
