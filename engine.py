@@ -9,13 +9,13 @@ the same moment. How a model is loaded and how batches form is `serving/`; where
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from cache import Cache, Entry, keys_of, pack, unpack
+from cache import Cache, Entry, InFlight, keys_of, pack, unpack
 from embedders.base import (
     DENSE,
     Column,
@@ -30,21 +30,19 @@ from embedders.base import (
     Truncate,
     Vectors,
 )
-from embedders.sparse import top_terms
-from errors import BadRequest, DeadlineExceeded, ServiceError, TooLarge
+from errors import BadRequest, ServiceError, TooLarge
 from observability import metrics, tracing
-from server import slots
 from serving.model import Loaded, Model
 from serving.registry import Registry
-from serving.results import activated, finish
-from serving.selection import SCORE, select
+from serving.results import activated, finish, top_terms
+from serving.selection import SCORE, Taken, select
 
 # Bytes of a value of the cache. The vectors of a query's 32 tokens are 16 KB at 128 numbers each;
 # those of a document's 512 are 0.26 MB, for which 100 dense vectors would leave a cache.
 LARGEST_KEPT = 1 << 16
-# Wait for another request's vectors only if it encodes at most this many times as many texts: else
-# a lone query whose text is part of a bulk load is encoded again, which is faster.
-PATIENCE = 64
+# Texts whose sparse rows are made before their terms are counted: a row of every term of a
+# vocabulary of 30,000 has 0.24 MB, so these have 62 MB at most. Other rows are counted by tokens.
+SPARSE_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -59,12 +57,14 @@ class EmbedRequest:
     top_n: int | None = None  # the most terms of a sparse vector
     min_weight: float | None = None  # of the terms of a sparse vector
     most_tokens: int | None = None  # of all inputs; more are refused before they are encoded
+    most_terms: int | None = None  # of all sparse vectors; at more the others are not made
     truncate: Truncate | None = None
     prompt_name: str | None = None
     prompt: str | None = None
     role: str | None = None  # the side of a retrieval, or another use, as clients name it
     deadline: float | None = None  # a time.monotonic() value
     gone: Gone | None = None  # whether the caller hung up
+    taken: Taken | None = None  # what `select` gave, if the caller has asked it already
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,15 @@ class Embedded:
 
 
 class Rows(NamedTuple):
-    """What the model made of each input, its tokens and whether it was cut."""
+    """What the model made of each input, its tokens and whether it was cut.
+
+    The places in `own` have only the terms that this request asks for: they are for no other.
+    """
 
     columns: Mapping[Output, Column]
     tokens: Sequence[int]
     truncated: Sequence[bool]
+    own: Collection[int] = ()
 
 
 Encode = Callable[[Sequence[int]], Rows]  # encodes the inputs at these places of a request
@@ -149,7 +153,9 @@ class Engine:
 
     def _run(self, request: EmbedRequest, inputs: Sequence[Input | Pair]) -> Embedded:
         started = time.monotonic()
-        model, loaded = select(self.registry, request.model, request.outputs)
+        model, loaded = request.taken or select(
+            self.registry, request.model, request.outputs, request.deadline
+        )
         facts = loaded.facts
         _check_dimensions(request.dimensions, facts.dimension)
         prompt = loaded.embedder.prompt(request.prompt_name, request.prompt, request.role)
@@ -187,9 +193,10 @@ class Engine:
             values: Any = zip(*(rows.columns[output] for output in outputs), strict=True)
             made = map(Entry, values, rows.tokens, rows.truncated)
             entries = dict(zip(missing, made, strict=True))
+            shared = {key: entries[key] for at, key in enumerate(missing) if at not in rows.own}
             if own is not None:
-                own.end(entries)
-            _keep(cache, outputs, entries)
+                own.end(shared)
+            _keep(cache, outputs, shared)
             return entries
 
         own, others = self._claim(places)
@@ -215,7 +222,7 @@ class Engine:
         }
         return Rows(columns, [e.tokens for e in entries], [e.truncated for e in entries]), count
 
-    def _claim(self, keys: Iterable[bytes]) -> tuple["InFlight", dict["InFlight", list[bytes]]]:
+    def _claim(self, keys: Iterable[bytes]) -> tuple[InFlight, dict[InFlight, list[bytes]]]:
         """Claim the keys that no request encodes now. Returns them, and who has the others."""
         own = InFlight()
         others: dict[InFlight, list[bytes]] = {}
@@ -225,7 +232,7 @@ class Engine:
                 (own.keys if holder is own else others.setdefault(holder, [])).append(key)
         return own, others
 
-    def _release(self, own: "InFlight") -> None:
+    def _release(self, own: InFlight) -> None:
         """Release the claimed keys. Requests that still wait get the rows so far."""
         own.looked.set()
         own.ended.set()
@@ -234,52 +241,10 @@ class Engine:
                 del self._in_flight[key]
 
 
-@dataclass(eq=False)
-class InFlight:
-    """The keys that one request looks up and encodes, and their rows for others that want them.
-
-    A key is released only after its value is in the cache, so a later request finds it there.
-    """
-
-    keys: list[bytes] = field(default_factory=list)
-    rows: dict[bytes, Entry] = field(default_factory=dict)
-    missing: int = 0  # keys that were not in the cache
-    looked: threading.Event = field(default_factory=threading.Event)
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def looked_up(self, found: dict[bytes, Entry]) -> None:
-        """Share what the cache held."""
-        self.rows, self.missing = dict(found), len(self.keys) - len(found)
-        self.looked.set()
-
-    def end(self, rows: dict[bytes, Entry]) -> None:
-        """Share what was encoded."""
-        self.rows = self.rows | rows
-        self.ended.set()
-
-    def wait(self, keys: Sequence[bytes], deadline: float | None, size: int) -> dict[bytes, Entry]:
-        """Return those of these keys' entries that exist, for a request of `size` texts.
-
-        Raises DeadlineExceeded.
-        """
-        _wait(self.looked, deadline)
-        if self.missing <= PATIENCE * size and any(key not in self.rows for key in keys):
-            _wait(self.ended, deadline)
-        return {key: self.rows[key] for key in keys if key in self.rows}
-
-
-def _wait(event: threading.Event, deadline: float | None) -> None:
-    left = None if deadline is None else max(0.0, deadline - time.monotonic())
-    with slots.away():
-        ended = event.wait(left)
-    if not ended:
-        raise DeadlineExceeded("the request's deadline passed while it waited")
-
-
 def _keep(cache: Cache, outputs: Sequence[Output], entries: Mapping[bytes, Entry]) -> None:
     """Put what is finite into the cache, but no value that would take the room of thousands."""
-    packed = {key: pack(key, outputs, entry) for key, entry in entries.items() if entry.finite}
-    cache.put({key: value for key, value in packed.items() if len(value) <= LARGEST_KEPT})
+    small = {key: entry for key, entry in entries.items() if entry.size <= LARGEST_KEPT}
+    cache.put({key: pack(key, outputs, each) for key, each in small.items() if each.finite})
 
 
 def _look_up(
@@ -287,11 +252,11 @@ def _look_up(
 ) -> dict[bytes, Entry]:
     """Return what the cache holds of these keys. What is damaged is dropped there."""
     width = len(facts.labels) if "score" in outputs else facts.dimension
-    if not width and "dense" in outputs:  # of a remote model before its first reply
+    if not width and outputs != ("sparse",):  # of a remote model before its first reply
         return {}
     values = zip(keys, cache.get(keys), strict=True)
     kept = {key: value for key, value in values if value is not None}
-    found = unpack(kept, outputs, width)
+    found = unpack(kept, outputs, width, facts.vocabulary)
     if damaged := [key for key in kept if key not in found]:
         metrics.CACHE.labels("damaged").inc(len(damaged))
         cache.drop(damaged)
@@ -323,6 +288,8 @@ def _encode(
         if outputs != DENSE:
             items = [replace(item, outputs=outputs) for item in items]
         _check_tokens(items, request.most_tokens)
+        if "sparse" in outputs:
+            return _encode_sparse(loaded, request, items)
         encoded = loaded.encoder.encode(items, request.deadline, request.gone)
     except ServiceError as exc:
         if exc.index is not None:
@@ -331,6 +298,43 @@ def _encode(
     # A pass may hold what other requests asked for.
     columns = {output: encoded.columns[output] for output in outputs}
     return Rows(columns, encoded.tokens, [item.truncated for item in items])
+
+
+def _encode_sparse(loaded: Loaded, request: EmbedRequest, items: Sequence[Item]) -> Rows:
+    """Encode some items at a time, the longest first, and count their terms.
+
+    A row that is too large to be kept is cut to what the request asks for before the next are made.
+    Raises TooLarge once the terms are more than `most_terms`, and what the encoder raises.
+    """
+    order = sorted(range(len(items)), key=lambda place: -items[place].tokens)
+    columns: dict[Output, list[Any]] = {each: [None] * len(items) for each in request.outputs}
+    tokens, own, terms = [0] * len(items), set(), 0
+    least = request.min_weight or 0.0
+    for start in range(0, len(order), SPARSE_AT_ONCE):
+        some = order[start : start + SPARSE_AT_ONCE]
+        try:
+            part = [items[place] for place in some]
+            encoded = loaded.encoder.encode(part, request.deadline, request.gone)
+        except ServiceError as exc:
+            if exc.index is not None:
+                exc.index = some[exc.index]
+            raise
+        for at, place in enumerate(some):
+            tokens[place] = encoded.tokens[at]
+            for output, column in columns.items():
+                column[place] = encoded.columns[output][at]
+            row = columns["sparse"][place]
+            if row.indices.nbytes + row.values.nbytes > LARGEST_KEPT:
+                row = columns["sparse"][place] = top_terms(row, request.top_n, least)
+                own.add(place)
+            terms += min(int((np.abs(row.values) >= least).sum()), request.top_n or len(row.values))
+        if request.most_terms is not None and terms > request.most_terms:
+            raise TooLarge(
+                f"the sparse vectors have more than the {request.most_terms} terms that a reply "
+                "may hold: send fewer texts, or ask for fewer terms (top_n)"
+            )
+    made = {output: _column(output, column, loaded.facts) for output, column in columns.items()}
+    return Rows(made, tokens, [item.truncated for item in items], own)
 
 
 def _check_tokens(items: Sequence[Item], most: int | None) -> None:

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from cache.codec import Entry, keys_of, pack, unpack
+from cache.in_flight import InFlight
 from cache.memory import MemoryCache
 from cache.redis import RedisCache
 from cache.shared import Call, SharedCache
 from config.storage import CacheSettings
 
 __all__ = [
-    "Cache", "Entry", "MemoryCache", "RedisCache", "SharedCache", "keys_of", "open_cache", "pack",
-    "unpack",
+    "Cache", "Entry", "InFlight", "MemoryCache", "RedisCache", "SharedCache", "keys_of",
+    "open_cache", "pack", "unpack",
 ]  # fmt: skip
 
 

@@ -11,9 +11,10 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,14 @@ class Entry(NamedTuple):
         """Whether every number is one."""
         return all(np.isfinite(_numbers(value)).all() for value in self.values)
 
+    @property
+    def size(self) -> int:
+        """The bytes of its numbers and indices."""
+        return sum(
+            _numbers(value).nbytes * (2 if isinstance(value, Sparse) else 1)
+            for value in self.values
+        )
+
 
 def keys_of(
     facts: Facts, prompt: Prompt, truncate: Truncate, outputs: Sequence[Output],
@@ -59,19 +68,28 @@ def keys_of(
     context = (facts.fingerprint, facts.max_tokens, *how)
     common = blake2b(digest_size=20)
     common.update(blake2b(json.dumps(context).encode()).digest())
+    asked: dict[str, Any] = {}  # the state after each query: one may have thousands of documents
     keys = []
     for given in inputs:
-        digest = common.copy()
-        if isinstance(given, str):
-            digest.update(b"t" + given.encode("utf-8", "surrogatepass"))
-        elif isinstance(given, Pair):
-            query, document = (text.encode("utf-8", "surrogatepass") for text in given)
-            digest.update(b"p%d:%b" % (len(query), query))
-            digest.update(document)
+        if isinstance(given, Pair):
+            if given.query not in asked:
+                query = _bytes(given.query)
+                asked[given.query] = common.copy()
+                asked[given.query].update(b"p%d:%b" % (len(query), query))
+            digest = asked[given.query].copy()
+            digest.update(_bytes(given.document))
         else:
-            digest.update(b"i" + ",".join(map(str, given)).encode())
+            digest = common.copy()
+            if isinstance(given, str):
+                digest.update(b"t" + _bytes(given))
+            else:
+                digest.update(b"i" + ",".join(map(str, given)).encode())
         keys.append(PREFIX + digest.hexdigest().encode())
     return keys
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def pack(key: bytes, outputs: Sequence[Output], entry: Entry) -> bytes:
@@ -89,11 +107,13 @@ def pack(key: bytes, outputs: Sequence[Output], entry: Entry) -> bytes:
 
 
 def unpack(
-    values: Mapping[bytes, bytes], outputs: Sequence[Output], width: int
-) -> dict[bytes, Entry]:
-    """Return the entries of the sound values: of this version, key and outputs, and finite.
+    values: Mapping[bytes, bytes], outputs: Sequence[Output], width: int,
+    vocabulary: int | None = None,
+) -> dict[bytes, Entry]:  # fmt: skip
+    """Return the entries of the sound values: of this version, key, outputs and shape, and finite.
 
-    `width` is how many numbers a dense vector, or an input's scores, must have.
+    `width` is how many numbers a vector, of a text or of a token, or an input's scores must have.
+    The indices of a sparse row must ascend, below `vocabulary` where that is known.
     """
     bits = sum(BITS[output] for output in outputs)
     if len(outputs) == 1 and outputs[0] in FIXED:
@@ -105,14 +125,12 @@ def unpack(
         version, truncated, given, tokens = HEADER.unpack_from(value)
         if (version, given) != (VERSION, bits):
             continue
-        try:
-            matrices = zip(outputs, _matrices(value), strict=True)
-            entry = Entry(tuple(_value(*part) for part in matrices), tokens, truncated != 0)
-        except (ValueError, IndexError, struct.error):  # of another program, with a right CRC
-            continue
-        fixed = zip(outputs, entry.values, strict=True)
-        if all(len(row) == width for output, row in fixed if output in FIXED) and entry.finite:
-            found[key] = entry
+        with suppress(Exception):  # of another program, with a right CRC: whatever it holds
+            parts = zip(outputs, _matrices(value), strict=True)
+            made = tuple(_value(*part, width, vocabulary) for part in parts)
+            entry = Entry(made, tokens, truncated != 0)
+            if entry.finite:
+                found[key] = entry
     return found
 
 
@@ -123,7 +141,8 @@ def _unpack_alike(values: Mapping[bytes, bytes], bits: int, width: int) -> dict[
     rows = np.frombuffer(b"".join(right.values()), layout)
     crc = np.array([zlib.crc32(value, zlib.crc32(key)) for key, value in right.items()], np.uint32)
     sound = (crc == RESIDUE) & (rows["version"] == VERSION) & (rows["outputs"] == bits)
-    sound &= (rows["columns"] == width) & np.isfinite(rows["row"]).all(axis=1)
+    sound &= (rows["rows"] == 1) & (rows["columns"] == width)
+    sound &= np.isfinite(rows["row"]).all(axis=1)
     vectors = zip(rows["row"].astype(np.float32, copy=False))
     costs = rows["tokens"].tolist(), (rows["truncated"] != 0).tolist()
     entries = zip(right, map(Entry, vectors, *costs), sound.tolist(), strict=True)
@@ -138,20 +157,37 @@ def _layout(width: int) -> np.dtype[np.void]:
 
 
 def _matrices(value: bytes) -> Iterator[NDArray[np.float32]]:
-    """Yield the matrices of a value whose CRC is right."""
+    """Yield the matrices of a value whose CRC is right. Raises ValueError, struct.error."""
     place, end = HEADER.size, len(value) - CRC.size
     while place < end:
         rows, columns = SHAPE.unpack_from(value, place)
         place += SHAPE.size
         numbers = np.frombuffer(value, "<f4", rows * columns, place)
-        yield numbers.reshape(rows, columns).astype(np.float32, copy=False)
         place += numbers.nbytes
+        if place > end:
+            raise ValueError("its last matrix is cut")
+        yield numbers.reshape(rows, columns).astype(np.float32, copy=False)
 
 
-def _value(output: Output, matrix: NDArray[np.float32]) -> Value:
+def _value(
+    output: Output, matrix: NDArray[np.float32], width: int, vocabulary: int | None
+) -> Value:
+    """Return what a matrix holds. Raises ValueError for another shape than the output has."""
     if output == "sparse":
-        return Sparse(matrix[0].view(np.int32), matrix[1])
-    return matrix if output == "multi_vector" else matrix[0]
+        rows, weights = matrix
+        indices = rows.view(np.int32)
+        steps = np.diff(indices.astype(np.int64), prepend=-1, append=vocabulary or 1 << 31)
+        if (steps <= 0).any():
+            raise ValueError("its indices do not ascend within the vocabulary")
+        return Sparse(indices, weights)
+    if matrix.shape[1] != width:
+        raise ValueError("it has another width")
+    if output == "multi_vector":
+        return matrix
+    if len(matrix) != 1:
+        raise ValueError("it has more than one row")
+    row: NDArray[np.float32] = matrix[0]
+    return row
 
 
 def _numbers(value: Value) -> NDArray[np.float32]:

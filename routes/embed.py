@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from auth import sees_all, shown
 from context import services
-from embedders.base import DENSE, Input, Sparse, Vectors
+from embedders.base import DENSE, Input, Output, Sparse, Vectors
 from engine import Embedded, EmbedRequest
 from errors import BadRequest, TooLarge
 from rate_limits import throttle
 from routes.budget import client_gone
 from routes.table import Reply, Route
 from schemas.embed import EmbedBody, EmbedQuery, EmbedReply, Options, SingleQuery, Wanted
-from schemas.forms import Form, numbers, written, written_matrices, written_sparse
-from serving.selection import select
+from schemas.forms import OF_UNITS, Form, numbers, written, written_matrices, written_sparse
+from serving.results import finish
+from serving.selection import Taken, select
 
 ERRORS = (400, 413, 415, 422, 429, 503, 504)
 BYTES = "application/octet-stream"
@@ -42,7 +43,7 @@ def batch_embed(body: EmbedBody, query: EmbedQuery) -> Reply[EmbedReply] | Reply
 @Embed("POST", "/embed/single", other=BYTES)
 def embed_single(query: SingleQuery) -> Reply[EmbedReply] | Reply[bytes]:
     """Embed the text of the query string."""
-    wanted = Wanted.of(query, 1)
+    wanted = Wanted.of(query, 1, top_n=query.top_n, min_weight=query.min_weight)
     return _reply(run([query.text], query.model_id, Options(), wanted), wanted, single=True)
 
 
@@ -67,7 +68,7 @@ def named_model(*names: str | None) -> str | None:
 def _reply(result: Embedded, wanted: Wanted, *, single: bool) -> Reply[EmbedReply] | Reply[bytes]:
     form, columns = wanted.form, result.columns
     if form.encoding == "bytes":
-        array = result.vectors if "dense" in columns else _matrices(result)[0]
+        array = result.vectors if "dense" in columns else _written(result, form)[0]
         return bytes_reply(result, array, form)
     body: dict[str, Any] = {}
     if "dense" in columns:
@@ -80,7 +81,7 @@ def _reply(result: Embedded, wanted: Wanted, *, single: bool) -> Reply[EmbedRepl
         terms = result.loaded.embedder.terms if wanted.terms else None
         body["sparse"] = written_sparse(_sparse(result), form, terms)
     if "multi_vector" in columns:
-        body["multi_vector"] = written_matrices(_matrices(result), form)
+        body["multi_vector"] = written_matrices(_written(result, form), form)
     if width := _width(result):
         body["dimension"] = width
     body["model"] = shown(result.model.spec.model_name)
@@ -108,6 +109,8 @@ def request_of(
     model: str | None = None,
     wanted: Wanted = VECTORS,
     most_tokens: int | None = None,
+    most_terms: int | None = None,
+    taken: Taken | None = None,
 ) -> EmbedRequest:
     """Return the engine's request, with the deadline and the caller of the HTTP request."""
     return EmbedRequest(
@@ -119,28 +122,42 @@ def request_of(
         top_n=wanted.top_n,
         min_weight=wanted.min_weight,
         most_tokens=most_tokens,
+        most_terms=most_terms,
         truncate=options.truncate,
         prompt_name=options.prompt_name,
         prompt=options.prompt,
         role=options.input_type,
         deadline=g.deadline,
         gone=client_gone(),
+        taken=taken,
     )
 
 
-def run(inputs: Sequence[Input], model: str | None, options: Options, wanted: Wanted) -> Embedded:
+def take(model: str | None, outputs: tuple[Output, ...]) -> Taken:
+    """Return a request's model and what encodes for it. See `select`."""
+    return select(services().engine.registry, model, outputs, g.deadline)
+
+
+def run(
+    inputs: Sequence[Input], model: str | None, options: Options, wanted: Wanted,
+    taken: Taken | None = None,
+) -> Embedded:  # fmt: skip
     """Embed the inputs of any dialect within the limits, and note the cost for the log line."""
     admit(len(inputs), model)
-    facts = select(services().engine.registry, model, wanted.outputs)[1].facts
-    form, most_tokens = wanted.form, None
+    taken = taken or take(model, wanted.outputs)
+    facts = taken[1].facts
+    form, most_tokens, most_terms = wanted.form, None, None
+    limit = services().config.max_reply_bytes
     if "dense" in wanted.outputs:
         cut = min(options.dimensions or facts.dimension, facts.dimension)
         _check_reply(len(inputs), cut, form)
     if "multi_vector" in wanted.outputs:
-        limit = services().config.max_reply_bytes
         # Whatever they are written as, they are in memory as float32 first.
         most_tokens = int(limit / (facts.dimension * max(form.width, 4.0) + 2))
-    result = services().engine.embed(request_of(options, inputs, model, wanted, most_tokens))
+    if "sparse" in wanted.outputs:
+        most_terms = int(limit / form.term(texts=wanted.terms))
+    how = request_of(options, inputs, model, wanted, most_tokens, most_terms, taken)
+    result = services().engine.embed(how)
     g.facts = {"model": result.model.spec.id, "texts": len(inputs), "tokens": result.tokens}
     if "dense" in wanted.outputs:  # a remote model's dimension is 0 until its first reply
         _check_reply(len(inputs), result.vectors.shape[1], form)
@@ -149,13 +166,11 @@ def run(inputs: Sequence[Input], model: str | None, options: Options, wanted: Wa
     return result
 
 
-def admit(texts: int, model: str | None) -> None:
-    """Count a request's texts against the caller's limit. Raises TooLarge, RateLimited."""
+def admit(texts: int, model: str | None, field: str = "input") -> None:
+    """Count the texts of a request's `field` against the limits. Raises TooLarge, RateLimited."""
     limit = services().settings.current.max_texts
     if texts > limit:
-        raise TooLarge(
-            f"{texts} inputs; the limit is {limit} a request: send several", param="input"
-        )
+        raise TooLarge(f"{texts} inputs; the limit is {limit} a request: send several", param=field)
     throttle().count_texts(texts)
     g.facts = {"model": model, "texts": texts}
 
@@ -198,6 +213,14 @@ def _sparse(result: Embedded) -> list[Sparse]:
 
 def _matrices(result: Embedded) -> list[Vectors]:
     return [row for row in result.columns["multi_vector"] if isinstance(row, np.ndarray)]
+
+
+def _written(result: Embedded, form: Form) -> list[Vectors]:
+    """Return the vectors of tokens as this form has them: some types are of vectors of length 1."""
+    matrices = _matrices(result)
+    if form.dtype not in OF_UNITS:
+        return matrices
+    return [finish(matrix, None, normalize=True) for matrix in matrices]
 
 
 def _width(result: Embedded) -> int | None:

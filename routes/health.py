@@ -19,7 +19,14 @@ from context import Services, services
 from observability import metrics
 from rate_limits import Throttle, throttle
 from routes.table import Reply, Route
-from schemas.service import HealthReply, IndexReply, LiveReply, ReadyReply, SumsReply
+from schemas.service import (
+    HealthReply,
+    IndexReply,
+    LiveReply,
+    ModelStateReply,
+    ReadyReply,
+    SumsReply,
+)
 from serving.health import unhealthy_reason
 from serving.model import Model
 from store import sqlite_version
@@ -60,13 +67,7 @@ def health() -> Reply[HealthReply]:
         "version": services().version,
         "sqlite": sqlite_version(),
         "degraded": "; ".join(problems.values() if sees_all() else problems) or None,
-        "models": {
-            shown(model.spec.id): {
-                "status": model.state,
-                "reason": model.reason if sees_all() else model.public_reason,
-            }
-            for model in models.values()
-        },
+        "models": {shown(model.spec.id): _row(model) for model in models.values()},
     }
     return Reply(body) if reason is None else Reply(body, 503, RETRY)
 
@@ -97,6 +98,14 @@ def show_metrics() -> Reply[SumsReply] | Reply[bytes]:
         return Reply(cast(SumsReply, metrics.summary()))
     kind = {"Content-Type": metrics.CONTENT_TYPE}
     return Reply(metrics.exposition(hosts=sees_all()), headers=kind)
+
+
+def _row(model: Model) -> ModelStateReply:
+    """Return whether a model can encode, as its last pass or its model process says."""
+    state, reason = model.state, model.reason
+    if state == "ready" and (reason := unhealthy_reason(model, trial=False)):
+        state = "unavailable"
+    return {"status": state, "reason": _for_caller(model, reason)}
 
 
 def _for_caller(model: Model, reason: str | None) -> str | None:

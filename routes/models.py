@@ -44,6 +44,7 @@ def info() -> ModelReply:
 def describe(model: Model) -> ModelReply:
     """Return what is known of a model; what only loading shows is null until then."""
     spec, facts, settings = model.spec, model.facts, services().settings.current
+    held = model.held
     dimension = (facts.dimension or None) if facts else spec.dimensions
     longest = facts.max_tokens if facts else spec.max_seq_length
     return {
@@ -71,9 +72,10 @@ def describe(model: Model) -> ModelReply:
         "prompts": dict(facts.prompts) if facts else spec.prompts,
         "revision": spec.revision,
         "fingerprint": facts.fingerprint if facts else None,
+        "memory_bytes": model.memory_bytes,
         "batch_size": spec.max_batch_size
         or settings.max_batch_size
-        or (model.held.embedder.pass_items if model.held else None),
+        or (held.embedder.pass_items if held else None),
         "max_client_batch_size": settings.max_texts,
         "version": services().version,
     }

@@ -46,6 +46,13 @@ MEANINGS = {
     504: "The request's deadline passed.",
     507: "No space is left.",
 }
+BYTES = "application/octet-stream"
+# The headers of a reply that is the bytes of an array.
+OF_BYTES = {
+    "X-Embedding-Shape": "Of a reply in bytes: the array's rows and columns, as `3,384`.",
+    "X-Embedding-Dtype": "Of a reply in bytes: the type of its numbers, as numpy names it.",
+    "X-Embedding-Tokens": "Of a reply in bytes: the tokens that the model read.",
+}
 
 
 @Route("GET", "/openapi.json", access="public", tag="service", any_page=True, counted=False)
@@ -171,9 +178,15 @@ def _responses(row: Route, names: Any, shown: dict[str, Any]) -> dict[str, Any]:
         example = shown.get("reply") if good and shown.get("status") == status else None
         body = schema if good or status in row.same else wrong
         content: dict[str, Any] = {"application/json": _content(body, example)}
+        answers[str(status)] = {"description": MEANINGS[status], "content": content}
         if good and row.other is not None:
             content[row.other] = {"schema": {"type": "string"}}
-        answers[str(status)] = {"description": MEANINGS[status], "content": content}
+        if good and row.other == BYTES:
+            content[BYTES] = {"schema": {"type": "string", "format": "binary"}}
+            answers[str(status)]["headers"] = {
+                name: {"description": meaning, "schema": {"type": "string"}}
+                for name, meaning in OF_BYTES.items()
+            }
     return answers
 
 

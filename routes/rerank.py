@@ -8,13 +8,13 @@ from flask import g
 
 from auth import shown
 from context import services
-from errors import BadRequest, TooLarge
-from routes.embed import Embed, admit, facts_headers, named_model, request_of
+from errors import BadRequest, ServiceError, TooLarge
+from routes.embed import Embed, admit, facts_headers, named_model, request_of, take
 from routes.table import Reply
 from schemas.embed import EmbedQuery
 from schemas.known import check_limit
 from schemas.rerank import RerankBody, RerankReply, ScoredReply
-from serving.selection import SCORE, select
+from serving.selection import SCORE
 
 RESULT = 64  # bytes of a result in a reply besides its document
 
@@ -25,17 +25,26 @@ def rerank(body: RerankBody, query: EmbedQuery) -> Reply[RerankReply] | Reply[li
     documents, options = body.given, body.options(services().engine.truncate)
     raw, most, with_text = body.raw, body.most, body.with_text
     model = named_model(body.model, body.model_id, query.model_id)
-    admit(len(documents), model)
-    facts = select(services().engine.registry, model, SCORE)[1].facts
+    field = "documents" if body.texts is None else "texts"
+    admit(len(documents), model, field)
+    taken = take(model, SCORE)
+    facts = taken[1].facts
     if raw and facts.device == "remote":
         raise BadRequest(
             "raw_scores: this model runs at a provider, which gives no raw scores; leave it out",
             param="raw_scores",
         )
-    for field in ("truncate_prompt_tokens", "max_tokens_per_doc"):
-        check_limit(field, getattr(body, field), facts.max_tokens)
-    how = request_of(options, model=model)
-    result = services().engine.rerank(body.query, documents, how, raw=raw)
+    for limit in ("truncate_prompt_tokens", "max_tokens_per_doc"):
+        check_limit(limit, getattr(body, limit), facts.max_tokens)
+    how = request_of(options, model=model, taken=taken)
+    try:
+        result = services().engine.rerank(body.query, documents, how, raw=raw)
+    except ServiceError as refused:
+        if refused.index is not None:  # the engine calls any text an input
+            refused.param = f"{field}.{refused.index}"
+            refused.message = f"{refused.param}: {refused.message}"
+            refused.index = None
+        raise
     g.facts = {"model": result.model.spec.id, "texts": len(documents), "tokens": result.tokens}
     scores = result.scores[:, 0]  # float32, which the JSON writer gives its own digits
     best = np.argsort(-scores, kind="stable")[:most].tolist()

@@ -6,7 +6,7 @@ from auth import shown
 from context import services
 from embedders.base import DENSE, Input
 from errors import BadRequest, NotFound
-from routes.embed import BYTES, ERRORS, bytes_reply, facts_headers, run
+from routes.embed import BYTES, ERRORS, bytes_reply, facts_headers, run, take
 from routes.table import Reply, Route
 from schemas.embed import Wanted
 from schemas.known import check_limit
@@ -21,7 +21,6 @@ from schemas.openai import (
     options_of,
 )
 from serving.model import Model
-from serving.selection import select
 
 # OpenAI's clients need a number, and the service does not know when a model was made.
 CREATED = 1_700_000_000
@@ -33,12 +32,13 @@ def embeddings(body: OpenAIBody) -> Reply[OpenAIReply] | Reply[bytes]:
     """Embed text or token ids, as OpenAI's API does."""
     inputs = list(body.inputs)
     _check_token_ids(inputs)
-    most = select(services().engine.registry, body.model, DENSE)[1].facts.max_tokens
+    taken = take(body.model, DENSE)
+    most = taken[1].facts.max_tokens
     check_limit("truncate_prompt_tokens", body.truncate_prompt_tokens, most)
     form, options = form_of(body), options_of(body, services().engine.truncate)
     try:
         wanted = Wanted(form=form, normalize=normalize_of(body))
-        result = run(inputs, body.model, options, wanted)
+        result = run(inputs, body.model, options, wanted, taken)
     except BadRequest as refused:
         # The engine knows a field by one name; the caller may have sent another.
         field = next(iter(body.given(refused.param)), None)

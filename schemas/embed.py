@@ -2,7 +2,8 @@
 the options of a request, and which results it wants in which form.
 """
 
-from typing import Annotated, Literal, NamedTuple, NotRequired, Self
+import json
+from typing import Annotated, Literal, NamedTuple, NotRequired, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -28,6 +29,8 @@ MOST_PROMPT = 10_000  # characters; a prompt goes before each of the texts
 CUTS = {"none": "error", "start": "left", "end": "right"}
 CutWords = Truncate | Literal["NONE", "START", "END"] | bool | None
 Result = Literal["dense", "sparse", "multi_vector"]
+TOP_N = "The most terms of a sparse vector, the heaviest."
+MIN_WEIGHT = "The least weight of a sparse vector's terms."
 
 
 def cut(value: object) -> object:
@@ -81,8 +84,11 @@ def _results(value: object) -> object:
         value = [word.strip() for word in value.split(",")]
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         return value
-    order = ("dense", "sparse", "multi_vector")
-    return sorted(set(value), key=lambda word: order.index(word) if word in order else -1)
+    order = get_args(Result)
+    if unknown := next((word for word in value if word not in order), None):
+        said = {"word": json.dumps(unknown[:64]), "known": ", ".join(order)}
+        raise PydanticCustomError("outputs", "there is no {word}; there is {known}", said)
+    return sorted(set(value), key=order.index)
 
 
 Results = Annotated[
@@ -114,13 +120,13 @@ class Wishes(BaseModel):
 
 
 class EmbedBody(Wishes, Options):
-    """Body of `POST /embed` and `POST /batch-embed`: `texts` (one or many) or `text`."""
+    """Body of `POST /embed` and `POST /batch-embed`: exactly one of `texts` and `text`."""
 
     texts: Texts | None = optional("A text, or a list of texts.")
     text: StrictStr | None = optional("One text; the reply also has its vector as `embedding`.")
     normalize: StrictBool | None = optional("Scale dense vectors to length 1.")
-    top_n: StrictInt | None = optional("The most terms of a sparse vector, the heaviest.", ge=1)
-    min_weight: Float | None = optional("The least weight of a sparse vector's terms.", ge=0)
+    top_n: StrictInt | None = optional(TOP_N, ge=1)
+    min_weight: Float | None = optional(MIN_WEIGHT, ge=0)
     model: StrictStr | None = optional("Id or name of the model.")
     model_id: StrictStr | None = optional("The same as `model`.")
 
@@ -148,6 +154,8 @@ class SingleQuery(Wishes, EmbedQuery):
     """Query string of `POST /embed/single`."""
 
     text: str = doc("The text to embed.")
+    top_n: int | None = optional(TOP_N, ge=1)
+    min_weight: float | None = optional(MIN_WEIGHT, ge=0, allow_inf_nan=False)
 
 
 class SparseReply(TypedDict):

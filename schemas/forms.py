@@ -1,6 +1,7 @@
 """How a reply writes vectors: as JSON numbers, base64 or bytes, of numbers of a chosen type.
 
-`int8` is 127 times a number of a unit vector, rounded, and `uint8` the same plus 128. `ubinary` is
+`int8` is 127 times a number of a unit vector, rounded, and `uint8` the same plus 128; a number
+beyond 1 counts as 1. `ubinary` is
 a bit for each number, 1 above 0: the first number is the highest bit of a byte, and zeros fill the
 last byte. `binary` is the same minus 128. Cohere, Jina, Voyage and sentence-transformers agree on
 the bits. Several numbers in base64 or bytes are little-endian.
@@ -79,9 +80,9 @@ def numbers(vectors: Vectors, dtype: Dtype) -> NDArray[Any]:
                 )
             return halves
         case "int8":
-            return np.rint(vectors * 127).astype(np.int8)
+            return np.rint(np.clip(vectors, -1, 1) * 127).astype(np.int8)
         case "uint8":
-            return (np.rint(vectors * 127) + 128).astype(np.uint8)
+            return (np.rint(np.clip(vectors, -1, 1) * 127) + 128).astype(np.uint8)
         case "ubinary":
             return np.packbits(vectors > 0, axis=-1)
     return (np.packbits(vectors > 0, axis=-1).astype(np.int16) - 128).astype(np.int8)

@@ -46,12 +46,16 @@ class Known(Strict):
     ) -> Any:
         name = str(info.field_name)
         try:
-            return read(value)
+            made = read(value)
         except ValidationError:
             if name in cls.given_texts:
                 raise
-            valid = cls.model_fields[name].description
-            raise BadRequest(f"{name}: {_shown(value)} is refused. {valid}", param=name) from None
+        else:  # pydantic takes `true` for a literal 1, and 1 for a literal `true`
+            number = isinstance(value, int | float)
+            if not number or isinstance(made, bool) == isinstance(value, bool):
+                return made
+        valid = cls.model_fields[name].description
+        raise BadRequest(f"{name}: {_shown(value)} is refused. {valid}", param=name)
 
 
 def agreed(body: BaseModel, meanings: Mapping[str, Value | None]) -> Value | None:

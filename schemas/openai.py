@@ -284,10 +284,14 @@ def normalize_of(body: OpenAIBody) -> bool:
 def form_of(body: OpenAIBody) -> Form:
     """Return how the vectors are written. Raises BadRequest."""
     encoding, dtype = KINDS[body.embedding_type]
+    dtypes: dict[str, Dtype | None] = {
+        "output_dtype": body.output_dtype, "embedding_type": dtype, "embed_dtype": body.embed_dtype,
+        "embedding_types": "float32" if body.embedding_types else None,
+    }  # fmt: skip
     form = Form(
         agreed(body, {"encoding_format": body.encoding_format, "embedding_type": encoding})
         or "float",
-        agreed(body, {"output_dtype": body.output_dtype, "embedding_type": dtype}) or "float32",
+        agreed(body, dtypes) or "float32",
     )
     embed.normalized(form, normalize_of(body), next(iter(body.given("normalize")), "normalize"))
     return form

@@ -6,7 +6,15 @@ answered as TEI does, with a list.
 
 from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+)
 from pydantic import model_validator as model_check
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
@@ -15,7 +23,7 @@ from embedders.base import Truncate
 from errors import BadRequest
 from schemas import embed
 from schemas.base import doc, optional
-from schemas.known import Known, TextItem, agreed, truncate_of
+from schemas.known import Known, agreed, truncate_of
 
 
 def _text(value: object) -> object:
@@ -45,22 +53,30 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
-Document = Annotated[StrictStr, BeforeValidator(_text, json_schema_input_type=str | TextItem)]
+class DocumentItem(BaseModel):
+    """A document as an object: its `text` is scored, and other fields are ignored."""
+
+    text: str
+
+
+Document = Annotated[StrictStr, BeforeValidator(_text, json_schema_input_type=str | DocumentItem)]
 Documents = Annotated[list[Document], Field(min_length=1, max_length=embed.MOST_TEXTS)]
 Flag = Annotated[
     StrictBool,
-    BeforeValidator(_flag, json_schema_input_type=bool | Literal["true", "false"]),
+    BeforeValidator(_flag, json_schema_input_type=bool | Literal["true", "false", "True", "False"]),
 ]
 Side = Annotated[
     Literal["left", "right"],
     BeforeValidator(_lower, json_schema_input_type=Literal["left", "right", "Left", "Right"]),
 ]
+OF_VECTORS = "Only null: `POST /rerank` gives scores; `POST /embed` gives vectors."
 Ignored = Annotated[Any, doc("Any value: it changes no score.")]
 
 
 class RerankBody(Known):
-    """Body of `POST /rerank`: a query, and `documents` or `texts`. Of several names for one field
-    any will do; every field listed here is honoured or refused, and null is the same as no field.
+    """Body of `POST /rerank`: a query, and exactly one of `documents` and `texts`. Of several names
+    for one field any will do; every field listed here is honoured or refused, and null is the same
+    as no field.
     """
 
     given_texts = ("query", "documents", "texts")
@@ -114,6 +130,15 @@ class RerankBody(Known):
     # Fields with one valid value.
     max_chunks_per_doc: Literal[1] | None = optional("Only 1: a document is not split.")
     rank_fields: tuple[Literal["text"]] | None = optional("Only a list of `text`.")
+    # Our own fields of vectors.
+    outputs: None = optional(OF_VECTORS)
+    dimensions: None = optional(OF_VECTORS)
+    normalize: None = optional(OF_VECTORS)
+    encoding_format: None = optional(OF_VECTORS)
+    output_dtype: None = optional(OF_VECTORS)
+    sparse_format: None = optional(OF_VECTORS)
+    min_weight: None = optional(OF_VECTORS)
+    input_type: None = optional("Only null: a query and its documents have no other role.")
     # `usage` is in every reply.
     return_len: Ignored = None
     user: Ignored = None

@@ -47,7 +47,10 @@ class ModelReply(TypedDict):
         list[str], doc("What it gives: `dense`, `sparse`, `multi_vector`, or `score` of a pair.")
     ]
     labels: Annotated[list[str], doc("The names of its scores.")]
-    status: str
+    status: Annotated[
+        str,
+        doc("`ready`, `loading`, `unavailable`, or `unloaded`: the next request for it loads it."),
+    ]
     reason: str | None
     replicas: list[dict[str, Any]] | None
     dimension: int | None
@@ -65,6 +68,7 @@ class ModelReply(TypedDict):
     prompts: dict[str, str] | None
     revision: str | None
     fingerprint: str | None
+    memory_bytes: Annotated[int | None, doc("What its weights take while it is loaded.")]
     batch_size: int | None
     max_client_batch_size: int
     version: str

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.codec import HEADER, SHAPE, Entry, keys_of, pack, unpack
+from cache.codec import BITS, HEADER, SHAPE, Entry, keys_of, pack, unpack
 from embedders.base import DENSE, Input, Output, Pair, Prompt, Sparse, Truncate, Value
 from embedders.fake import FakeEmbedder
 
 FACTS = FakeEmbedder().facts
 KEY = b"emb:v2:" + b"0" * 40
 SPARSE = Sparse(np.array([3, 70_000], np.int32), np.array([0.5, 2.5], np.float32))
-MATRIX = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+MATRIX = np.linspace(-1, 1, 24, dtype=np.float32).reshape(3, 8)
 VECTOR = np.linspace(-1, 1, 8, dtype=np.float32)
 ALL: tuple[Output, ...] = ("dense", "sparse", "multi_vector")
 # Of each shape that an entry can have: its outputs and its values.
@@ -161,6 +161,62 @@ def test_a_value_that_somebody_else_wrote_with_a_right_crc_is_refused() -> None:
     for body in (head, head + SHAPE.pack(2, 9**9), head + SHAPE.pack(1, 1) + b"1234", head + b"12"):
         crc = zlib.crc32(body, zlib.crc32(KEY)).to_bytes(4, "little")
         assert unpack({KEY: body + crc}, ("sparse",), 8) == {}
+
+
+HUGE = 2**32 - 1
+
+
+@pytest.mark.fault("Redis")
+@pytest.mark.parametrize("row", list(ROWS))
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(HUGE, HUGE), (HUGE, 0), (0, HUGE), (1, HUGE), (0, 0), (3, 8), (3, 1)]
+)
+def test_a_shape_that_no_model_gives_is_refused(row: str, rows: int, columns: int) -> None:
+    """A value of another shape with a right CRC, of up to 2^32 - 1 rows and columns -> a miss."""
+    outputs, values = ROWS[row]
+    if outputs == ("multi_vector",) and (rows, columns) == (3, 8):
+        return  # it is sound
+    body = HEADER.pack(2, 0, sum(BITS[output] for output in outputs), 7)
+    body += SHAPE.pack(rows, columns) + bytes(4 * min(rows * columns, 24))
+    crc = zlib.crc32(body, zlib.crc32(KEY)).to_bytes(4, "little")
+    assert unpack({KEY: body + crc}, outputs, 8) == {}
+
+
+@pytest.mark.parametrize(
+    ("indices", "vocabulary", "sound"),
+    [([0, 9], 10, True), ([0, 10], 10, False), ([0, 10], None, True), ([4, 4], None, False),
+     ([5, 4], 10, False), ([-1, 4], 10, False), ([0, 2**31 - 1], None, True)],
+)  # fmt: skip
+def test_a_sparse_row_ascends_within_the_vocabulary(
+    indices: list[int], vocabulary: int | None, sound: bool
+) -> None:
+    row = Sparse(np.array(indices, np.int32), np.ones(2, np.float32))
+    found = unpack({KEY: packed(("sparse",), (row,))}, ("sparse",), 0, vocabulary)
+    assert bool(found) == sound
+
+
+@pytest.mark.parametrize("row", ["multi_vector", "all"])
+def test_token_vectors_of_another_width_are_refused(row: str) -> None:
+    outputs, values = ROWS[row]
+    value = packed(outputs, (*values[:-1], MATRIX[:, :7]))
+    assert unpack({KEY: value}, outputs, 8) == {}
+
+
+class Query(str):
+    """A query that counts how often it is read."""
+
+    read = 0
+
+    def encode(self, *how: str) -> bytes:  # type: ignore[override]
+        Query.read += 1
+        return super().encode(*how)
+
+
+def test_a_query_is_read_once_for_all_its_documents() -> None:
+    query = Query("q" * 1000)
+    made = keys([Pair(query, str(i)) for i in range(50)])
+    assert Query.read == 1 and len(set(made)) == 50
+    assert made[7:8] == keys([Pair("q" * 1000, "7")])
 
 
 def test_the_vector_is_little_endian_float32_after_the_header() -> None:

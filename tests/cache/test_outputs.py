@@ -136,6 +136,27 @@ def test_a_value_that_takes_the_room_of_thousands_is_not_kept(
         assert [engine.embed(asked).hits for _ in range(2)] == [0, hits]
 
 
+def test_a_large_sparse_row_is_cut_for_its_own_request_alone(
+    memory: MemoryCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.LARGEST_KEPT", 16)
+    engine, plain = engine_of(memory), engine_of(None)
+    fake = fake_of(engine, "all")
+    gate = Gate(fake)
+    whole = EmbedRequest(["a b c d e"], outputs=("sparse",))
+    cut = EmbedRequest(["a b c d e"], outputs=("sparse",), top_n=1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(engine.embed, cut)
+        assert gate.entered.wait(60)
+        other = pool.submit(engine.embed, whole)
+        until(lambda: waiting(engine) == 1)
+        gate.opened.set()
+        assert_same(first.result(60), plain.embed(cut))
+        assert_same(other.result(60), plain.embed(whole))
+    assert len(parts(other.result())["sparse"][0]) == 10
+    assert engine.embed(whole).hits == 0  # nor is it kept
+
+
 def test_requests_at_the_same_moment_share_a_pair(memory: MemoryCache) -> None:
     engine = engine_of(memory)
     fake = fake_of(engine, "r")

@@ -21,8 +21,9 @@ from pydantic import BaseModel
 import auth
 from accounts import FIXED_KEY
 from accounts.tokens import ALGORITHM, ISSUER
-from cache.codec import CRC, HEADER, Entry, pack, unpack
+from cache.codec import CRC, Entry, pack, unpack
 from config import Config
+from embedders.base import Output, Sparse, Value
 from errors import BadRequest, Invalid, TooLarge, Unauthorized, UnsupportedMedia
 from factory import create_app
 from routes.openapi import described
@@ -128,28 +129,45 @@ def _line(text: str) -> str:
     return text.translate({10: None, 13: None})
 
 
+KEPT: tuple[tuple[Output, ...], ...] = (
+    ("dense",), ("score",), ("sparse",), ("multi_vector",), ("dense", "sparse", "multi_vector"),
+)  # fmt: skip
+WIDTH = 8  # of a vector in the values below
+
+
 def open_values(_: Path) -> tuple[Target, list[bytes]]:
     """The cache's decoder. An odd first byte mends the sum, so that what it guards is read too."""
 
     def run(data: bytes) -> None:
-        head, value = data[:2].ljust(2, b"\0"), data[2:]
-        dimension = head[1] % 33 or 1
+        head, value = data[:3].ljust(3, b"\0"), data[3:]
+        outputs, width = KEPT[head[1] % len(KEPT)], head[2] % 33 or 1
         if head[0] % 2:
-            body = value[: HEADER.size + 4 * dimension].ljust(HEADER.size + 4 * dimension, b"\0")
+            body = value[: -CRC.size]
             value = body + CRC.pack(zlib.crc32(body, zlib.crc32(KEY)))
-        found = unpack({KEY: value, b"other": value}, dimension)
+        found = unpack({KEY: value, b"other": value}, outputs, width)
         assert "other" not in found
         for key, entry in found.items():
-            assert key == KEY and entry.vector.shape == (dimension,)
-            assert entry.vector.dtype == np.float32 and np.isfinite(entry.vector).all()
-            assert entry.vector.tobytes() == value[HEADER.size : -CRC.size]
-            again = unpack({KEY: pack(KEY, entry)}, dimension)[KEY]
-            assert again.tokens == entry.tokens and again.truncated == entry.truncated
+            assert key == KEY and entry.finite and len(entry.values) == len(outputs)
+            for output, given in zip(outputs, entry.values, strict=True):
+                assert isinstance(given, Sparse) == (output == "sparse")
+                assert isinstance(given, Sparse) or given.shape[-1] == width
+            again = pack(KEY, outputs, entry)
+            assert unpack({KEY: again}, outputs, width)[KEY].tokens == entry.tokens
+            # All but the bytes that may have any value that is not 0.
+            assert again[2 : -CRC.size] == value[2 : -CRC.size]
 
-    vector = np.linspace(-1, 1, 8, dtype=np.float32)
-    sound = pack(KEY, Entry(vector, 3, False))
-    infinite = pack(KEY, Entry(np.full(8, np.inf, np.float32), 3, True))
-    return run, [b"\0\x08" + sound, b"\1\x08" + sound, b"\0\x08" + infinite, b"\1\x01"]
+    vector = np.linspace(-1, 1, WIDTH, dtype=np.float32)
+    sparse = Sparse(np.array([3, 7], np.int32), np.array([0.5, 1.5], np.float32))
+    given: dict[Output, Value] = {
+        "dense": vector, "score": vector, "sparse": sparse,
+        "multi_vector": np.stack([vector, -vector]),
+    }  # fmt: skip
+    seeds = [b"\1\0\1"]
+    for place, outputs in enumerate(KEPT):
+        sound = pack(KEY, outputs, Entry(tuple(given[each] for each in outputs), 3, False))
+        seeds += [bytes([mends, place, WIDTH]) + sound for mends in (0, 1)]
+    infinite = Entry((np.full(WIDTH, np.inf, np.float32),), 3, True)
+    return run, [*seeds, bytes([0, 0, WIDTH]) + pack(KEY, ("dense",), infinite)]
 
 
 def open_planted(_: Path) -> tuple[Target, list[bytes]]:

@@ -116,11 +116,11 @@ def test_a_directory_of_our_own_choice_is_removed_at_the_end() -> None:
 
 def run_dir() -> Path:
     """The folder where the model processes listen."""
-    return Path(os.environ["EMBEDDING_RUN_DIR"])
+    return Path(os.environ[master.RUN_DIR])
 
 
 def test_the_folder_of_the_model_process_is_for_its_user_alone_and_goes_with_the_service() -> None:
-    os.environ["EMBEDDING_RUN_DIR"] = "/the/one/of/another/service"
+    os.environ[master.RUN_DIR] = "/the/one/of/another/service"
     master.make_run_dir()
     assert stat.S_IMODE(run_dir().stat().st_mode) == 0o700
     assert run_dir().stat().st_uid == os.geteuid()
@@ -167,7 +167,7 @@ def test_without_a_folder_for_a_socket_each_worker_holds_its_own_models(
 def test_several_workers_share_a_model_process_unless_told_otherwise(
     wanted: str, workers: int, shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EMBEDDING_RUN_DIR", "/run")
+    monkeypatch.setenv(master.RUN_DIR, "/run")
     assert master.shares_models(wanted, workers) is shares
 
 
@@ -200,7 +200,7 @@ def test_the_cores_are_divided_unless_the_operator_did_and_the_model_process_is_
     monkeypatch.setattr(master, "cores", lambda: 16)
     master.divide_cores(4)
     assert (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"]) == ("7", "4")
-    assert os.environ["EMBEDDING_DIVIDED"] == "MKL_NUM_THREADS,OPENBLAS_NUM_THREADS"
+    assert os.environ[master.DIVIDED] == "MKL_NUM_THREADS,OPENBLAS_NUM_THREADS"
 
 
 @pytest.mark.parametrize(("living", "given"), [([], 0), ([0, 1], 2), ([1, None], 0), ([0, 2], 1)])

@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import validate
 
+from factory import create_app
 from routes.openapi import EXAMPLES, described, described_path, description
 from tests.routes.examples import STEPS, service, walked
 
@@ -128,3 +129,29 @@ def test_another_answer_would_be_seen(wrong: dict) -> None:
     like({"a": [1.001], "created": 3.5}, {"a": [1.0], "created": 7})
     with pytest.raises((AssertionError, TypeError)):
         like(wrong, {"a": [1.0]})
+
+
+def test_an_array_of_bytes_is_described_with_its_headers() -> None:
+    paths = description("1")["paths"]
+    for path in ("/embed", "/batch-embed", "/embed/single", "/v1/embeddings"):
+        good = paths[path]["post"]["responses"]["200"]
+        schema = good["content"]["application/octet-stream"]["schema"]
+        assert schema == {"type": "string", "format": "binary"}
+        assert set(good["headers"]) == {
+            "X-Embedding-Shape", "X-Embedding-Dtype", "X-Embedding-Tokens"
+        }  # fmt: skip
+    assert "headers" not in paths["/metrics"]["get"]["responses"]["200"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"documents": ["a"]}, {"texts": ["a"], "return_text": "True", "truncate": "END"},
+     {"documents": [{"text": "a", "title": "b"}], "other": 1}],
+)  # fmt: skip
+def test_the_description_of_rerank_takes_what_the_service_takes(body: dict, config_of: Any) -> None:
+    sent = {"query": "q", **body}
+    models = {"r": {"type": "fake", "model_name": "tests/r+score"}}
+    client = create_app(config_of(models), wait=True).test_client()
+    assert client.post("/rerank", json=sent).status_code == 200
+    given = description("1")["paths"]["/rerank"]["post"]["requestBody"]["content"]
+    check(sent, given["application/json"]["schema"])

@@ -269,3 +269,96 @@ def test_sparse_and_token_vectors_keep_to_the_size_of_a_reply(config_of: Any) ->
         assert reply.status_code == status
         assert len(reply.data) < 4096
         assert client.post("/embed", json={**body, "top_n": 5}).status_code == 200
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("encoding", ["float", "base64", "bytes"])
+def test_int8_of_token_vectors_is_of_unit_vectors_too(
+    config_of: Any, dtype: str, encoding: str
+) -> None:
+    from embedders.base import Encoded
+    from embedders.fake import FakeEmbedder
+    from factory import create_app
+
+    class Long(FakeEmbedder):
+        def encode(self, items, deadline=None, gone=None):  # type: ignore[no-untyped-def]
+            encoded = super().encode(items)
+            matrices = [7 * matrix for matrix in encoded.columns["multi_vector"]]
+            return Encoded({"multi_vector": matrices}, encoded.tokens)
+
+    build = lambda spec, settings: Long("tests/t+multi_vector")  # noqa: E731
+    client = create_app(config_of(), build=build, wait=True).test_client()
+    body = {"texts": "one two three", "outputs": "multi_vector"}
+    raw = np.array(client.post("/embed", json=body).json["multi_vector"][0])
+    np.testing.assert_allclose(np.linalg.norm(raw, axis=1), 7, rtol=1e-5)
+    form = {"output_dtype": dtype, "encoding_format": encoding}
+    reply = client.post("/embed", json={**body, **form})
+    kind = np.int8 if dtype == "int8" else np.uint8
+    if encoding == "bytes":
+        got = np.frombuffer(reply.data, kind).reshape(3, 8)
+    else:
+        got = reply.json["multi_vector"][0]
+        if encoding == "base64":
+            got = np.frombuffer(base64.b64decode(got), kind).reshape(3, 8)
+    scaled = (np.asarray(got, np.float64) - (128 if dtype == "uint8" else 0)) / 127
+    np.testing.assert_allclose(scaled, raw / 7, atol=0.51 / 127)
+
+
+def test_normalize_false_and_int8_contradict_each_other(kinds: FlaskClient) -> None:
+    for outputs in ("dense", "dense,multi_vector"):
+        told = refused(kinds, outputs=outputs, normalize=False, output_dtype="uint8")
+        assert "made of vectors of length 1" in told
+
+
+def test_numbers_beyond_one_do_not_wrap() -> None:
+    from schemas.forms import numbers
+
+    vectors = np.array([[1.2, -1.2, 1, -1, 900, -900]], np.float32)
+    assert numbers(vectors, "int8").tolist() == [[127, -127, 127, -127, 127, -127]]
+    assert numbers(vectors, "uint8").tolist() == [[255, 1, 255, 1, 255, 1]]
+
+
+def test_an_output_that_does_not_exist_is_named(kinds: FlaskClient) -> None:
+    told = refused(kinds, 422, outputs=["sparse", "dense", "words"])
+    assert told == 'outputs: there is no "words"; there is dense, sparse, multi_vector'
+    assert refused(kinds, 422, outputs="dense,words") == told
+
+
+def test_the_query_string_may_ask_for_fewer_terms(kinds: FlaskClient) -> None:
+    text = "a b c d e f g"
+    asked = {"text": text, "outputs": "sparse", "model_id": "sparse"}
+    whole = kinds.post("/embed", json={"texts": text, "outputs": "sparse", "top_n": 2}).json
+    got = kinds.post("/embed/single", query_string={**asked, "top_n": 2}).json
+    assert got["sparse"] == whole["sparse"] and len(got["sparse"][0]["indices"]) == 2
+    heavy = kinds.post("/embed/single", query_string={**asked, "min_weight": 1.5}).json
+    assert min(heavy["sparse"][0]["values"]) >= 1.5
+    for wrong in ({"top_n": 0}, {"top_n": "x"}, {"min_weight": "nan"}, {"min_weight": -1}):
+        reply = kinds.post("/embed/single", query_string={**asked, **wrong})
+        assert (reply.status_code, reply.json["param"]) == (422, next(iter(wrong)))
+    dense = kinds.post("/embed/single", query_string={"text": text, "top_n": 2})
+    assert (dense.status_code, dense.json["param"]) == (400, "top_n")
+
+
+@pytest.mark.fault("Hostile clients")
+def test_terms_are_counted_while_they_are_made(config_of: Any, monkeypatch: Any) -> None:
+    """Sparse vectors over `MAX_REPLY_BYTES` -> 413 before the rest of the texts is encoded."""
+    from factory import create_app
+
+    monkeypatch.setattr("engine.SPARSE_AT_ONCE", 4)
+    app = create_app(config_of(KINDS, max_reply_bytes=4096), wait=True)
+    client, engine = app.test_client(), app.extensions["services"].engine
+    made: list[int] = []
+    embedder = engine.registry.get("sparse").loaded.embedder
+    encode = embedder.encode
+    embedder.encode = lambda items, *more: made.append(len(items)) or encode(items, *more)
+    many = [f"t{i} " + " ".join(f"w{n}" for n in range(15)) for i in range(60)]
+    body = {"texts": many, "outputs": "sparse"}
+    reply = client.post("/embed", json=body)
+    assert reply.status_code == 413 and "fewer terms (top_n)" in reply.json["error"]
+    assert sum(made) < 60 and max(made) <= 4
+    made.clear()
+    few = {**body, "texts": many[:20], "top_n": 2}
+    assert client.post("/embed", json=few).status_code == 200
+    texts = ["one two", "one", "one two three four", "one two three", "five"]
+    rows = client.post("/embed", json={"texts": texts, "outputs": "sparse"}).json["sparse"]
+    assert [len(row["indices"]) for row in rows] == [2, 1, 4, 3, 1]  # in the texts' own order

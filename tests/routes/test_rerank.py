@@ -131,7 +131,9 @@ def test_what_is_cut_is_told_or_refused(kinds: FlaskClient) -> None:
     assert (reply.status_code, reply.headers["X-Truncated-Inputs"]) == (200, "1")
     for field, value in (("truncate", False), ("truncation", False), ("truncate", "NONE")):
         told = refused(kinds, 400, query="a", documents=long, **{field: value})
-        assert told.startswith("input 1: ")
+        assert told.startswith("documents.1: ")
+    reply = kinds.post("/rerank", json={"query": "a", "texts": long, "truncate": False})
+    assert reply.json["param"] == "texts.1" and reply.json["error"].startswith("texts.1: ")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,13 @@ def test_what_is_cut_is_told_or_refused(kinds: FlaskClient) -> None:
         ({"truncate_prompt_tokens": 3}, 400, "truncate_prompt_tokens: 3 is refused"),
         ({"max_tokens_per_doc": 3}, 400, "max_tokens_per_doc: 3 is refused"),
         ({"max_chunks_per_doc": 10}, 400, "max_chunks_per_doc: 10 is refused"),
+        ({"max_chunks_per_doc": True}, 400, "max_chunks_per_doc: true is refused"),
+        ({"dimensions": 4}, 400, "dimensions: 4 is refused"),
+        ({"outputs": ["dense"]}, 400, "outputs: a list is refused"),
+        ({"encoding_format": "base64"}, 400, 'encoding_format: "base64" is refused'),
+        ({"normalize": False}, 400, "normalize: false is refused"),
+        ({"output_dtype": "int8"}, 400, 'output_dtype: "int8" is refused'),
+        ({"input_type": "query"}, 400, 'input_type: "query" is refused'),
         ({"rank_fields": ["title"]}, 400, "rank_fields: a list is refused"),
         ({"prompt": "a", "instruction": "b"}, 400, "contradict each other"),
         ({"prompt": "a", "prompt_name": "b"}, 400, "both choose one"),
@@ -208,7 +217,9 @@ def test_a_score_that_is_not_a_number_is_an_error_of_its_request_alone(config_of
     for _ in range(2):  # and it is not cached
         reply = client.post("/rerank", json={"query": "a", "documents": ["b", "poison"]})
         assert reply.status_code == 500
-        assert "input 1: the model's result for this input is not a number" in reply.json["error"]
+        assert (
+            "documents.1: the model's result for this input is not a number" in reply.json["error"]
+        )
         assert client.post("/rerank", json={"query": "a", "documents": ["b"]}).status_code == 200
 
 
@@ -232,4 +243,6 @@ def test_documents_count_as_texts_of_the_limit(config_of: Any) -> None:
     body = {"query": "a", "documents": ["b"] * 3}
     assert client.post("/rerank", json=body).status_code == 200
     reply = client.post("/rerank", json={"query": "a", "documents": ["b"] * 4})
-    assert reply.status_code == 413
+    assert (reply.status_code, reply.json["param"]) == (413, "documents")
+    reply = client.post("/rerank", json={"query": "a", "texts": ["b"] * 4})
+    assert (reply.status_code, reply.json["param"]) == (413, "texts")

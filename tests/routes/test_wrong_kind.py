@@ -18,7 +18,8 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("/embed", {"texts": "a", "outputs": "dense,sparse"}, "sparse", "no dense vectors"),
     ("/v1/embeddings", {"input": "a"}, "reranker", "POST /rerank"),
     ("/rerank", RERANK, "dense", "an embedding model and gives no scores of documents"),
-    ("/rerank", RERANK, "all", "POST /embed"),
+    ("/rerank", RERANK, "all", '"outputs": ["dense", "sparse", "multi_vector"]'),
+    ("/embed", {"texts": "a", "outputs": "sparse"}, "dense", 'with "outputs": ["dense"]'),
     ("/embed-and-store", {"collection": "c", "texts": ["a"]}, "reranker", "POST /rerank"),
     ("/embed-and-store", {"collection": "c", "texts": ["a"]}, "sparse", "no dense vectors"),
     ("/collections", {"name": "c"}, "reranker", "POST /rerank"),
@@ -38,6 +39,8 @@ def test_a_wrong_kind_is_refused_with_what_would_do(
     error = reply.json["error"]
     said = error["message"] if isinstance(error, dict) else error
     assert f"model '{model}' is a" in said and told in said
+    param = error["param"] if isinstance(error, dict) else reply.json["param"]
+    assert param == ("outputs" if "outputs" in body else "model")
     able = "reranker" if path == "/rerank" else "all"
     assert able in said.partition("; models that do this: ")[2].split(", ")
     assert kinds.get("/collections").json["collections"] == []
