@@ -149,6 +149,7 @@ def started(server: Server, limit_s: float = 120) -> Iterator[Running]:
     command = [part.format(**values) for part in server.command]
     command[0] = command[0] if "/" in command[0] else str(python.parent / command[0])
     own = {key: value.format(**values) for key, value in server.env.items()}
+    OUT.mkdir(exist_ok=True)
     log = (OUT / f"{server.name}.log").open("wb")
     began = time.monotonic()
     process = subprocess.Popen(

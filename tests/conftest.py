@@ -41,6 +41,8 @@ os.environ.setdefault("HF_HUB_CACHE", str(ROOT / ".pytest_cache" / "hub"))
 # These start first: one that started last would keep a process when the others are done.
 LONGEST = [
     "real_url", "store/test_sql_contract.py", "settings/test_swap_under_load.py",
+    "model_process/test_service_workers.py", "model_process/test_service_faults.py",
+    "bench/test_gpu.py",
     "store/test_ann.py", "settings/test_faults.py", "test_server.py", "zoo/test_zoo.py",
     "zoo/test_encoders.py", "faults/test_machine.py", "web/test_accounts.py",
     "providers/test_remote_replica.py", "zoo/test_decoders.py", "ops/test_openapi_calls.py",

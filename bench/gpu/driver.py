@@ -10,7 +10,6 @@ import ctypes
 import importlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -31,6 +30,7 @@ PARTS = {
 }  # fmt: skip
 ENDING_S = 4.0  # from the time at which a part should be done until it is killed
 TABLE_S = 2.0
+DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG: what a part gets when this process is killed
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: what a part leaves behind becomes this process's child
 
 
@@ -39,21 +39,25 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("python -m bench.gpu", description=__doc__)
     parser.add_argument("--pack", type=Path, help="a folder of `bench.gpu pack` (made if missing)")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--seconds", type=float, default=3, help="of one measured load")
-    parser.add_argument("--seconds-total", type=float, default=400, help="of everything")
+    parser.add_argument("--seconds", type=_seconds, default=3, help="of one measured load")
+    parser.add_argument(
+        "--seconds-total", type=_seconds, default=400, help="of everything but making a pack"
+    )
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
     given = parser.parse_args(arguments)
-    end = time.monotonic() + given.seconds_total - TABLE_S
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # ends what runs, as an interrupt does
     out = Path(os.environ.get("OUT") or ROOT / "bench" / "out" / "gpu")
     out.mkdir(parents=True, exist_ok=True)
     results, log = out / "result.jsonl", out / "log.txt"
-    for file in (results, log):
+    for file in (results, log, out / "table.md"):
         file.unlink(missing_ok=True)
     outcomes = []
-    with _unpacked(given.pack or ROOT / "bench" / "out" / "gpu-pack") as data:
+    pack = given.pack or ROOT / "bench" / "out" / "gpu-pack"
+    _make_if_missing(pack)
+    end = time.monotonic() + given.seconds_total - TABLE_S
+    with _unpacked(pack) as data:
         warm = _warm(given.device, log)
         left = list(given.only)
         while left:
@@ -79,14 +83,28 @@ def main(arguments: list[str]) -> int:
     return int(set(outcomes) != {"done"})
 
 
+def _seconds(text: str) -> float:
+    """Return a time from the command line."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no positive number of seconds")
+
+
+def _make_if_missing(pack: Path) -> None:
+    """Make a pack where none is, or where one was cut off."""
+    if not packed.is_whole(pack):
+        print(f"makes the pack {pack}, which takes minutes and is kept", flush=True)
+        command = [sys.executable, "-m", "bench.gpu", "pack", str(pack), "--no-wheels"]
+        subprocess.run(command, cwd=ROOT, check=False)  # it may weigh too much, and be right
+        if not packed.is_whole(pack):
+            sys.exit(f"no pack could be made in {pack}")
+
+
 @contextlib.contextmanager
 def _unpacked(pack: Path) -> Iterator[Path]:
     """Unpack, set the environment and the import path, and return the folder of the data."""
-    if not (pack / "data.zip").exists():
-        command = [sys.executable, "-m", "bench.gpu", "pack", str(pack), "--no-wheels"]
-        subprocess.run(command, cwd=ROOT, check=True)
-    scratch = Path(tempfile.mkdtemp(prefix="bench-gpu-"))
-    try:
+    with packed.scratch(Path(tempfile.gettempdir()), "bench-gpu-") as scratch:
         data, site = packed.open_pack(pack, scratch)
         paths = [str(path) for path in (site, ROOT) if path]
         sys.path[:0] = paths
@@ -97,8 +115,6 @@ def _unpacked(pack: Path) -> Iterator[Path]:
             "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # as the service's workers have it
         })  # fmt: skip
         yield data
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _warm(device: str, log: Path) -> bool:
@@ -141,12 +157,12 @@ def _part(run: dict[str, object], warm: bool) -> None:
 
 def ended(work: Callable[[], object], limit: float, log: Path) -> str:
     """Do `work` in a fork; return how it ended: done, failed, killed, or out of time."""
-    with contextlib.suppress(OSError, AttributeError):  # where it is not Linux
-        ctypes.CDLL(None, use_errno=True).prctl(SUBREAPER, 1, 0, 0, 0)
+    _control(SUBREAPER, 1)
     sys.stdout.flush()
+    driver = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _forked(work, log)
+        _forked(work, log, driver)
     status = None
     try:
         while time.monotonic() < limit and status is None:
@@ -161,11 +177,21 @@ def ended(work: Callable[[], object], limit: float, log: Path) -> str:
     return "done" if code == 0 else f"killed by signal {-code}" if code < 0 else "failed"
 
 
-def _forked(work: Callable[[], object], log: Path) -> None:
-    """Do `work` and end the process."""
+def _control(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # where it is not Linux
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def _forked(work: Callable[[], object], log: Path, driver: int) -> None:
+    """Do `work` and end the process; it ends with the driver too, and what it started with it."""
     code = 1
     try:
         os.setsid()
+        _control(SUBREAPER, 1)
+        signal.signal(signal.SIGTERM, _end_all)
+        _control(DEATH_SIGNAL, signal.SIGTERM)
+        if os.getppid() != driver:
+            _end_all()
         said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(said, 1)
         os.dup2(said, 2)
@@ -192,10 +218,18 @@ def _end(pid: int, *, reaped: bool) -> None:
             os.waitpid(-1, 0)
 
 
+def _end_all(*_: object) -> None:
+    """Kill all that this process started, and itself."""
+    for each in below(os.getpid()):
+        _signal(os.kill, each, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _signal(send: Callable[[int, int], None], pid: int, number: int) -> None:
     with contextlib.suppress(OSError):
         send(pid, number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end_all)  # a new program has lost the fork's
     _part(json.loads(sys.argv[1]), warm=True)

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from bench.corpus import load, model_folder
-from bench.gpu.packed import put
+from bench.gpu import packed
 from bench.servers import ROOT
 from tests.zoo import layouts_bert, layouts_decoders, layouts_encoders
 from tests.zoo.layouts import LAYOUTS
@@ -124,33 +123,62 @@ def _rounded(values: torch.Tensor) -> torch.Tensor:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make the pack and print what it weighs. Ends with 1 if it is too large."""
+    """Make the pack and print what it weighs. Ends with 1 if it is too large.
+
+    A pack that was there is replaced once the new one is whole; any other folder is left alone.
+    """
     parser = argparse.ArgumentParser("python -m bench.gpu pack", description=__doc__)
-    parser.add_argument("folder", type=Path, help="made anew; have git ignore it")
+    parser.add_argument("folder", type=Path, help="a new one, or a pack; have git ignore it")
     parser.add_argument("--max-mb", type=float, default=60, help="the most that it may weigh")
     parser.add_argument("--python", default="3.12", help="the GPU machine's version")
     parser.add_argument("--no-wheels", action="store_true", help="the packages are there")
     parser.add_argument("--texts", type=int, default=512, help="that are compared")
     parser.add_argument("--kinds", nargs="*", default=KINDS, choices=sorted(LAYOUTS))
     given = parser.parse_args(arguments)
-    shutil.rmtree(given.folder, ignore_errors=True)
-    (given.folder / "wheels").mkdir(parents=True)
-    if not given.no_wheels:
-        wheels(given.folder / "wheels", given.python)
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        zipfile.ZipFile(given.folder / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive,
-    ):
-        data(Path(scratch), given.texts, given.kinds)
-        for file in sorted(Path(scratch).rglob("*")):
-            if file.is_file():
-                put(archive, file, str(file.relative_to(scratch)))
-    sizes = {
-        "wheels": sum(file.stat().st_size for file in (given.folder / "wheels").iterdir()),
-        "data.zip": (given.folder / "data.zip").stat().st_size,
-    }
+    folder: Path = given.folder.resolve()
+    if not _may_replace(folder):
+        parser.error(f"{folder} is no pack and not empty: name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with packed.scratch(folder.parent, f".{folder.name}-") as scratch:
+        made = scratch / "pack"
+        (made / "wheels").mkdir(parents=True)
+        if not given.no_wheels:
+            wheels(made / "wheels", given.python)
+        floor = _zipped(scratch / "data", made / packed.DATA, given.texts, given.kinds)
+        sizes = {
+            "wheels": sum(file.stat().st_size for file in (made / "wheels").iterdir()),
+            packed.DATA: (made / packed.DATA).stat().st_size,
+        }
+        if folder.exists():
+            folder.rename(scratch / "old")
+        made.rename(folder)
     whole = sum(sizes.values()) / MB
     parts = ", ".join(f"{name} {size / MB:.1f} MB" for name, size in sizes.items())
-    print(f"{given.folder}: {whole:.1f} MB ({parts})")
+    print(f"{folder}: {whole:.1f} MB ({parts})")
     if whole > given.max_mb:
-        sys.exit(f"that is more than {given.max_mb:g} MB: leave out --kinds, or take fewer --texts")
+        sys.exit(
+            f"that is more than {given.max_mb:g} MB: name fewer --kinds, take --no-wheels where "
+            f"the packages are there, or allow more by --max-mb; with neither kinds nor wheels "
+            f"it has {floor / MB:.1f} MB"
+        )
+
+
+def _may_replace(folder: Path) -> bool:
+    """Return whether a folder is missing, empty, or holds nothing but a pack."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    return {file.name for file in folder.iterdir()} <= {"wheels", packed.DATA}
+
+
+def _zipped(folder: Path, target: Path, texts: int, kinds: Sequence[str]) -> int:
+    """Make the data in a new folder, and the archive of it; return its bytes without kinds."""
+    folder.mkdir()
+    data(folder, texts, kinds)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                packed.put(archive, file, str(file.relative_to(folder)))
+        every = archive.infolist()
+    return sum(each.compress_size for each in every if not each.filename.startswith("zoo"))

@@ -5,11 +5,17 @@ that the texts must have. Weights are bfloat16, their low and high bytes apart, 
 ones compress (to two fifths).
 """
 
+import contextlib
 import json
+import os
+import shutil
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+DATA = "data.zip"
 HALVES = ".low", ".high"  # of the bytes of a `.safetensors` file
 
 
@@ -45,13 +51,35 @@ def open_pack(pack: Path, folder: Path) -> tuple[Path, Path | None]:
     Raises OSError or zipfile.BadZipFile for a pack that is not whole.
     """
     data, site = folder / "data", folder / "site"
-    with zipfile.ZipFile(pack / "data.zip") as archive:
+    with zipfile.ZipFile(pack / DATA) as archive:
         get(archive, data)
     wheels = sorted((pack / "wheels").glob("*.whl"))
     for wheel in wheels:  # none has files outside of its packages but gunicorn's scripts
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(site)
     return data, site if wheels else None
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, prefix: str) -> Iterator[Path]:
+    """Give a new folder while it is used, and remove those of processes that were killed.
+
+    Its name is the prefix and this process's id.
+    """
+    for left in parent.glob(f"{prefix}[0-9]*-*"):
+        pid = left.name.removeprefix(prefix).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def is_whole(pack: Path) -> bool:
+    """Return whether a folder holds a pack whose archive is not cut off."""
+    return zipfile.is_zipfile(pack / DATA)
 
 
 def cases(data: Path) -> list[dict[str, Any]]:

@@ -13,11 +13,13 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from bench.corpus import model_folder
-from bench.gpu import packed, right
+from bench.gpu import driver, packed, right
+from bench.gpu import pack as make_pack
 from bench.gpu.driver import PARTS
 from bench.gpu.pack import KINDS
 from bench.gpu.run import Run
 from bench.gpu.table import tables
+from bench.processes import stat
 from tests.conftest import ROOT
 from tests.faults.conftest import until
 from tests.zoo.layouts import LAYOUTS
@@ -62,6 +64,7 @@ def rows(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_every_part_reports_in_one_call(pack: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench.gpu", "--pack", str(pack), "--device", "cpu",
                "--seconds", "0.2", "--seconds-total", "1200"]  # fmt: skip
@@ -149,3 +152,91 @@ def test_a_part_that_hangs_or_dies_is_told_and_leaves_nothing_running(tmp_path: 
     assert done.stdout.split("\n")[:4] == ["out of time", "failed", "killed by signal 9", "done"]
     assert "ZeroDivisionError" in log.read_text()
     until(lambda: not Path(f"/proc/{pid.read_text()}").exists())
+
+
+@pytest.mark.parametrize("wrong", ["nan", "inf", "-1", "0", "soon"])
+@pytest.mark.parametrize("option", ["--seconds", "--seconds-total"])
+def test_a_time_is_a_positive_number(
+    option: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        driver.main([option, wrong])
+    assert ended.value.code == 2 and "positive number of seconds" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_pack_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter = tmp_path / "letter.txt"
+    letter.write_text("dear")
+    with pytest.raises(SystemExit) as ended:
+        make_pack.main([str(tmp_path), "--no-wheels", "--kinds"])
+    assert ended.value.code == 2 and "no pack and not empty" in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [letter] and letter.read_text() == "dear"
+
+
+def test_a_pack_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "pack"
+    (old / "wheels").mkdir(parents=True)
+    with zipfile.ZipFile(old / packed.DATA, "w") as archive:
+        archive.writestr("cases.json", "[]")
+    monkeypatch.setenv("BENCH_CORPUS", str(tmp_path / "missing.json"))
+    with pytest.raises(FileNotFoundError):
+        make_pack.main([str(old), "--no-wheels", "--kinds"])
+    assert packed.is_whole(old) and [*tmp_path.iterdir()] == [old]
+
+
+def test_an_archive_that_was_cut_off_is_no_pack(pack: Path, tmp_path: Path) -> None:
+    assert packed.is_whole(pack) and not packed.is_whole(tmp_path)
+    whole = (pack / packed.DATA).read_bytes()
+    for kept in 0, 1000, len(whole) - 100:
+        (tmp_path / packed.DATA).write_bytes(whole[:kept])
+        assert not packed.is_whole(tmp_path)
+
+
+def test_the_folder_of_a_killed_process_is_removed_and_that_of_a_running_one_stays(
+    tmp_path: Path,
+) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for pid in gone.pid, os.getpid():
+        (tmp_path / f"some-{pid}-x").mkdir()
+    with packed.scratch(tmp_path, "some-") as made:
+        assert {*tmp_path.iterdir()} == {tmp_path / f"some-{os.getpid()}-x", made}
+    assert not made.exists()
+
+
+KILLED = """
+import os, subprocess, sys, time
+from pathlib import Path
+from bench.gpu.driver import ended
+
+def part():
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid}\\n")
+    time.sleep(600)
+
+ended(part, time.monotonic() + 600, Path(sys.argv[2]))
+"""
+
+
+def test_a_part_ends_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    told, log = tmp_path / "told", tmp_path / "log"
+    driving = subprocess.Popen([sys.executable, "-c", KILLED, str(told), str(log)], cwd=ROOT)
+    try:
+        until(lambda: told.exists() and told.read_text().endswith("\n"))
+    finally:
+        driving.kill()
+        driving.wait()
+    part, server = told.read_text().split()
+    until(lambda: not running(part) and not running(server))
+
+
+def running(pid: str) -> bool:
+    """Return whether a process runs; one that nobody waits for is none."""
+    try:
+        return stat(int(pid))[0] != "Z"
+    except OSError:
+        return False
