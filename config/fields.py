@@ -20,10 +20,12 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    field_validator,
 )
 from pydantic.fields import FieldInfo
 
 LONGEST_S = 30 * 86400  # of a time limit: a larger one can overflow a system clock
+LARGEST_INT = 2**53 - 1  # of a number: what JSON, every database and a browser keep exactly
 LARGEST = 16 << 20  # bytes of a file of settings
 LINK = re.compile(r"(?P<service>[^=]+)_PORT=(tcp|udp|sctp)://\S*")
 LINKED = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
@@ -56,10 +58,19 @@ Commas = BeforeValidator(split_list)
 CommaList = Annotated[tuple[str, ...], Commas]
 
 
+def storable(value: object) -> object:
+    """Return the value of a field. Raises ValueError for a number that could not be shown again."""
+    if isinstance(value, int) and abs(value) > LARGEST_INT:
+        raise ValueError(f"must be at most {LARGEST_INT}")
+    return value
+
+
 class Section(BaseModel):
     """Settings of one subject. The docstring below a setting is its help text."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
+
+    _storable = field_validator("*")(storable)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -165,14 +176,10 @@ def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, st
     return lines
 
 
-# What the master tells its workers, and they the model process: no settings (server/master.py).
-TOLD = {"EMBEDDING_RUN_DIR", "EMBEDDING_GPUS", "EMBEDDING_DIVIDED"}
-
-
 def unknown_names(known: set[str], environ: Mapping[str, object]) -> list[str]:
     """Return the names that look like settings but are none, each with the most similar one."""
     strange = []
-    for name in environ.keys() - known - TOLD:
+    for name in environ.keys() - known:
         meant = name.upper().replace("-", "_")
         if meant in known or name.startswith(("EMBEDDING_", "EMBEDDINGS_")):
             close = difflib.get_close_matches(meant, known, 1)

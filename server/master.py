@@ -22,14 +22,16 @@ from prometheus_client import values
 from prometheus_client.multiprocess import mark_process_dead
 
 from observability.machine import has_nvidia
+from server import peers
 from server.folders import OwnFolder
 
 log = logging.getLogger("gunicorn.error")
 
 MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it
-RUN_DIR = "EMBEDDING_RUN_DIR"  # serving/model_process reads it
-GPUS = "EMBEDDING_GPUS"  # and this: the GPUs there are, as CUDA_VISIBLE_DEVICES names them
-DIVIDED = "EMBEDDING_DIVIDED"  # and this: the variables that hold a worker's share of the cores
+# What the workers are told, and the model process by them; no settings, hence the underscore.
+RUN_DIR = "_EMBEDDING_RUN_DIR"
+GPUS = "_EMBEDDING_GPUS"  # the GPUs there are, as CUDA_VISIBLE_DEVICES names them
+DIVIDED = "_EMBEDDING_DIVIDED"  # the variables that hold a worker's share of the cores
 RUN_ROOTS = ("/dev/shm",)  # after the folder for temporary files  # nosec B108
 LONGEST_ROOT = 40  # bytes: a socket's address has at most 107 on Linux, 103 elsewhere
 # A worker's files take 0.4 MB, twice that during a reload.
@@ -80,9 +82,14 @@ def make_metrics_dir(folder: Path | None) -> None:
 
 
 def remove_dirs() -> None:
-    """Remove both directories. A model process without its folder ends with its last caller."""
+    """Remove both directories. A model process without its folder ends with its last caller.
+
+    One that is stopped, or does not end, is killed: it would keep its device's memory.
+    """
     _metrics.remove()
+    left = peers.listeners(Path(os.environ[RUN_DIR])) if RUN_DIR in os.environ else []
     _run.remove()
+    peers.see_end(left)
 
 
 def _memory_disk() -> Path | None:

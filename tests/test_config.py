@@ -3,10 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import ValidationError
 
-from config import Config, ConfigError, load_config
+from config import Config, ConfigError, ModelSpec, load_config
 from config.__main__ import example
 from config.fields import names_of
 from tests.conftest import ROOT, write_models
@@ -178,3 +180,25 @@ def test_every_setting_is_documented_once_with_its_default() -> None:
 @pytest.mark.parametrize("text", ["/a,/b", '["/a", "/b"]', "'/a', '/b'", " [/a , /b, ] "])
 def test_a_list_may_be_in_brackets_and_quotes(text: str) -> None:
     assert load(MODEL_DIRS=text).model_dirs == ("/a", "/b")
+
+
+NUMBERS = [
+    name
+    for name, field in Config.model_fields.items()
+    if int in (field.annotation, *get_args(field.annotation))
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_that_nothing_can_keep_is_refused(name: str) -> None:
+    """It would be stored, and then no reply could show it."""
+    given = names_of(Config.model_fields[name])[0]
+    with pytest.raises(ConfigError) as refused:
+        load(**{given: str(10**20)})
+    assert given in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["dimensions", "max_batch_size", "max_seq_length"])
+def test_a_number_of_a_model_is_refused_likewise(name: str) -> None:
+    with pytest.raises(ValidationError, match="must be at most"):
+        ModelSpec.model_validate({"id": "m", "model_name": "m", name: 10**20})

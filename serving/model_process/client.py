@@ -1,16 +1,12 @@
-"""A worker's way to the model process of a device: starts it, calls it, and sees when it is away.
+"""A worker's way to the model process of a device: calls it, and sees when it is away.
 
-Whoever needs the process first starts it, under the lock of a file. A thread of each worker watches
-it: a closed connection means that it ended, the state of its process that it was stopped. After its
-end that thread has another started, and the worker's models loaded again.
+A thread of each worker watches it. A closed connection means that it ended. It is away while it is
+stopped, does not answer or cannot be reached. After its end that thread has another started, and
+the worker's models are loaded again.
 """
 
 import contextlib
 import logging
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -21,7 +17,8 @@ from typing import Protocol
 from circuit_breaker import backoff
 from embedders.base import Gone
 from errors import ClientGone, DeadlineExceeded, Unavailable
-from serving.model_process import folder as run_folder
+from server import peers
+from serving.model_process import starting
 from serving.model_process.frames import (
     TICK_S,
     Connection,
@@ -29,43 +26,33 @@ from serving.model_process.frames import (
     Malformed,
     Part,
     Parts,
-    is_own_user,
     raise_error,
 )
+from serving.model_process.starting import AWAY, ENDS, Replaced, Starter, TooSoon
 
 log = logging.getLogger("model_process")
 
-START_S = 60.0  # how long a process may take to listen: the imports, on a busy machine
 STATUS_EVERY_S = 1.0
-SILENT_S = 5.0  # a process that answers so late counts as stopped where there is no /proc
-STOPPED_S = 30.0  # a process that nobody lets go on is replaced
-LONGEST_PAUSE_S = 60.0  # between two starts that lead to no loaded model
+# A process that answers so late counts as away. Its answer waits for no pass and no load, but for
+# the interpreter, which the import of a library can hold from a slow disk while a model is loaded.
+SILENT_S, LOADING_SILENT_S = 10.0, 60.0
+STOPPED_S = 30.0  # a process that is away for so long is replaced
 PATIENCE_S = 5.0  # how long a load waits for the next start rather than fail
 PAUSES_S = (0.05, 0.5, 1.0, 2.0, 5.0, 10.0)  # between two tries to have a process
 LATE_S = 0.25  # how much longer than its deadline a request waits for the process to say so
 MOST_FREE = 32  # connections that are kept for the next calls
 UNUSED_ROUNDS = 10  # of the watch without a model, after which the process is let go
-AWAY = "the model process is away for a moment; send this again"
-ENDS = "the service is stopping; send this again"
-_started: list[subprocess.Popen[bytes]] = []  # by this worker, whoever uses them now
 BROKEN = (OSError, Malformed)
-
-
-class TooSoon(Unavailable):
-    """The process was started a moment ago, and ended before it had loaded a model."""
-
-    def __init__(self, failed: int, wait_s: float) -> None:
-        super().__init__(
-            f"the model process ended {failed} times before it had loaded a model (see the log and "
-            f"the kernel's); it is started again in {wait_s:.0f} s",
-            short=AWAY,
-            retry_after_s=max(1.0, wait_s),
-        )
-        self.wait_s = wait_s
 
 
 class Client(Protocol):
     """What is loaded in a model process, and loaded again in the next one."""
+
+    stopping_since: float | None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is time to load the model again."""
 
     def restore(self) -> None:
         """Load the model if its lease has ended. Never raises."""
@@ -82,34 +69,44 @@ class ModelProcess:
     ) -> None:
         """Take the run folder, the process's name in it, and how to start it."""
         self.name = name
-        self._folder, self._environment, self._options = folder, environment, options
+        self._alone = bool(options)  # used by this worker only
+        self._starter = Starter(folder, name, environment, options, lambda: self._closed)
         self._lock = threading.Lock()
         self._connecting = threading.Lock()
         self._free: list[Connection] = []
+        self._leases: weakref.WeakSet[Connection] = weakref.WeakSet()
         self._clients: weakref.WeakSet[Client] = weakref.WeakSet()
         self._watching = False
+        self._restoring: threading.Thread | None = None
+        self._loads = 0  # of this worker, under way
         self._control: Connection | None = None
         self.pid: int | None = None
         self.changed: str | None = None  # why this worker cannot have a process any more
-        self._stopped_since: float | None = None
+        self._away_since: float | None = None
+        self._unreachable = False  # by new connections, although the process answers
         self._closed = False
         self.away: str | None = AWAY  # why calls cannot be made now
+        self.problem: str | None = None  # why there is no process, for the log and admins
 
     def call(
         self, operation: str, head: Head, *parts: Part,
         deadline: float | None = None, gone: Gone | None = None,
-        ended: Callable[[], bool] | None = None,
+        ended: Callable[[], bool] | None = None, limit_s: float | None = None,
     ) -> tuple[Head, Parts]:  # fmt: skip
         """Return the reply of the process. A call never waits for a process that is away.
 
-        Raises Unavailable, DeadlineExceeded, ClientGone, or the error that the process replies.
+        Raises Unavailable, also after `limit_s`, DeadlineExceeded, ClientGone, or the error that
+        the process replies.
         """
+        began = time.monotonic()
 
         def idle() -> None:
             if self.away is not None or (ended is not None and ended()):
                 raise Unavailable(self.away or ENDS, retry_after_s=1)
             if deadline is not None and time.monotonic() > deadline + LATE_S:
                 raise DeadlineExceeded("the request's deadline passed while it was encoded")
+            if limit_s is not None and time.monotonic() - began > limit_s:
+                raise Unavailable("the model process took too long", retry_after_s=1)
             if gone is not None and gone():
                 raise ClientGone("the client closed the connection")
 
@@ -124,21 +121,31 @@ class ModelProcess:
     def _connection(self) -> Iterator[Connection]:
         """Lend a connection, and close it if its call does not end well."""
         with self._lock:
+            control = self._control
             connection = self._free.pop() if self._free else None
         try:
-            connection = connection or self._open()
+            connection = connection or self._reach()
             yield connection
         except BaseException as exc:
             _close(connection)
             if isinstance(exc, BROKEN):
                 raise self._broken(exc) from None
             raise
-        with self._lock:
-            keep = self._control is not None and len(self._free) < MOST_FREE
+        with self._lock:  # to the same process
+            keep = control is not None and control is self._control and len(self._free) < MOST_FREE
             if keep:
                 self._free.append(connection)
         if not keep:
             connection.close()
+
+    def _reach(self) -> Connection:
+        """Return a new connection. Calls are refused from a failure on, until the watch has one."""
+        try:
+            return self._starter.open()
+        except (OSError, Unavailable) as exc:
+            self._unreachable = True
+            self._note_away("the model process cannot be reached; send this again", str(exc))
+            raise
 
     def _broken(self, exc: BaseException) -> Unavailable:
         log.debug("a call to the model process %s failed (%s)", self.name, exc)
@@ -152,7 +159,15 @@ class ModelProcess:
         Returns the connection that leases the model until it is closed, and the reply. Raises
         Unavailable or the error that the process replies.
         """
+        with self._lock:
+            self._loads += 1
+        try:
+            return self._load(head)
+        finally:
+            with self._lock:
+                self._loads -= 1
 
+    def _load(self, head: Head) -> tuple[Connection, Head, Parts]:
         def idle() -> None:
             if self._closed:
                 raise Unavailable(ENDS)
@@ -161,11 +176,15 @@ class ModelProcess:
         for last in (False, False, True):  # the process may have been about to end
             connection: Connection | None = None
             try:
-                self._connect()
-                connection = self._open()
+                control = self._connect()
+                connection = self._starter.open()
                 reply, parts = connection.call("load", head, idle=idle)
                 raise_error(reply)
-                return connection, reply, parts
+                with self._lock:
+                    if control is self._control:
+                        self._leases.add(connection)
+                        return connection, reply, parts
+                raise ConnectionError("it was let go meanwhile")
             except TooSoon as exc:
                 if last or exc.wait_s > PATIENCE_S:
                     raise
@@ -193,21 +212,14 @@ class ModelProcess:
             self._clients.discard(client)
 
     def close(self) -> None:
-        """Close every connection. The process ends if no other worker needs it."""
-        self._closed = True
+        """Close every connection, for good. The process ends if no other worker needs it."""
+        with self._lock:
+            self._closed = True
+        if self._alone and self._control is not None and peers.is_stopped(self.pid):
+            peers.kill(self.pid)  # it cannot end by itself
         self._lose(self._control, ENDS)
 
-    # -- starting --------------------------------------------------------------------------------
-
-    def _open(self) -> Connection:
-        """Return a new connection. Raises OSError, or Unavailable for another user's process."""
-        folder = self._folder()
-        run_folder.check(folder)
-        made = run_folder.connected(run_folder.socket_path(folder, self.name))
-        if not is_own_user(made):
-            made.close()
-            raise Unavailable("the model process is of another user, so it is not used")
-        return Connection(made)
+    # -- reaching it -----------------------------------------------------------------------------
 
     def _connect(self) -> Connection:
         """Return the control connection, to a process that is started if need be.
@@ -219,66 +231,23 @@ class ModelProcess:
                 if not self._control.is_closed():
                     return self._control
                 self._lose(self._control)
-            control = self._find() or self._start()
+            if self._closed:
+                raise Unavailable(ENDS)
+            try:
+                control, self.pid = self._starter.find_or_start()
+            except Replaced as exc:
+                self.changed = exc.message
+                raise
+            except OSError as exc:
+                why = f"the model process could not be started ({exc})"
+                raise Unavailable(why, short=AWAY) from None
             with self._lock:
-                self._control, self._stopped_since, self.away = control, None, None
-            return control
-
-    def _find(self) -> Connection | None:
-        """Return a connection to the process that runs, after its hello; None if there is none.
-
-        Raises Unavailable for one that refuses this worker.
-        """
-        began = time.monotonic()
-
-        def idle() -> None:
-            if time.monotonic() - began > START_S:
-                raise ConnectionError("no hello")
-
-        connection: Connection | None = None
-        try:
-            connection = self._open()
-            head: Head = {"version": run_folder.code_version()}
-            reply, _ = connection.call("hello", head, idle=idle)
-            raise_error(reply)
-            self.pid = int(reply["pid"])
-        except BROKEN:
-            _close(connection)
-            return None
-        except BaseException:
-            _close(connection)
-            raise
-        return connection
-
-    def _start(self) -> Connection:
-        """Start the process, unless another worker just does. Raises Unavailable."""
-        folder = self._folder()
-        path = run_folder.socket_path(folder, self.name)
-        with run_folder.locked(path.with_suffix(".lock"), START_S):
-            if found := self._find():
-                return found
-            _note_start(run_folder.starts_of(path))
-            path.unlink(missing_ok=True)  # a killed one's
-            command = [sys.executable, "-P", "-m", "serving.model_process", str(folder), self.name,
-                       run_folder.code_version()]  # fmt: skip
-            # In a session of its own, so that Ctrl-C reaches the workers only.
-            started = subprocess.Popen(
-                [*command, *self._options], env=dict(self._environment),
-                stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
-            _started.append(started)
-            log.info("started the model process %s (%d)", self.name, started.pid)
-            end = time.monotonic() + START_S
-            while time.monotonic() < end and started.poll() is None:
-                if found := self._find():
-                    return found
-                time.sleep(0.02)
-            started.kill()
-            code = started.wait()
-            if code == run_folder.CHANGED:
-                self.changed = "the service's code is now of another version than this worker"
-            why = self.changed or f"the model process could not be started (exit code {code})"
-            raise Unavailable(why, short=AWAY)
+                if not self._closed:
+                    self._control, self._away_since, self.away = control, None, None
+                    self.problem, self._unreachable = None, False
+                    return control
+            control.close()
+            raise Unavailable(ENDS)
 
     # -- watching --------------------------------------------------------------------------------
 
@@ -292,18 +261,48 @@ class ModelProcess:
                     self._watching = False
                     break
             control = self._control
+            if control is None and not self._is_needed():
+                time.sleep(TICK_S)
+                continue
             try:
                 control = self._connect()
-                for each in list(self._clients):
-                    each.restore()
+                self._restore()
                 self._ask(control)
                 pauses = backoff(PAUSES_S)
-            except BROKEN:
+            except BROKEN as exc:
+                log.debug("the model process %s is let go (%s)", self.name, exc)
                 self._lose(control)
-            except Unavailable as exc:
-                log.warning("the model process %s: %s", self.name, exc.message)
+                time.sleep(next(pauses))
+            except Exception as exc:  # such as a thread that cannot be started
+                self._fail(exc)
                 time.sleep(next(pauses))
         self._lose(self._control)
+
+    def _is_needed(self) -> bool:
+        """Whether a model here is to be served on."""
+        return any(each.stopping_since is None for each in list(self._clients))
+
+    def _fail(self, exc: Exception) -> None:
+        """Note why there is no process."""
+        if self._closed:
+            return
+        self.problem = exc.message if isinstance(exc, Unavailable) else repr(exc)
+        log.warning("the model process %s: %s", self.name, self.problem)
+        for each in list(self._clients):
+            each.show(None)
+
+    def _restore(self) -> None:
+        """Have what ended loaded again, by a thread: the watch goes on meanwhile."""
+        ended = [each for each in list(self._clients) if each.ended]
+        if not ended or (self._restoring is not None and self._restoring.is_alive()):
+            return
+
+        def restore() -> None:
+            for each in ended:
+                each.restore()
+
+        self._restoring = threading.Thread(target=restore, name="model-restore", daemon=True)
+        self._restoring.start()
 
     def _ask(self, control: Connection) -> None:
         """Ask how the models are, and wait for the next time. Raises OSError at its end."""
@@ -311,73 +310,82 @@ class ModelProcess:
         reply, _ = control.call(
             "status", {}, idle=lambda: self._look_at_state(time.monotonic() - asked)
         )
-        self._go_on()
-        for each in list(self._clients):
-            each.show(reply["models"])
-        while time.monotonic() - asked < STATUS_EVERY_S:
+        if not self._starter.is_found():
+            raise ConnectionError("its socket is gone: no other worker finds it")
+        if not self._unreachable or self._is_reached():
+            self._go_on()
+            for each in list(self._clients):
+                each.show(reply["models"])
+        # While it is away it is asked again at once: its answer tells that it goes on.
+        while time.monotonic() - asked < (STATUS_EVERY_S if self._away_since is None else TICK_S):
             if control.is_closed(TICK_S):
                 raise ConnectionError("it ended")
             self._look_at_state()
 
+    def _is_reached(self) -> bool:
+        """Whether a new connection can be made. Raises ConnectionError where none listens."""
+        try:
+            self._starter.open().close()
+        except ConnectionError:
+            raise
+        except (OSError, Unavailable):
+            return False
+        self._unreachable = False
+        return True
+
     def _look_at_state(self, silent_s: float = 0.0) -> None:
-        """Refuse calls while the process is stopped, and replace it after `STOPPED_S`."""
-        state = state_of(self.pid)
-        if state not in ("T", None) or (state is None and silent_s < SILENT_S):
-            if state is not None:
-                self._go_on()
+        """Refuse calls while the process is stopped or silent.
+
+        Raises ConnectionError after `STOPPED_S`: the process was killed, and another is needed.
+        """
+        limit_s = LOADING_SILENT_S if self._loads else SILENT_S
+        if peers.is_stopped(self.pid):
+            since = self._note_away("the model process was stopped; send this again")
+        elif silent_s > limit_s:
+            since = self._note_away("the model process does not answer; send this again")
+        else:
             return
-        if self._stopped_since is None:
-            self._stopped_since = time.monotonic()
-            self.away = "the model process was stopped; send this again"
-            log.error("the model process %s (%s) was stopped", self.name, self.pid)
-            for each in list(self._clients):
-                each.show(None)
-        elif time.monotonic() - self._stopped_since > STOPPED_S and self.pid is not None:
-            log.error("the model process %s stays stopped: it is replaced", self.name)
-            with contextlib.suppress(OSError):
-                os.kill(self.pid, signal.SIGKILL)
+        if time.monotonic() - since > STOPPED_S:
+            log.error("the model process %s (%s) stays away: it is replaced", self.name, self.pid)
+            peers.kill(self.pid)
+            raise ConnectionError("it was killed")
+
+    def _note_away(self, why: str, detail: str = "") -> float:
+        """Refuse calls from now on; return since when, in time.monotonic()."""
+        with self._lock:
+            since = self._away_since
+            if since is not None or self._control is None:
+                return time.monotonic() if since is None else since
+            self._away_since = since = time.monotonic()
+            self.away, self.problem = why, f"{why} ({detail})" if detail else None
+        log.error("the model process %s (%s): %s", self.name, self.pid, self.problem or why)
+        for each in list(self._clients):
+            each.show(None)
+        return since
 
     def _go_on(self) -> None:
-        if self._stopped_since is not None:
-            self._stopped_since = self.away = None
-            log.info("the model process %s goes on", self.name)
+        with self._lock:
+            if self._away_since is None or self._unreachable:
+                return
+            self._away_since = self.away = self.problem = None
+        log.info("the model process %s goes on", self.name)
 
     def _lose(self, control: Connection | None, why: str = AWAY) -> None:
-        """Let go of a process that ended. Its calls see their own connections closed."""
+        """Let go of a process. Calls under way see their own connections closed by its end."""
         with self._lock:
             if control is None or control is not self._control:
                 return
-            self.away, self._control, self._stopped_since = why, None, None
-            left, self._free = [control, *self._free], []
+            self.away, self._control, self._away_since, self.problem = why, None, None, None
+            left = [control, *self._free, *self._leases]
+            self._free = []
+            self._leases.clear()
         for connection in left:
             connection.close()
         if not self._closed and self._clients:
             log.error("the model process %s (%s) ended", self.name, self.pid)
-        _started[:] = [each for each in _started if each.poll() is None]  # so that none is a zombie
+        starting.reap()
         for each in list(self._clients):
             each.show(None)
-
-
-def _note_start(path: Path) -> None:
-    """Count a start. Raises TooSoon after one that led to no loaded model."""
-    failed, last = 0, 0.0
-    with contextlib.suppress(OSError, ValueError):
-        count, at = path.read_text(encoding="ascii").split()
-        failed, last = int(count), float(at)
-    pause_s = min(2.0 ** (failed - 1), LONGEST_PAUSE_S) if failed else 0.0
-    wait_s = last + pause_s - time.monotonic()
-    if 0 < wait_s <= pause_s:
-        raise TooSoon(failed, wait_s)
-    path.write_text(f"{failed + 1} {time.monotonic()}", encoding="ascii")
-
-
-def state_of(pid: int | None) -> str | None:
-    """Return a process's state as /proc has it (T: stopped); None where that cannot be read."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    return stat.rpartition(")")[2].split()[0]
 
 
 def _close(connection: Connection | None) -> None:

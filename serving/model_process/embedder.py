@@ -24,8 +24,10 @@ from errors import ModelUnavailable, ServiceError, Unavailable
 from observability import tracing
 from server import slots
 from serving.encoder import BatchHealth, Elsewhere, Encoder
-from serving.model_process.client import AWAY, ENDS, ModelProcess
-from serving.model_process.frames import Connection, Head, Malformed
+from serving.loader import reason_of
+from serving.model_process.client import ModelProcess
+from serving.model_process.frames import Connection, Head, Malformed, Part, Parts
+from serving.model_process.starting import AWAY, ENDS
 from serving.model_process.values import pack_items, unpack_encoded, unpack_facts, unpack_items
 
 log = logging.getLogger("model_process")
@@ -33,7 +35,9 @@ log = logging.getLogger("model_process")
 # Of the settings those by which a local model is loaded and served.
 USED = ("device", "dtype", "backend", "cuda_graphs", "max_seq_length", "normalize",
         "max_batch_size", "max_batch_tokens", "encode_timeout_s", "max_queue_tokens",
-        "model_cache_dir", "allow_pickled_weights")  # fmt: skip
+        "model_cache_dir", "allow_pickled_weights", "models_memory_mb",
+        "idle_unload_s")  # fmt: skip
+LIMIT_S = 5.0  # how long a change of limits may take
 STOP_S = 0.5  # how long a pass under way may take when the service stops
 RESTORE_PAUSES_S = (0.0, 2.0, 5.0, 30.0, 120.0)  # between two tries to load a model again
 
@@ -58,6 +62,8 @@ class ProcessEmbedder(Elsewhere):
         self.stopping_since: float | None = None
         self.health = BatchHealth()
         recipe = self._load()
+        # Where it has to be loaded again later, others may have to make room.
+        self._spec = spec.model_copy(update={"load": "first_use"})
         self.preparer: Preparer | None = preparer_of(recipe) if recipe else None
         process.keep(self)
 
@@ -86,25 +92,32 @@ class ProcessEmbedder(Elsewhere):
             self._lease.close()
         self._lease, self._model = lease, str(reply["model"])
         self.facts = dataclasses.replace(facts, device=self._outside(facts.device))
-        self.portable = bool(reply["portable"])
+        self.portable, self.memory_bytes = bool(reply["portable"]), reply["memory_bytes"]
         self._problem = None
         recipe: Head | None = json.loads(bytes(parts[0]))
         return recipe
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process that held the model ended, and it is time to load it again."""
+        ended = self._lease is not None and self._lease.is_closed()
+        served = not self._closed and self.stopping_since is None
+        return ended and served and time.monotonic() >= self._retry_at
+
     def restore(self) -> None:
         """Load the model again if the process ended. Never raises."""
         with self._restoring:
-            ended = self._lease is not None and self._lease.is_closed()
-            if self._closed or not ended or time.monotonic() < self._retry_at:
+            if not self.ended:
                 return
             try:
                 self._load()
-            except ServiceError as exc:
+            except Exception as exc:
                 self._retry_at = time.monotonic() + next(self._pauses)
-                if exc.message != self._problem:
-                    log.error("%s is not loaded again: %s", self._spec.id, exc.message)
-                self._problem = exc.message
-                self.health = BatchHealth(away=exc.message)
+                why = exc.message if isinstance(exc, ServiceError) else reason_of(exc)
+                if why != self._problem:
+                    log.error("%s is not loaded again: %s", self._spec.id, why)
+                self._problem = why
+                self.health = BatchHealth(away=why)
                 return
             self._pauses, self._retry_at = backoff(RESTORE_PAUSES_S), 0.0
             self.health = BatchHealth()
@@ -114,9 +127,14 @@ class ProcessEmbedder(Elsewhere):
         """Take what the process says of its models; None: it is away."""
         row = None if status is None else status.get(self._model)
         if row is None:
-            self.health = BatchHealth(away=self._problem or self.process.away or AWAY)
+            process = self.process
+            why = process.problem or self._problem or process.away or AWAY
+            self.health = BatchHealth(away=why)
             return
-        self.health = BatchHealth(failing=row["failing"], away=row["fatal"], busy_s=row["busy_s"])
+        self.health = BatchHealth(
+            failing=row["failing"], away=row["fatal"], busy_s=row["busy_s"],
+            unloaded=row["unloaded"],
+        )  # fmt: skip
         now = {"device": self._outside(row["device"]), "dtype": row["dtype"],
                "backend": row["backend"]}  # fmt: skip
         if any(getattr(self.facts, name) != value for name, value in now.items()):
@@ -157,18 +175,24 @@ class ProcessEmbedder(Elsewhere):
     ) -> list[Item]:
         head: Head = {"model": self._model, "prompt": dataclasses.asdict(prompt),
                       "truncate": truncate, "pairs": pairs}  # fmt: skip
-        return unpack_items(*self.process.call("prepare", head, json.dumps(inputs).encode()))
+        return unpack_items(*self._ask("prepare", head, json.dumps(inputs).encode()))
+
+    def _ask(self, operation: str, head: Head, *parts: Part) -> tuple[Head, Parts]:
+        """Call what has no deadline of its own. The model may have to be loaded for it first."""
+        return self.process.call(
+            operation, head, *parts, limit_s=self._settings.encode_timeout_s, ended=self._is_stopped
+        )
 
     def trial(self, text: str = "ok") -> list[Item]:
         """Return one short input, ready to encode, as the model itself makes it."""
-        return unpack_items(*self.process.call("trial", {"model": self._model, "text": text}))
+        return unpack_items(*self._ask("trial", {"model": self._model, "text": text}))
 
     def terms(self, indices: Sequence[int]) -> list[str]:
         """Return the terms at these indices of a sparse vector. See `Embedder.terms`."""
         if hasattr(self.preparer, "terms"):
             return super().terms(indices)
         head: Head = {"model": self._model, "indices": list(map(int, indices))}
-        terms: list[str] = self.process.call("terms", head)[0]["terms"]
+        terms: list[str] = self._ask("terms", head)[0]["terms"]
         return terms
 
     def encode(
@@ -194,7 +218,7 @@ class ProcessEmbedder(Elsewhere):
         """Change the limits of the model's passes and queue, for all workers."""
         head = {"model": self._model, "max_items": max_items, "max_queue_tokens": max_queue_tokens}
         try:
-            self.process.call("limit", head)
+            self.process.call("limit", head, limit_s=LIMIT_S)
         except ServiceError as exc:  # a new process is told when the model is loaded
             log.debug("%s is limited when it is loaded again (%s)", self._spec.id, exc.message)
 
@@ -253,5 +277,8 @@ def _stamps(folder: Path) -> Iterator[tuple[str, int, int]]:
     for root, _, names in os.walk(folder):
         for name in names:
             path = Path(root) / name
-            found = path.stat()
+            try:
+                found = path.stat()
+            except OSError:  # a link that leads nowhere, or a file that was just removed
+                continue
             yield str(path.relative_to(folder)), found.st_size, found.st_mtime_ns

@@ -4,9 +4,9 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import logging
 import os
 import platform
-import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from errors import Unavailable
+
+log = logging.getLogger("model_process")
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,15 +76,22 @@ def starts_of(path: Path) -> Path:
     return path.with_suffix(".starts")
 
 
-def connected(path: Path) -> socket.socket:
-    """Return a new connection to a socket. Raises OSError."""
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        made.connect(str(path))
-    except BaseException:
-        made.close()
-        raise
-    return made
+def make_again(folder: Path) -> None:
+    """Make a run folder that somebody removed. Raises OSError."""
+    if not folder.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        log.warning("the run folder %s was removed; it is made again", folder)
+
+
+def keep(folder: Path) -> int:
+    """Lock a folder against other services that remove what nobody uses, while this one runs.
+
+    Its service holds the lock already, unless the folder was made again. Raises OSError.
+    """
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    with contextlib.suppress(OSError):
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return held  # the descriptor stays open
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ connection carries one call at a time; whoever gives up on a reply closes the co
 
 import contextlib
 import functools
-import os
 import select
 import socket
 import struct
@@ -21,6 +20,7 @@ from typing_extensions import Buffer
 
 import errors
 from errors import ServiceError, TooLarge
+from server.peers import peer_of
 
 VERSION = 1
 MAGIC = b"EMBD"
@@ -29,6 +29,7 @@ MOST_PARTS = 16
 MOST_HEAD = 16 << 20
 MOST = 1 << 30  # bytes of a frame
 ALIGN = 8
+EAGER = 16 << 20  # bytes that are allocated for a frame before any of it has arrived
 FIRST = 1 << 16  # bytes of the first read: most requests whole
 BUFFER = 1 << 20  # of each socket: a reply of 32 vectors leaves in one call
 # How often whoever waits for the other side looks whether to wait on. A request that a stopped
@@ -58,6 +59,11 @@ class Connection:
         self._first = memoryview(bytearray(FIRST))
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             connected.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+
+    @property
+    def peer(self) -> int | None:
+        """The process at the other end, where the system says it."""
+        return peer_of(self._socket)[0]
 
     def call(
         self, operation: str, head: Head, *parts: Part, idle: Idle | None = None
@@ -99,11 +105,15 @@ class Connection:
             raise Malformed("its header says more than a frame may hold")
         if got - HEADER.size > total:
             raise Malformed("more follows it")
-        body = memoryview(bytearray(total))
         have = got - HEADER.size
+        body = bytearray(min(total, EAGER))
         body[:have] = first[HEADER.size : got]
-        self._read(body, have, total, idle)
-        return _parsed(body, count, size)
+        while True:
+            with memoryview(body) as room:
+                have = self._read(room, have, len(body), idle)
+            if have == total:
+                return _parsed(memoryview(body), count, size)
+            body += bytes(min(total - have, have))  # no more than has arrived
 
     def is_closed(self, wait_s: float = 0.0) -> bool:
         """Whether the other side has closed the connection, or does so within `wait_s`."""
@@ -202,21 +212,3 @@ def raise_error(head: Head) -> None:
         if hasattr(error, name):
             setattr(error, name, said[name])
     raise error
-
-
-# ---- who is on the other side
-
-
-def peer_of(connected: socket.socket) -> tuple[int | None, int | None]:
-    """Return the process and the user at the other end; None where the system does not say."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None, None
-    found = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _ = struct.unpack("3i", found)
-    return pid, uid
-
-
-def is_own_user(connected: socket.socket, uid: int | None = None) -> bool:
-    """Whether the other end runs as this user, or as `uid`."""
-    _, other = peer_of(connected)
-    return other is None or other == (os.geteuid() if uid is None else uid)

@@ -23,6 +23,8 @@ from embedders.base import Pair, Prompt
 from errors import BadRequest, ServiceError, TooLarge, Unavailable
 from observability import logs, metrics, tracing
 from server import master, memory, sockets
+from server.peers import is_own_user, peer_of
+from serving.encoder import BatchHealth
 from serving.health import EXIT_CODE
 from serving.model_process import folder as run_folder
 from serving.model_process.frames import (
@@ -32,13 +34,10 @@ from serving.model_process.frames import (
     Part,
     Parts,
     error_head,
-    is_own_user,
-    peer_of,
 )
 from serving.model_process.models import Held, Models
 from serving.model_process.values import (
     pack_encoded,
-    pack_facts,
     pack_items,
     unpack_items,
 )
@@ -76,6 +75,7 @@ class Host:
         run_folder.check(folder)
         self._folder, self._name, self._slot, self._private = folder, name, slot, private
         self._path = run_folder.socket_path(folder, name)
+        run_folder.keep(folder)
         self._lock = threading.Lock()
         self._peers: set[Peer] = set()
         self._stopping, self._ended = threading.Event(), threading.Event()
@@ -136,9 +136,10 @@ class Host:
 
     def _reply(self, peer: Peer, head: Head, parts: Parts) -> Reply:
         try:
-            operation = self._operations.get(head.get("operation", ""))
+            name = head.get("operation")
+            operation = self._operations.get(name) if isinstance(name, str) else None
             if operation is None:
-                raise BadRequest(f"no operation {head.get('operation')!r}")
+                raise BadRequest(f"no operation {name!r:.80}")
             return operation(peer, head, parts)
         except ServiceError as exc:
             return error_head(exc), ()
@@ -178,16 +179,9 @@ class Host:
         spec = ModelSpec.model_validate(head["spec"])
         settings = Config.model_validate(head["settings"])
         self._unlease(peer)
-        peer.leased, embedder, encoder = self.models.lease(
+        peer.leased, reply, recipe = self.models.lease(
             spec, settings, head["settings"], head["stamp"]
         )
-        encoder.limit(
-            max_items=spec.max_batch_size or settings.max_batch_size,
-            max_queue_tokens=settings.max_queue_tokens,
-        )
-        recipe = embedder.preparer.recipe() if embedder.preparer is not None else None
-        facts, key = pack_facts(embedder.facts), peer.leased.key
-        reply = {"model": key, "facts": facts, "portable": embedder.portable}
         return reply, [json.dumps(recipe).encode()]
 
     def _release(self, peer: Peer, head: Head, parts: Parts) -> Reply:
@@ -203,41 +197,42 @@ class Host:
     def _encode(self, peer: Peer, head: Head, parts: Parts) -> Reply:
         items = unpack_items(head, parts)
         trace = tracing.begin("encode", lambda _: None)
-        with self.models.used(head["model"]) as (_, encoder):
-            encoded = encoder.encode(items, head["deadline"], peer.connection.is_closed)
+        with self.models.used(head["model"], head["deadline"]) as loaded:
+            encoded = loaded.encoder.encode(items, head["deadline"], peer.connection.is_closed)
         said, rows = pack_encoded(encoded)
         return {**said, "times": trace.times}, rows
 
     def _prepare(self, peer: Peer, head: Head, parts: Parts) -> Reply:
         inputs, prompt = json.loads(bytes(parts[0])), Prompt(**head["prompt"])
-        with self.models.used(head["model"]) as (embedder, _):
+        with self.models.used(head["model"]) as loaded:
             if head["pairs"]:
                 pairs = [Pair(*pair) for pair in inputs]
-                return pack_items(embedder.prepare_pairs(pairs, prompt, head["truncate"]))
-            return pack_items(embedder.prepare(inputs, prompt, head["truncate"]))
+                return pack_items(loaded.embedder.prepare_pairs(pairs, prompt, head["truncate"]))
+            return pack_items(loaded.embedder.prepare(inputs, prompt, head["truncate"]))
 
     def _trial(self, peer: Peer, head: Head, parts: Parts) -> Reply:
-        with self.models.used(head["model"]) as (embedder, _):
-            return pack_items(embedder.trial(head["text"]))
+        with self.models.used(head["model"]) as loaded:
+            return pack_items(loaded.embedder.trial(head["text"]))
 
     def _terms(self, peer: Peer, head: Head, parts: Parts) -> Reply:
-        with self.models.used(head["model"]) as (embedder, _):
-            return {"terms": embedder.terms(head["indices"])}, ()
+        with self.models.used(head["model"]) as loaded:
+            return {"terms": loaded.embedder.terms(head["indices"])}, ()
 
     def _limit(self, peer: Peer, head: Head, parts: Parts) -> Reply:
-        with self.models.used(head["model"]) as (_, encoder):
-            encoder.limit(max_items=head["max_items"], max_queue_tokens=head["max_queue_tokens"])
+        self.models.limit(head["model"], head["max_items"], head["max_queue_tokens"])
         return {}, ()
 
     def _status(self, peer: Peer, head: Head, parts: Parts) -> Reply:
-        """Return how the passes of each model go."""
+        """Return how the passes of each model go, and which models are unloaded until needed."""
         rows: dict[str, Any] = {}
-        for key, held in self.models.held.items():
-            if held.encoder is not None and held.embedder is not None:
-                health, facts = held.encoder.health(), held.embedder.facts
-                rows[key] = {
+        for held in self.models.held.values():
+            encoder, facts = held.encoder, held.model.facts
+            if facts is not None and held.name is not None:
+                health = BatchHealth() if encoder is None else encoder.health()
+                rows[held.name] = {
                     "failing": health.failing, "fatal": health.fatal, "busy_s": health.busy_s,
                     "dtype": facts.dtype, "backend": facts.backend, "device": facts.device,
+                    "unloaded": encoder is None,
                 }  # fmt: skip
         return {"models": rows}, ()
 
@@ -283,10 +278,10 @@ class Host:
     def _end(self, code: int) -> None:
         """End the process at once: threads in a pass or a load cannot be waited for."""
         self._ended.set()
-        if self._is_found():
+        if self._is_found():  # else another process has the socket and the slot
             with contextlib.suppress(OSError):
                 self._path.unlink()
-        master.end_slot(self._slot)
+            master.end_slot(self._slot)
         if self._private:
             with contextlib.suppress(OSError):
                 for file in self._folder.iterdir():

@@ -1,4 +1,8 @@
-"""The models of a model process: one for all who load the same, for as long as it is leased."""
+"""The models of a model process: one for all who load the same, for as long as it is leased.
+
+Of what is leased too it unloads what no worker has used for long, or what has to make room: only
+this process knows both. A call that needs such a model loads it again, and waits.
+"""
 
 import contextlib
 import hashlib
@@ -7,47 +11,51 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import embedders
 from config import Config, ModelSpec
-from embedders.base import DeviceBroken, Embedder
+from embedders.base import DeviceBroken
 from embedders.device import meaning
-from errors import ModelUnavailable, ServiceError, Unavailable
+from errors import ModelLoading, ModelUnavailable, NoRoom, ServiceError, Unavailable
+from observability import metrics
 from server import memory
-from serving.checks import check
 from serving.encoder import Encoder
-from serving.loader import build_model, reason_of
-from serving.model import LOADED_BY, identity
+from serving.leaving import free, leaving_of
+from serving.loader import reason_of
+from serving.model import LOADED_BY, Loaded, Model, identity
 from serving.model_process.frames import Head
+from serving.model_process.values import pack_facts
+from serving.residency import Residency
 
 log = logging.getLogger("model_process")
 
 # Settings that change while a model serves, or that `identity` covers together with its entry.
-NOT_LOADED_BY = {*LOADED_BY, "max_batch_size", "max_queue_tokens", "hf_token"}
+NOT_LOADED_BY = {*LOADED_BY, "max_batch_size", "max_queue_tokens", "hf_token", "models_memory_mb",
+                 "idle_unload_s"}  # fmt: skip
 
 
 @dataclass(eq=False)
 class Held:
-    """A model that is loaded or being loaded, and who uses it. Counts change under a lock."""
+    """A model that somebody leases or leased, and who uses it. Counts change under a lock."""
 
     key: str
-    embedder: Embedder | None = None
-    encoder: Encoder | None = None
-    error: ServiceError | None = None
-    settled: threading.Event = field(default_factory=threading.Event)
+    model: Model
+    told: tuple[Head, Head | None] | None = None  # of it and how its inputs are prepared, if known
     leases: int = 0
     users: int = 0  # calls under way
     kept_until: float = 0.0  # without a lease, in time.monotonic()
 
-    def free(self) -> None:
-        """Close the model and give its memory back."""
-        encoder, self.encoder, self.embedder = self.encoder, None, None
-        if encoder is not None:
-            encoder.close()
-        del encoder
-        with memory.exempting_nothing():
-            memory.give_back_memory()
+    @property
+    def name(self) -> str | None:
+        """What a worker calls it: with the fingerprint, lest it get vectors of other files."""
+        return None if self.told is None else str(self.told[0]["model"])
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """What encodes, while the model is loaded."""
+        loaded = self.model.held
+        return None if loaded is None else loaded.encoder
 
 
 class Models:
@@ -59,48 +67,51 @@ class Models:
         self._lock = threading.Lock()
         self._loading = threading.Lock()  # two loads at once would need twice the memory
         self._held: dict[str, Held] = {}
+        self._residency = Residency(embedders.build, self._load, embedders.size_of)
         self.lost: str | None = None  # the device that broke while a model was loaded
 
     @property
     def held(self) -> dict[str, Held]:
-        """The models by key, also those that are being loaded."""
+        """The models by key, also those that are being loaded or unloaded."""
         with self._lock:
             return dict(self._held)
 
     @property
     def fatal(self) -> str | None:
         """Why only a new process can help, or None."""
-        encoders = [held.encoder for held in self.held.values() if held.encoder is not None]
+        encoders = [encoder for held in self.held.values() if (encoder := held.encoder) is not None]
         return self.lost or next((why for each in encoders if (why := each.health().fatal)), None)
 
     def lease(
         self, spec: ModelSpec, settings: Config, said: Head, stamp: object
-    ) -> tuple[Held, Embedder, Encoder]:
-        """Return a model, loaded unless it is held already, that stays until `unlease`.
+    ) -> tuple[Held, Head, Head | None]:
+        """Return a model that stays until `unlease`, what a worker is told of it, and its recipe.
 
-        `said` are the settings as they were sent; `stamp` changes with the files of a folder.
-        Raises the ServiceError that says why it does not load.
+        It is loaded unless it was before. `said` are the settings as they were sent; `stamp`
+        changes with the files of a folder. Raises the ServiceError that says why it does not load.
         """
         own = {name: value for name, value in said.items() if name not in NOT_LOADED_BY}
         what = json.dumps([identity(spec, settings), own, stamp], sort_keys=True, default=str)
         key = hashlib.sha256(what.encode()).hexdigest()[:32]
         with self._lock:
             held = self._held.get(key)
-            first = held is None
             if held is None:
-                held = self._held[key] = Held(key)
+                held = self._held[key] = Held(key, Model(spec, settings))
+                held.model.on_demand = True
             held.leases += 1
-        if first:
-            with self._loading:
-                log.info("the model process %s loads %s", self._name, spec.id)
-                self._fill(held, spec, settings)
-            self._settle(held)
-        held.settled.wait()
-        if held.error is not None:
-            self.unlease(held)
-            raise held.error
-        assert held.embedder is not None and held.encoder is not None
-        return held, held.embedder, held.encoder
+        try:
+            if held.told is None:
+                loaded = self._residency.take(held.model, patience_s=None)
+                held.told = _told(held, loaded)
+                del loaded
+        except ServiceError:
+            with self._lock:
+                held.leases -= 1
+                if self._held.get(key) is held:
+                    del self._held[key]  # whoever asks next tries again
+            raise
+        held.model.limit(spec, settings)
+        return held, *held.told
 
     def unlease(self, held: Held, keep_s: float = 0.0) -> None:
         """End a lease. Without another the model is freed by `free_unleased`, after `keep_s`."""
@@ -115,47 +126,68 @@ class Models:
             leaving = [
                 held
                 for held in self._held.values()
-                if not (held.leases or held.users) and held.settled.is_set()
-                and held.kept_until <= now
-            ]  # fmt: skip
+                if not (held.leases or held.users or held.model.load) and held.kept_until <= now
+            ]
             for held in leaving:
                 del self._held[held.key]
+        gone = leaving_of([held.model for held in leaving])
         for held in leaving:
-            held.free()
+            held.model.unload()
+            name = held.model.spec.id
+            same = [other.model for other in self.held.values() if other.model.spec.id == name]
+            left = sum(model.memory_bytes or 0 for model in same if model.held)
+            metrics.MODEL_BYTES.labels(name).set(left)
+        if gone:
+            free(gone)
 
     @contextlib.contextmanager
-    def used(self, key: str) -> Iterator[tuple[Embedder, Encoder]]:
-        """Keep a model while it is used. Raises Unavailable where it is not loaded."""
+    def used(self, name: str, deadline: float | None = None) -> Iterator[Loaded]:
+        """Keep a model while it is used, loaded if need be.
+
+        Raises Unavailable where it is not leased by this name, and what `Residency.take` raises.
+        """
         with self._lock:
-            held = self._held.get(key)
-            if held is None or held.embedder is None or held.encoder is None or held.error:
+            held = self._held.get(_key_of(name))
+            if held is None or held.name != name:
                 raise Unavailable("the model is being loaded again", retry_after_s=2)
             held.users += 1
         try:
-            yield held.embedder, held.encoder
+            yield self._residency.take(held.model, deadline)
         finally:
+            held.model.used_at = time.monotonic()
             with self._lock:
                 held.users -= 1
 
-    def _fill(self, held: Held, spec: ModelSpec, settings: Config) -> None:
-        """Load a model and check that it encodes, or note why it cannot be used."""
-        try:
-            loaded = build_model(spec, settings, embedders.build)
-            held.embedder, held.encoder = loaded.embedder, loaded.encoder
-            check(loaded.embedder)
-        except Exception as exc:
-            held.error = self._not_loaded(spec, exc)
+    def limit(self, name: str, max_items: int | None, max_queue_tokens: int | None) -> None:
+        """Change the limits of a model's passes and queue, also for when it is loaded again."""
+        if held := self.held.get(_key_of(name)):
+            model = held.model
+            model.limit(
+                model.spec.model_copy(update={"max_batch_size": max_items}),
+                model.settings.model_copy(update={"max_queue_tokens": max_queue_tokens}),
+            )
 
-    def _settle(self, held: Held) -> None:
-        """Let a model that was loaded be used, and free what was not."""
-        if held.error is None:
+    def _load(self, model: Model) -> Loaded:
+        """Load a model for those who need it. Raises the ServiceError that says why not."""
+        failure: ServiceError
+        try:
+            with self._loading:
+                log.info("the model process %s loads %s", self._name, model.spec.id)
+                again = model.facts is not None or model.spec.load == "first_use"
+                loaded = self._residency.place(model, evict=again)
+        except (ModelLoading, NoRoom) as exc:
+            failure = exc
+        except Exception as exc:
+            failure = self._not_loaded(model.spec, exc)
+            model.fail(failure.message)
+        else:
+            self._residency.put(model, loaded)
             memory.exempt_from_collection()
             self._loaded()
-        else:
-            with self._lock:
-                del self._held[held.key]  # whoever asks next tries again
-            held.free()
-        held.settled.set()
+            return loaded
+        with memory.exempting_nothing():  # not inside `except`: there it holds what was loaded
+            memory.give_back_memory()
+        raise failure
 
     def _not_loaded(self, spec: ModelSpec, exc: Exception) -> ServiceError:
         if isinstance(failure := meaning(exc), DeviceBroken):
@@ -165,3 +197,18 @@ class Models:
             return exc
         log.error("%s failed to load", spec.id, exc_info=exc)
         return ModelUnavailable(reason_of(exc))
+
+
+def _key_of(name: str) -> str:
+    return name.partition("-")[0]
+
+
+def _told(held: Held, loaded: Loaded) -> tuple[Head, Head | None]:
+    """Return what a worker is told of a model, and the recipe by which it prepares inputs."""
+    embedder = loaded.embedder
+    recipe = embedder.preparer.recipe() if embedder.preparer is not None else None
+    reply: Head = {
+        "model": f"{held.key}-{embedder.facts.fingerprint}", "facts": pack_facts(embedder.facts),
+        "portable": embedder.portable, "memory_bytes": embedder.memory_bytes,
+    }  # fmt: skip
+    return reply, recipe

@@ -24,6 +24,7 @@ from serving.model_process.folder import ROOT
 from serving.model_process.frames import Head, Part, Parts
 
 CUDA = "CUDA_VISIBLE_DEVICES"
+CALL_S = 1.0  # how long a call to what workers share may take: a cache is to save time
 
 
 class Processes:
@@ -64,12 +65,12 @@ class Processes:
             process = self._known.get("gpu0" if self.gpus else "cpu")
         if process is None:
             raise Unavailable("no model process runs")
-        return process.call(operation, head, *parts)
+        return process.call(operation, head, *parts, limit_s=CALL_S)
 
     def close(self) -> None:
-        """Let go of every process."""
+        """Let go of every process, for good."""
         with self._lock:
-            known, self._known = list(self._known.values()), {}
+            known = list(self._known.values())
         for process in known:
             process.close()
 

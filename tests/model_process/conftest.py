@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from embedders.fake import FakeEmbedder
+from server.master import RUN_DIR
 from tests.conftest import ROOT, free_port, running, write_models
 from tests.faults.conftest import NO_REPLY, Service, until
+from tests.model_process.clients import Client, is_removed, processes_in
 
 HOOKS = Path(__file__).parent / "hooks"
 FAKE = FakeEmbedder(dimension=8, max_tokens=64)
@@ -159,3 +161,27 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """One for the tests of a file after which it is as it was."""
     with starting(tmp_path_factory.mktemp("box")) as begin:
         yield begin("-w", "2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    made = tmp_path / "run"
+    made.mkdir(mode=0o700)
+    monkeypatch.setenv(RUN_DIR, str(made))
+    return made
+
+
+@pytest.fixture
+def clients(folder: Path) -> Iterator[Callable[..., Client]]:
+    """Make clients; at the end all of them let go, and no process is left."""
+    made: list[Client] = []
+
+    def make(gpus: list[str] | None = None) -> Client:
+        made.append(Client(gpus))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+    until(lambda: is_removed(folder))  # as the master does: what nobody needs ends at once
+    until(lambda: not processes_in(folder))

@@ -11,8 +11,9 @@ import numpy as np
 from config import Config, ModelSpec
 from embedders.base import Prompt
 from embedders.fake import FakeEmbedder
+from server.peers import connected
 from serving.model_process.embedder import settings_of
-from serving.model_process.folder import code_version, connected, socket_path
+from serving.model_process.folder import code_version, socket_path
 from serving.model_process.frames import Connection, raise_error
 from serving.model_process.host import Host
 from serving.model_process.values import pack_items, unpack_encoded

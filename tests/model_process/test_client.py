@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,105 +14,23 @@ import numpy as np
 import pytest
 from flask import Flask
 
-import embedders
 from config import Config, ModelSpec
 from embedders.base import Embedder, Item, Pair, Prompt, Sparse, Value
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, ModelUnavailable, Unavailable
-from serving.encoder import Encoder
-from serving.loader import build_model
+from server.peers import state_of
 from serving.model_process import client as client_module
 from serving.model_process import folder as run_folder
-from serving.model_process.client import state_of
 from serving.model_process.embedder import ProcessEmbedder, stamp_of
 from serving.model_process.folder import code_version, socket_path
-from serving.model_process.processes import CUDA, Processes
+from serving.model_process.processes import CUDA
 from tests.faults.conftest import until
+from tests.model_process.clients import Client, encode, is_up, pid_of, processes_in
 from tests.model_process.conftest import HOOKS
 from tests.model_process.hand import FAKE, right
 
 SOON_S = 10.0  # on a machine that does much else; alone it is under 1 s
 HURTING = ModelSpec(id="fake", type="fake", model_name="tests/fake")
-
-
-class Client:
-    """One worker's processes, with the models it loaded."""
-
-    def __init__(self, gpus: list[str] | None = None) -> None:
-        self.processes = Processes(gpus or [])
-        self.build = self.processes.build(embedders.build)
-        self.loaded: list[Encoder] = []
-
-    def load(self, spec: ModelSpec = FAKE, **settings: object) -> ProcessEmbedder:
-        embedder = self.encoder(spec, **settings).embedder
-        assert isinstance(embedder, ProcessEmbedder)
-        return embedder
-
-    def encoder(self, spec: ModelSpec = FAKE, **settings: object) -> Encoder:
-        self.loaded.append(build_model(spec, Config(**settings), self.build).encoder)
-        return self.loaded[-1]
-
-    def close(self) -> None:
-        for each in self.loaded:
-            each.close()
-        self.processes.close()
-
-
-def pid_of(embedder: ProcessEmbedder) -> int:
-    """The model process of an embedder."""
-    pid = embedder.process.pid
-    assert pid is not None
-    return pid
-
-
-def encode(embedder: Embedder, *texts: str, deadline: float | None = None) -> np.ndarray:
-    return embedder.encode(embedder.prepare(texts, Prompt(), "right"), deadline).vectors
-
-
-def is_up(embedder: Embedder) -> bool:
-    try:
-        encode(embedder, "a")
-    except Unavailable:
-        return False
-    return True
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    made = tmp_path / "run"
-    made.mkdir(mode=0o700)
-    monkeypatch.setenv("EMBEDDING_RUN_DIR", str(made))
-    return made
-
-
-@pytest.fixture
-def clients(folder: Path) -> Iterator[Callable[..., Client]]:
-    """Make clients; at the end all of them let go, and no process is left."""
-    made: list[Client] = []
-
-    def make(gpus: list[str] | None = None) -> Client:
-        made.append(Client(gpus))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-    for file in list(folder.iterdir()):
-        file.unlink()  # as the master does: what nobody needs ends at once
-    until(lambda: not processes_in(folder))
-
-
-def processes_in(folder: Path) -> list[int]:
-    """The model processes of a folder, by their command lines."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (each / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"serving.model_process" in command and str(folder).encode() in command:
-            found.append(int(each.name))
-    return found
 
 
 def test_clients_share_one_process_and_never_mix_their_rows(
@@ -388,22 +306,45 @@ def test_a_process_that_is_killed_while_it_loads_is_started_again_soon(
     assert not once.exists()
 
 
+def test_the_stamp_of_a_folder_changes_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one")
+    before = stamp_of(str(tmp_path))
+    (tmp_path / "a").write_text("another")
+    assert before and stamp_of(str(tmp_path)) != before
+
+
+REVISED = """
+import os, sys
+if "serving.model_process" in sys.orig_argv:
+    import embedders
+    from embedders.fake import FakeEmbedder
+
+    def build(spec, settings):
+        with open(os.environ["REVISION"]) as file:
+            return FakeEmbedder(file.read(), 8, 64)
+
+    embedders.EMBEDDERS["fake"] = build
+"""
+
+
 def test_a_model_whose_files_changed_is_not_served_under_its_old_fingerprint(
-    clients: Callable[..., Client], tmp_path: Path
+    clients: Callable[..., Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "a").write_text("one")
-    before = stamp_of(str(folder))
-    (folder / "a").write_text("another")
-    assert before
-    assert stamp_of(str(folder)) != before
-    embedder = clients().load()
-    embedder.facts = embedder.facts.__class__(**{**vars(embedder.facts), "fingerprint": "0" * 16})
-    os.kill(pid_of(embedder), signal.SIGKILL)
-    until(lambda: "its files changed" in str(embedder.health.away))
+    (tmp_path / "sitecustomize.py").write_text(REVISED)
+    revision = tmp_path / "revision"
+    revision.write_text("tests/old")
+    monkeypatch.setenv("REVISION", str(revision))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    old = clients().load()
+    revision.write_text("tests/new")
+    os.kill(pid_of(old), signal.SIGKILL)
+    until(lambda: "its files changed" in str(old.health.away))
+    new = clients().load()
+    assert new.facts.fingerprint != old.facts.fingerprint
+    np.testing.assert_array_equal(encode(new, "a"), [FakeEmbedder("tests/new", 8, 64).vector("a")])
     with pytest.raises(Unavailable):
-        encode(embedder, "a")
+        encode(old, "a")
+    assert "its files changed" in str(old.health.away)
 
 
 def test_a_closed_model_is_freed_and_a_process_without_clients_is_let_go(
@@ -426,6 +367,16 @@ def test_a_generic_call_never_starts_a_process(
     with pytest.raises(Unavailable):
         worker.processes.call("cache.status", {})
     assert not processes_in(folder)
+
+
+def test_who_let_go_starts_no_process_again(clients: Callable[..., Client], folder: Path) -> None:
+    worker = clients()
+    worker.load().close()
+    pid = worker.processes.of("cpu")[0].pid
+    worker.close()
+    with pytest.raises(Unavailable, match="stopping"):
+        worker.load()
+    assert processes_in(folder) in ([], [pid])
 
 
 def test_each_gpu_has_a_process_that_sees_only_it(clients: Callable[..., Client]) -> None:

@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import tracemalloc
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -288,3 +289,21 @@ def test_an_error_keeps_the_retry_time_and_the_short_text_of_its_class() -> None
         raise_error(head)
     assert unavailable.value.retry_after_s is None
     assert unavailable.value.short == errors.ModelUnavailable.short
+
+
+def test_a_large_frame_is_allocated_as_it_arrives(
+    pair: tuple[Connection, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "EAGER", 1 << 10)
+    rows = np.random.default_rng(0).random((300, 1001), np.float32)
+    _, (first, second) = sent({}, [rows, b"end"])
+    assert np.array_equal(np.frombuffer(first, np.float32).reshape(rows.shape), rows)
+    assert bytes(second) == b"end"
+    connection, bare = pair
+    bare.sendall(HEADER.pack(MAGIC, VERSION, 1, 2, MOST) + bytes(5000))
+    bare.shutdown(socket.SHUT_WR)
+    tracemalloc.start()
+    with pytest.raises(Closed):
+        connection.receive()
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()

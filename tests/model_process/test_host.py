@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,11 +39,12 @@ from errors import (
     ServiceError,
     Unavailable,
 )
+from server.peers import connected, is_own_user
 from serving.batcher import Batcher
 from serving.health import EXIT_CODE
 from serving.model_process import folder as run_folder
 from serving.model_process import host as host_module
-from serving.model_process.frames import is_own_user
+from serving.model_process.frames import raise_error
 from serving.model_process.host import Host
 from serving.model_process.values import unpack_items
 from tests.faults.conftest import until
@@ -329,6 +331,9 @@ def test_an_unexpected_failure_is_a_clear_error_and_the_connection_lives(
     assert "load failed" in caplog.text
     with pytest.raises(BadRequest, match="no operation 'steal'"):
         one.call("steal", {})
+    with pytest.raises(BadRequest, match="no operation"):
+        one.connection.send({"operation": ["encode"]})
+        raise_error(one.connection.receive()[0])
     assert one.hello() == os.getpid()
 
 
@@ -337,7 +342,7 @@ def test_noise_closes_its_own_connection_only(
 ) -> None:
     good = worker()
     good.load()
-    noise = run_folder.connected(run_folder.socket_path(folder, "cpu"))
+    noise = connected(run_folder.socket_path(folder, "cpu"))
     with noise:
         noise.sendall(b"GET / HTTP/1.1\r\nHost: here\r\n\r\n")
         assert noise.recv(1) == b""
@@ -389,24 +394,21 @@ def test_another_user_is_told_apart(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_connection_of_another_user_is_closed(
-    host: Host, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = run_folder.socket_path(folder, "cpu")
-    for each in (folder, *folder.parents):
-        if each != Path("/") and str(each).startswith(str(folder.parents[3])):
-            each.chmod(0o755)
-    path.chmod(0o777)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.setuid(65534)
-            with run_folder.connected(path) as strange:
-                code = 0 if strange.recv(1) == b"" else 2
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+def test_a_connection_of_another_user_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as made, hosted(Path(made)):  # pytest's is root's alone
+        path = run_folder.socket_path(Path(made), "cpu")
+        path.parent.chmod(0o755)
+        path.chmod(0o777)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setuid(65534)
+                with connected(path) as strange:
+                    code = 0 if strange.recv(1) == b"" else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert "refused a connection of another user" in caplog.text
 
 

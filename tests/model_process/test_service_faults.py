@@ -14,7 +14,6 @@ from tests.faults.conftest import until
 from tests.model_process.conftest import Box, Callers, right
 
 SOON_S = 10.0  # on a machine that does much else; alone it is under 1 s
-GROUP = "Model process"
 
 
 def is_right(box: Box, text: str = "back again") -> bool:
@@ -46,7 +45,7 @@ def kill_under_load(box: Box, times: int) -> None:
     assert box.workers() == workers and box.healthy()
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_killed_model_process_mixes_no_reply_up_and_is_back_by_itself(box: Box) -> None:
     """The model process is killed under load -> 503 with `Retry-After` at once, no worker ends, no
     request hangs, every 200 has its own vectors; another serves within seconds.
@@ -55,13 +54,13 @@ def test_a_killed_model_process_mixes_no_reply_up_and_is_back_by_itself(box: Box
 
 
 @pytest.mark.long
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_two_hundred_kills_under_load_mix_no_reply_up(box: Box) -> None:
     """The model process is killed under load -> the same 200 times in a row."""
     kill_under_load(box, 200)
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_stopped_model_process_costs_no_request_its_time(box: Box) -> None:
     """The model process is stopped (SIGSTOP) -> 503 with `Retry-After` within a second, `/health`
     says so; it serves again when it goes on.
@@ -72,14 +71,16 @@ def test_a_stopped_model_process_costs_no_request_its_time(box: Box) -> None:
     refused_soon(box)
     status, _, body = box.ask("/health")
     assert status == 503 and "stopped" in json.loads(body)["reason"]
+    assert json.loads(body)["models"]["fake"]["status"] == "unavailable"
     os.kill(pid, signal.SIGCONT)
     until(lambda: is_right(box))
     assert box.model_process() == pid and box.loads() == loads
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_requests_that_wait_for_a_model_process_hear_of_its_stop(box: Box) -> None:
     """The model process is stopped amid a pass -> whoever waits for it gets 503 within a second."""
+    until(lambda: all(is_right(box) for _ in range(8)))  # by both workers, whatever was before
     box.held.touch()
     answers: list[tuple[int, float]] = []
 
@@ -110,7 +111,7 @@ def ends_and_is_back(box: Box, word: str, said: str) -> None:
     assert box.workers() == workers and box.count(said)
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_lost_device_ends_the_model_process_and_no_worker(box: Box) -> None:
     """The device is lost -> 503 with `Retry-After`; the model process ends by itself and another
     serves; no worker ends.
@@ -118,13 +119,13 @@ def test_a_lost_device_ends_the_model_process_and_no_worker(box: Box) -> None:
     ends_and_is_back(box, "sticky", "CUDA error: device-side assert triggered")
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_hanging_pass_ends_the_model_process_and_no_worker(boxes) -> None:
     """A pass takes longer than `ENCODE_TIMEOUT` -> the same."""
     ends_and_is_back(boxes("-w", "2", ENCODE_TIMEOUT="1"), "hang", "a pass through the model")
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_memory_that_runs_out_in_a_pass_fails_its_own_request_alone(box: Box) -> None:
     """The model process runs out of memory in a pass -> 507 for the text at fault; the process and
     all other requests go on.
@@ -138,7 +139,7 @@ def test_memory_that_runs_out_in_a_pass_fails_its_own_request_alone(box: Box) ->
     assert box.model_process() == pid
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_model_process_that_cannot_load_is_tried_more_and_more_slowly(box: Box) -> None:
     """The model process is killed while it loads, out of memory -> 503 with the reason; each try
     waits longer; no worker ends.
@@ -153,7 +154,7 @@ def test_a_model_process_that_cannot_load_is_tried_more_and_more_slowly(box: Box
     until(lambda: is_right(box))
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_client_that_hangs_up_costs_the_model_process_no_pass(box: Box) -> None:
     """A client hangs up while it waits for the model process -> its texts are not encoded."""
     dropped = 'embedding_queue_dropped_total{reason="client_closed_request"}'
@@ -175,7 +176,7 @@ def test_a_client_that_hangs_up_costs_the_model_process_no_pass(box: Box) -> Non
     assert is_right(box) and box.metric(dropped) == before + 1
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_killed_worker_leaves_the_model_process_to_the_others(box: Box) -> None:
     """A worker is killed, the one too that had started the model process -> the model stays loaded,
     and the new worker uses it.
@@ -188,7 +189,7 @@ def test_a_killed_worker_leaves_the_model_process_to_the_others(box: Box) -> Non
     assert is_right(box) and box.model_process() == pid and box.loads() == loads
 
 
-@pytest.mark.fault(GROUP)
+@pytest.mark.fault("Model process")
 def test_a_service_that_stops_leaves_no_model_process_and_no_folder(boxes) -> None:
     """The service stops -> its model process ends too, and its folder is removed."""
     box = boxes("-w", "2")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import requests
 
+from server.master import RUN_DIR
 from tests.conftest import free_port, running
 from tests.faults.conftest import until
 from tests.model_process.conftest import Box, Callers, right, starting
@@ -183,8 +184,8 @@ def test_two_services_that_were_given_one_folder_do_not_meet(
     """Two services are started with the same folders -> each has its own model process; the end of
     one, or of its model process, does not touch the other.
     """
-    shared = {"EMBEDDING_RUN_DIR": str(tmp_path), "METRICS_DIR": str(tmp_path / "metrics")}
-    one, other = boxes("-w", "2", **shared), boxes("-w", "2", **shared)
+    shared = {RUN_DIR: str(tmp_path), "METRICS_DIR": str(tmp_path / "metrics")}
+    one, other = (boxes("-w", "1", MODEL_PROCESS="on", **shared) for _ in range(2))
     kept = other.model_process()
     assert one.model_process() != kept
     with Callers(other) as callers:

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 START_TIMEOUT_S = 60.0  # a loaded 2-core machine; idle, each is up within a second
 STOP_TIMEOUT_S = 20.0
@@ -179,25 +179,25 @@ class Server:
 
     def run(self, *command: str) -> str:
         """Run one of the server's tools as the server's user and return what it printed."""
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, timeout=120, **self._user()
         )
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
         return done.stdout
 
-    def _spawn(self, command: list[str], log: "object") -> subprocess.Popen[bytes]:
+    def _spawn(self, command: list[str], log: BinaryIO) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
-            stdout=log,  # type: ignore[arg-type]
+            stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C at the test run is not theirs
             **self._user(),
         )
 
-    def _user(self) -> dict[str, object]:
+    def _user(self) -> dict[str, Any]:
         """The options that make a child run as `runs_as`; nothing if we are not root."""
         if os.getuid() != 0 or self.runs_as is None:
             return {}
