@@ -45,7 +45,7 @@ MEAN_OF_HEAD = (
 FILES: dict[str, Kind] = {
     "artifact.metadata": "multi_vector",
     "idf.json": "sparse",
-    "query_token_weights.txt": "sparse",
+    "query_token_weights.txt": "sparse",  # no password  # nosec B105
 }
 # Files that sentence-transformers writes only together with a modules.json.
 LEFT_OVER = ("config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/config.json")
