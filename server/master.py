@@ -54,7 +54,10 @@ def make_run_dir() -> None:
     """
     os.environ.pop(RUN_DIR, None)  # of the process that started this one
     reason = "the folder for temporary files has too long a name"
-    for root in (tempfile.gettempdir(), *RUN_ROOTS):
+    roots: tuple[str, ...] = RUN_ROOTS
+    with contextlib.suppress(FileNotFoundError):  # all of the disk is read-only
+        roots = (tempfile.gettempdir(), *RUN_ROOTS)
+    for root in roots:
         if len(os.fsencode(root)) <= LONGEST_ROOT:
             try:
                 os.environ[RUN_DIR] = str(_run.make(Path(root)))

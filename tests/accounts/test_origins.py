@@ -81,6 +81,7 @@ def test_only_what_computes_or_is_public_to_read_is_for_every_page() -> None:
     """A new route is not, until somebody says so in the table and here."""
     assert {f"{row.method} {row.path}" for row in ROUTES if row.any_page} == {
         "POST /embed", "POST /batch-embed", "POST /embed/single", "POST /v1/embeddings",
+            "POST /rerank",
         "GET /v1/models", "GET /v1/models/<path:name>", "GET /models",
         "GET /models/<path:model_id>", "GET /model/info", "GET /info", "GET /health",
         "GET /health/live", "GET /health/ready", "GET /", "GET /docs", "GET /redoc",

@@ -33,7 +33,7 @@ def broken(make_app: Callable[..., Flask], tmp_path: Path) -> FlaskClient:
     return make_app(models=models, provider_timeout_s=0.2).test_client()
 
 
-HIDDEN = ("private-folder", "secret-weights", "example.corp", "/tmp")
+HIDDEN = ("private-folder", "secret-weights", "example.corp", "only_an_admin")
 
 
 def told(client: FlaskClient, who: dict[str, str], **base: object) -> str:

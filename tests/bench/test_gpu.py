@@ -1,5 +1,6 @@
 """`python -m bench.gpu`, rehearsed without a GPU: every part runs, and the checks can fail."""
 
+import errno
 import json
 import os
 import subprocess
@@ -182,8 +183,12 @@ def test_a_pack_that_fails_leaves_the_old_one(
     (old / "wheels").mkdir(parents=True)
     with zipfile.ZipFile(old / packed.DATA, "w") as archive:
         archive.writestr("cases.json", "[]")
-    monkeypatch.setenv("BENCH_CORPUS", str(tmp_path / "missing.json"))
-    with pytest.raises(FileNotFoundError):
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(make_pack, "_zipped", full)
+    with pytest.raises(OSError, match="no space left"):
         make_pack.main([str(old), "--no-wheels", "--kinds"])
     assert packed.is_whole(old) and [*tmp_path.iterdir()] == [old]
 

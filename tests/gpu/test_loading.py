@@ -332,7 +332,7 @@ def test_an_embedder_without_weights_can_be_closed() -> None:
     ("exc", "said"),
     [
         (ModelUnavailable("its folder is empty"), "its folder is empty"),
-        (KeyError("sentence_embedding"), "it failed to load (KeyError: 'sentence_embedding')"),
+        (KeyError("a"), "it failed to load (KeyError: there is no 'a')"),
         (RuntimeError("one\ntwo"), "it failed to load (RuntimeError: one)"),
         (RuntimeError(), "it failed to load (RuntimeError)"),
         (RuntimeError("x" * 999), f"it failed to load (RuntimeError: {'x' * 200})"),
@@ -345,7 +345,7 @@ def test_why_a_model_did_not_load_is_said_in_one_line(exc: Exception, said: str)
 @pytest.mark.parametrize(
     ("failure", "said"),
     [
-        (lambda: KeyError("sentence_embedding"), "(KeyError: 'sentence_embedding')"),
+        (lambda: KeyError("sentence_embedding"), "(KeyError: there is no 'sentence_embedding')"),
         (full, "(OutOfMemory: the memory is full)"),
         (lambda: accelerator("CUDA error: misaligned address", 716), "misaligned address"),
         (lambda: ModelUnavailable("its files are gone"), "(its files are gone)"),

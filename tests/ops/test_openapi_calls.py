@@ -97,6 +97,7 @@ def service(folder: Path, auth: bool) -> Service:
     models: dict[str, dict] = {
         name: {"type": "fake", "model_name": f"tests/{name}"} for name in ("fake", "other")
     }
+    models["ranker"] = {"type": "fake", "model_name": "tests/ranker+score"}
     provider = FakeProvider()
     models["remote"] = {"type": "openai", "model_name": "m", "base_url": f"{provider.url}/v1",
                         "provider": "openai"}  # fmt: skip

@@ -32,7 +32,7 @@ OF_MODELS = ["sentence_transformers", "torch", "transformers"]
 # Python and the C library read these when they start, and the models' libraries those.
 AT_THE_START = ("GLIBC_", "LD_", "MALLOC_", "PYTHON", "TZ")
 BY_MODELS = ("HF_", "HUGGINGFACE_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_",
-             "SENTENCE_TRANSFORMERS_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_")  # fmt: skip
+             "SENTENCE_TRANSFORMERS_", "TORCH", "TRANSFORMERS_")  # fmt: skip
 GUNICORN = [sys.executable, "-m", "gunicorn"]
 
 _context = multiprocessing.get_context("forkserver")
@@ -60,7 +60,7 @@ def has_models(env: dict[str, str]) -> bool:
     """Whether a service with this environment loads a local model, with what is imported early."""
     file = env.get("MODEL_CONFIG", "model_config.json")
     models = json.loads(Path(file).read_text())["models"].values() if Path(file).is_file() else []
-    local = any(model.get("type") == "sentence_transformer" for model in models)
+    local = any(model.get("type", "auto") in ("auto", "sentence_transformer") for model in models)
     named = any(env.get(name) for name in ("EMBEDDING_MODEL", "SUPPORTED_MODELS"))
     return (local or named) and _read(env, BY_MODELS) == _read_first(BY_MODELS)
 

@@ -105,7 +105,8 @@ def test_a_promoted_standby_takes_over_through_a_url_of_two_hosts(own_postgres: 
             store.create("c", 3)
             store.upsert("c", [item("before")])
             with PostgresStore(standby.url()) as follower:  # a standby can be searched, not written
-                assert follower.search("c", [1.0, 2.0, 3.0]).hits[0][0].id == "before"
+                # A commit waits until the standby has it on disk, not until it can be read there.
+                wait_until(lambda: follower.search("c", [1.0, 2.0, 3.0]).hits[0][0].id == "before")
                 with pytest.raises(errors.Unavailable):
                     follower.upsert("c", [item("never")])
             own_postgres.kill()

@@ -29,7 +29,7 @@ def test_swagger_shows_the_routes_and_calls_one(page: Page, url: str) -> None:
 
 def test_redoc_shows_the_routes(page: Page, url: str) -> None:
     page.goto(f"{url}/redoc")
-    expect(page.get_by_role("heading", name="Embed one text or many.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Embed one text or many: dense")).to_be_visible()
     page.get_by_placeholder("Search...").fill("collection")
     expect(page.locator("[data-role='search:results']")).to_be_visible()
 
@@ -82,7 +82,7 @@ def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
     expect(page.get_by_role("alert")).to_have_text("the username or the password is wrong")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    expect(page.get_by_text("Embed one text or many.").locator("visible=true").first).to_be_visible(
+    expect(page.get_by_text("Embed one text or many").locator("visible=true").first).to_be_visible(
         timeout=30_000
     )
     if path == "/docs":
