@@ -89,6 +89,7 @@ def test_every_part_reports_in_one_call(pack: Path, tmp_path: Path) -> None:
     assert all(f"## {part}\n" in table for part in PARTS) and table in f"{done.stdout}\n"
 
 
+@pytest.mark.long
 def test_a_damaged_weight_is_found(run: Run) -> None:
     file = run.data / "minilm" / "model.safetensors"
     weights = load_file(file)
