@@ -80,10 +80,10 @@ def test_every_part_reports_in_one_call(pack: Path, tmp_path: Path) -> None:
     assert not [row for row in found if row.get("ok") is False or "left_out" in row]
     for part in PARTS:
         assert [row for row in found if row["part"] == part and "outcome" not in row], part
-    assert {row["way"] for row in found if row["part"] == "passes"} == {"padded", "flat", "graphs"}
-    assert {row["lost"] for row in found if row["part"] == "lost"} == {
-        "in a pass", "while it loads",
+    assert {row["way"] for row in found if "way" in row and row["part"] == "passes"} == {
+        "padded", "flat", "graphs",
     }  # fmt: skip
+    assert {row["lost"] for row in found if "lost" in row} == {"in a pass", "while it loads"}
     table = (tmp_path / "table.md").read_text()
     assert table.strip() == tables(tmp_path / "result.jsonl")
     assert all(f"## {part}\n" in table for part in PARTS) and table in f"{done.stdout}\n"
