@@ -1,7 +1,7 @@
 """One collection in a folder: its records in SQLite, and what is derived from them for searches.
 
     records.db  the truth (store/records.py)
-    mat.G       the matrix that is searched: the vectors of generation G, in the order of writes
+    matrix.G    the matrix that is searched: the vectors of generation G, in the order of writes
     ann.G       the graph of an approximate search (store/graph_index.py)
 
 What keeps them together:
@@ -9,7 +9,10 @@ What keeps them together:
   dead and not used again, until a compaction writes generation G + 1. So a reader may search the
   matrix without a lock while others write.
 - Rows are written to the matrix before their records are committed, and no reader looks at a row
-  whose record SQLite does not have. The next write goes over the rows of one that was undone.
+  whose record SQLite does not have.
+- No place is written twice. A process that was killed while it committed may leave a whole commit
+  in the log that no one sees until the log is read anew, after all processes have gone. So the next
+  write leaves that one's places alone, and marks them as dead in its own commit, which ends it.
 - A reader holds a read transaction, and takes from it how many rows there are and which are dead;
   so the matrix, the ids and the texts it sees are of one moment.
 - The matrix is believed while the machine runs. After a boot, or where it is missing or short, the
@@ -156,7 +159,7 @@ class Collection:
                 "dead_rows": rows - shot.count,
                 "generation": shot.generation,
                 "records_bytes": self._bytes("records.db*"),
-                "matrix_bytes": self._bytes("mat.*"),
+                "matrix_bytes": self._bytes("matrix.*"),
                 "columns_bytes": shot.columns.bytes(),
                 "ann_rows": self.ann.rows,
                 "poisoned": self.records.poison is not None,
@@ -201,7 +204,9 @@ class Collection:
         results: list[tuple[Write, Written | int]] = []
         rows: list[Vectors] = []
         with self.exclusive() as shot:
-            row = shot.numbering.row(len(shot.matrix))
+            n = len(shot.matrix)
+            place = max(n, shot.stored.written())
+            row = shot.numbering.row(place)
             may_write = cache(self.may_write)
             for write in group:
                 try:
@@ -215,8 +220,12 @@ class Collection:
                 except ServiceError as exc:
                     write.error = exc
             if rows:
+                undone = [(shot.numbering.row(at),) for at in range(n, place)]
+                shot.connection.executemany("INSERT INTO deaths (row) VALUES (?)", undone)
                 with failures("write vectors"):
-                    shot.stored.write(len(shot.matrix), np.concatenate(rows))
+                    vectors = np.concatenate(rows)
+                    shot.stored.write(place, vectors)
+                    shot.stored.note_written(place + len(vectors))
         self.step("committed")
         for write, result in results:
             write.result = result
@@ -261,7 +270,7 @@ class Collection:
         finally:
             if begun:  # a generation that was left, or half written, takes the space of others
                 with suppress(ServiceError), self.exclusive() as shot, failures("tidy up"):
-                    for path in [*self.folder.glob("mat.*"), *self.folder.glob("ann.[0-9]*")]:
+                    for path in [*self.folder.glob("matrix.*"), *self.folder.glob("ann.[0-9]*")]:
                         if path.name.split(".")[1] != str(shot.generation):
                             path.unlink(missing_ok=True)  # those who have it open keep it
         return before - self._bytes("*")

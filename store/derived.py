@@ -59,7 +59,7 @@ class Derived:
         unproven, new = False, generation != self.generation
         if new:
             unproven = not boot or boot != boot_id()
-            path = self._file.with_name(f"mat.{generation}")
+            path = self._file.with_name(f"matrix.{generation}")
             if not alone and (unproven or not path.exists()):
                 return False
             try:
@@ -177,7 +177,7 @@ class Derived:
 def compact(shot: Snapshot) -> int:
     """Write the living rows into the next generation's file, and note it in a transaction."""
     places, generation = shot.places(), shot.generation + 1
-    path = shot.file.with_name(f"mat.{generation}")
+    path = shot.file.with_name(f"matrix.{generation}")
     new = Matrix(path, shot.matrix.shape[1], create=True)
     for start in range(0, len(places), COMPACT_ROWS):
         new.write(start, shot.matrix[places[start : start + COMPACT_ROWS]])

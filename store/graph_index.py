@@ -32,6 +32,7 @@ import numpy.typing as npt
 
 from errors import Invalid, ServiceError
 from store.base import Vectors
+from store.matrix import map_rows
 
 log = logging.getLogger("store")
 
@@ -244,7 +245,8 @@ def width_of(index: Any, matrix: Vectors) -> int:
 
 def build(folder: Path, generation: int, n: int, dim: int) -> bool:
     """Write the graph of the first `n` rows. False: another process is at it."""
-    matrix = np.memmap(folder / f"mat.{generation}", "<f4", "r", shape=(n, dim))
+    with (folder / f"matrix.{generation}").open("rb") as file:
+        matrix = map_rows(file.fileno(), dim)[:n]
     path, new = folder / f"ann.{generation}", folder / f"ann.{generation}.new"
     with (folder / "ANN.LOCK").open("ab") as lock:
         try:
@@ -273,7 +275,7 @@ def build(folder: Path, generation: int, n: int, dim: int) -> bool:
             head = FOOTER.pack(MAGIC, dim, crc, n, size, width, 0)[:-4]
             file.seek(size)
             file.write(head + struct.pack("<I", zlib.crc32(head)))
-        if (folder / f"mat.{generation}").exists():  # else compacted meanwhile
+        if (folder / f"matrix.{generation}").exists():  # else compacted meanwhile
             os.rename(new, path)
         else:
             new.unlink()

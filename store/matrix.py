@@ -3,10 +3,14 @@
 All of it can be made again from the records, so it is never synced. It is written with pwrite (a
 full disk is then an error, where a write through the map would kill the process) and read through
 the map. It grows by holes and never shrinks while anyone maps it.
+
+The file begins with one page that holds a number: how many places have been written, by writes that
+were committed or not. No place is written twice, see `Collection._commit`.
 """
 
 import mmap
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,8 @@ from store.local_disk import make_file
 
 GROWTH = 1.25
 LEAST_BYTES = 1 << 20
+HEAD_BYTES = 4096  # a page, so that the rows stay aligned
+WRITTEN = struct.Struct("<q")
 # Rows whose lengths are computed together.
 CHUNK_ROWS = 1024
 
@@ -44,6 +50,13 @@ def longest(rows: Vectors, budget: Budget) -> float:
     return largest
 
 
+def map_rows(fd: int, dim: int) -> Vectors:
+    """Return all rows that a matrix's file has room for, (n, d), mapped and read-only."""
+    whole = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)
+    n = (len(whole) - HEAD_BYTES) // (dim * 4)
+    return np.frombuffer(whole, np.dtype("<f4"), n * dim, HEAD_BYTES).reshape(n, dim)
+
+
 class Matrix:
     """The rows of one generation. `path` must exist unless `create`."""
 
@@ -63,18 +76,31 @@ class Matrix:
 
     def holds(self, n: int) -> bool:
         """Whether the file has room for `n` rows. It never shrinks, so it is asked once."""
-        if self._bytes < n * self._row_bytes:
+        if n and self._bytes < self._end(n):
             self._bytes = os.fstat(self._fd).st_size
-        return self._bytes >= n * self._row_bytes
+        return not n or self._bytes >= self._end(n)
+
+    def _end(self, n: int) -> int:
+        return HEAD_BYTES + n * self._row_bytes
+
+    def written(self) -> int:
+        """Return how many places the last write that got so far has used, committed or not."""
+        raw = os.pread(self._fd, WRITTEN.size, 0)
+        places: int = WRITTEN.unpack(raw)[0] if len(raw) == WRITTEN.size else 0
+        room = (os.fstat(self._fd).st_size - HEAD_BYTES) // self._row_bytes
+        return places if 0 <= places <= room else 0  # else the page is damaged
+
+    def note_written(self, n: int) -> None:
+        """Note that the places below `n` are used. Between their rows and the commit."""
+        os.pwrite(self._fd, WRITTEN.pack(n), 0)
 
     def write(self, first: int, rows: Vectors) -> None:
         """Write rows (n, d) from row `first` on; read only once they are committed."""
-        need = (first + len(rows)) * self._row_bytes
         if not self.holds(first + len(rows)):
-            grown = max(int(self._bytes * GROWTH), need, LEAST_BYTES)
-            os.ftruncate(self._fd, grown // self._row_bytes * self._row_bytes or need)
+            grown = max(int(self._bytes * GROWTH), self._end(first + len(rows)), LEAST_BYTES)
+            os.ftruncate(self._fd, grown)
         view = np.ascontiguousarray(rows, "<f4").data.cast("B")
-        offset = first * self._row_bytes
+        offset = self._end(first)
         while view:
             done = os.pwrite(self._fd, view, offset)
             view, offset = view[done:], offset + done
@@ -82,7 +108,5 @@ class Matrix:
     def view(self, n: int) -> Vectors:
         """Return the first `n` rows, (n, d), mapped and read-only."""
         if len(self._mapped) < n:
-            size = os.fstat(self._fd).st_size // self._row_bytes * self._row_bytes
-            mapped = mmap.mmap(self._fd, size, access=mmap.ACCESS_READ)
-            self._mapped = np.frombuffer(mapped, np.dtype("<f4")).reshape(-1, self._dim)
+            self._mapped = map_rows(self._fd, self._dim)
         return self._mapped[:n]

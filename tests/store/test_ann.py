@@ -107,7 +107,7 @@ def test_a_graph_that_misses_rows_is_built_once_more_by_one_thread(
     monkeypatch.setattr(graph_index, "BUILD_CHUNK", 1000)
     monkeypatch.setattr(graph_index, "width_of", lambda *_: next(widths))
     monkeypatch.setattr(graph_index, "linked", lambda matrix, threads: noted(matrix, threads))
-    vectors.astype("<f4").tofile(tmp_path / "mat.0")
+    vectors.astype("<f4").tofile(tmp_path / "matrix.0")
     assert graph_index.build(tmp_path, 0, ROWS, DIM)
     assert threads == [0, 1] and (tmp_path / "ann.0").stat().st_size > 0
 

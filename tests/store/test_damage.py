@@ -27,6 +27,7 @@ from store.backup import COPY, NOTE
 from store.base import PARTS
 from store.file import FileStore
 from store.local_disk import file_system
+from store.matrix import HEAD_BYTES
 from store.records import encoded, numbered
 from store.unpickle import check, dumps, loads
 from tests.store.faults import ROOT, contents, opened, put, vector
@@ -202,10 +203,10 @@ def test_the_matrix_is_made_again(
             store.compact("docs")
             put(store, ["0-0"], 0)
             del rows["3-1"]
-    (matrix,) = (folder / "c").glob("*/mat.*")
+    (matrix,) = (folder / "c").glob("*/matrix.*")
     whole = matrix.read_bytes()
     new = {"emptied": b"", "cut": whole[:100], "zeroed": bytes(len(whole))}
-    new |= {"removed": b"", "flipped": b"\x99" + whole[1:]}
+    new |= {"removed": b"", "flipped": whole[:HEAD_BYTES] + b"\x99" + whole[HEAD_BYTES + 1 :]}
     matrix.write_bytes(new[harm])
     if harm == "removed":
         matrix.unlink()
@@ -223,12 +224,22 @@ def test_the_matrix_is_made_again(
         assert store.search("docs", vector(2), 3).hits[0][2].id == "2-0"
 
 
+@pytest.mark.parametrize("head", [b"\x20", b"\xff" * 8, b"\x7f" * 8, bytes(8)])
+def test_a_damaged_head_of_the_matrix_costs_nothing(folder: Path, head: bytes) -> None:
+    (matrix,) = (folder / "c").glob("*/matrix.*")
+    matrix.write_bytes(head + matrix.read_bytes()[len(head) :])
+    with opened(folder) as store:
+        assert contents(store) == TEXTS
+        put(store, ["new"], 9)
+        assert contents(store) == TEXTS | {"new": "9"} and store.verify("docs").ok
+
+
 @pytest.mark.parametrize("compacted", [False, True])
 def test_a_damaged_vector_is_never_ranked(folder: Path, compacted: bool) -> None:
     """The matrix is made again without it: a search that would rank it is refused, by its name."""
     path = records_of(folder)
     spoil(path, path.read_bytes().index(vector(6).tobytes()) + 3)  # of 4-2
-    (matrix,) = path.parent.glob("mat.*")
+    (matrix,) = path.parent.glob("matrix.*")
     matrix.unlink()
     with opened(folder) as store, opened(folder) as other:
         assert store.count("docs") == 15

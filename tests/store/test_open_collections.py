@@ -145,5 +145,5 @@ def deleted_files() -> int:
     found = 0
     for each in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):
-            found += os.readlink(each).endswith(("records.db (deleted)", "mat.0 (deleted)"))
+            found += os.readlink(each).endswith(("records.db (deleted)", "matrix.0 (deleted)"))
     return found

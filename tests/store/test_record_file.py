@@ -107,7 +107,7 @@ def test_a_compaction_that_fails_leaves_no_file(tmp_path: Path, when: str) -> No
     """The disk is full before a compaction is committed -> `Full`, and its file is removed."""
 
     def step(name: str) -> None:
-        if name == when and len(list((tmp_path / "s").glob("c/*/mat.*"))) == 2:
+        if name == when and len(list((tmp_path / "s").glob("c/*/matrix.*"))) == 2:
             raise OSError(errno.ENOSPC, "no space")
 
     with FileStore(tmp_path / "s", step=step) as store:
@@ -116,8 +116,8 @@ def test_a_compaction_that_fails_leaves_no_file(tmp_path: Path, when: str) -> No
         store.delete("docs", ["a"])
         with pytest.raises(Full):
             store.compact("docs")
-        (only,) = (tmp_path / "s").glob("c/*/mat.*")
-        assert only.name == "mat.0" and contents(store) == {"b": "1"}
+        (only,) = (tmp_path / "s").glob("c/*/matrix.*")
+        assert only.name == "matrix.0" and contents(store) == {"b": "1"}
         put(store, ["c"], 2)
         assert contents(store) == {"b": "1", "c": "2"}
 
