@@ -14,7 +14,7 @@ from accounts.api_keys import claimed_id
 from accounts.users import ALLOWED, Access
 from context import services
 from errors import Forbidden, ServiceError, Unauthorized
-from serving.model import public_name
+from observability.names import public_name
 
 
 def caller() -> Caller:

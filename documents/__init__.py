@@ -16,6 +16,7 @@ from embedders.base import DENSE
 from engine import Embedded, EmbedRequest, Engine
 from errors import Conflict, Invalid, NotFound, ServiceError, TooLarge
 from observability import tracing
+from observability.names import public_name
 from serving.model import Loaded
 from serving.selection import select
 from store import CollectionInfo, Found, Item, Limits, VectorStore, Written, validation
@@ -252,9 +253,10 @@ class Documents:
         mark = fingerprint_of(loaded, request)
         if found and found.fingerprint is not None and found.fingerprint != mark:
             raise Conflict(
-                f"collection {name!r} holds vectors of {found.model} (fingerprint "
-                f"{found.fingerprint}), not of {model.spec.model_name} ({mark}): ask for the model "
-                f"it holds, use another collection, or POST /collections/{name}/reembed"
+                f"collection {name!r} holds vectors of {public_name(found.model or '')} "
+                f"(fingerprint {found.fingerprint}), not of {public_name(model.spec.model_name)} "
+                f"({mark}): ask for the model it holds, use another collection, or POST "
+                f"/collections/{name}/reembed"
             )
         role = request.role if request.role is not None else role
         return self._engine.embed(replace(request, model=model.spec.id, role=role, taken=taken))

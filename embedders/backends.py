@@ -4,7 +4,6 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from config import ModelSettings, ModelSpec
 from embedders import m3, multi_vector, proven, reranker, sparse
@@ -18,8 +17,9 @@ from embedders.local import LocalEmbedder
 from embedders.packed import can_pack
 from embedders.proof import Reference
 from embedders.proven import Backend
+from embedders.states import gives
 from embedders.static import StaticEmbedder
-from embedders.tokens import MOST_TOKENS, Limits, limits_of
+from embedders.tokens import MOST_TOKENS
 from errors import ModelUnavailable
 from server.memory import while_loading
 
@@ -62,15 +62,11 @@ def choose(loaded: LoadedModel) -> Embedder:
 
 
 def _backends_of(loaded: LoadedModel) -> tuple[int, list[Backend]]:
-    """Return how many tokens the model reads, and the backends to try, the fastest first.
-
-    The library's own limits are set to the same, so that both cut inputs alike.
-    """
+    """Return how many tokens the model reads, and the backends to try, the fastest first."""
     import torch
-    from sentence_transformers.sentence_transformer.modules import Transformer
 
     first = next(iter(loaded.modules))
-    wanted = loaded.spec.max_seq_length or loaded.settings.max_seq_length
+    wanted = loaded.wanted_length
     if type(first).__name__ == "StaticEmbedding":
         truncation = first.tokenizer.truncation or {}
         own = truncation.get("max_length", MOST_TOKENS)
@@ -78,18 +74,12 @@ def _backends_of(loaded: LoadedModel) -> tuple[int, list[Backend]]:
             side = truncation.get("direction", "right")
             first.tokenizer.enable_truncation(wanted, direction=side)
         return min(wanted or own, own), [("static", lambda: StaticEmbedder(loaded))]
-    most = 0
+    most, limits = loaded.limits()
     if type(first).__name__ == "WordEmbeddings":
         first.max_seq_length = most = min(wanted or MOST_TOKENS, first.max_seq_length)
-    limits = Limits(MOST_TOKENS)
-    for module in loaded.modules.modules():
-        if isinstance(module, Transformer):
-            limits = limits_of(module, wanted)
-            limits.set_on(module)
-            most = max(most, limits.most)
     if wanted and most and most < wanted:
         log.warning("%s takes at most %d tokens", loaded.spec.id, most)
-    if not most or not _reads_ids(first):
+    if not most or not gives(first):
         return most or MOST_TOKENS, []
     build = functools.partial(LocalEmbedder, loaded, limits)
     backends: list[Backend] = [("torch", build)]
@@ -109,15 +99,3 @@ def _backends_of(loaded: LoadedModel) -> tuple[int, list[Backend]]:
         if onnx and most <= WIDEST:
             backends.insert(0, (OnnxLayers.name, functools.partial(build, OnnxLayers)))
     return most, backends
-
-
-def _reads_ids(first: Any) -> bool:
-    """Return whether a module is a transformer with one state for each of its token ids."""
-    text = {"method": "forward", "method_output_name": "last_hidden_state"}
-    return (
-        hasattr(first, "auto_model")
-        and hasattr(first.tokenizer, "backend_tokenizer")
-        and first.modality_config.get("text") == text
-        and "message" not in first.modality_config
-        and first.module_output_name == "token_embeddings"
-    )

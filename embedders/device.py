@@ -241,6 +241,7 @@ class OneThread:
 
 _threads: dict[str, OneThread] = {}
 _making = threading.Lock()
+_exactly = threading.Lock()
 
 
 def thread(name: str) -> OneThread:
@@ -306,13 +307,17 @@ class DeviceEmbedder(Embedder):
         return self._guarded(self._begin, items)
 
     def encode_exactly(self, items: Sequence[Item]) -> Encoded:
-        """Return results computed in float32, for rows that came out not finite."""
+        """Return results computed in float32, for rows that came out not finite.
+
+        One call at a time, as the first one loads the model again and may replace this one's.
+        """
 
         def begin(items: Sequence[Item]) -> Finish:
             found = self._forward_exactly(items)
             return lambda: found
 
-        return self._guarded(begin, items)()
+        with _exactly:
+            return self._guarded(begin, items)()
 
     def close(self) -> None:
         """Free the model's memory, as far as its device still works."""

@@ -70,8 +70,9 @@ class LibraryEmbedder(DeviceEmbedder):
     def _forward_exactly(self, items: Sequence[Item]) -> Encoded:
         """Return the same in float32, of a model loaded again that replaces this one."""
         if self.facts.dtype != "float32":
-            self._loaded = self._loaded.exactly()
-            self._library = type(self._library)(self._loaded.modules)
+            exact = self._loaded.exactly()
+            with self._lock:  # texts are prepared meanwhile
+                self._loaded, self._library = exact, type(self._library)(exact.modules)
             self.facts = replace(self.facts, dtype="float32")
         return self._forward(items)
 

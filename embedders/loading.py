@@ -23,6 +23,7 @@ from embedders.device import choose_device, choose_dtype, described, room_for, t
 from embedders.folder import names, network_config
 from embedders.manifest import STANFORD
 from embedders.rotary import forget_lengths
+from embedders.tokens import MOST_TOKENS, Limits, limits_of
 from errors import ModelUnavailable
 
 log = logging.getLogger("embedders")
@@ -66,6 +67,24 @@ class LoadedModel(Found):
     def backend(self) -> str:
         """The backend that the configuration asks for."""
         return self.spec.backend or self.settings.backend
+
+    @property
+    def wanted_length(self) -> int | None:
+        """The longest input in tokens that the configuration asks for, if it does."""
+        return self.spec.max_seq_length or self.settings.max_seq_length
+
+    def limits(self) -> tuple[int, Limits]:
+        """Return how many tokens the networks read, 0 without one, and the limits of the last one.
+
+        The library's own limits are set to the same, so that both cut inputs alike.
+        """
+        most, limits = 0, Limits(MOST_TOKENS)
+        for module in self.modules.modules():
+            if hasattr(module, "auto_model"):
+                limits = limits_of(module, self.wanted_length)
+                limits.set_on(module)
+                most = max(most, limits.most)
+        return most, limits
 
     def heads(self) -> list[Any]:
         """Return the modules after the first in float32.

@@ -113,19 +113,22 @@ class LocalEmbedder(DeviceEmbedder):
         if self._flat is not None:
             return self._begin(items)()
         self._passes += 1
-        if self._packed is None:
+        packed = self._packed  # see `_begin`
+        if packed is None:
             return self._forward_padded(items)
         lengths = [item.tokens for item in items]
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
-        if not self._packed.layers.shared:
+        if not packed.layers.shared:
             for rows in padded_parts(lengths):
-                work = threads().submit(self._forward_share, items, rows, cores())
+                work = threads().submit(self._forward_share, packed, items, rows, cores())
                 vectors[rows] = work.result()
             return vectors
         shares = shares_of(lengths, cores())
         # A short text on both of 2 cores takes 8.5 ms, on one of them 18.5.
         each = cores() // len(shares)
-        running = [threads().submit(self._forward_share, items, rows, each) for rows in shares]
+        running = [
+            threads().submit(self._forward_share, packed, items, rows, each) for rows in shares
+        ]
         for rows, share in zip(shares, running, strict=True):
             vectors[rows] = share.result()
         return vectors
@@ -162,16 +165,17 @@ class LocalEmbedder(DeviceEmbedder):
         self.facts = replace(self.facts, dtype="float32", backend="torch")
         self._exact = None
 
-    def _forward_share(self, items: Sequence[Item], rows: list[int], count: int) -> Vectors:
+    def _forward_share(
+        self, packed: Packed, items: Sequence[Item], rows: list[int], count: int
+    ) -> Vectors:
         """Return the vectors of some of the items, (len(rows), d), computed on `count` cores."""
         import torch
 
-        assert self._packed is not None
         use_cores(count)
         share = [items[row] for row in rows]
         vectors = np.empty((len(share), self.facts.dimension), np.float32)
         with torch.inference_mode():
-            for group in self._packed([item.payload for item in share]):  # type: ignore[misc]
+            for group in packed([item.payload for item in share]):  # type: ignore[misc]
                 mask = torch.ones(group.states.shape[:2], dtype=torch.int64)
                 features = {"token_embeddings": group.states, "attention_mask": mask}
                 vectors[group.rows] = self._headed(features, [share[row] for row in group.rows])

@@ -35,7 +35,7 @@ from embedders.packed import by_length, strip
 from embedders.proof import Proof, Reference
 from embedders.sparse import rows_of
 from embedders.states import PackedStates, Part, StatesEmbedder, TokenStates, ways
-from embedders.tokens import Limits, TextTokenizer, limits_of
+from embedders.tokens import Limits, TextTokenizer
 from errors import ModelUnavailable
 
 OUTPUTS: tuple[Output, ...] = ("dense", "sparse", "multi_vector")
@@ -53,8 +53,7 @@ def has_heads(loaded: LoadedModel) -> bool:
 def choose(loaded: LoadedModel, heads: "Heads") -> Embedder:
     """Return what runs the model: the first way that is proven equal to the formulas."""
     network = next(iter(loaded.modules))
-    limits = limits_of(network, loaded.spec.max_seq_length or loaded.settings.max_seq_length)
-    limits.set_on(network)
+    _, limits = loaded.limits()
     encoder, pad_id = network.auto_model, network.tokenizer.pad_token_id or 0
     backends: list[proven.Backend] = [
         (name, functools.partial(M3Embedder, loaded, limits, heads, make))

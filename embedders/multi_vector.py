@@ -39,9 +39,10 @@ from embedders.states import (
     Part,
     StatesEmbedder,
     TokenStates,
+    gives,
     ways,
 )
-from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer, limits_of
+from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer
 
 TOKENS = "token_embeddings"
 HEADS = ("Dense", "Dropout", "LayerNorm", "Normalize")  # modules that change tokens one by one
@@ -110,7 +111,7 @@ class Layout:
         network, *others = model
         masks = [module for module in others if type(module).__name__ == "MultiVectorMask"]
         heads = [module for module in others if module not in masks]
-        if not _gives_states(network) or len(masks) > 1 or not all(map(_is_head, heads)):
+        if not gives(network) or len(masks) > 1 or not all(map(_is_head, heads)):
             return None
         copies = [copy.deepcopy(module).float().eval() for module in heads]
         return cls(network, copies, masks[0] if masks else None)
@@ -130,17 +131,6 @@ class Layout:
         return kept
 
 
-def _gives_states(network: Any) -> bool:
-    text = {"method": "forward", "method_output_name": "last_hidden_state"}
-    return (
-        hasattr(network, "auto_model")
-        and hasattr(network.tokenizer, "backend_tokenizer")
-        and network.modality_config.get("text") == text
-        and "message" not in network.modality_config
-        and network.module_output_name == TOKENS
-    )
-
-
 def _is_head(module: Any) -> bool:
     reads = getattr(module, "module_input_name", TOKENS)
     writes = getattr(module, "module_output_name", TOKENS)
@@ -148,17 +138,8 @@ def _is_head(module: Any) -> bool:
 
 
 def _backends_of(loaded: LoadedModel) -> tuple[int, list[proven.Backend]]:
-    """Return how many tokens the model reads, and the ways to run it, the fastest first.
-
-    The library's own limits are set to the same, so that both cut inputs alike.
-    """
-    wanted = loaded.spec.max_seq_length or loaded.settings.max_seq_length
-    most, limits = 0, Limits(MOST_TOKENS)
-    for module in loaded.modules.modules():
-        if hasattr(module, "auto_model"):
-            limits = limits_of(module, wanted)
-            limits.set_on(module)
-            most = max(most, limits.most)
+    """Return how many tokens the model reads, and the ways to run it, the fastest first."""
+    most, limits = loaded.limits()
     layout = Layout.of(loaded.modules)
     if layout is None:
         return most or MOST_TOKENS, []

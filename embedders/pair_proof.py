@@ -1,7 +1,8 @@
 """Compares a reranker's token ids and raw scores with those of the library's `CrossEncoder`.
 
-Pairs from two words to over three hundred, alone and in one pass. Untrained models give all pairs
-nearly one score, so differences are judged by the spread of the scores too.
+Pairs from two words to over three hundred, alone and in one pass, and pairs of special tokens, in
+several companies. Untrained models give all pairs nearly one score, so differences are judged by
+the spread of the scores too.
 """
 
 import functools
@@ -13,7 +14,7 @@ import numpy as np
 from embedders.base import Embedder, Item, Pair, Preparer, Prompt, Vectors
 from embedders.packed import by_length
 from embedders.pairs import PairTokenizer, Template
-from embedders.proof import MOST_TOKENS_CUT, STRANGE, words_of
+from embedders.proof import MOST_TOKENS_CUT, STRANGE, crowds_of, special_of, words_of
 
 # The most that a raw score may differ from the library's: in float32 itself, in half precision as
 # a share of the spread of the scores, and times what the library's own scores differ by between a
@@ -28,7 +29,9 @@ BATCH = 4  # pairs in the library's batch, which is padded to the longest
 class Scorer(Protocol):
     """What the proof compares with: the library's ids and scores of pairs."""
 
-    def ids(self, pair: Pair, prompt: Prompt) -> list[int] | None:
+    model: Any  # the library's
+
+    def ids(self, given: Pair | str, prompt: Prompt) -> list[int] | None:
         """Return the ids that the network reads, or None if the recipe is not the library's."""
 
     def scores(self, pairs: Sequence[Pair], prompt: Prompt, at_once: int) -> Vectors:
@@ -45,9 +48,10 @@ class LibraryScorer:
         if isinstance(warned, dict):  # no warning when the tokens that are cut off are counted
             warned["sequence-length-is-longer-than-the-specified-maximum"] = True
 
-    def ids(self, pair: Pair, prompt: Prompt) -> list[int] | None:
+    def ids(self, given: Pair | str, prompt: Prompt) -> list[int] | None:
         """See `Scorer`."""
-        features = self.model.preprocess([list(pair)], prompt=prompt.text or None)
+        inputs = [given if isinstance(given, str) else list(given)]
+        features = self.model.preprocess(inputs, prompt=prompt.text or None)
         mask = features["attention_mask"][0].bool()
         ids: list[int] = features["input_ids"][0][mask].tolist()
         return ids
@@ -79,11 +83,14 @@ class PublishedScorer:
         self.model, self._preparer = model, preparer
         self._template, self._limit = template, limit
 
-    def ids(self, pair: Pair, prompt: Prompt) -> list[int] | None:
+    def ids(self, given: Pair | str, prompt: Prompt) -> list[int] | None:
         """Return the ids of the template's segments, of which the document's end is cut.
 
         None where the query takes all of the room: the recipes do not say what is cut of it.
         """
+        if isinstance(given, str):
+            return None
+        pair = given
         words = next(iter(self.model)).tokenizer
 
         def ids(text: str) -> list[int]:
@@ -157,9 +164,24 @@ class PairProof:
         self._pairs = [Pair(words_of(query), words_of(document)) for query, document in WORDS]
         self._odd = [*self._pairs, *(Pair("a query", each) for each in STRANGE)]
         # A query that leaves no room for a document is cut here, by the library it is not.
-        queries = (each for each in STRANGE if each.strip() and len(each) < limit // 4)
+        tokenizer = next(iter(scorer.model)).tokenizer
+        special = special_of(tokenizer)
+        every = " text ".join(["", *special])
+        queries = [each for each in (*STRANGE, every) if each.strip() and len(each) < limit // 4]
+        mark = queries[-1] if queries else "a query"
         self._odd += [Pair(each, "a document") for each in queries]
+        self._odd += [Pair("a query", f"{token}a text{token}") for token in special]
+        # A network may count special tokens, such as masks, over all of a pass. One pair is there
+        # twice in a company, and in each of them.
+        some, other = self._pairs[:2]
+        odd = " ".join(filter(str.strip, STRANGE))
+        marked = [Pair("a query", every), some, Pair(mark, odd), other, some, Pair(mark, every)]
+        crowds = [Pair("a query", crowd) for crowd in crowds_of(tokenizer)]
+        self._odd += [*marked, *crowds]
+        self._companies = [self._pairs, marked, marked[::2]]
+        self._companies += [[some, other, crowd, some] for crowd in crowds]
         self._long: list[Pair] = []
+        self._found: dict[tuple[Pair, ...], Vectors] = {}
         if limit <= MOST_TOKENS_CUT:
             self._odd.append(Pair(words_of(5), words_of(limit + 50)))
             lengths = (limit + 50, limit + 90), (limit + 90, limit + 50), (limit, limit // 2)
@@ -171,32 +193,41 @@ class PairProof:
 
         The score of the pair alone is right; passes of pairs of one length give it.
         """
-        alone, batch = self._answers
-        spread = _spread(alone)
+        spread = _spread(self._answers(self._pairs)[0])
         most = SHARE_HALF * spread * OWN_SPREAD if self._half else self._most(spread)
-        return not float(np.abs(alone - batch).max()) <= most
+        return any(not self._own(company) <= most for company in self._companies)
 
     def difference(self, embedder: Embedder) -> str | None:
         """Return how an embedder's results differ from the library's, or None if they do not."""
         cuts_queries = isinstance(embedder.preparer, PairTokenizer)
+        odd: list[Pair | str] = [*self._odd, *(self._long if cuts_queries else ())]
+        if embedder.facts.kind == "classifier":
+            odd += [pair.document for pair in odd if isinstance(pair, Pair) and pair[1].strip()]
         for prompt in self._prompts:
-            for pair in [*self._odd, *(self._long if cuts_queries else ())]:
-                ids = self._scorer.ids(pair, prompt)
-                (item,) = embedder.prepare_pairs([pair], prompt, "auto")
+            for given in odd:
+                ids = self._scorer.ids(given, prompt)
+                if isinstance(given, str):
+                    (item,) = embedder.prepare([given], prompt, "auto")
+                else:
+                    (item,) = embedder.prepare_pairs([given], prompt, "auto")
                 if ids is not None and list(item.payload) != ids:
-                    return (
-                        f"other token ids of the pair {pair.query[:20]!r}, {pair.document[:20]!r}"
-                    )
-        alone, batch = self._answers
-        items = embedder.prepare_pairs(self._pairs, self._prompts[0], "auto")
+                    texts = [given] if isinstance(given, str) else given
+                    return f"other token ids of {' and '.join(repr(text[:20]) for text in texts)}"
+        for company in self._companies:
+            if difference := self._scores_differ(embedder, company):
+                return difference
+        return None
+
+    def _scores_differ(self, embedder: Embedder, pairs: Sequence[Pair]) -> str | None:
+        usual, (alone, _) = self._answers(self._pairs)[0], self._answers(pairs)
+        items = embedder.prepare_pairs(pairs, self._prompts[0], "auto")
         ours = np.concatenate([embedder.encode([item]).columns["score"] for item in items])
         together = np.asarray(embedder.encode(items).columns["score"])
         if ours.shape != alone.shape:
             return f"scores of the shape {ours.shape}, not {alone.shape}"
-        spread, own = _spread(alone), float(np.abs(alone - batch).max())
-        most = self._most(spread, own)
-        for found, theirs, how in (ours, alone, "alone"), (together, alone, "in a pass"):
-            off = np.nan_to_num(np.abs(found - theirs), nan=np.inf).max(axis=1)
+        most = self._most(_spread(usual), max(map(self._own, self._companies)))
+        for found, how in (ours, "alone"), (together, "in a pass"):
+            off = np.nan_to_num(np.abs(found - alone), nan=np.inf).max(axis=1)
             if not off.max() <= most:
                 row = int(off.argmax())
                 return (
@@ -211,11 +242,20 @@ class PairProof:
             return min(MOST_FULL, max(SHARE_FULL * spread, LEAST_FULL))
         return max(SHARE_HALF * spread, min(OWN_SPREAD * own, FARTHEST_SHARE * spread))
 
-    @functools.cached_property
-    def _answers(self) -> tuple[Vectors, Vectors]:
-        """The library's scores of the pairs alone, and in batches."""
-        alone = self._scorer.scores(self._pairs, self._prompts[0], 1)
-        return alone, self._scorer.scores(self._pairs, self._prompts[0], BATCH)
+    def _own(self, pairs: Sequence[Pair]) -> float:
+        """Return the most that the library's scores differ by between pairs alone and a batch."""
+        alone, batch = self._answers(pairs)
+        return float(np.abs(alone - batch).max())
+
+    def _answers(self, pairs: Sequence[Pair]) -> tuple[Vectors, Vectors]:
+        """Return the library's scores of pairs alone, and in batches."""
+        alone = [self._scores((pair,)) for pair in pairs]
+        return np.concatenate(alone), self._scores(tuple(pairs))
+
+    def _scores(self, pairs: tuple[Pair, ...]) -> Vectors:
+        if pairs not in self._found:
+            self._found[pairs] = self._scorer.scores(pairs, self._prompts[0], BATCH)
+        return self._found[pairs]
 
 
 def _spread(scores: Vectors) -> float:

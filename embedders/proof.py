@@ -2,9 +2,9 @@
 
 First the token ids of inputs that are hard for tokenizers, then the vectors of texts from one token
 to over a thousand, alone and in one pass, for each prompt and side of a retrieval, and of texts of
-special tokens, in two companies. Cosines are taken of the vectors and of their differences from the
-mean: small and untrained models give all texts nearly one direction, in which any two backends look
-equal.
+special tokens, in several companies. Cosines are taken of the vectors and of their differences from
+the mean: small and untrained models give all texts nearly one direction, in which any two backends
+look equal.
 """
 
 import functools
@@ -33,6 +33,7 @@ MOST_TOKENS_CUT = 40_000  # a higher limit is not tried with a longer text
 BATCH = 4  # texts in the library's batch, which is padded to the longest
 FEW = 3
 SPECIAL_TRIED = 40  # of a tokenizer's special tokens; some have hundreds of one kind
+CROWD = 30  # times that a text has one special token
 STRANGE = (
     "", " ", "two  spaces\n\tand a tab ", "[CLS] [SEP] [MASK] [PAD] [UNK]", "<s> </s> <pad> <mask>",
     "<|endoftext|> <|im_start|>user", "e\u0301 \u200b\ufeff \u00ad", "x" * 300, "\x00\x1f\x7f",
@@ -131,11 +132,11 @@ class Proof:
         self._odd = [*self._texts, *STRANGE]
         if limit <= MOST_TOKENS_CUT:
             self._odd.append(words_of(round((limit + 50) * self._words) + 1))
-        special = getattr(reference.tokenizer, "all_special_tokens", [])
-        special = special[:SPECIAL_TRIED]
+        special = special_of(reference.tokenizer)
         self._odd += [f"{token}a text{token}" for token in special]
         # A network may count special tokens, such as masks, over all of a pass.
         self._marked = [" text ".join(["", *special]), *self._short, " ".join(STRANGE), ""]
+        self._crowds = crowds_of(reference.tokenizer)
         self._found: dict[tuple[object, ...], Vectors] = {}
 
     @functools.cached_property
@@ -183,9 +184,10 @@ class Proof:
         return None
 
     def _marked_differ(self, embedder: Embedder, prompt: Prompt) -> str | None:
-        """Return how vectors of strange texts differ, alone and in passes of two companies."""
+        """Return how vectors of strange texts differ, alone and in passes of several companies."""
         texts = [text for text in self._marked if self._reference.ids(text, prompt)]
-        for company in texts, texts[::2]:
+        crowded = [[*self._short[:2], crowd, self._short[0]] for crowd in self._crowds]
+        for company in texts, texts[::2], *crowded:
             if difference := self._vectors_differ(embedder, prompt, company):
                 return difference
         return None
@@ -241,6 +243,18 @@ class Proof:
         return self._found[key]
 
 
+def special_of(tokenizer: Any) -> list[str]:
+    """Return the special tokens that are tried."""
+    found: list[str] = getattr(tokenizer, "all_special_tokens", [])
+    return found[:SPECIAL_TRIED]
+
+
+def crowds_of(tokenizer: Any) -> list[str]:
+    """Return a text for each special token that has a role, of nothing but that token."""
+    named = getattr(tokenizer, "special_tokens_map", {}).values()
+    return [" ".join([token] * CROWD) for token in dict.fromkeys(filter(_is_text, named))]
+
+
 def words_of(count: int) -> str:
     """Return a text of so many words, always the same."""
     rows = (WORDS[(7 * i + i // len(WORDS)) % len(WORDS)] for i in range(count))
@@ -266,6 +280,10 @@ def _prompts(embedder: Embedder) -> list[Prompt]:
         plain += [Prompt(" "), Prompt("In other words: "), Prompt("again and " * 500)]
     chosen = {(p.text, p.task): p for p in reversed([*plain, *chain(roles, named)])}
     return list(reversed(chosen.values()))
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _named(prompt: Prompt) -> str:

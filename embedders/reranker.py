@@ -45,7 +45,7 @@ from embedders.pair_proof import (
 )
 from embedders.pairs import OtherLayout, TemplateTokenizer, no_single_text, pair_tokenizer, too_long
 from embedders.states import FlatStates, PackedStates, Part, StatesEmbedder, TokenStates
-from embedders.tokens import MOST_TOKENS, Limits, limits_of
+from embedders.tokens import MOST_TOKENS, Limits
 from errors import BadRequest, ModelUnavailable
 
 log = logging.getLogger("embedders")
@@ -62,7 +62,7 @@ def build(found: Found) -> Embedder:
 
 def choose(loaded: LoadedModel) -> Embedder:
     """Return what runs the model: the first way that is proven equal to `CrossEncoder.predict`."""
-    model, limits = loaded.modules, _limits(loaded)
+    model, (_, limits) = loaded.modules, loaded.limits()
     network, tokenizer = next(iter(model)).model, next(iter(model)).tokenizer
     if getattr(network.config, "pad_token_id", 0) is None:  # it is looked for in each pass
         network.config.pad_token_id = tokenizer.pad_token_id
@@ -95,14 +95,6 @@ def choose(loaded: LoadedModel) -> Embedder:
 
     proof = PairProof(scorer, limits.most, loaded.dtype.itemsize < 4, prompts)
     return proven.choose(loaded, limits.most, ways, proof, library)
-
-
-def _limits(loaded: LoadedModel) -> Limits:
-    """Return how long a pair may be, and make the library cut alike."""
-    transformer = next(iter(loaded.modules))
-    limits = limits_of(transformer, loaded.spec.max_seq_length or loaded.settings.max_seq_length)
-    limits.set_on(transformer)
-    return limits
 
 
 def _preparer(loaded: LoadedModel, limits: Limits) -> Preparer:
@@ -144,19 +136,27 @@ class Head:
 
     at: Literal["first", "last", "mean"]
     scores: Callable[[Any], Any]  # (n, d) -> (n, labels)
+    padding: int | None = None  # an id that is passed over where the last token is looked for
 
-    def __call__(self, part: Part) -> Vectors:
-        """Return the scores of each text of a part, (n, labels)."""
+    def __call__(self, part: Part, inputs: Sequence[Sequence[int]]) -> Vectors:
+        """Return the scores of each text of a part, (n, labels). `inputs` are all of the pass."""
         import torch
 
         if self.at == "mean":
             rows = torch.stack([states.float().mean(0) for states in part.of_each(part.states)])
         else:
-            ends = torch.tensor(part.lengths).cumsum(0)
-            places = ends - 1 if self.at == "last" else ends - torch.tensor(part.lengths)
+            lengths = torch.tensor(part.lengths)
+            places = lengths.cumsum(0) - lengths
+            if self.at == "last":
+                places += torch.tensor([self._last(inputs[row]) for row in part.rows])
             rows = part.states[places.to(part.states.device)].float()
         found: Vectors = self.scores(rows).float().cpu().numpy()
         return found
+
+    def _last(self, ids: Sequence[int]) -> int:
+        """Return the place of the last token but padding, which a text may hold too."""
+        places = range(len(ids) - 1, -1, -1)
+        return next((place for place in places if ids[place] != self.padding), 0)
 
 
 def head_of(model: Any) -> tuple[Any, Head] | None:
@@ -177,7 +177,7 @@ def head_of(model: Any) -> tuple[Any, Head] | None:
     classifier, score = _exact(network, "classifier"), _exact(network, "score")
     pooler, prediction = _exact(base, "pooler"), _exact(network, "head")
     if score is not None:
-        return base, Head("last", score)
+        return base, Head("last", score, network.config.pad_token_id)
     if classifier is None:
         return None
     if hasattr(classifier, "out_proj"):  # RoBERTa's reads the first state of each text
@@ -251,11 +251,11 @@ class Reranker(StatesEmbedder):
         head, scores = self._way.head, np.empty((len(items), len(self.facts.labels)), np.float32)
 
         def use(part: Part) -> None:
-            scores[list(part.rows)] = head(part)
+            scores[list(part.rows)] = head(part, payloads)
 
-        payloads = [item.payload for item in items]
+        payloads: Any = [item.payload for item in items]
         seconds = [item.second for item in items]
-        self._states(payloads, use, seconds=seconds if any(seconds) else ())  # type: ignore[arg-type]
+        self._states(payloads, use, seconds=seconds if any(seconds) else ())
         return _scored(scores, tokens)
 
     def _in_float32(self) -> DeviceEmbedder:

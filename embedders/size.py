@@ -13,9 +13,10 @@ from embedders.weights import find
 from errors import ModelUnavailable
 
 PICKLED = ("*.bin", "*.pt", "*.pth")  # in float32 nearly always
-# How often a backend has the weights in memory. ONNX Runtime arranges a copy of its own: MiniLM
-# (87 MB) took 222 MB and a BERT of 417 MB 985 MB, torch 60 MB and packed layers 121 MB of MiniLM's
-# 87 (resident memory, float32, 2 cores of an AMD EPYC, 2026-11-30).
+# How often a backend has the weights in memory. ONNX Runtime arranges a copy of its own: after its
+# load MiniLM (91 MB) took 213 MB, 2.3 times its weights, and a BERT of 417 MB 985 MB; MiniLM by
+# packed layers 113 MB, by torch 64 MB (resident memory as in bench/memory.py, float32, 2 cores of
+# an AMD EPYC, 2026-11-30).
 COPIES = {"onnx": 2.4}
 # The networks that ONNX Runtime runs on a CPU in float32, if nothing else is asked for.
 ONNX = ("bert", "roberta", "xlm-roberta", "camembert")

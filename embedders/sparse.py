@@ -34,9 +34,9 @@ from embedders.loading import Found, LoadedModel, load
 from embedders.packed import strip
 from embedders.proof import Reference
 from embedders.sides import SIDES, SideTokenizer
-from embedders.states import PackedStates, Part, StatesEmbedder, TokenStates, ways
+from embedders.states import PackedStates, Part, StatesEmbedder, TokenStates, gives, ways
 from embedders.terms import Terms, without_decoder
-from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer, limits_of
+from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer
 from errors import ModelUnavailable
 
 TOKENS_AT_ONCE = 2048  # of texts that are pooled together: 16 MB of a block's logits in float32
@@ -121,7 +121,8 @@ class Layout:
             return None
         network, pooling = routes[computed[0]]
         table = next((routes[task][0] for task in tabled), None)
-        return cls(network, pooling, table, tabled) if _gives_logits(network) else None
+        known = gives(network, "logits") and network.auto_model.get_output_embeddings() is not None
+        return cls(network, pooling, table, tabled) if known else None
 
 
 def _routes(model: Any) -> dict[Task | None, list[Any]]:
@@ -134,38 +135,18 @@ def _routes(model: Any) -> dict[Task | None, list[Any]]:
     return {task: list(router.sub_modules[name]) for task, name in names.items()}
 
 
-def _gives_logits(network: Any) -> bool:
-    text = {"method": "forward", "method_output_name": "logits"}
-    return (
-        hasattr(network, "auto_model")
-        and hasattr(network.tokenizer, "backend_tokenizer")
-        and network.modality_config.get("text") == text
-        and "message" not in network.modality_config
-        and network.module_output_name == "token_embeddings"
-        and network.auto_model.get_output_embeddings() is not None
-    )
-
-
 def _backends_of(loaded: LoadedModel) -> tuple[int, list[proven.Backend]]:
-    """Return how many tokens the model reads, and the ways to run it, the fastest first.
-
-    The library's own limits are set to the same, so that both cut inputs alike.
-    """
-    wanted = loaded.spec.max_seq_length or loaded.settings.max_seq_length
-    most, limits = 0, Limits(MOST_TOKENS)
+    """Return how many tokens the model reads, and the ways to run it, the fastest first."""
+    (most, limits), wanted = loaded.limits(), loaded.wanted_length
     for module in loaded.modules.modules():
-        if hasattr(module, "auto_model"):
-            limits = limits_of(module, wanted)
-            limits.set_on(module)
-            most = max(most, limits.most)
-            head = module.auto_model.get_output_embeddings()
-        elif type(module).__name__ == "SparseStaticEmbedding" and wanted:
+        if type(module).__name__ == "SparseStaticEmbedding" and wanted:
             words = module.tokenizer
             words.model_max_length = min(words.model_max_length, wanted)
     layout = Layout.of(loaded.modules)
     if layout is None:
         return most or MOST_TOKENS, []
     if layout.pooling.embedding_dimension is None:  # the library learns it from its first pass
+        head = layout.network.auto_model.get_output_embeddings()
         layout.pooling.embedding_dimension = len(head.weight)
     network, pad_id = layout.network.auto_model, layout.network.tokenizer.pad_token_id or 0
     headless, _ = without_decoder(network)

@@ -195,6 +195,18 @@ class StatesEmbedder(DeviceEmbedder):
         return self._copy.encode(items)
 
 
+def gives(network: Any, what: str = "last_hidden_state") -> bool:
+    """Return whether a module is a transformer that gives this for each of a text's token ids."""
+    text = {"method": "forward", "method_output_name": what}
+    return (
+        hasattr(network, "auto_model")
+        and hasattr(network.tokenizer, "backend_tokenizer")
+        and network.modality_config.get("text") == text
+        and "message" not in network.modality_config
+        and network.module_output_name == "token_embeddings"
+    )
+
+
 def ways(
     loaded: LoadedModel, network: Any, encoder: Any, pad_id: int, limit: int
 ) -> list[tuple[str, Callable[[], TokenStates]]]:

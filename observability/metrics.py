@@ -13,14 +13,16 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from observability.machine import Gpus, Processes, facts_of
+from observability.names import series_name
 
 Mode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -32,16 +34,38 @@ SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 _own = CollectorRegistry()
 
 
+class _OfModels(MetricWrapperBase):
+    """A metric that shows a model, its first label, by a name that anybody may read."""
+
+    def labels(self, *values: Any, **named: Any) -> Self:
+        """Return the series of these values; a model is given by its id."""
+        if values and self._labelnames[:1] == ("model",):
+            values = (series_name(values[0]), *values[1:])
+        return super().labels(*values, **named)
+
+
+class _Counter(_OfModels, Counter):
+    """A counter."""
+
+
+class _Gauge(_OfModels, Gauge):
+    """A gauge."""
+
+
+class _Histogram(_OfModels, Histogram):
+    """A histogram."""
+
+
 def _counter(name: str, text: str, *labels: str) -> Counter:
-    return Counter(f"embedding_{name}", text, labels, registry=_own)
+    return _Counter(f"embedding_{name}", text, labels, registry=_own)
 
 
 def _gauge(name: str, text: str, *labels: str, mode: Mode = "livesum") -> Gauge:
-    return Gauge(f"embedding_{name}", text, labels, registry=_own, multiprocess_mode=mode)
+    return _Gauge(f"embedding_{name}", text, labels, registry=_own, multiprocess_mode=mode)
 
 
 def _histogram(name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
-    return Histogram(f"embedding_{name}", text, labels, registry=_own, buckets=buckets)
+    return _Histogram(f"embedding_{name}", text, labels, registry=_own, buckets=buckets)
 
 
 # ---- requests: the factory counts these

@@ -3,7 +3,7 @@
 import bisect
 from functools import partial
 
-from auth import caller, visible
+from auth import caller, shown, visible
 from context import services
 from documents.projection import chart
 from errors import Corrupt, NotFound
@@ -108,4 +108,7 @@ def _described(info: CollectionInfo, asked: str) -> schema.CollectionReply:
     """Return a collection with those of its names that the caller may know."""
     name = known(info.name, asked)
     aliases = [each for each in info.aliases if visible(each) and each != name]
-    return reply(schema.CollectionReply, info, name=name, dimension=info.dim, aliases=aliases)
+    model = None if info.model is None else shown(info.model)
+    return reply(
+        schema.CollectionReply, info, name=name, dimension=info.dim, model=model, aliases=aliases
+    )

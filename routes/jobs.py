@@ -1,10 +1,11 @@
 """Re-embedding a collection, and the other routes of background jobs."""
 
-from auth import visible
+from auth import sees_all, shown, visible
 from context import services
 from documents.jobs import Job, no_job
 from rate_limits import allowance, key_of_caller, throttle
 from routes.collections import Read, Write, known
+from routes.errors import PATH
 from routes.table import Reply
 from schemas.base import reply
 from schemas.collections import DeletedReply, JobReply, JobsReply, ReembedBody
@@ -57,4 +58,6 @@ def _described(job: Job) -> JobReply:
     """Return a job under the collection's name that the caller may know."""
     name = known(job.collection, job.asked or job.collection)
     error = job.error and job.error.replace(repr(job.collection), repr(name))
-    return reply(JobReply, job, collection=name, error=error)
+    if error and not sees_all():
+        error = PATH.sub("(a path)", error)
+    return reply(JobReply, job, collection=name, model=shown(job.model), error=error)

@@ -2,6 +2,7 @@
 
 from flask import g
 
+from auth import shown
 from context import services
 from documents import Query
 from errors import NotFound
@@ -40,7 +41,7 @@ def embed_and_store(body: schema.StoreTextsBody) -> Reply[schema.StoredReply]:
         created=stored.created,
         ids=stored.ids,
         dimension=stored.collection.dim,
-        model=stored.embedded.model.spec.model_name if stored.embedded else None,
+        model=shown(stored.embedded.model.spec.model_name) if stored.embedded else None,
     )
     return Reply(answer, 201, facts_headers(stored.embedded))
 

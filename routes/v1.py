@@ -47,7 +47,7 @@ def embeddings(body: OpenAIBody) -> Reply[OpenAIReply] | Reply[bytes]:
         raise BadRequest(f"{field}: {refused.message}", param=field) from None
     if form.encoding == "bytes":
         return bytes_reply(result, result.vectors, form)
-    name = result.model.spec.id if body.model is None else body.model
+    name = shown(result.model.spec.id) if body.model is None else body.model
     reply = openai_reply(result.vectors, form, name, result.tokens)
     return Reply(reply, headers=facts_headers(result))
 

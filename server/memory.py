@@ -45,8 +45,9 @@ def while_loading() -> Iterator[None]:
     """Give what a load frees back to the system, not to the heap that passes take from.
 
     With the weights in that heap a BERT of 340 MB took 2.1 times its size after the load, and 3.1
-    times with ONNX Runtime; on pages of their own 1.1 (glibc 2.36, float32, 2026-11). Of two loads
-    at the same time the first to end ends this for both.
+    times with ONNX Runtime; on pages of their own 1.1, and 2.4 with ONNX Runtime, which keeps a
+    copy (glibc 2.36, float32, 2026-11; `python -m bench.memory`). Of two loads at the same time the
+    first to end ends this for both.
     """
     global _loading
     _loading = True

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from config import ModelSettings, ModelSpec
 from embedders.base import Embedder, Facts
 from errors import ModelLoading, ModelUnavailable, ServiceError
 from observability import metrics
+from observability.names import public_name
 from serving.encoder import Encoder
 
 State = Literal["loading", "ready", "unavailable", "unloaded"]
@@ -198,12 +198,6 @@ def _references(model: Any) -> int:
 # What `_references` counts of a model that no request refers to: a release of Python may count its
 # own references otherwise.
 UNUSED = _references(SimpleNamespace(held=object()))
-
-
-def public_name(name: str) -> str:
-    """Return a model's name without folders: the last part of a path, which is a name too."""
-    is_path = name.startswith(("/", ".", "~")) or "\\" in name
-    return (PurePath(name).name or name) if is_path else name
 
 
 def identity(spec: ModelSpec, settings: ModelSettings) -> list[object]:

@@ -17,10 +17,11 @@ from embedders.base import DeviceBroken
 from embedders.device import meaning
 from errors import Conflict, Invalid, ModelLoading, NoRoom, ServiceError, UnknownModel
 from observability import metrics
+from observability.names import public_name
 from server.memory import give_back_memory
 from serving.leaving import Leaving, free, leaving_of
 from serving.loader import Build, reason_of
-from serving.model import RETRY_AFTER_S, Loaded, Model, ModelSet, public_name
+from serving.model import RETRY_AFTER_S, Loaded, Model, ModelSet
 from serving.residency import Residency, Size
 
 log = logging.getLogger("models")

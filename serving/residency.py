@@ -18,13 +18,14 @@ from config import ModelSettings, ModelSpec
 from embedders.base import Facts
 from errors import ModelLoading, ModelUnavailable, NoRoom, ServiceError
 from observability import metrics
+from observability.names import public_name
 from server import slots
 from server.memory import exempting_nothing
 from serving.checks import check
 from serving.encoder import Encoder
 from serving.leaving import DRAIN_S, Leaving, free
 from serving.loader import Build, build_model
-from serving.model import Load, Loaded, Model, public_name
+from serving.model import Load, Loaded, Model
 
 log = logging.getLogger("models")
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from embedders.base import DENSE, Facts, Kind, Output
 from errors import ModelLoading, WrongKind
-from serving.model import Loaded, Model, public_name
+from observability.names import public_name
+from serving.model import Loaded, Model
 from serving.registry import Registry
 
 SCORE: tuple[Output, ...] = ("score",)

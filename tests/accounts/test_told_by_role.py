@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,51 @@ def test_a_folders_last_part_is_a_name_that_works(make_app: Callable[..., Flask]
     name = client.get("/v1/models", headers=uma).json["data"][0]["id"]
     reply = client.post("/embed", json={"text": "x", "model": name}, headers=uma)
     assert reply.status_code == 200 and reply.json["model"] == "ours"
+
+
+def test_no_reply_names_a_folder_to_who_is_no_admin(make_app: Callable[..., Flask]) -> None:
+    """Whatever a user does with models that are folders, their paths are in no reply, header or
+    metric; an admin sees them.
+    """
+    folders = ("/srv/models/ours", "/srv/models/theirs", "/srv/others/ours")
+    models = {folder: {"type": "fake", "model_name": folder} for folder in folders}
+    client = make_app(models=models).test_client()
+    admin = bearer(token_of(client, *ADMIN))
+    uma = add_user(client, admin, "uma")
+    metrics = client.get("/metrics", headers=admin).text
+    assert "/srv" not in metrics, "dashboards are for anybody"
+    assert len(re.findall(r'load_seconds{model="ours \(', metrics)) == 2, "each has its own series"
+    record = {"collection": "c", "text": "x"}
+    calls = [
+        ("GET", "/models", None), ("GET", "/models/ours", None), ("GET", "/v1/models", None),
+        ("GET", "/info", None), ("GET", "/model/info", None), ("GET", "/health", None),
+        ("GET", "/metrics", None), ("GET", "/openapi.json", None), ("GET", "/settings", None),
+        ("POST", "/embed", {"text": "x"}), ("POST", "/embed", {"texts": ["x"]}),
+        ("POST", "/batch-embed", {"texts": ["x"]}), ("GET", "/embed/single?text=x", None),
+        ("POST", "/v1/embeddings", {"input": "x"}),
+        ("POST", "/v1/embeddings", {"input": "x", "model": "no"}),
+        ("POST", "/rerank", {"query": "x", "documents": ["y"]}),
+        ("POST", "/collections", {"name": "d", "model": "ours"}),
+        ("POST", "/embed-and-store", record), ("GET", "/collections", None),
+        ("GET", "/collections/c", None), ("POST", "/collections/c/search", {"text": "x"}),
+        ("POST", "/embed-and-store", {**record, "model": "theirs"}),
+        ("POST", "/collections/c/search", {"text": "x", "model": "theirs"}),
+        ("POST", "/collections/c/reembed", {"model": "theirs"}), ("GET", "/jobs", None),
+        ("POST", "/collections/c/reembed", {"model": "ours"}),
+    ]  # fmt: skip
+    statuses = set()
+    for method, path, body in calls:
+        for who in (uma, {}):
+            reply = client.open(path, method=method, json=body, headers=who)
+            assert "/srv" not in reply.text + str(reply.headers), f"{method} {path}"
+            statuses.add(reply.status_code)
+    assert statuses >= {200, 201, 202, 401, 409}
+    assert "/srv/models/ours" in client.get("/collections/d", headers=admin).text
+    jobs = client.application.extensions["services"].reembedder.jobs
+    (job,) = jobs.all()
+    jobs.save(replace(job, error="model '/srv/models/theirs' is unavailable: no /srv/x/y"))
+    for who, sees in (admin, True), (uma, False):
+        assert ("/srv" in client.get(f"/jobs/{job.id}", headers=who).text) is sees
 
 
 ERRORS = [

@@ -3,8 +3,11 @@
 import json
 import os
 import stat
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +18,11 @@ from embedders import backends, proven
 from embedders.base import Embedder, Prompt, Vectors
 from embedders.graph import WIDEST
 from embedders.layers import TorchLayers
+from embedders.loading import LoadedModel
 from embedders.local import LocalEmbedder
 from embedders.proof import Proof
 from embedders.tokens import TextTokenizer
+from tests.embedders.test_sparse import masked_bert
 from tests.zoo.layouts import changed
 from tests.zoo.layouts_bert import QUERY_AND_PASSAGE, bert
 from tests.zoo.layouts_decoders import llama_mean
@@ -333,3 +338,53 @@ def test_a_dtype_that_fails_twice_in_a_row_is_given_up(
     assert "it runs in float32 from now on" in caplog.text
     monkeypatch.setattr(half, "_forward_exactly", never)
     passed(half, TEXTS)
+
+
+@pytest.mark.parametrize("way", ["packed", "sparse", "library"])
+def test_rows_that_two_threads_make_again_at_once_come_from_one_copy(
+    way: str, load: Callable[..., Embedder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, entry = None, {}
+    if way == "sparse":
+        other, entry = tmp_path / "sparse", {"type": "sparse"}
+        masked_bert(other)
+    if way == "library":
+        monkeypatch.setattr(Proof, "difference", lambda proof, embedder: "it is another's")
+    embedder = load(other, dtype="bfloat16", **entry)
+    assert embedder.facts.backend == way.replace("sparse", "packed")
+    right, loads, found = LoadedModel.exactly, [], []
+    items = embedder.prepare(TEXTS, Prompt(), "auto")
+    second = threading.Thread(target=lambda: found.append(embedder.encode_exactly(items)))
+
+    def exactly(loaded: LoadedModel, *notes: str) -> LoadedModel:
+        loads.append(loaded)
+        if len(loads) == 1:
+            second.start()
+            second.join(0.5)  # it waits for this load, or else has ended
+        return right(loaded, *notes)
+
+    monkeypatch.setattr(LoadedModel, "exactly", exactly)
+    first = embedder.encode_exactly(items)
+    second.join()
+    assert len(loads) == len(found) == 1
+    (output,) = embedder.facts.outputs
+    for one, same in zip(first.columns[output], found[0].columns[output], strict=True):
+        np.testing.assert_equal(one, same)
+
+
+def test_a_pass_goes_on_while_another_one_replaces_the_network(
+    load: Callable[..., Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder = load(dtype="bfloat16")
+    assert isinstance(embedder, LocalEmbedder) and embedder.facts.backend == "packed"
+    items, module = embedder.prepare(TEXTS, Prompt(), "auto"), sys.modules[LocalEmbedder.__module__]
+    shares_of: Callable[..., Any] = vars(module)["shares_of"]
+    before = embedder.encode(items).vectors
+
+    def replaced(*given: Any) -> Any:
+        embedder._replace_by(LocalEmbedder(embedder._loaded.exactly(), embedder._tokenizer.limits))
+        return shares_of(*given)
+
+    monkeypatch.setattr(module, "shares_of", replaced)
+    np.testing.assert_allclose(embedder.encode(items).vectors, before, atol=0.02)
+    assert (embedder.facts.dtype, embedder.facts.backend) == ("float32", "torch")

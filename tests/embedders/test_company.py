@@ -1,31 +1,33 @@
-"""A text's vector is that of the text alone, whatever is beside it in a pass or came before."""
+"""A text's result is that of the text alone, whatever is beside it in a pass or came before."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import transformers as hf
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from config import Config, ModelSpec
 from embedders import build
-from embedders.base import Prompt
+from embedders.base import Pair, Prompt
+from tests.embedders.rerankers import encoder, qwen3_for_scores
+from tests.embedders.test_multi_vector import projection
 from tests.zoo import vocabularies
-from tests.zoo.layouts import SHAPE, sentence, wild
+from tests.zoo.layouts import FIRST, SHAPE, bare, modules, sentence, wild, write
 from tests.zoo.words import prose
 
 FITS = 64  # positions before the frequencies change
 WORDS = (600, 90, 3, 150, 20, 90)  # some right after a longer one, which leaves its frequencies
+# A network that scales its states by the share of masks among its tokens.
+MASKS = {"pad_token_id": 0, "mask_token_id": 4, "token_dropout": True,
+         "position_embedding_type": "rotary", "intermediate_size": 96}  # fmt: skip
 
 
 def esm(folder: Path) -> None:
-    """A network that scales its states by the share of masks among its tokens."""
     words = vocabularies.bert()
-    config = hf.EsmConfig(
-        vocab_size=len(words), pad_token_id=0, mask_token_id=4, token_dropout=True,
-        position_embedding_type="rotary", intermediate_size=96, **SHAPE,
-    )  # fmt: skip
+    config = hf.EsmConfig(vocab_size=len(words), **MASKS, **SHAPE)
     sentence(folder, wild(hf.EsmModel(config)), words, "mean", limit=256)
 
 
@@ -53,13 +55,13 @@ def long(folder: Path) -> None:
     sentence(folder, wild(hf.Phi3Model(config)), words, "mean", limit=1900)
 
 
-def loaded(folder: Path, backend: str) -> Any:
+def loaded(folder: Path, backend: str, dtype: str = "float32", kind: str = "auto") -> Any:
     settings = {
-        "device": "cpu", "dtype": "float32", "backend": backend, "supported_models": str(folder),
+        "device": "cpu", "dtype": dtype, "backend": backend, "supported_models": str(folder),
         "model_cache_dir": str(folder / "cache"),
     }  # fmt: skip
-    spec = ModelSpec(id=str(folder), model_name=str(folder))
-    return build(spec, Config.model_validate(settings))
+    spec = {"id": str(folder), "model_name": str(folder), "type": kind}
+    return build(ModelSpec.model_validate(spec), Config.model_validate(settings))
 
 
 @pytest.mark.parametrize("network", [esm, dynamic, long])
@@ -78,5 +80,78 @@ def test_company_and_what_came_before_change_no_vector(network: Any, tmp_path: P
         for found in alone, embedder.encode(items).vectors, alone:
             np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-4)
         assert not embedder.facts.backend.startswith("flat")
+    finally:
+        embedder.close()
+
+
+MASKED = [  # companies of pairs; one of them is in each
+    [Pair("we [MASK] hats", "[MASK] plum"), Pair("a plum", prose(3, 1)), Pair("a", prose(40, 2))],
+    [Pair("a plum", prose(3, 1)), Pair("[MASK]", "[MASK] " * 30), Pair("a plum", prose(3, 1))],
+    [Pair("[PAD] we", f"[SEP] [CLS] {prose(9, 3)} [PAD] [PAD]"), Pair("a plum", prose(3, 1))],
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("labels", [1, 3])
+def test_masks_of_other_pairs_change_no_score(labels: int, dtype: str, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    encoder(folder, "Esm", vocabularies.bert(), labels, **MASKS)
+    model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": dtype})
+    embedder = loaded(folder, "flat", dtype)
+    try:
+        assert not embedder.facts.backend.startswith("flat")
+        for pairs in MASKED:
+            right = [
+                model.predict([list(pair)], activation_fn=torch.nn.Identity()) for pair in pairs
+            ]
+            found = embedder.encode(embedder.prepare_pairs(pairs, Prompt(), "auto"))
+            scores = np.asarray(found.columns["score"])
+            most = 1e-4 if dtype == "float32" else 0.03
+            np.testing.assert_allclose(scores, np.reshape(right, scores.shape), atol=most, rtol=0)
+    finally:
+        embedder.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["dense", "sparse", "multi_vector"])
+def test_a_network_that_counts_masks_over_a_pass_runs_flat_for_no_kind_of_model(
+    kind: str, dtype: str, tmp_path: Path
+) -> None:
+    if kind == "dense":
+        esm(tmp_path)
+    else:
+        words = vocabularies.bert(model_max_length=128)
+        config = hf.EsmConfig(vocab_size=len(words), **MASKS, **SHAPE)
+        network = hf.EsmForMaskedLM(config) if kind == "sparse" else hf.EsmModel(config)
+        bare(tmp_path, wild(network), words)
+    if kind == "multi_vector":
+        projection(tmp_path / "1_Dense")
+        modules(tmp_path, [FIRST, "pylate.models.Dense.Dense"])
+        write(tmp_path / "config_sentence_transformers.json", {"model_type": "ColBERT"})
+    embedder = loaded(tmp_path, "flat", dtype, "sparse" if kind == "sparse" else "auto")
+    try:
+        assert not embedder.facts.backend.startswith("flat")
+    finally:
+        embedder.close()
+
+
+@pytest.mark.parametrize("backend", ["flat", "torch"])
+def test_the_last_token_of_a_decoder_is_the_one_that_transformers_takes(
+    backend: str, tmp_path: Path
+) -> None:
+    """Its heads for scores pass over padding at a text's end, where the text itself holds it."""
+    folder = tmp_path / "m"
+    qwen3_for_scores(folder)
+    pad = vocabularies.qwen(ends=False).pad_token
+    pairs = [
+        Pair("a query", text) for text in ("a plum", f"a plum{pad}", f"{pad}{pad}", f"{pad} a")
+    ]
+    model = CrossEncoder(str(folder), device="cpu")
+    right = [model.predict([list(pair)], activation_fn=torch.nn.Identity()) for pair in pairs]
+    embedder = loaded(folder, backend)
+    try:
+        assert embedder.facts.backend == backend
+        found = embedder.encode(embedder.prepare_pairs(pairs, Prompt(), "auto")).columns["score"]
+        np.testing.assert_allclose(found, np.reshape(right, (4, 1)), atol=1e-4, rtol=0)
     finally:
         embedder.close()
