@@ -267,8 +267,9 @@ class ModelProcess:
             try:
                 control = self._connect()
                 self._restore()
-                self._ask(control)
-                pauses = backoff(PAUSES_S)
+                asked = self._ask(control)
+                pauses = backoff(PAUSES_S)  # one that ends before it has loaded is `TooSoon`
+                self._rest(control, asked)
             except BROKEN as exc:
                 log.debug("the model process %s is let go (%s)", self.name, exc)
                 self._lose(control)
@@ -304,8 +305,8 @@ class ModelProcess:
         self._restoring = threading.Thread(target=restore, name="model-restore", daemon=True)
         self._restoring.start()
 
-    def _ask(self, control: Connection) -> None:
-        """Ask how the models are, and wait for the next time. Raises OSError at its end."""
+    def _ask(self, control: Connection) -> float:
+        """Ask how the models are; return since when, in time.monotonic(). Raises OSError."""
         asked = time.monotonic()
         reply, _ = control.call(
             "status", {}, idle=lambda: self._look_at_state(time.monotonic() - asked)
@@ -316,6 +317,10 @@ class ModelProcess:
             self._go_on()
             for each in list(self._clients):
                 each.show(reply["models"])
+        return asked
+
+    def _rest(self, control: Connection, asked: float) -> None:
+        """Wait until it is time to ask again. Raises OSError at the end of the process."""
         # While it is away it is asked again at once: its answer tells that it goes on.
         while time.monotonic() - asked < (STATUS_EVERY_S if self._away_since is None else TICK_S):
             if control.is_closed(TICK_S):

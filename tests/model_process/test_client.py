@@ -127,6 +127,17 @@ def waiting(
     return threads, outcomes
 
 
+def test_one_that_served_is_back_at_once_however_often_it_is_killed(
+    clients: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.model_process.client.PAUSES_S", (0.01, 600.0))
+    embedder = clients().load(HURTING)
+    for _ in range(3):  # sooner than it is asked how it is again
+        os.kill(pid_of(embedder), signal.SIGKILL)
+        until(lambda: not is_up(embedder))
+        until(lambda: is_up(embedder))
+
+
 def test_requests_that_a_killed_process_held_are_told_at_once_and_the_next_one_is_right(
     clients: Callable[..., Client], held: Path
 ) -> None:
