@@ -40,13 +40,14 @@ os.environ.setdefault("HF_HUB_CACHE", str(ROOT / ".pytest_cache" / "hub"))
 
 # These start first: one that started last would keep a process when the others are done.
 LONGEST = [
-    "real_url", "store/test_sql_contract.py", "settings/test_swap_under_load.py",
+    "real_url", "soak/test_soak.py", "fuzz/test_fuzz.py", "store/test_sql_contract.py",
+    "settings/test_swap_under_load.py",
     "model_process/test_service_workers.py", "model_process/test_service_faults.py",
     "bench/test_gpu.py",
     "store/test_ann.py", "settings/test_faults.py", "test_server.py", "zoo/test_zoo.py",
     "zoo/test_encoders.py", "faults/test_machine.py", "web/test_accounts.py",
     "providers/test_remote_replica.py", "zoo/test_decoders.py", "ops/test_openapi_calls.py",
-    "embedders/test_local.py", "store/test_processes.py", "web/test_upload.py",
+    "embedders/test_local.py", "web/test_upload.py",
     "web/test_true.py", "faults/test_stop.py", "gpu/test_passes.py", "faults/test_process.py",
     "web/test_newcomer.py", "speed/test_packed.py",
     "store/test_sql_search.py", "scale/test_topology.py", "web/test_docs_pages.py",
@@ -64,7 +65,9 @@ class ByFile(LoadScopeScheduling):
 
 
 def unit_of(nodeid: str) -> str:
-    """Return what a test runs with: its file, or `real_url`."""
+    """Return what a test runs with: its file, or `real_url`; a part of a long test runs alone."""
+    if "[part " in nodeid:
+        return nodeid
     file = nodeid.partition("::")[0].removeprefix("tests/")
     return "real_url" if file in ON_THE_REAL_MODEL else file
 

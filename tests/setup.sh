@@ -5,7 +5,7 @@ declare -A package=(   # command -> Debian package; each suite that starts a ser
   [redis-server]=redis-server
   [mariadbd]=mariadb-server
   [nginx]=nginx
-  [chromium]=chromium
+  [chromium-headless-shell]=chromium-headless-shell
   [promtool]=prometheus
   [node]=nodejs
   [openssl]=openssl
@@ -20,6 +20,7 @@ done
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   apt-get update -q
+  apt-cache show chromium-headless-shell >/dev/null 2>&1 || missing=("${missing[@]/chromium-headless-shell/chromium}")
   DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends "${missing[@]}"
 else
   echo "tests that need these will be skipped until they are installed: ${missing[*]}" >&2

@@ -26,7 +26,6 @@ from embedders.base import (
     Truncate,
 )
 from embedders.fake import FakeEmbedder
-from factory import create_worker
 from observability.logs import configure
 
 # A file: while it is there, what it says happens to whoever loads the model: `kill fail wait`; to
@@ -117,6 +116,8 @@ def __getattr__(name: str):
     """Build `app` when gunicorn asks for it, so that tests may import the rest."""
     if name != "app":
         raise AttributeError(name)
+    from factory import create_worker  # a model process needs no web server's libraries
+
     config = load_config()
     configure(config.log_level, config.log_format)
     globals()["app"] = create_worker(config, build=build)

@@ -103,6 +103,7 @@ class Callers:
                 given = json.loads(body)["embeddings"]
                 if not np.allclose(given, [right(text) for text in texts], atol=1e-6):
                     self.wrong.append((texts, given))
+                self.stopped.wait(0.03)  # or they take the CPU from what the test waits for
             else:
                 self.waits.append(headers.get("Retry-After"))
                 self.slowest_refusal_s = max(self.slowest_refusal_s, time.monotonic() - began)

@@ -13,8 +13,10 @@ from tests.conftest import ROOT, Server, free_port, running, write_models
 from tests.servers.process import children, workers_of
 from tests.servers.warm import GUNICORN, Forked, can_fork, has_models
 
-# What must be imported in the service itself: our modules, and what reads the environment then.
+# What must be imported in the service itself: what reads the environment then, and of our modules
+# all but those that only define things.
 NEVER_EARLY = {"prometheus_client"}
+DEFINES = {"circuit_breaker", "config", "errors", "schemas", "settings", "sql", "store"}
 WITH_MODELS = {"huggingface_hub", "tokenizers", "torch", "transformers"}
 
 
@@ -25,7 +27,7 @@ def env(tmp_path: Path) -> dict[str, str]:
             "SUPPORTED_MODELS_FILE": "/none"}  # fmt: skip
 
 
-@pytest.mark.parametrize("libraries", ["LIBRARIES", "OF_MODELS"])
+@pytest.mark.parametrize("libraries", ["LIBRARIES", "DEFINITIONS", "OF_MODELS"])
 def test_nothing_that_depends_on_the_environment_is_imported_early(libraries: str) -> None:
     code = (
         f"import importlib, sys\nfrom tests.servers.warm import {libraries}\n"
@@ -35,7 +37,8 @@ def test_nothing_that_depends_on_the_environment_is_imported_early(libraries: st
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     ours = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
-    never = NEVER_EARLY | ours | (WITH_MODELS if libraries == "LIBRARIES" else set())
+    ours -= DEFINES if libraries == "DEFINITIONS" else set()
+    never = NEVER_EARLY | ours | (set() if libraries == "OF_MODELS" else WITH_MODELS)
     assert set(done.stdout.split()) & never == {"tests"}
 
 
@@ -93,3 +96,10 @@ def test_what_python_reads_when_it_starts_is_no_matter_for_a_fork(env: dict[str,
     assert can_fork([*GUNICORN, "app:app"], env)
     assert not can_fork([*GUNICORN, "app:app"], {**env, "LD_PRELOAD": "/some.so"})
     assert not can_fork([sys.executable, "app.py"], env)
+
+
+def test_a_fork_finds_what_is_on_its_own_path(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.py").write_text("from app import app\n")
+    env["PYTHONPATH"] = str(tmp_path)
+    with running([*GUNICORN, "elsewhere:app"], int(env["PORT"]), env) as server:
+        assert isinstance(server, Forked)

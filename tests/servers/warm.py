@@ -1,9 +1,10 @@
 """Start gunicorn in a third of the time: as a fork of a process that has imported its libraries.
 
-There are two such processes. One has imported no module of the service and none that reads the
-environment when it is imported, so a service forked from it behaves as one that a shell starts. The
-other has the libraries of local models too, which take 6 s of CPU to import; a service with a real
-model is forked from it, if it has the environment that those libraries have read.
+There are two such processes. One has imported libraries, and of the service what only defines
+things: nothing that reads the environment when it is imported, and nothing that counts, listens or
+shares memory, so a service forked from it behaves as one that a shell starts. The other has the
+libraries of local models too, which take 6 s of CPU to import; a service with a real model is
+forked from it, if it has the environment that those libraries have read.
 """
 
 import atexit
@@ -21,28 +22,33 @@ from pathlib import Path
 from unittest import mock
 
 LIBRARIES = [
-    "alembic.command", "argon2", "concurrent.futures.thread", "cryptography.fernet", "dotenv.main",
-    "flask", "flask_limiter", "gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "jinja2", "jwt",
-    "limits", "logging.config", "numpy.typing", "orjson", "psycopg",
-    "pydantic.functional_validators", "pydantic.main", "pydantic.types", "requests",
-    "sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite",
-    "sqlalchemy.orm", "sqlite3",
+    "alembic.command", "alembic.config", "apsw", "argon2", "cachetools",
+    "concurrent.futures.thread", "cryptography.fernet", "dotenv.main", "flask", "flask_limiter",
+    "gunicorn.app.wsgiapp", "gunicorn.workers.gthread", "jinja2", "jwt", "limits",
+    "logging.config", "numpy.random", "numpy.typing", "orjson", "psycopg",
+    "pydantic.functional_validators", "pydantic.main", "pydantic.type_adapter",
+    "pydantic.types", "requests", "sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql",
+    "sqlalchemy.dialects.sqlite", "sqlalchemy.orm", "sqlite3",
 ]  # fmt: skip
+DEFINITIONS = ["config", "schemas.service", "settings", "sql.row_cache", "store.file",
+               "store.pgvector"]  # fmt: skip
 OF_MODELS = ["sentence_transformers", "torch", "transformers"]
-# Python and the C library read these when they start, and the models' libraries those.
+# Python and the C library read these when they start, and the models' libraries those. What
+# PYTHONPATH names is put on the fork's path (only a `sitecustomize` of its is not run).
 AT_THE_START = ("GLIBC_", "LD_", "MALLOC_", "PYTHON", "TZ")
+PATH = "PYTHONPATH"
 BY_MODELS = ("HF_", "HUGGINGFACE_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORCH_",
              "SENTENCE_TRANSFORMERS_", "TORCH", "TRANSFORMERS_")  # fmt: skip
 GUNICORN = [sys.executable, "-m", "gunicorn"]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(LIBRARIES)
+_context.set_forkserver_preload([*LIBRARIES, *DEFINITIONS])
 _with_models = forkserver.ForkServer()
-_with_models.set_forkserver_preload([*LIBRARIES, *OF_MODELS])
+_with_models.set_forkserver_preload([*LIBRARIES, *DEFINITIONS, *OF_MODELS])
 
 
 def _read(env: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:
-    return {name: value for name, value in env.items() if name.startswith(names)}
+    return {k: v for k, v in env.items() if k.startswith(names) and k != PATH}
 
 
 @functools.cache
@@ -128,7 +134,8 @@ def _serve(args: list[str], cwd: str, env: dict[str, str], log: str) -> None:
     main = importlib.util.find_spec("gunicorn.__main__")
     assert main is not None and main.origin is not None
     sys.argv = [main.origin, *args]  # what SIGUSR2 starts again
-    sys.path[:] = [cwd, *(path for path in sys.path if path not in ("", cwd))]
+    given = [cwd, *filter(None, env.get(PATH, "").split(os.pathsep))]
+    sys.path[:] = [*given, *(path for path in sys.path if path not in ("", *given))]
     from gunicorn.app.wsgiapp import run
 
     try:

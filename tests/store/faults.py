@@ -1,8 +1,4 @@
-"""What the fault tests share: a writer process that reports its acknowledgements, and checks.
-
-Run as a program it writes to a store until it is killed, and prints a line for each write that was
-acknowledged (`ack`) and, before it, for each that was begun (`begin`).
-"""
+"""What the fault tests share: a writer that reports its acknowledgements, and checks."""
 
 import json
 import os
@@ -20,6 +16,7 @@ from store import Item
 from store.derived import Derived
 from store.file import FileStore
 from store.record_file import Options
+from tests.servers.programs import Program
 
 ROOT = Path(__file__).parents[2]
 DIM = 8
@@ -55,8 +52,10 @@ def opened(folder: Path, **options: Any) -> FileStore:
     return FileStore(folder, options=Options(**options))
 
 
-def start(code: str, *args: str, **env: str) -> subprocess.Popen[str]:
-    """Start a program with the repository on its path."""
+def start(code: str, *args: str, **env: str) -> Program | subprocess.Popen[str]:
+    """Start a program; from cold if it has an environment of its own."""
+    if not env:
+        return Program(code, *args)
     return subprocess.Popen(
         [sys.executable, "-c", code, *args],
         cwd=ROOT,
@@ -67,7 +66,11 @@ def start(code: str, *args: str, **env: str) -> subprocess.Popen[str]:
 
 
 def writer(folder: Path, me: int, seed: int, blind: bool) -> None:
-    """Write and delete at random, in batches, reporting each."""
+    """Write and delete at random, in batches, until killed.
+
+    A line is printed for each write that was acknowledged (`ack`) and, before it, for each that was
+    begun (`begin`).
+    """
     if blind:  # the control: the same store, which does not take in what others wrote
         take_in = Derived.catch_up
 
@@ -119,7 +122,3 @@ def applied(state: dict[str, str], change: dict[str, Any]) -> dict[str, str]:
     if change["value"] is None:
         return {id_: v for id_, v in state.items() if id_ not in change["ids"]}
     return state | dict.fromkeys(change["ids"], str(change["value"]))
-
-
-if __name__ == "__main__":
-    writer(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "blind")

@@ -1,11 +1,10 @@
-"""A process that writes batches into PostgreSQL until stopped; run by `test_sql_faults.py`.
+"""A program that writes batches into PostgreSQL until stopped; run by `test_sql_faults.py`.
 
-`python -m tests.store.sql_writer URL WORKER BATCH_ROWS STOP_FILE`: a line on stdout for every batch
-that was acknowledged (`ack NUMBER INSERTED ATTEMPTS`), after the acknowledgement. `STOP_FILE.away`
-is made when a batch was refused.
+It takes a URL, its number, the rows of a batch and a file that stops it, and prints a line for
+every batch that was acknowledged (`ack NUMBER INSERTED ATTEMPTS`), after the acknowledgement. The
+file's name with `.away` is made when a batch was refused.
 """
 
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +40,3 @@ def main(url: str, worker: str, rows: str, stop: str) -> None:
                     time.sleep(0.05)
             print(f"ack {number} {written.inserted} {attempts}", flush=True)
             number += 1
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -19,6 +19,7 @@ from store import Item
 from store.base import PARTS
 from store.budget import UNBOUNDED
 from store.file import FileStore
+from tests.servers.programs import Program
 from tests.store.faults import ROOT, contents, expected, opened, put, start, vector
 
 WRITE_STEPS = ["before-commit", "committed"]
@@ -63,10 +64,86 @@ def test_a_kill_at_any_step_leaves_before_or_after(tmp_path: Path, name: str) ->
         store.compact("docs")
         assert contents(store)["next"] == "9" and store.verify("docs").ok
         (folder,) = (tmp_path / "s" / "c").iterdir()
-        assert len(list(folder.glob("mat.*"))) == 1
+        assert len(list(folder.glob("matrix.*"))) == 1
 
 
-def heard(process: subprocess.Popen[str], count: int) -> list[str]:
+COMMITTING = """
+import os, signal, sys
+from pathlib import Path
+from store.file import FileStore
+from tests.store.faults import put
+
+folder, ids, seed, when = Path(sys.argv[1]), sys.argv[2].split(), int(sys.argv[3]), sys.argv[4]
+store = FileStore(folder, step=lambda name: name == when and os.kill(os.getpid(), signal.SIGKILL))
+print("open" if store.count("docs") else "", flush=True)
+if ids:
+    put(store, ids, seed)
+signal.pause()
+"""
+
+
+@pytest.mark.fault("The store")
+@pytest.mark.parametrize("second", [["b"], ["b", "c", "d"], ["b", "c", "d", "e"]])
+def test_a_commit_that_comes_back_after_a_kill_finds_its_own_vectors(
+    tmp_path: Path, second: list[str]
+) -> None:
+    """The process is killed between a commit's last byte and the index of the log -> the commit is
+    there or not when the log is read anew, and no later write has taken its place in the matrix.
+    """
+    with opened(tmp_path / "s") as store:
+        store.create("docs", 8)
+        put(store, ["first"], 1)
+        store.compact("docs")
+    (folder,) = (tmp_path / "s" / "c").iterdir()
+    with start(COMMITTING, str(tmp_path / "s"), "", "0", "") as other:  # it keeps the log's index
+        assert heard(other, 1) == ["open\n"]
+        index = (folder / "records.db-shm").read_bytes()
+        for ids, seed, when in (["x", "y", "z"], 5, "committed"), (second, 70, "before-commit"):
+            with start(COMMITTING, str(tmp_path / "s"), " ".join(ids), str(seed), when) as killed:
+                assert killed.wait(30) == -signal.SIGKILL
+            with (folder / "records.db-shm").open("r+b") as file:  # as if not yet written
+                file.write(index)
+        other.kill()
+    with opened(tmp_path / "s") as store:
+        back = {"first": "1", "x": "5", "y": "5", "z": "5"}
+        assert contents(store) == back  # the control: it did come back
+        put(store, ["next"], 9)
+        assert contents(store) == back | {"next": "9"} and store.verify("docs").ok
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_places_that_a_killed_write_used_are_not_used_again(
+    tmp_path: Path, compacted: bool
+) -> None:
+    with opened(tmp_path / "s") as store, opened(tmp_path / "s") as other:
+        store.create("docs", 8)
+        put(store, ["a", "b", "gone"], 1)
+        if compacted:  # so that places differ from rows
+            store.delete("docs", ["gone"])
+            store.compact("docs")
+        rows = contents(store)
+        with start(COMMITTING, str(tmp_path / "s"), "x y", "5", "before-commit") as killed:
+            assert killed.wait(30) == -signal.SIGKILL
+        assert contents(store) == contents(other) == rows
+        put(other, ["new"], 9)
+        assert store.stats("docs")["dead_rows"] == 2
+        with opened(tmp_path / "s") as fresh:
+            for each in (store, other, fresh):
+                assert contents(each) == rows | {"new": "9"}
+                assert each.search("docs", vector(9), 9).hits[0][0].id == "new"
+        store.compact("docs")
+        assert contents(other) == rows | {"new": "9"}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.store.faults import writer
+writer(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "blind")
+"""
+
+
+def heard(process: Program | subprocess.Popen[str], count: int) -> list[str]:
     """Wait for so many lines of a writer and return them."""
     assert process.stdout is not None
     return [process.stdout.readline() for _ in range(count)]
@@ -79,18 +156,8 @@ def rounds(folder: Path, count: int, mode: str, seed: int = 1) -> tuple[int, int
     rng, wrong, kills, acks = random.Random(seed), [], 0, 0
     state: dict[str, str] = {}
     for turn in range(count):
-        args = [sys.executable, "-m", "tests.store.faults", str(folder)]
-        writers = [
-            subprocess.Popen(
-                [*args, str(me), str(turn * 10 + me + 1), mode],
-                cwd=ROOT,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            for me in range(4)
-        ]
+        seeds = [str(turn * 10 + me + 1) for me in range(4)]
+        writers = [start(WRITER, str(folder), str(me), seeds[me], mode) for me in range(4)]
         told = {process: heard(process, 1) for process in writers}  # all are at work
         one = rng.choice(writers)
         told[one] += heard(one, rng.randrange(10, 60))

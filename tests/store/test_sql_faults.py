@@ -1,8 +1,6 @@
 """What a database server can do to us, done for real: killed, frozen, failed over, cut off."""
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from store.budget import Budget
 from store.pgvector import POOL, PostgresStore
 from tests.servers.fixtures import need
 from tests.servers.postgres import Postgres
+from tests.servers.programs import Program
 from tests.store.cutting_proxy import CuttingProxy
 
 QUICK = replace(POOL, connect_timeout_s=2)
@@ -42,11 +41,8 @@ def test_four_writers_and_kill_9_lose_nothing_acknowledged(
     url, rows, stop = own_postgres.database(), 5, tmp_path / "stop"
     with PostgresStore(url) as store:
         store.create("c", 3)
-        command = [sys.executable, "-m", "tests.store.sql_writer", url]
-        writers = [
-            subprocess.Popen([*command, str(i), str(rows), str(stop)], stdout=subprocess.PIPE)
-            for i in range(4)
-        ]
+        code = "import sys; from tests.store.sql_writer import main; main(*sys.argv[1:])"
+        writers = [Program(code, url, str(i), str(rows), str(stop)) for i in range(4)]
         try:
             wait_until(lambda: store.count("c") > 200)
             own_postgres.kill()
@@ -56,7 +52,7 @@ def test_four_writers_and_kill_9_lose_nothing_acknowledged(
             wait_until(lambda: store.count("c") > before + 200)
         finally:
             stop.touch()
-            outputs = [writer.communicate(timeout=90)[0].decode() for writer in writers]
+            outputs = [writer.communicate(timeout=90)[0] for writer in writers]
         acked, whole = 0, 0
         for worker, output in enumerate(outputs):
             for line in output.splitlines():

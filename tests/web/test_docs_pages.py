@@ -21,25 +21,23 @@ def tried(page: Page, operation: str) -> Locator:
     return row.locator(".live-responses-table")
 
 
-def test_swagger_shows_the_routes_and_calls_one(page: Page, url: str) -> None:
+EXAMPLE = "This is an example sentence"
+
+
+def test_swagger_shows_the_routes_with_examples_and_calls_one(page: Page, url: str) -> None:
     page.goto(f"{url}/docs")
     expect(page.locator(".opblock-summary-path").first).to_be_visible()
+    page.locator("#operations-embed-post_embed_embed .opblock-summary-control").click()
+    expect(page.get_by_text(EXAMPLE).first).to_be_visible()
     expect(tried(page, "service-get_health_health")).to_contain_text("healthy")
 
 
-def test_redoc_shows_the_routes(page: Page, url: str) -> None:
+def test_redoc_shows_the_routes_with_examples(page: Page, url: str) -> None:
     page.goto(f"{url}/redoc")
     expect(page.get_by_role("heading", name="Embed one text or many: dense")).to_be_visible()
+    expect(page.get_by_text(EXAMPLE).first).to_be_visible()
     page.get_by_placeholder("Search...").fill("collection")
     expect(page.locator("[data-role='search:results']")).to_be_visible()
-
-
-@pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_the_examples_are_shown(page: Page, url: str, path: str) -> None:
-    page.goto(url + path)
-    if path == "/docs":
-        page.locator("#operations-embed-post_embed_embed .opblock-summary-control").click()
-    expect(page.get_by_text("This is an example sentence").first).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
