@@ -9,9 +9,9 @@ the same moment. How a model is loaded and how batches form is `serving/`; where
 import functools
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -20,51 +20,36 @@ from embedders.base import (
     DENSE,
     Column,
     Facts,
-    Gone,
     Input,
-    Item,
     Output,
     Pair,
-    Prompt,
     Sparse,
+    Token,
     Truncate,
     Vectors,
 )
-from errors import BadRequest, ServiceError, TooLarge
+from errors import BadRequest, Invalid, TooLarge
 from observability import metrics, tracing
+from serving.encoding import (
+    EmbedRequest,
+    Rows,
+    check_tokens,
+    column_of,
+    encode,
+    encode_documents,
+    pieces,
+    prompt_of,
+)
 from serving.model import Loaded, Model
 from serving.registry import Registry
 from serving.results import activated, finish, top_terms
-from serving.selection import SCORE, Taken, select
+from serving.selection import CLASSES, SCORE, Taken, Wish, check_chunks, select
+
+__all__ = ["Embedded", "EmbedRequest", "Engine"]
 
 # Bytes of a value of the cache. The vectors of a query's 32 tokens are 16 KB at 128 numbers each;
 # those of a document's 512 are 0.26 MB, for which 100 dense vectors would leave a cache.
 LARGEST_KEPT = 1 << 16
-# Texts whose sparse rows are made before their terms are counted: a row of every term of a
-# vocabulary of 30,000 has 0.24 MB, so these have 62 MB at most. Other rows are counted by tokens.
-SPARSE_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class EmbedRequest:
-    """What to embed and how. None means the default of the model or of the service."""
-
-    inputs: Sequence[Input]
-    model: str | None = None
-    outputs: tuple[Output, ...] = DENSE
-    normalize: bool | None = None  # of dense vectors; vectors of tokens are as the model has them
-    dimensions: int | None = None  # of dense vectors
-    top_n: int | None = None  # the most terms of a sparse vector
-    min_weight: float | None = None  # of the terms of a sparse vector
-    most_tokens: int | None = None  # of all inputs; more are refused before they are encoded
-    most_terms: int | None = None  # of all sparse vectors; at more the others are not made
-    truncate: Truncate | None = None
-    prompt_name: str | None = None
-    prompt: str | None = None
-    role: str | None = None  # the side of a retrieval, or another use, as clients name it
-    deadline: float | None = None  # a time.monotonic() value
-    gone: Gone | None = None  # whether the caller hung up
-    taken: Taken | None = None  # what `select` gave, if the caller has asked it already
 
 
 @dataclass(frozen=True)
@@ -83,6 +68,7 @@ class Embedded:
     truncated: int  # inputs that were cut
     hits: int  # inputs whose result was in the cache, or was being made for another request
     took_ms: float
+    chunk_tokens: Sequence[int] = ()  # of each chunk, of documents' chunks
 
     @property
     def vectors(self) -> Vectors:
@@ -98,18 +84,6 @@ class Embedded:
         column = self.columns[output]
         assert isinstance(column, np.ndarray)
         return column
-
-
-class Rows(NamedTuple):
-    """What the model made of each input, its tokens and whether it was cut.
-
-    The places in `own` have only the terms that this request asks for: they are for no other.
-    """
-
-    columns: Mapping[Output, Column]
-    tokens: Sequence[int]
-    truncated: Sequence[bool]
-    own: Collection[int] = ()
 
 
 Encode = Callable[[Sequence[int]], Rows]  # encodes the inputs at these places of a request
@@ -136,6 +110,104 @@ class Engine:
         """
         return self._run(request, request.inputs)
 
+    def embed_chunks(self, documents: Sequence[Sequence[str]], request: EmbedRequest) -> Embedded:
+        """Embed the chunks of documents by late chunking: `vectors` has a row for each, in order.
+
+        The chunks of a document are read as one text, and a chunk's vector is the mean of its
+        tokens' states. A document that is too long is refused unless `truncate` is asked for, and
+        then too if nothing is left of a chunk. Raises what `embed` raises; a chunk at fault is the
+        error's `index`, counted over all documents.
+        """
+        started = time.monotonic()
+        if not documents or not all(documents):
+            raise Invalid("a document has at least one chunk")
+        model, loaded = request.taken or self._select(request, DENSE)
+        check_chunks(model, loaded.facts)
+        _check_dimensions(request.dimensions, loaded.facts.dimension)
+        tracing.describe(model=model.spec.id, texts=sum(map(len, documents)))
+        with tracing.stage("tokenize"):
+            prompt = prompt_of(loaded, request)
+            items = loaded.embedder.prepare_chunks(documents, prompt, request.truncate)
+        check_tokens(items, request.most_tokens)
+        encoded = encode_documents(loaded, request, items, [len(chunks) for chunks in documents])
+        rows = [value for value in encoded.columns["chunks"] if isinstance(value, np.ndarray)]
+        vectors = np.concatenate(rows)
+        tokens, truncated = sum(encoded.tokens), sum(item.truncated for item in items)
+        tracing.describe(tokens=tokens)
+        metrics.TRUNCATED.labels(model.spec.id).inc(truncated)
+        normalizes = model.normalize or loaded.facts.normalizes
+        columns = _finished({"dense": vectors}, request, normalizes)
+        spans = [span for item in items for span in item.spans]
+        took_ms = (time.monotonic() - started) * 1000
+        return Embedded(
+            columns, len(spans), model, loaded, tokens, truncated, 0, took_ms,
+            chunk_tokens=[end - start for start, end in spans],
+        )  # fmt: skip
+
+    def classify(
+        self, inputs: Sequence[str | Pair], request: EmbedRequest, *, raw: bool = False
+    ) -> Embedded:
+        """Score texts, or pairs of texts, by each label of a classifier: `scores`.
+
+        They are what the model's activation makes of its logits, unless `raw`: shares that add up
+        to 1, or a sigmoid for each label where each is its own question. Of a single label, also of
+        a reranker, it is always the sigmoid. Raises what `embed` raises.
+        """
+        taken = request.taken or self._select(request, CLASSES)
+        scored = self._run(replace(request, outputs=SCORE, taken=taken), inputs)
+        facts = scored.loaded.facts
+        if raw or facts.device == "remote":  # a provider's scores are what it makes of its own
+            return scored
+        activation = facts.activation if len(facts.labels) > 1 else "sigmoid"
+        return replace(scored, columns={"score": activated(scored.scores, activation)})
+
+    def tokenize(
+        self,
+        inputs: Sequence[str | Pair],
+        request: EmbedRequest,
+        *,
+        add_special_tokens: bool = True,
+    ) -> list[list[Token]]:
+        """Return the tokens of each whole input, with the prompt that the request asks for.
+
+        Raises TooLarge for a text that is too long and for more than `most_tokens`, BadRequest for
+        a model whose tokens are not known here, and what `pieces` and `select` raise.
+        """
+        _, loaded = request.taken or self._select(request, ())
+        embedder = loaded.embedder
+        prompt = embedder.prompt(request.prompt_name, request.prompt, request.role)
+        most = request.most_tokens
+        texts = ((each,) if isinstance(each, str) else each for each in inputs)
+        sizes = [len(prompt.text) + sum(map(len, parts)) for parts in texts]
+        found: list[list[Token]] = []
+        count = 0
+        for piece in pieces(request, sizes, "characters"):
+            made = embedder.tokenize(inputs[piece], prompt, special=add_special_tokens)
+            count += sum(map(len, made))
+            if most is not None and count > most:
+                raise TooLarge(f"these have more than the {most} tokens that a reply may hold")
+            found += made
+        return found
+
+    def detokenize(
+        self, ids: Sequence[Sequence[int]], request: EmbedRequest, *,
+        skip_special_tokens: bool = True,
+    ) -> list[str]:  # fmt: skip
+        """Return the text of each list of token ids. Raises what `tokenize` raises."""
+        _, loaded = request.taken or self._select(request, ())
+        texts: list[str] = []
+        for piece in pieces(request, [len(each) for each in ids], "token ids"):
+            try:
+                texts += loaded.embedder.detokenize(ids[piece], skip_special=skip_special_tokens)
+            except BadRequest as refused:
+                if refused.index is not None:
+                    refused.index += piece.start
+                raise
+        return texts
+
+    def _select(self, request: EmbedRequest, outputs: Sequence[Wish]) -> Taken:
+        return select(self.registry, request.model, outputs, request.deadline)
+
     def rerank(
         self, query: str, documents: Sequence[str], request: EmbedRequest, *, raw: bool = False
     ) -> Embedded:
@@ -153,20 +225,18 @@ class Engine:
 
     def _run(self, request: EmbedRequest, inputs: Sequence[Input | Pair]) -> Embedded:
         started = time.monotonic()
-        model, loaded = request.taken or select(
-            self.registry, request.model, request.outputs, request.deadline
-        )
+        model, loaded = request.taken or self._select(request, request.outputs)
         facts = loaded.facts
         _check_dimensions(request.dimensions, facts.dimension)
-        prompt = loaded.embedder.prompt(request.prompt_name, request.prompt, request.role)
+        prompt = prompt_of(loaded, request)
         truncate = request.truncate or self.truncate
         tracing.describe(model=model.spec.id, texts=len(inputs))
-        encode = functools.partial(_encode, loaded, request, inputs, prompt, truncate)
+        making = functools.partial(encode, loaded, request, inputs, prompt, truncate, LARGEST_KEPT)
         if self._cache is None:
-            rows, hits = encode(range(len(inputs))), 0
+            rows, hits = making(range(len(inputs))), 0
         else:
             keys = keys_of(facts, prompt, truncate, request.outputs, inputs)
-            rows, hits = self._recall(self._cache, keys, facts, encode, request)
+            rows, hits = self._recall(self._cache, keys, facts, making, request)
         tokens, truncated = sum(rows.tokens), sum(rows.truncated)
         tracing.describe(tokens=tokens)
         metrics.TRUNCATED.labels(model.spec.id).inc(truncated)
@@ -217,7 +287,7 @@ class Engine:
         known = hits | made
         entries = [known[key] for key in keys]
         columns = {
-            output: _column(output, [entry.values[at] for entry in entries], facts)
+            output: column_of(output, [entry.values[at] for entry in entries], facts)
             for at, output in enumerate(outputs)
         }
         return Rows(columns, [e.tokens for e in entries], [e.truncated for e in entries]), count
@@ -252,6 +322,8 @@ def _look_up(
 ) -> dict[bytes, Entry]:
     """Return what the cache holds of these keys. What is damaged is dropped there."""
     width = len(facts.labels) if "score" in outputs else facts.dimension
+    if "tokens" in outputs:
+        width = facts.token_dimension
     if not width and outputs != ("sparse",):  # of a remote model before its first reply
         return {}
     values = zip(keys, cache.get(keys), strict=True)
@@ -261,89 +333,6 @@ def _look_up(
         metrics.CACHE.labels("damaged").inc(len(damaged))
         cache.drop(damaged)
     return found
-
-
-def _column(output: Output, values: Sequence[Any], facts: Facts) -> Column:
-    """Return the values of all inputs for one output, as `Encoded` has them."""
-    if output in ("sparse", "multi_vector"):
-        return values
-    width = len(values[0]) if values else facts.dimension
-    rows = np.empty((len(values), width), np.float32)
-    for place, value in enumerate(values):
-        rows[place] = value
-    return rows
-
-
-def _encode(
-    loaded: Loaded, request: EmbedRequest, inputs: Sequence[Input | Pair], prompt: Prompt,
-    truncate: Truncate, places: Sequence[int],
-) -> Rows:  # fmt: skip
-    outputs = request.outputs
-    try:
-        with tracing.stage("tokenize"):
-            chosen: Any = [inputs[place] for place in places]
-            pairs = outputs == SCORE
-            prepare = loaded.embedder.prepare_pairs if pairs else loaded.embedder.prepare
-            items = prepare(chosen, prompt, truncate)
-        if outputs != DENSE:
-            items = [replace(item, outputs=outputs) for item in items]
-        _check_tokens(items, request.most_tokens)
-        if "sparse" in outputs:
-            return _encode_sparse(loaded, request, items)
-        encoded = loaded.encoder.encode(items, request.deadline, request.gone)
-    except ServiceError as exc:
-        if exc.index is not None:
-            exc.index = places[exc.index]
-        raise
-    # A pass may hold what other requests asked for.
-    columns = {output: encoded.columns[output] for output in outputs}
-    return Rows(columns, encoded.tokens, [item.truncated for item in items])
-
-
-def _encode_sparse(loaded: Loaded, request: EmbedRequest, items: Sequence[Item]) -> Rows:
-    """Encode some items at a time, the longest first, and count their terms.
-
-    A row that is too large to be kept is cut to what the request asks for before the next are made.
-    Raises TooLarge once the terms are more than `most_terms`, and what the encoder raises.
-    """
-    order = sorted(range(len(items)), key=lambda place: -items[place].tokens)
-    columns: dict[Output, list[Any]] = {each: [None] * len(items) for each in request.outputs}
-    tokens, own, terms = [0] * len(items), set(), 0
-    least = request.min_weight or 0.0
-    for start in range(0, len(order), SPARSE_AT_ONCE):
-        some = order[start : start + SPARSE_AT_ONCE]
-        try:
-            part = [items[place] for place in some]
-            encoded = loaded.encoder.encode(part, request.deadline, request.gone)
-        except ServiceError as exc:
-            if exc.index is not None:
-                exc.index = some[exc.index]
-            raise
-        for at, place in enumerate(some):
-            tokens[place] = encoded.tokens[at]
-            for output, column in columns.items():
-                column[place] = encoded.columns[output][at]
-            row = columns["sparse"][place]
-            if row.indices.nbytes + row.values.nbytes > LARGEST_KEPT:
-                row = columns["sparse"][place] = top_terms(row, request.top_n, least)
-                own.add(place)
-            terms += min(int((np.abs(row.values) >= least).sum()), request.top_n or len(row.values))
-        if request.most_terms is not None and terms > request.most_terms:
-            raise TooLarge(
-                f"the sparse vectors have more than the {request.most_terms} terms that a reply "
-                "may hold: send fewer texts, or ask for fewer terms (top_n)"
-            )
-    made = {output: _column(output, column, loaded.facts) for output, column in columns.items()}
-    return Rows(made, tokens, [item.truncated for item in items], own)
-
-
-def _check_tokens(items: Sequence[Item], most: int | None) -> None:
-    """Raise TooLarge where the vectors of so many tokens are more than a reply may hold."""
-    if most is not None and (tokens := sum(item.tokens for item in items)) > most:
-        raise TooLarge(
-            f"the vectors of {tokens} tokens are more than a reply may hold, which is those of "
-            f"{most}: send fewer or shorter texts"
-        )
 
 
 def _check_dimensions(dimensions: int | None, most: int) -> None:

@@ -30,7 +30,7 @@ CRC = struct.Struct("<I")  # at the end: of the key and of all before
 RESIDUE = 0x2144DF1C
 # The outputs by their bit. A vector or scores are one row; of a sparse row the indices are the
 # first and the weights the second.
-BITS: dict[Output, int] = {"dense": 1, "sparse": 2, "multi_vector": 4, "score": 8}
+BITS: dict[Output, int] = {"dense": 1, "sparse": 2, "multi_vector": 4, "score": 8, "tokens": 16}
 # The outputs that are one row of a known width, the same for every input.
 FIXED: tuple[Output, ...] = ("dense", "score")
 
@@ -64,7 +64,9 @@ def keys_of(
     inputs: Sequence[Input | Pair],
 ) -> list[bytes]:  # fmt: skip
     """Return the key of each input."""
-    how = (prompt.name, prompt.text, prompt.task, truncate, *outputs)
+    limits = (prompt.limit, prompt.document_limit)
+    cut = limits if any(limits) else ()  # no more for the many keys without one
+    how = (prompt.name, prompt.text, prompt.task, truncate, *outputs, *cut)
     context = (facts.fingerprint, facts.max_tokens, *how)
     common = blake2b(digest_size=20)
     common.update(blake2b(json.dumps(context).encode()).digest())
@@ -182,7 +184,7 @@ def _value(
         return Sparse(indices, weights)
     if matrix.shape[1] != width:
         raise ValueError("it has another width")
-    if output == "multi_vector":
+    if output in ("multi_vector", "tokens"):
         return matrix
     if len(matrix) != 1:
         raise ValueError("it has more than one row")

@@ -8,6 +8,7 @@ from embedders.backends import local
 from embedders.base import Embedder, Facts, Prompt
 from embedders.cohere import CohereEmbedder
 from embedders.fake import FakeEmbedder
+from embedders.files import Files, read_files
 from embedders.huggingface import HuggingFaceEmbedder
 from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
@@ -74,6 +75,12 @@ def size_of(spec: ModelSpec, settings: ModelSettings, facts: Facts | None = None
     if adapter_of(spec) is not None or urls_only:
         return None
     return weights_of(spec, settings, facts) if spec.type in LOCAL_TYPES else 0
+
+
+def files_of(spec: ModelSpec, settings: ModelSettings) -> Files | None:
+    """Return what its files say of a model that runs here, or None where there are none."""
+    local = spec.type in LOCAL_TYPES and adapter_of(spec) is None
+    return read_files(spec, settings) if local else None
 
 
 def try_provider(providers: Providers, name: str) -> dict[str, object]:

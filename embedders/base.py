@@ -30,10 +30,26 @@ class Sparse(NamedTuple):
     values: NDArray[np.float32]
 
 
+class Token(NamedTuple):
+    """A token of a text: its id, and the characters of the text that it is of.
+
+    `text` is what it stands for there, or its own name if it is a special one that was added, which
+    has no place. Both places are in the prompt and the text together, of a pair in its own text.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
 Input = str | Sequence[int]  # a text, or its token ids in the model's own vocabulary
 # What a model gives for an input: a vector (d,) float32, `Sparse`, the vectors of its tokens
-# (t, d) float32, or a reranker's or classifier's raw scores (labels,) float32.
-Output = Literal["dense", "sparse", "multi_vector", "score"]
+# (t, d) float32, a reranker's or classifier's raw scores (labels,) float32, the states of a dense
+# model's tokens before they are pooled (t, d) float32, or vectors of the chunks of a document
+# (c, d) float32. The last two are of no model's `outputs`: see `Facts`.
+Output = Literal["dense", "sparse", "multi_vector", "score", "tokens", "chunks"]
 # What a model is; all but "classifier" can be configured as a model's type.
 Kind = Literal["sentence_transformer", "reranker", "classifier", "sparse", "multi_vector"]
 # What a model's scores are made of its raw ones by: 1 / (1 + e^-x), or e^x / sum of e^x.
@@ -54,12 +70,16 @@ class Prompt:
     """An instruction that goes before every text.
 
     `name` is the name it was chosen by, if any. `task` is the side of a retrieval that the texts
-    are on: some models choose a length limit or a network by it.
+    are on: some models choose a length limit or a network by it. `limit` is the most tokens of an
+    input, special ones included, and `document_limit` of a pair's document alone, where a request
+    wants fewer than the model reads.
     """
 
     text: str = ""
     name: str | None = None
     task: Task | None = None
+    limit: int | None = None
+    document_limit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +91,8 @@ class Item:
     tokens, a prompt's, are left out of the pooled vector. `prompt` and `side` (which side is cut)
     are set where the library itself prepares the text. `variant` is what else a provider is sent.
     `outputs` is what the caller wants of a model that gives several; `second` is where the second
-    text of a pair begins, 0 for one text.
+    text of a pair begins, 0 for one text. `spans` has where the tokens of each chunk of a document
+    begin and end.
     """
 
     payload: Sequence[int] | str
@@ -83,6 +104,7 @@ class Item:
     variant: str = ""
     outputs: tuple[Output, ...] = DENSE
     second: int = 0
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +158,10 @@ class Facts:
     vocabulary: int | None = None
     # Whether the model ends with a Normalize module; `encode` returns the vectors before it.
     normalizes: bool = False
+    # How many numbers the state of a token has, if the model gives them; 0 if it does not.
+    token_dimension: int = 0
+    # Whether it gives the chunks of a document vectors, each the mean of the chunk's states.
+    pools_chunks: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     notes: Sequence[str] = ()  # what the operator should know, one line each
@@ -183,8 +209,32 @@ class Preparer(Protocol):
     ) -> list[Item]:
         """See `Embedder.prepare_pairs`."""
 
+    def prepare_chunks(
+        self, documents: Sequence[Sequence[str]], prompt: Prompt, truncate: Truncate | None
+    ) -> list[Item]:
+        """See `Embedder.prepare_chunks`."""
+
+    def tokenize(
+        self, inputs: Sequence[str | Pair], prompt: Prompt, *, special: bool
+    ) -> list[list[Token]]:
+        """See `Embedder.tokenize`."""
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """See `Embedder.detokenize`."""
+
     def recipe(self) -> dict[str, Any]:
         """Return JSON from which `embedders.tokens.preparer_of` makes an equal one."""
+
+
+NO_CHUNKS = (
+    "late chunking: it is not known here where in a text this model's tokens are; send the chunks "
+    "without it"
+)
+
+
+def no_tokens() -> BadRequest:
+    """Return the error of a model whose tokenizer cannot be asked."""
+    return BadRequest("this model's tokens are not known here", param="model")
 
 
 class OutOfMemory(Exception):
@@ -208,6 +258,8 @@ class Embedder:
     pass_items: int = 512
     # Whether an item's payload alone decides its vector, so that another service can encode it.
     portable: bool = True
+    # Whether it gives nothing but dense vectors, whatever the model whose copy it is gives.
+    dense_only: ClassVar[bool] = False
     # How many passes may be under way at once: a GPU computes one while the next is copied to it.
     in_flight: int = 1
     # What the weights take on their device, once whoever loaded the model has counted them.
@@ -235,6 +287,35 @@ class Embedder:
         What is cut of a pair that is too long is the document.
         """
         raise NotImplementedError
+
+    def prepare_chunks(
+        self, documents: Sequence[Sequence[str]], prompt: Prompt, truncate: Truncate | None
+    ) -> list[Item]:
+        """Return each document ready to encode, with its chunks' `spans`. Here the preparer does.
+
+        Raises Invalid for a chunk without a token of its own, InputTooLong unless `truncate`
+        lets the document be cut, both with the index of the chunk among those of all documents.
+        """
+        if self.preparer is None:
+            raise BadRequest(NO_CHUNKS, param="model")
+        return self.preparer.prepare_chunks(documents, prompt, truncate)
+
+    def tokenize(
+        self, inputs: Sequence[str | Pair], prompt: Prompt, *, special: bool
+    ) -> list[list[Token]]:
+        """Return the tokens of each whole input, with the `special` ones that the model adds.
+
+        Here the preparer reads them. Raises BadRequest where the tokens are not known here.
+        """
+        if self.preparer is None:
+            raise no_tokens()
+        return self.preparer.tokenize(inputs, prompt, special=special)
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """Return the text of each list of token ids. Raises BadRequest as `tokenize`."""
+        if self.preparer is None:
+            raise no_tokens()
+        return self.preparer.detokenize(ids, skip_special=skip_special)
 
     def encode(
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
@@ -285,13 +366,15 @@ class Embedder:
     def prompt(self, name: str | None, text: str | None, role: str | None = None) -> Prompt:
         """Return the prompt with this text, of exactly this name, or for this role.
 
-        Without any of them it is the model's default. Raises BadRequest with the known names for
-        an unknown name or role.
+        An exact name comes before one in another case; a role may have none. Without any of them
+        it is the model's default. Raises BadRequest with the known names for an unknown one.
         """
         known, default = self.facts.prompts, self.facts.default_prompt_name
         # A late-interaction model marks either side; documents are the many.
         other: Task | None = "document" if self.facts.kind == "multi_vector" else None
         if text is not None:
+            if (word := role or name) and not side_of(word):
+                raise BadRequest(f"prompt and {word[:64]!r} contradict each other", param="prompt")
             return Prompt(text, None, side_of(role or name) or other)
         if name is not None and name in known:
             return Prompt(known[name], name, side_of(name) or other)
@@ -301,8 +384,9 @@ class Embedder:
         named = side_of(wanted)
         side = named or other
         if wanted is not None:
+            own = {each.lower(): each for each in known} | {each: each for each in known}
             words = (wanted, wanted.lower(), *(SIDES[side] if side else ()))
-            found = [word for word in words if word in known]
+            found = [own[word] for word in words if word in own]
             if found:
                 chosen = next((word for word in found if known[word]), found[0])
                 return Prompt(known[chosen], chosen, side)
@@ -312,4 +396,5 @@ class Embedder:
                     f"unknown prompt {wanted[:64]!r}; this model knows: {names}",
                     param="input_type" if name is None else "prompt_name",
                 )
+            return Prompt("", None, side)
         return Prompt(known[default] if default else "", default or None, side)

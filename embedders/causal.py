@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from embedders.loading import LoadedModel
-from embedders.pairs import Template
+from embedders.templates import Template
 from errors import ModelUnavailable
 
 # The keys of an entry's `prompts` that are no instructions.

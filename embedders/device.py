@@ -272,6 +272,9 @@ class DeviceEmbedder(Embedder):
     _device: Any  # a torch.device
     # Whether only texts of one length are padded together, as padding changes a text's result.
     one_length: bool = False
+    # Whether the network itself computes the states of tokens that are asked for, as this way's are
+    # not proven to be the library's.
+    tokens_apart: bool = False
 
     def free_network(self) -> None:
         """Free the network that a packed copy of it replaces, if there is one."""

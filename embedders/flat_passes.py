@@ -65,6 +65,11 @@ class FlatPasses:
         self.pass_tokens = MOST_TOKENS
 
     @property
+    def network(self) -> FlatNetwork:
+        """The network without padding."""
+        return self._network
+
+    @property
     def sizes(self) -> list[Size]:
         """The sizes of the recorded passes."""
         return self._graphs.sizes if self._graphs else []

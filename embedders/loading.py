@@ -146,7 +146,7 @@ class LoadedModel(Found):
         prompts = [model.prompts, model.default_prompt_name]
         identity = [
             self.source.digest, self.kind, max_tokens, prompts, spec.dimensions, normalize,
-            precision,
+            precision, *([spec.pooling] if spec.pooling else []),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -181,6 +181,8 @@ def load(found: Found) -> LoadedModel:
         _refuse_untrained(found, modules)
     normalizes = _configure(modules, found)
     notes = found.notes + unread
+    if spec.pooling:
+        notes = tuple(note for note in notes if note != kinds.MEAN)
     if modules.transformers_model is not None and "big_bird" in found.network:
         notes += ("it uses full attention, as the library does after the first short text",)
     for note in notes:
@@ -245,6 +247,7 @@ def _configure(model: Any, found: Found) -> bool:
             what = kinds.WHAT[found.kind]
             raise ModelUnavailable(f"dimensions {spec.dimensions}: {spec.model_name!r} {what}")
         return False
+    _pool(model, found)
     width = int(model.get_embedding_dimension())
     if spec.dimensions is not None:
         if spec.dimensions > width:
@@ -255,6 +258,23 @@ def _configure(model: Any, found: Found) -> bool:
     if normalizes:
         model._modules.popitem()  # `del model[-1]` would rename the others
     return normalizes
+
+
+def _pool(model: Any, found: Found) -> None:
+    """Have a model without modules.json pool as its entry says. Raises ModelUnavailable for others
+    that pool otherwise: their vectors would mean nothing.
+    """
+    wanted = found.spec.pooling
+    module = next((m for m in model if hasattr(m, "pooling_mode")), None)
+    own = getattr(module, "pooling_mode", None)
+    if wanted is None or wanted == own:
+        return
+    if module is None or (found.source.folder / "modules.json").is_file():
+        raise ModelUnavailable(
+            f"pooling {wanted!r}: {found.spec.model_name!r} was made with {own or 'no'} pooling, "
+            "and other vectors of it mean nothing; leave pooling out"
+        )
+    module.pooling_mode = wanted
 
 
 def read(found: Found, family: str | None = None) -> tuple[Any, tuple[str, ...]]:

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from embedders.base import Input, Item, OutOfMemory, Prompt, Truncate, Vectors
-from embedders.device import DeviceEmbedder, free_memory, on_thread_of
+from embedders.base import DENSE, Input, Item, OutOfMemory, Output, Prompt, Truncate, Value, Vectors
+from embedders.by_token import ByToken, divided, pools_chunks
+from embedders.device import DeviceEmbedder, Result, free_memory, on_thread_of
 from embedders.flat_passes import PASS_ITEMS, FlatPasses
 from embedders.layers import cores, threads, use_cores
 from embedders.loading import LoadedModel
 from embedders.packed import Make, Packed, by_length, padded_parts, shares_of, strip
+from embedders.states import FlatStates, PackedStates, PaddedStates, TokenStates
 from embedders.tokens import Limits, TextTokenizer
 
 log = logging.getLogger("embedders")
@@ -59,7 +61,11 @@ class LocalEmbedder(DeviceEmbedder):
         self._no_exact = False
         self._passes = self._failed_at = 0
         name = self._packed.layers.name if self._packed else "torch"
-        self.facts = loaded.facts(limits.most, vocabulary, name)
+        self.facts = replace(
+            loaded.facts(limits.most, vocabulary, name),
+            token_dimension=getattr(loaded.pooling, "embedding_dimension", None) or 0,
+            pools_chunks=pools_chunks(self._heads),
+        )
         self._flat: FlatPasses | None = None
         if flat:
             self._flat = FlatPasses(
@@ -87,14 +93,20 @@ class LocalEmbedder(DeviceEmbedder):
 
     def free_network(self) -> None:
         """Free the network that a packed copy replaces."""
-        if self._packed is not None:
+        if self._packed is not None and not self.tokens_apart:
             strip(self._network.auto_model)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input. See `TextTokenizer.prepare`."""
         return self._tokenizer.prepare(inputs, prompt, truncate)
 
-    def _begin(self, items: Sequence[Item]) -> Callable[[], Vectors]:
+    def _begin(self, items: Sequence[Item]) -> Callable[[], Result]:
+        if any(item.outputs != DENSE for item in items):
+            made = divided(items, self._forward, self._by_token)
+            return lambda: made
+        return self._begin_dense(items)
+
+    def _begin_dense(self, items: Sequence[Item]) -> Callable[[], Vectors]:
         flat = self._flat  # which another pass may replace meanwhile
         if flat is None:
             found = self._forward(items)
@@ -111,7 +123,7 @@ class LocalEmbedder(DeviceEmbedder):
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
         if self._flat is not None:
-            return self._begin(items)()
+            return self._begin_dense(items)()
         self._passes += 1
         packed = self._packed  # see `_begin`
         if packed is None:
@@ -133,21 +145,36 @@ class LocalEmbedder(DeviceEmbedder):
             vectors[rows] = share.result()
         return vectors
 
-    def _forward_exactly(self, items: Sequence[Item]) -> Vectors:
+    def _by_token(self, items: Sequence[Item]) -> dict[Output, list[Value | None]]:
+        """Return what is made of each token of items, by the way that their vectors are made."""
+        packed, flat, heads = self._packed, self._flat, self._heads  # another pass may replace them
+        place = next(i for i, head in enumerate(heads) if hasattr(head, "include_prompt"))
+        states: TokenStates
+        if packed is not None and not self.tokens_apart:
+            states = PackedStates(packed, self._loaded.dtype)
+        elif flat is not None and not self.tokens_apart:
+            states = FlatStates(flat.network)
+        else:
+            network = _Before(self._network, heads[:place], self._device)
+            states = PaddedStates(network, self._pad_id)
+        run = ByToken(states, heads[place + 1 :], self.facts.dimension)
+        return run(items, one_length=self.one_length)
+
+    def _forward_exactly(self, items: Sequence[Item]) -> Result:
         """Return vectors in float32, of the model loaded again from its files.
 
         After two passes in a row that were not finite, that copy replaces this network: the dtype
         does not suit the model, and no pass should run twice from then on.
         """
         if self.facts.dtype == "float32":
-            return self._forward(items)
+            return self._begin(items)()
         if self._exact is None:
             if self._no_exact:
                 raise OutOfMemory("the model's copy in float32 could not be loaded")
             self._no_exact = True  # if loading fails, it is not tried for each pass again
             self._exact = LocalEmbedder(self._loaded.exactly(), self._tokenizer.limits)
             self._exact.one_length = self.one_length
-        vectors = self._exact._forward_padded(items)
+        vectors = self._exact._begin(items)()
         if self._failed_at and 0 < self._passes - self._failed_at <= self.in_flight:
             self._replace_by(self._exact)
         self._failed_at = self._passes
@@ -224,6 +251,20 @@ class LocalEmbedder(DeviceEmbedder):
 
     def _release(self) -> None:
         del self._loaded, self._network, self._heads, self._packed, self._flat, self._exact
+
+
+class _Before:
+    """The library's network and the modules before its pooling: the tokens' states come out."""
+
+    def __init__(self, network: Any, modules: Sequence[Any], device: Any) -> None:
+        self._network, self._modules, self.device = network, modules, device
+
+    def __call__(self, **features: Any) -> tuple[Any]:
+        found = self._network(features)
+        found["token_embeddings"] = found["token_embeddings"].float()
+        for module in self._modules:
+            found = module(found)
+        return (found["token_embeddings"],)
 
 
 def _rows_of(features: dict[str, Any], rows: list[int]) -> dict[str, Any]:

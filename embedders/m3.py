@@ -32,13 +32,14 @@ from embedders.fallback import FallbackEmbedder
 from embedders.loading import LoadedModel
 from embedders.manifest import HEADS
 from embedders.packed import by_length, strip
-from embedders.proof import Proof, Reference
+from embedders.proof import Asking, Proof, Reference
 from embedders.sparse import rows_of
 from embedders.states import PackedStates, Part, StatesEmbedder, TokenStates, ways
 from embedders.tokens import Limits, TextTokenizer
 from errors import ModelUnavailable
 
 OUTPUTS: tuple[Output, ...] = ("dense", "sparse", "multi_vector")
+TOKENS: Output = "tokens"  # the states that all of these are made of
 
 
 def has_heads(loaded: LoadedModel) -> bool:
@@ -140,6 +141,10 @@ class M3Proof(Proof):
                 return f"{output}: {difference}"
         return None
 
+    def states_differ(self, embedder: Embedder) -> str | None:
+        """Return None: the states of tokens were compared by what the heads make of them."""
+        return None
+
 
 class LibraryStates:
     """The last states that the library's network gives texts, each computed once."""
@@ -211,20 +216,6 @@ class TokenHeadReference(Reference):
         return np.concatenate(list(encoded.columns["multi_vector"]))
 
 
-class Asking(Embedder):
-    """An embedder that is asked for one of its outputs."""
-
-    def __init__(self, embedder: Embedder, output: Output) -> None:
-        self._embedder, self._output = embedder, output
-        self.facts, self.portable = embedder.facts, embedder.portable
-        self.encode = embedder.encode  # type: ignore[method-assign]
-
-    def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Return the items, asked for that output."""
-        items = self._embedder.prepare(inputs, prompt, truncate)
-        return [replace(item, outputs=(self._output,)) for item in items]
-
-
 class M3Embedder(StatesEmbedder):
     """A dense model with both heads, on one device."""
 
@@ -241,7 +232,8 @@ class M3Embedder(StatesEmbedder):
             words.backend_tokenizer, limits, vocabulary, side=words.truncation_side
         )
         facts = loaded.facts(limits.most, vocabulary, self._states.name)
-        self.facts = replace(facts, outputs=OUTPUTS)
+        width = int(self._network.auto_model.config.hidden_size)
+        self.facts = replace(facts, outputs=OUTPUTS, token_dimension=width)
 
     def free_network(self) -> None:
         """Free the network that a packed copy replaces."""
@@ -255,7 +247,7 @@ class M3Embedder(StatesEmbedder):
     def _forward(self, items: Sequence[Item]) -> Encoded:
         found: dict[Output, list[Value | None]] = {
             output: [None] * len(items)
-            for output in OUTPUTS
+            for output in (*OUTPUTS, TOKENS)
             if any(output in item.outputs for item in items)
         }
 
@@ -271,6 +263,8 @@ class M3Embedder(StatesEmbedder):
                     found["sparse"][row] = self._heads.terms(ids, states)
                 if "multi_vector" in item.outputs:
                     found["multi_vector"][row] = self._heads.vectors(states)
+                if TOKENS in item.outputs:
+                    found[TOKENS][row] = np.array(states.cpu().numpy())
 
         payloads: Any = [item.payload for item in items]
         self._states(payloads, use, one_length=self.one_length)

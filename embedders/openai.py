@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from config import ModelSpec
 from embedders.base import Vectors
+from embedders.providers import Providers
 from embedders.remote import Part, Payload, RemoteEmbedder, Send
 
 
@@ -24,6 +26,12 @@ class OpenAIEmbedder(RemoteEmbedder):
         "text-embedding-3-large": 3072,
         "text-embedding-ada-002": 1536,
     }
+
+    def __init__(self, spec: ModelSpec, providers: Providers) -> None:
+        super().__init__(spec, providers)
+        if self.base != self.home and not spec.api_version:
+            # OpenAI and Azure refuse what is too long; what another server does is not known.
+            self.cuts = ("auto", "right")
 
     def ask(self, send: Send, inputs: list[Payload], variant: str) -> Part:
         """Ask for base64, a third of the bytes of JSON. A reply with floats is read too."""

@@ -13,8 +13,9 @@ import numpy as np
 
 from embedders.base import Embedder, Item, Pair, Preparer, Prompt, Vectors
 from embedders.packed import by_length
-from embedders.pairs import PairTokenizer, Template
+from embedders.pairs import PairTokenizer
 from embedders.proof import MOST_TOKENS_CUT, STRANGE, crowds_of, special_of, words_of
+from embedders.templates import Template
 
 # The most that a raw score may differ from the library's: in float32 itself, in half precision as
 # a share of the spread of the scores, and times what the library's own scores differ by between a
@@ -199,10 +200,10 @@ class PairProof:
 
     def difference(self, embedder: Embedder) -> str | None:
         """Return how an embedder's results differ from the library's, or None if they do not."""
-        cuts_queries = isinstance(embedder.preparer, PairTokenizer)
-        odd: list[Pair | str] = [*self._odd, *(self._long if cuts_queries else ())]
-        if embedder.facts.kind == "classifier":
-            odd += [pair.document for pair in odd if isinstance(pair, Pair) and pair[1].strip()]
+        odd: list[Pair | str] = [*self._odd]
+        if isinstance(embedder.preparer, PairTokenizer):  # no template
+            odd += self._long
+            odd += [pair.document for pair in (*self._odd, *self._long) if pair.document.strip()]
         for prompt in self._prompts:
             for given in odd:
                 ids = self._scorer.ids(given, prompt)
@@ -234,6 +235,10 @@ class PairProof:
                     f"a pair of {items[row].tokens} tokens {how} scores {off[row]:.2g} off the "
                     f"library's; {most:.2g} is allowed"
                 )
+        return None
+
+    def states_differ(self, embedder: Embedder) -> str | None:
+        """Return None: a reranker gives none."""
         return None
 
     def _most(self, spread: float, own: float = 0.0) -> float:

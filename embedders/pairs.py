@@ -4,32 +4,18 @@ What is cut of a pair that is too long is the document; the query keeps at least
 Nothing here needs torch or transformers, so that any process can prepare pairs.
 """
 
-import functools
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from embedders.base import Input, Item, Pair, Prompt, Truncate
-from embedders.tokens import (
-    CHARACTERS_PER_TOKEN,
-    NEAR_THE_CUT,
-    PREPARERS,
-    Limits,
-    TextTokenizer,
-)
+from embedders.base import Input, Item, Pair, Prompt, Token, Truncate
+from embedders.tokens import CHARACTERS_PER_TOKEN, PREPARERS, Limits, TextTokenizer
+from embedders.vocabulary import bare, tokens_of
 from errors import BadRequest, InputTooLong, ModelUnavailable, TooLarge
 
-PAIR, TEMPLATE = "pair", "template"
-# Pairs whose tokens are in memory at a time, at some 0.1 KB each.
-PAIRS_AT_ONCE = 64
-# Characters of queries, each counted with each of its documents: 2,048 documents beside a query of
-# 8,192 tokens are 75 million. More come of a query that is blanks, which have no tokens.
-MOST_READ = 1 << 27
-# The places of a template: the request's texts, and the instruction that goes before them.
-PLACES = re.compile(r"\{(query|document|instruction)\}")
+PAIR = "pair"
 
 
 class OtherLayout(Exception):
@@ -44,16 +30,14 @@ class PairTokenizer:
     """
 
     def __init__(
-        self, texts: TextTokenizer, frame: Sequence[Sequence[int]], limit: int, typed: bool,
-        single: TextTokenizer | None = None,
-    ) -> None:  # fmt: skip
+        self, texts: TextTokenizer, frame: Sequence[Sequence[int]], limit: int, typed: bool
+    ) -> None:
         """Take a tokenizer that gives a text's bare ids, and a pair's special tokens.
 
         `frame` is what stands before, between and after the two texts, `typed` whether the network
-        is told where the second begins. `single` prepares texts for a model that also reads them
-        alone. Raises ModelUnavailable.
+        is told where the second begins. Raises ModelUnavailable.
         """
-        self._texts, self._single, self._limit = texts, single, limit
+        self._texts, self._single, self._limit = texts, texts.with_special(), limit
         self._side: Truncate = texts.side
         self._typed = typed
         self._before, self._middle, self._after = (list(ids) for ids in frame)
@@ -62,9 +46,7 @@ class PairTokenizer:
             raise ModelUnavailable(f"a limit of {limit} tokens leaves no room for a pair")
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Return texts for a classifier. Raises BadRequest for a reranker, which reads pairs."""
-        if self._single is None:
-            raise no_single_text()
+        """Return texts alone, of which such a network gives scores too."""
         return self._single.prepare(inputs, prompt, truncate)
 
     def prepare_pairs(
@@ -72,24 +54,41 @@ class PairTokenizer:
     ) -> list[Item]:
         """Return the ids of each pair; see `Embedder`.
 
-        A prompt goes before the query. Raises InputTooLong with the pair's index.
+        A prompt goes before the query. Raises InputTooLong with the pair's index, and TooLarge.
         """
         side: Truncate = truncate if truncate in ("left", "right") else self._side
+        room = self._room + within(prompt, self._limit) - self._limit
+        if room < 2:
+            raise no_room(prompt)
         queries = list(dict.fromkeys(pair.query for pair in pairs))  # often one for all documents
-        read = dict(zip(queries, self._texts.prepare(queries, prompt, side), strict=True))
-        documents = self._texts.prepare([pair.document for pair in pairs], Prompt(), side)
-        whole = functools.cache(self._texts.count)
+        given = self._texts.prepare(queries, replace(prompt, limit=None), side)
+        read = dict(zip(queries, given, strict=True))
+        most = prompt.document_limit
+        short = most is not None and most < self._limit  # a document is cut to it, and no further
+        texts = [pair.document for pair in pairs]
+        documents = self._texts.prepare(texts, Prompt(limit=most if short else None), side)
+        # One of two texts that are both cut gets the odd token; a short document is not the longer.
+        odd = room % 2 and truncate != "error" and not short
+        asked = {query: prompt.text + query for query in queries}
+        whole = self._lengths(
+            [
+                Pair(asked[pair.query], pair.document)
+                for pair, document in zip(pairs, documents, strict=True)
+                if odd and document.truncated and read[pair.query].truncated
+            ]
+        )
         items = []
         for index, (pair, document) in enumerate(zip(pairs, documents, strict=True)):
             query = read[pair.query]
             longer = query.truncated or document.truncated
-            longer = longer or query.tokens + document.tokens > self._room
+            longer = longer or query.tokens + document.tokens > room
             if longer and truncate == "error":
-                raise too_long(index, self._limit)
-            counts = query.tokens + query.truncated, document.tokens + document.truncated
-            if query.truncated and document.truncated and self._room % 2:  # one gets the odd token
-                counts = whole(prompt.text + pair.query), self._texts.count(pair.document)
-            kept = shares(*counts, self._room)
+                raise too_long(index, within(prompt, self._limit))
+            count = document.tokens + (document.truncated and not short)
+            counts = query.tokens + query.truncated, count
+            if odd and query.truncated and document.truncated:
+                counts = whole[asked[pair.query]], whole[pair.document]
+            kept = shares(*counts, room)
             first, last = (
                 _part(item, count, side)
                 for item, count in zip((query, document), kept, strict=True)
@@ -100,24 +99,55 @@ class PairTokenizer:
             items.append(Item(payload, len(payload), longer, second=second))
         return items
 
+    def _lengths(self, pairs: Sequence[Pair]) -> dict[str, int]:
+        """Return how many tokens each text has; of a very long one it may be fewer, but more than
+        its pair's other text has. Raises TooLarge for a pair of two such texts.
+        """
+        most = self._limit * CHARACTERS_PER_TOKEN
+        if any(min(map(len, pair)) > most for pair in pairs):
+            raise TooLarge(
+                f"the query and a document both have more than {most} characters: shorten one",
+                param="query",
+            )
+        texts = {text for pair in pairs for text in pair}
+        found = {text: self._texts.count(text, 0) for text in texts if len(text) <= most}
+        longest = max(found.values(), default=0)
+        long = texts - found.keys()
+        return found | {text: self._texts.count(text, longest) for text in long}
+
+    def prepare_chunks(
+        self, documents: Sequence[Sequence[str]], prompt: Prompt, truncate: Truncate | None
+    ) -> list[Item]:
+        """Raise BadRequest, as a reranker gives no vectors."""
+        raise no_single_text()
+
+    def tokenize(
+        self, inputs: Sequence[str | Pair], prompt: Prompt, *, special: bool
+    ) -> list[list[Token]]:
+        """Return the tokens of each whole text or pair. See `Embedder.tokenize`."""
+        return tokens_of(self._texts.tokenizer, inputs, prompt.text, special=special)
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """Return the text of each list of ids. See `Embedder.detokenize`."""
+        return self._texts.detokenize(ids, skip_special=skip_special)
+
     def recipe(self) -> dict[str, Any]:
         """Return JSON from which `preparer_of` makes an equal one."""
         return {
             "kind": PAIR, "texts": self._texts.recipe(), "limit": self._limit, "typed": self._typed,
             "frame": [self._before, self._middle, self._after],
-            "single": self._single and self._single.recipe(),
         }  # fmt: skip
 
 
 def pair_tokenizer(
-    tokenizer: Tokenizer, limit: int, vocabulary: int, *, typed: bool, side: Truncate, alone: bool
+    tokenizer: Tokenizer, limit: int, vocabulary: int, *, typed: bool, side: Truncate
 ) -> PairTokenizer:
-    """Return what prepares pairs, and texts `alone` if wanted, as a model's tokenizer does.
+    """Return what prepares pairs, and texts alone, as a model's tokenizer does.
 
     `typed` is whether the network reads the types of tokens, `side` the side that "auto" cuts.
     Raises OtherLayout, or ModelUnavailable for a limit that leaves no room.
     """
-    probe = _bare(tokenizer).encode("a", "b")
+    probe = bare(tokenizer).encode("a", "b")
     of, types = probe.sequence_ids, probe.type_ids
     if 0 not in of or 1 not in of:
         raise OtherLayout("its tokenizer reads no pairs")
@@ -129,8 +159,7 @@ def pair_tokenizer(
     texts = TextTokenizer(
         tokenizer, Limits(limit), vocabulary, side=side, special=False, empty=True
     )
-    single = TextTokenizer(tokenizer, Limits(limit), vocabulary, side=side) if alone else None
-    return PairTokenizer(texts, frame, limit, typed and any(types), single)
+    return PairTokenizer(texts, frame, limit, typed and any(types))
 
 
 def shares(query: int, document: int, room: int) -> tuple[int, int]:
@@ -149,160 +178,6 @@ def shares(query: int, document: int, room: int) -> tuple[int, int]:
     return (room - half, half) if query > document else (half, room - half)
 
 
-@dataclass(frozen=True)
-class Template:
-    """The text that a language model reads of a pair, in segments that are tokenized apart.
-
-    In a segment {query}, {document} and {instruction} stand for the request's texts. `prompted` are
-    the segments with an instruction; without them the model takes none.
-    """
-
-    segments: tuple[str, ...]
-    prompted: tuple[str, ...] = ()
-
-
-class TemplateTokenizer:
-    """Prepares pairs for a reranker that is a language model. Safe from many threads at once."""
-
-    def __init__(self, tokenizer: Tokenizer, limit: int, template: Template) -> None:
-        """Copy the model's tokenizer. Raises ModelUnavailable for a template that cannot be."""
-        self._tokenizer = _bare(tokenizer)
-        self._limit, self._template = limit, template
-        for segments in filter(None, (template.segments, template.prompted)):
-            text = "".join(segments)
-            if any(text.count(place) != 1 for place in ("{query}", "{document}")):
-                raise ModelUnavailable("its template needs {query} and {document}, each once")
-        if _count(self._ids([Pair("", "")], "")[0]) > limit - 2:
-            raise ModelUnavailable(f"a limit of {limit} tokens leaves no room for a pair")
-
-    def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Raise BadRequest, as a reranker reads pairs."""
-        raise no_single_text()
-
-    def prepare_pairs(
-        self, pairs: Sequence[Pair], prompt: Prompt, truncate: Truncate
-    ) -> list[Item]:
-        """Return the ids of each pair; see `Embedder`. A prompt is the instruction.
-
-        Raises InputTooLong with the pair's index, BadRequest for an instruction that it cannot
-        take.
-        """
-        if prompt.text and not self._template.prompted:
-            raise BadRequest("this model's template takes no instruction", param="prompt")
-        pairs = self._short(pairs)
-        items: list[Item] = []
-        for start in range(0, len(pairs), PAIRS_AT_ONCE):
-            part = pairs[start : start + PAIRS_AT_ONCE]
-            some = [Pair(self._some(query), self._some(document)) for query, document in part]
-            read = self._ids(some, prompt.text)
-            for pair, tried, parts in zip(part, some, read, strict=True):
-                if pair != tried and _count(parts) < self._limit + NEAR_THE_CUT:
-                    (parts,) = self._ids([pair], prompt.text)
-                longer = _count(parts) > self._limit
-                if longer and truncate == "error":
-                    raise too_long(len(items), self._limit)
-                if longer:
-                    parts = self._cut(pair, prompt.text, truncate == "left")
-                payload = [token for ids in parts for token in ids]
-                items.append(Item(payload, len(payload), longer))
-        return items
-
-    def recipe(self) -> dict[str, Any]:
-        """Return JSON from which `preparer_of` makes an equal one."""
-        return {
-            "kind": TEMPLATE, "tokenizer": self._tokenizer.to_str(), "limit": self._limit,
-            "special": self._tokenizer.encode_special_tokens, "template": asdict(self._template),
-        }  # fmt: skip
-
-    def _short(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Return the pairs with no more of a query than may be kept, and what shows that it is cut.
-
-        A query is read with each of its documents. Raises TooLarge where that is too much to read.
-        """
-        most = self._limit + 2 * NEAR_THE_CUT
-        short = {query: self._first(query, most) for query in {pair.query for pair in pairs}}
-        if sum(len(short[pair.query]) for pair in pairs) > MOST_READ:
-            raise TooLarge(
-                f"the query is read with each of the {len(pairs)} documents, which is more than "
-                f"{MOST_READ} characters: send a shorter query or fewer documents",
-                param="query",
-            )
-        return [Pair(short[pair.query], pair.document) for pair in pairs]
-
-    def _some(self, text: str) -> str:
-        """Return as much of a text as may fit; it is read whole if this leaves room."""
-        most = self._limit * CHARACTERS_PER_TOKEN
-        return text if len(text) <= most else text[:most]
-
-    def _segments(self, instruction: str) -> Sequence[str]:
-        return self._template.prompted if instruction else self._template.segments
-
-    def _ids(self, pairs: Sequence[Pair], instruction: str) -> list[list[list[int]]]:
-        """Return the ids of each segment of each pair."""
-        segments = self._segments(instruction)
-        texts = [
-            _filled(segment, query=pair.query, document=pair.document, instruction=instruction)
-            for pair in pairs
-            for segment in segments
-        ]
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        ids = [encoding.ids for encoding in encoded]
-        return [ids[at : at + len(segments)] for at in range(0, len(ids), len(segments))]
-
-    def _cut(self, pair: Pair, instruction: str, left: bool) -> list[list[int]]:
-        """Return the ids of a pair that is too long, within the limit.
-
-        The end of the document is cut, or with `left` its start, and what the template has after
-        it is kept.
-        """
-        query, document = pair
-        short = self._some(document[::-1])[::-1] if left else self._some(document)
-        room = self._limit - _count(self._ids([Pair("", "")], instruction)[0])
-        if room < 2:
-            what = f"leaves no room for a pair in this model's {self._limit} tokens"
-            raise BadRequest(f"the instruction {what}", param="prompt")
-        if len(self._encoded(short)) < room + NEAR_THE_CUT:
-            short = document
-        segments = self._segments(instruction)
-        at = next(i for i, segment in enumerate(segments) if "{document}" in segment)
-        # The library cuts the document alone, also where the query leaves nothing of it.
-        most = room - min(len(self._encoded(short)), room // 4)
-        while True:
-            first = self._first(query, most)
-            (parts,) = self._ids([Pair(first, short)], instruction)
-            before, after = (
-                _filled(each, query=first, instruction=instruction)
-                for each in segments[at].split("{document}")
-            )
-            starts = len(before), len(before) + len(short)
-            ends = [stop for _, stop in self._encoded(before + short + after).offsets]
-            lead, end = (sum(stop <= start for stop in ends) for start in starts)
-            ids, over = parts[at], _count(parts) - self._limit
-            # Where the document's start is cut, nothing of it is in the tokens before it.
-            head = self._encoded(before).ids if left and over > 0 else ids[:lead]
-            over += len(head) - lead
-            if over <= end - lead or not first:
-                break
-            most -= over - (end - lead)  # other tokens beside the cut than in the whole query
-        kept = max(0, end - lead - max(0, over))
-        inner = ids[end - kept : end] if left else ids[lead : lead + kept]
-        parts[at] = [*head, *inner, *ids[end:]]
-        return parts
-
-    def _first(self, text: str, count: int) -> str:
-        """Return a text's first tokens, at most `count`; several can be one character's."""
-        some = self._some(text)
-        offsets = self._encoded(some).offsets
-        if some != text and len(offsets) < count + NEAR_THE_CUT:
-            offsets = self._encoded(text).offsets
-        if count >= len(offsets):
-            return text
-        return text[: min(offsets[count - 1][1], offsets[count][0])] if count > 0 else ""
-
-    def _encoded(self, text: str) -> Any:
-        return self._tokenizer.encode(text, add_special_tokens=False)
-
-
 def no_single_text() -> BadRequest:
     """Return the error of a reranker that is given texts alone."""
     return BadRequest(
@@ -312,11 +187,22 @@ def no_single_text() -> BadRequest:
     )
 
 
+def within(prompt: Prompt, limit: int) -> int:
+    """Return the most tokens of a pair: a request may want fewer than the model reads."""
+    return limit if prompt.limit is None else min(limit, prompt.limit)
+
+
+def no_room(prompt: Prompt) -> BadRequest:
+    """Return the error of a request's limit that a pair cannot have."""
+    what = f"a limit of {prompt.limit} tokens leaves no room for a pair"
+    return BadRequest(what, param="truncate_prompt_tokens")
+
+
 def too_long(index: int, limit: int) -> InputTooLong:
     """Return the error of a pair over the limit that must not be cut."""
     return InputTooLong(
-        f"with the query it has more than this model's limit of {limit} tokens; shorten it, or "
-        "allow truncation",
+        f"query and document have more than the limit of {limit} tokens together; shorten the "
+        "longer one, or allow truncation",
         index=index,
     )
 
@@ -328,37 +214,9 @@ def _part(item: Item, count: int, side: Truncate) -> Sequence[int]:
     return ids[len(ids) - count :] if side == "left" else ids[:count]
 
 
-def _count(parts: Sequence[Sequence[int]]) -> int:
-    return sum(map(len, parts))
-
-
-def _filled(segment: str, **given: str) -> str:
-    """Return a segment with the texts in their places, whatever the texts hold."""
-    return "".join(
-        given[part] if odd % 2 else part for odd, part in enumerate(PLACES.split(segment))
-    )
-
-
-def _bare(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a copy that neither cuts nor pads."""
-    bare = Tokenizer.from_str(tokenizer.to_str())
-    bare.encode_special_tokens = tokenizer.encode_special_tokens  # not in to_str
-    bare.no_truncation()
-    bare.no_padding()
-    return bare
-
-
 def _pair_of_recipe(recipe: dict[str, Any]) -> PairTokenizer:
     texts = TextTokenizer.of_recipe(recipe["texts"])
-    single = TextTokenizer.of_recipe(recipe["single"]) if recipe["single"] else None
-    return PairTokenizer(texts, recipe["frame"], recipe["limit"], recipe["typed"], single)
+    return PairTokenizer(texts, recipe["frame"], recipe["limit"], recipe["typed"])
 
 
-def _template_of_recipe(recipe: dict[str, Any]) -> TemplateTokenizer:
-    tokenizer = Tokenizer.from_str(recipe["tokenizer"])
-    tokenizer.encode_special_tokens = recipe["special"]
-    template = {name: tuple(segments) for name, segments in recipe["template"].items()}
-    return TemplateTokenizer(tokenizer, recipe["limit"], Template(**template))
-
-
-PREPARERS[PAIR], PREPARERS[TEMPLATE] = _pair_of_recipe, _template_of_recipe
+PREPARERS[PAIR] = _pair_of_recipe

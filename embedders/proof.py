@@ -9,12 +9,24 @@ look equal.
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from embedders.base import Embedder, Encoded, Prompt, Task, Value, Vectors
+from embedders.base import (
+    Embedder,
+    Encoded,
+    Input,
+    Item,
+    Output,
+    Prompt,
+    Task,
+    Truncate,
+    Value,
+    Vectors,
+)
 from errors import Invalid
 
 # The least cosine to the library in the same dtype. In half precision two correct backends
@@ -116,12 +128,56 @@ class Reference:
         )
 
 
+class StatesReference(Reference):
+    """The states of tokens that a `SentenceTransformer` gives, before its pooling."""
+
+    def are_given(self) -> bool:
+        """Return whether there are any, with a mask of those that are padding."""
+        (row,) = self.model.encode(["ok"], output_value=None, prompt="", show_progress_bar=False)
+        return all(name in row for name in ("token_embeddings", "attention_mask"))
+
+    def values(self, texts: Sequence[str], prompt: Prompt, at_once: int) -> Sequence[Value]:
+        """Return the states (t, d) float32 of each text's tokens.
+
+        They are what `encode(output_value="token_embeddings")` returns, without the padding that it
+        leaves before texts that are padded on the left.
+        """
+        rows = self.model.encode(
+            list(texts), prompt=prompt.text, batch_size=at_once, show_progress_bar=False,
+            output_value=None, **_task(prompt),
+        )  # fmt: skip
+        found = [row["token_embeddings"][row["attention_mask"].bool()] for row in rows]
+        return [states.float().cpu().numpy() for states in found]
+
+    def encode(self, texts: Sequence[str], prompt: Prompt, at_once: int = 32) -> Vectors:
+        """Return the states of all tokens, text after text, (tokens, d) float32."""
+        return np.concatenate(list(self.values(texts, prompt, at_once)))
+
+    def comparable(self, encoded: Encoded) -> Vectors:
+        """Return the states of all tokens, text after text."""
+        return np.concatenate(list(encoded.columns["tokens"]))
+
+
+class Asking(Embedder):
+    """An embedder that is asked for one of its outputs."""
+
+    def __init__(self, embedder: Embedder, output: Output) -> None:
+        self._embedder, self._output = embedder, output
+        self.facts, self.portable = embedder.facts, embedder.portable
+        self.encode = embedder.encode  # type: ignore[method-assign]
+
+    def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
+        """Return the items, asked for that output."""
+        items = self._embedder.prepare(inputs, prompt, truncate)
+        return [replace(item, outputs=(self._output,)) for item in items]
+
+
 class Proof:
     """The library's results for one model, computed once and compared with every backend."""
 
     def __init__(self, reference: Reference, limit: int, half: bool) -> None:
         """Take a model whose inputs are cut at `limit` tokens; `half` means half precision."""
-        self._reference, self._half = reference, half
+        self._reference, self._limit, self._half = reference, limit, half
         self._least = EQUAL_HALF if half else EQUAL_FULL
         self._words = 200 / max(1, reference.counts([words_of(200)], Prompt(), truncation=False)[0])
         lengths = [n for n in LENGTHS if n <= limit]
@@ -167,6 +223,20 @@ class Proof:
             if difference := self._vectors_differ(embedder, prompt, texts):
                 return difference
         return self._marked_differ(embedder, prompts[0])
+
+    def states_differ(self, embedder: Embedder) -> str | None:
+        """Return how the states of tokens differ from the library's, or None, or without any.
+
+        A few short texts show it, as all else that makes states is that which makes vectors.
+        """
+        if not embedder.facts.token_dimension:
+            return None
+        states = StatesReference(self._reference.model)
+        if not states.are_given():  # a table has its rows
+            return None
+        proof = Proof(states, self._limit, self._half)
+        vars(proof)["leaks"] = self.leaks
+        return proof._vectors_differ(Asking(embedder, "tokens"), Prompt(), proof._short)
 
     def _ids_differ(self, embedder: Embedder, prompt: Prompt) -> str | None:
         for text in self._odd:

@@ -12,9 +12,10 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from embedders import weights
 from embedders.base import DeviceBroken, Embedder, OutOfMemory
@@ -38,8 +39,13 @@ class Comparison(Protocol):
     def difference(self, embedder: Embedder) -> str | None:
         """Return how an embedder's results differ from the library's, or None."""
 
+    def states_differ(self, embedder: Embedder) -> str | None:
+        """Return how the states of tokens differ, if it gives them; see `Proof.states_differ`."""
+
 
 Backend = tuple[str, Callable[[], DeviceEmbedder]]
+# What gives the states of tokens: what makes the vectors, the network apart from it, or nothing.
+States = Literal["own", "apart", "none"]
 LIBRARY = "library"
 MEASURED = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnxruntime", "numpy")
 
@@ -96,6 +102,7 @@ def choose(
                 raise
             difference = described(exc)
         if embedder and difference is None:
+            _choose_states(embedder, proof, verdict, proven=backend == known)
             verdict.keep(backend, leaks)
             log.info("%s runs by %s (proven in %.2f s)", name, backend, time.monotonic() - started)
             embedder.free_network()
@@ -108,6 +115,22 @@ def choose(
     run = library(note)
     run.one_length = leaks
     return run
+
+
+def _choose_states(
+    embedder: DeviceEmbedder, proof: Comparison, verdict: "Verdict", *, proven: bool
+) -> None:  # fmt: skip
+    """Have the states of tokens computed by what is proven to give them, or by nothing."""
+    if not proven:
+        verdict.states = "own"
+        if difference := proof.states_differ(embedder):
+            log.warning("%s: other states of tokens: %s", embedder.facts.backend, difference)
+            embedder.tokens_apart, verdict.states = True, "apart"
+            if proof.states_differ(embedder):
+                verdict.states = "none"
+    embedder.tokens_apart = verdict.states == "apart"
+    if verdict.states == "none":
+        embedder.facts = replace(embedder.facts, token_dimension=0, pools_chunks=False)
 
 
 class Verdict:
@@ -123,12 +146,14 @@ class Verdict:
         self._name, self._wanted = loaded.spec.id, loaded.backend
         self._path = weights.own_cache(loaded.settings.model_cache_dir) / "proofs" / f"{key}.json"
         self._known: str | None = None
+        self.states: States = "own"  # what gives the states of tokens
 
     def read(self) -> tuple[str | None, bool]:
         """Return the proven backend, None without one, and whether padding leaks."""
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             self._known, leaks = str(kept["backend"]), kept["leaks"] is True
+            self.states = kept["states"]
         except Exception:  # missing, or damaged in any way
             self._known, leaks = None, False
         return self._known, leaks
@@ -141,7 +166,8 @@ class Verdict:
             return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            verdict = json.dumps({"backend": backend, "leaks": leaks})
+            found = {"backend": backend, "leaks": leaks, "states": self.states}
+            verdict = json.dumps(found)
             self._path.write_text(verdict, encoding="utf-8")  # a damaged file proves it again
 
 

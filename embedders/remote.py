@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -53,6 +53,8 @@ class RemoteEmbedder(Embedder):
     max_bytes: ClassVar[int | None] = None  # of one part; a token has at least one byte
     max_tokens: ClassVar[int | None] = None
     takes_ids: ClassVar[bool] = False
+    # What it does, if asked, with an input over its limit: all of it where it refuses each.
+    cuts: Collection[Truncate] = ("auto", "right", "left", "error")
     prompts: ClassVar[Mapping[str, str]] = {}
     known_dimensions: ClassVar[Mapping[str, int]] = {}
 
@@ -114,10 +116,12 @@ class RemoteEmbedder(Embedder):
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the inputs as they are, with estimated token counts.
 
-        Raises BadRequest for token ids that the provider does not take.
+        Raises BadRequest for token ids that the provider does not take, and as `check_cut`.
         """
+        self.check_cut(truncate)
         variant, items = self.variant(prompt, truncate), []
         for index, given in enumerate(inputs):
+            refuse_over(prompt.limit, given, prompt.text)
             message = None
             if isinstance(given, str):
                 text = prompt.text + given
@@ -132,6 +136,14 @@ class RemoteEmbedder(Embedder):
             if message:
                 raise BadRequest(message, param="input", index=index)
         return items
+
+    def check_cut(self, truncate: Truncate) -> None:
+        """Raise BadRequest if the provider cannot be asked for this."""
+        if truncate not in self.cuts:
+            raise BadRequest(
+                f"truncate: {self._name} cannot be asked for {truncate!r} here: send right",
+                param="truncate",
+            )
 
     def variant(self, prompt: Prompt, truncate: Truncate) -> str:
         """Return what else is sent with the texts of a part and changes their vectors."""
@@ -256,6 +268,15 @@ class RemoteEmbedder(Embedder):
         """Return the header with the key, empty if this model sends none."""
         key = self._providers.key(self.key_of) if self.key_of else None
         return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def refuse_over(limit: int | None, given: Payload, before: str = "") -> None:
+    """Raise BadRequest for what may have more tokens than a request's own limit: a byte has one."""
+    if limit is None:
+        return
+    size = len(f"{before}{given}".encode()) if isinstance(given, str) else len(given)
+    if size > limit:
+        raise BadRequest(f"a provider cuts inputs at its own limit, not at {limit} tokens")
 
 
 def fingerprint(spec: ModelSpec, url: str) -> str:

@@ -22,6 +22,7 @@ class RemoteReplica(OpenAIEmbedder):
     """A local model's copy behind another service's `/v1`. Needs `become_replica_of` first."""
 
     provider = "replica"
+    dense_only = True
 
     def __init__(self, spec: ModelSpec, providers: Providers) -> None:
         super().__init__(spec, providers)

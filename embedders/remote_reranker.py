@@ -5,7 +5,7 @@ the name of the list and of the score. What comes back is read by its shape. The
 provider makes of its raw ones, so nothing is made of them here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from config import ModelSpec
 from embedders.base import Encoded, Gone, Input, Item, Pair, Prompt, Truncate, Vectors
 from embedders.pairs import no_single_text
 from embedders.providers import Providers
-from embedders.remote import Part, Payload, RemoteEmbedder, Send
+from embedders.remote import Part, Payload, RemoteEmbedder, Send, refuse_over
 from embedders.retry import ProviderRefused
 from errors import BadRequest, ProviderError
 
@@ -26,6 +26,7 @@ class RemoteReranker(RemoteEmbedder):
     provider = "reranker"
     home = ""  # it has no address of its own
     max_texts = 1000  # Cohere's limit; others have none or the same
+    cuts: Collection[Truncate] = ("auto", "right", "error")
     _form: str | None = None  # which of the two it takes, once that is known
 
     def __init__(self, spec: ModelSpec, providers: Providers) -> None:
@@ -41,13 +42,14 @@ class RemoteReranker(RemoteEmbedder):
     ) -> list[Item]:
         """Return the documents, each with its query, with estimated token counts.
 
-        Raises BadRequest for "left", which no provider has for documents.
+        Raises BadRequest for "left", which no provider has for documents, and as `check_cut`.
         """
-        if truncate == "left":
-            raise BadRequest("a provider cuts only a document's end: truncate right or error")
+        self.check_cut(truncate)
         items = []
         for query, document in pairs:
             asked = prompt.text + query
+            refuse_over(prompt.limit, asked + document)
+            refuse_over(prompt.document_limit, document)
             tokens = max(1, len(asked.encode()) // 4 + len(document.encode()) // 4)
             items.append(Item(document, tokens, variant=f"{truncate} {asked}"))
         return items
@@ -71,18 +73,20 @@ class RemoteReranker(RemoteEmbedder):
     def ask(self, send: Send, inputs: list[Payload], variant: str) -> Part:
         """Ask for the scores of one query's documents.
 
-        A server that refuses `documents` is asked as TEI is. What succeeds first is its form.
+        A server that refuses `documents` is asked as TEI is. What succeeds first is its form. That
+        nothing is cut can be asked for in TEI's form alone.
         """
         truncate, _, query = variant.partition(" ")
+        known = "texts" if truncate == "error" else self._form
         forms: dict[str, dict[str, Any]] = {
             "documents": {"model": self.spec.model_name, "query": query, "documents": inputs,
                           "return_documents": False},
-            "texts": {"query": query, "texts": inputs, "raw_scores": False,
-                      "truncate": truncate != "error"},
+            "texts": {"model": self.spec.model_name, "query": query, "texts": inputs,
+                      "raw_scores": False, "truncate": truncate != "error"},
         }  # fmt: skip
         first: BadRequest | ProviderRefused | None = None
         for form, body in forms.items():
-            if self._form not in (None, form):
+            if known not in (None, form):
                 continue
             try:
                 part = self._scores(send, body, len(inputs))
@@ -92,6 +96,12 @@ class RemoteReranker(RemoteEmbedder):
                 self._form = form
                 return part
         assert first is not None
+        if truncate == "error" and self._form != "texts" and isinstance(first, BadRequest):
+            raise BadRequest(
+                f"truncate: {self._name} refused these: one is too long, or it cannot be asked not "
+                "to cut; send right",
+                param="truncate",
+            )
         raise first from None  # it wants neither form, and the first refusal says why
 
     def _scores(self, send: Send, body: dict[str, Any], count: int, path: str = "rerank") -> Part:
@@ -113,6 +123,7 @@ class CohereReranker(RemoteReranker):
 
     provider = "cohere"
     home = "https://api.cohere.com"
+    cuts = ("auto", "right")
     _path = "v2/rerank"
 
     def ask(self, send: Send, inputs: list[Payload], variant: str) -> Part:

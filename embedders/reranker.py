@@ -31,7 +31,7 @@ from embedders.base import (
 )
 from embedders.causal import answers_by_words, instructions, recipe_of, rendered, tell
 from embedders.device import DeviceEmbedder
-from embedders.fallback import LibraryEmbedder
+from embedders.fallback import LibraryEmbedder, refuse_lower_limit
 from embedders.graph import WIDEST, OnnxFirstTokens
 from embedders.layers import FirstTokens, cores, use_cores
 from embedders.loading import Found, LoadedModel, load
@@ -43,14 +43,19 @@ from embedders.pair_proof import (
     Scorer,
     library_scores,
 )
-from embedders.pairs import OtherLayout, TemplateTokenizer, no_single_text, pair_tokenizer, too_long
+from embedders.pairs import OtherLayout, no_single_text, pair_tokenizer, too_long
 from embedders.states import FlatStates, PackedStates, Part, StatesEmbedder, TokenStates
+from embedders.templates import TemplateTokenizer
 from embedders.tokens import MOST_TOKENS, Limits
 from errors import BadRequest, ModelUnavailable
 
 log = logging.getLogger("embedders")
 ACTIVATIONS: dict[str, Activation] = {
     "Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax",
+}  # fmt: skip
+# Of several scores, by what the network was trained for; else they are shares of one class.
+PROBLEMS: dict[str | None, Activation] = {
+    "regression": "identity", "multi_label_classification": "sigmoid",
 }  # fmt: skip
 AT_ONCE = 32  # pairs in a batch of the library's `predict`, its default
 
@@ -109,7 +114,6 @@ def _preparer(loaded: LoadedModel, limits: Limits) -> Preparer:
     return pair_tokenizer(
         tokenizer.backend_tokenizer, limits.most, _vocabulary(loaded.modules),
         typed="token_type_ids" in tokenizer.model_input_names, side=tokenizer.truncation_side,
-        alone=loaded.kind == "classifier",
     )  # fmt: skip
 
 
@@ -223,7 +227,7 @@ class Reranker(StatesEmbedder):
         self.facts = facts_of(loaded, limits.most, way.name if way else "torch")
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Return texts alone, for a classifier. Raises BadRequest for a reranker."""
+        """Return texts alone. Raises BadRequest for a model that reads pairs by a template."""
         return self.preparer.prepare(inputs, prompt, truncate)
 
     def prepare_pairs(
@@ -280,7 +284,9 @@ class LibraryReranker(LibraryEmbedder):
         super().__init__(loaded, LibraryScorer(loaded.modules), facts)
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
-        """Raise BadRequest: it takes pairs."""
+        """Raise BadRequest: it takes pairs, as the library does."""
+        if self.facts.kind == "classifier":
+            raise BadRequest("this classifier reads pairs of texts here, not texts alone")
         raise no_single_text()
 
     def prepare_pairs(
@@ -290,6 +296,7 @@ class LibraryReranker(LibraryEmbedder):
 
         A payload is both texts, and `second` where the document begins.
         """
+        refuse_lower_limit(prompt, self.facts.max_tokens)
         side = self._library.transformer.tokenizer.truncation_side
         if truncate not in (side, "auto", "error"):
             end = "start" if side == "left" else "end"
@@ -331,25 +338,25 @@ def facts_of(loaded: LoadedModel, limit: int, backend: str, *notes: str) -> Fact
 def activation_of(model: Any) -> Activation:
     """Return what the folder says is made of the raw scores. Raises ModelUnavailable.
 
-    Several scores are probabilities of one class, unless each label is its own question.
+    Where it names none, several scores are as a pipeline of transformers makes them. Identity is no
+    name: the library writes it into each classifier that it saves.
     """
     name = type(model.activation_fn).__name__
     if name not in ACTIVATIONS:
         known = ", ".join(ACTIVATIONS)
         raise ModelUnavailable(f"its activation {name} is not known here; known: {known}")
-    if model.num_labels == 1:
-        if name == "Softmax":
-            raise ModelUnavailable("its activation Softmax makes 1 of every single score")
-        return "sigmoid" if name == "Sigmoid" else "identity"
-    several = getattr(model.config, "problem_type", None) == "multi_label_classification"
-    return "sigmoid" if several or name == "Sigmoid" else "softmax"
+    if model.num_labels == 1 and name == "Softmax":
+        raise ModelUnavailable("its activation Softmax makes 1 of every single score")
+    if model.num_labels == 1 or name != "Identity":
+        return ACTIVATIONS[name]
+    return PROBLEMS.get(getattr(model.config, "problem_type", None), "softmax")
 
 
 def _labels(model: Any) -> tuple[str, ...]:
-    count, named = model.num_labels, getattr(model.config, "id2label", None) or {}
-    if count == 1:
+    if answers_by_words(model):  # its config names labels all the same, of no head
         return ("score",)
-    return tuple(str(named.get(i, f"LABEL_{i}")) for i in range(count))
+    named = getattr(model.config, "id2label", None) or {}
+    return tuple(str(named.get(i, f"LABEL_{i}")) for i in range(model.num_labels))
 
 
 def _vocabulary(model: Any) -> int:

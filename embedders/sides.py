@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embedders.base import Input, Item, Pair, Prompt, Task, Truncate
+from embedders.base import Input, Item, Pair, Prompt, Task, Token, Truncate
 from embedders.tokens import PREPARERS, TextTokenizer
 
 KIND = "sides"
@@ -55,6 +55,22 @@ class SideTokenizer:
     ) -> list[Item]:
         """Raise BadRequest: see `TextTokenizer.prepare_pairs`."""
         return self._sides[None].prepare_pairs(pairs, prompt, truncate)
+
+    def prepare_chunks(
+        self, documents: Sequence[Sequence[str]], prompt: Prompt, truncate: Truncate | None
+    ) -> list[Item]:
+        """Return the token ids of each document. See `TextTokenizer.prepare_chunks`."""
+        return self._sides[prompt.task].prepare_chunks(documents, prompt, truncate)
+
+    def tokenize(
+        self, inputs: Sequence[str | Pair], prompt: Prompt, *, special: bool
+    ) -> list[list[Token]]:
+        """Return the tokens of each whole input, without what a query is filled up with."""
+        return self._sides[prompt.task].tokenize(inputs, prompt, special=special)
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """Return the text of each list of ids. See `TextTokenizer.detokenize`."""
+        return self._sides["document"].detokenize(ids, skip_special=skip_special)
 
     def terms(self, indices: Sequence[int]) -> list[str]:
         """Return the vocabulary's tokens of these ids. See `TextTokenizer.terms`."""

@@ -65,8 +65,12 @@ class PackedStates:
     pads = False
 
     def __init__(self, encoder: Any, dtype: Any, make: Make = TorchLayers) -> None:
-        """Copy an encoder that `can_pack`. Raises ModelUnavailable or what `make` raises."""
-        self._packed = Packed(encoder, dtype, make)
+        """Copy an encoder that `can_pack`, or take a copy.
+
+        Raises ModelUnavailable or what `make` raises.
+        """
+        copied = isinstance(encoder, Packed)
+        self._packed: Packed = encoder if copied else Packed(encoder, dtype, make)
         self.name = self._packed.layers.name
         self.pass_tokens: int | None = CORE_TOKENS * cores()
 
@@ -112,8 +116,9 @@ class FlatStates:
     pass_tokens: int | None = None
 
     def __init__(self, network: Any) -> None:
-        """Take a network whose first result is the states. Raises NotFlat."""
-        self._network = FlatNetwork(network, (TYPES,))
+        """Take a network whose first result is the states, or a flat one of it. Raises NotFlat."""
+        flat = isinstance(network, FlatNetwork)
+        self._network: FlatNetwork = network if flat else FlatNetwork(network, (TYPES,))
 
     def __call__(
         self, inputs: Sequence[Sequence[int]], use: Use, *, one_length: bool = False,

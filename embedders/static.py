@@ -4,14 +4,18 @@ Without a network a pass costs little more than reading its tokens, and nothing 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from embedders.base import Input, Item, Prompt, Truncate, Vectors
-from embedders.device import DeviceEmbedder
+from embedders.base import DENSE, Input, Item, Output, Prompt, Truncate, Value, Vectors
+from embedders.by_token import ByToken, divided
+from embedders.device import DeviceEmbedder, Result
+from embedders.flat_passes import AFTER
 from embedders.loading import LoadedModel
+from embedders.states import Part, Use
 from embedders.tokens import MOST_TOKENS, Limits, TextTokenizer
 
 
@@ -32,13 +36,28 @@ class StaticEmbedder(DeviceEmbedder):
             side=side, special=False, empty=True,
         )  # fmt: skip
         known = limit if limit < MOST_TOKENS else None
-        self.facts = loaded.facts(known, self._table.num_embeddings, "static")
+        # A text's vector is the mean of its tokens' rows, and so is a chunk's.
+        kinds = {type(head).__name__ for head in self._heads}
+        self.facts = replace(
+            loaded.facts(known, self._table.num_embeddings, "static"),
+            token_dimension=self._table.embedding_dim, pools_chunks=kinds <= {*AFTER},
+        )  # fmt: skip
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input. See `TextTokenizer.prepare`."""
         return self._tokenizer.prepare(inputs, prompt, truncate)
 
-    def _forward(self, items: Sequence[Item]) -> Vectors:
+    def _forward(self, items: Sequence[Item]) -> Result:
+        if any(item.outputs != DENSE for item in items):
+            return divided(items, self._pooled, self._by_token)
+        return self._pooled(items)
+
+    def _by_token(self, items: Sequence[Item]) -> dict[Output, list[Value | None]]:
+        """Return what is made of the rows of each item's tokens."""
+        states = _Rows(self._table, self._device)
+        return ByToken(states, self._heads, self.facts.dimension)(items)
+
+    def _pooled(self, items: Sequence[Item]) -> Vectors:
         import torch
 
         lengths = [len(item.payload) for item in items]
@@ -58,3 +77,25 @@ class StaticEmbedder(DeviceEmbedder):
 
     def _release(self) -> None:
         del self._table, self._heads
+
+
+class _Rows:
+    """The rows of a table as the states of tokens. See `TokenStates`."""
+
+    name = "static"
+    pads = False
+    pass_tokens: int | None = None
+
+    def __init__(self, table: Any, device: Any) -> None:
+        self._table, self._device = table, device
+
+    def __call__(
+        self, inputs: Sequence[Sequence[int]], use: Use, *, one_length: bool = False,
+        seconds: Sequence[int] = (),
+    ) -> None:  # fmt: skip
+        import torch
+
+        ids = torch.tensor([*chain.from_iterable(inputs)], dtype=torch.int64, device=self._device)
+        with torch.inference_mode():
+            rows = self._table.embedding.weight[ids]
+            use(Part(range(len(inputs)), [len(given) for given in inputs], rows))

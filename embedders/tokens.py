@@ -14,7 +14,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from embedders.base import Input, Item, Pair, Preparer, Prompt, Task, Truncate
+from embedders.base import Input, Item, Pair, Preparer, Prompt, Task, Token, Truncate
+from embedders.vocabulary import bare, joined, spans_of, texts_of, tokens_of
 from errors import BadRequest, InputTooLong, Invalid, ModelUnavailable
 
 # Tokenizing takes time in proportion to the text, so at first only this many characters for each
@@ -57,17 +58,15 @@ class TextTokenizer:
     def __init__(
         self, tokenizer: Tokenizer, limits: Limits, vocabulary: int, *, side: Truncate = "right",
         special: bool = True, empty: bool = False, skips: Collection[int] | None = None,
+        copied: bool = False,
     ) -> None:  # fmt: skip
-        """Copy the model's tokenizer.
+        """Copy the model's tokenizer, unless it is `copied` already.
 
         `side` is the side that "auto" cuts, `special` whether special tokens go around a text, and
         `empty` whether an input without a token has a vector. With `skips`, all special tokens, a
         prompt's tokens are left out of the pooled vector. Raises ModelUnavailable.
         """
-        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())  # not shared
-        self._tokenizer.encode_special_tokens = tokenizer.encode_special_tokens  # not in to_str
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = tokenizer if copied else bare(tokenizer)  # not shared with the library
         self._vocabulary, self.side, self._empty = vocabulary, side, empty
         self._special, self._skips = special, skips
         probe = self._tokenizer.encode("a", add_special_tokens=special)
@@ -77,12 +76,23 @@ class TextTokenizer:
             first, last = marks.index(0), last - marks[::-1].index(0)
         self._before, self._after = tuple(probe.ids[:first]), tuple(probe.ids[last:])
         self.limits = limits
-        lengths = (limits.most, *limits.of_task.values())
+        self._limits = lengths = (limits.most, *limits.of_task.values())
         if min(lengths) <= len(self._before) + len(self._after):
             raise ModelUnavailable(f"a limit of {min(lengths)} tokens leaves no room for a text")
         letters = self._tokenizer.encode_batch_fast(list("abcdefghij"), add_special_tokens=False)
         if len({tuple(each.ids) for each in letters}) == 1 and letters[0].ids:
             raise ModelUnavailable("its tokenizer has no vocabulary: all letters are one token")
+
+    def with_special(self) -> "TextTokenizer":
+        """Return one with this tokenizer that puts the special tokens around each text."""
+        return TextTokenizer(
+            self._tokenizer, self.limits, self._vocabulary, side=self.side, copied=True
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What tokenizes; it must not be changed."""
+        return self._tokenizer
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return one Item for each input: its ids, with the model's special tokens around them.
@@ -90,7 +100,7 @@ class TextTokenizer:
         Raises InputTooLong, BadRequest or Invalid with the input's index.
         """
         truncate = self.side if truncate == "auto" else truncate
-        limit = self.limits.of(prompt.task)
+        limit = self._limit(prompt)
         texts = [prompt.text + given for given in inputs if isinstance(given, str)]
         cut = [_cut(text, limit * CHARACTERS_PER_TOKEN, truncate) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(cut, add_special_tokens=False)
@@ -112,10 +122,8 @@ class TextTokenizer:
             else:
                 ids = self._checked(index, given)
             items.append(self._item(index, ids, limit, truncate, longer))
-        if prompt.text and self._skips is not None:
-            skip = self._prompt_tokens(prompt, self._skips)
-            items = [replace(item, skip=skip) for item in items]
-        return items
+        skip = self._skipped(prompt)
+        return [replace(item, skip=skip) for item in items] if skip else items
 
     def prepare_pairs(
         self, pairs: Sequence[Pair], prompt: Prompt, truncate: Truncate
@@ -123,13 +131,88 @@ class TextTokenizer:
         """Raise BadRequest: such a model reads one text."""
         raise BadRequest("this model takes texts, not pairs of them")
 
+    def prepare_chunks(
+        self, documents: Sequence[Sequence[str]], prompt: Prompt, truncate: Truncate | None
+    ) -> list[Item]:
+        """Return the token ids of each document, and where in them its chunks are.
+
+        As published, the special tokens before a text are of its first chunk and those after it of
+        the last, so that a document of one chunk has the vector of its text. So is the prompt,
+        unless the model leaves prompts out.
+        """
+        limit, items, first = self._limit(prompt), [], 0
+        leading = self._skipped(prompt)
+        for chunks in documents:
+            items.append(self._document(chunks, prompt, truncate, limit, leading, first))
+            first += len(chunks)
+        return items
+
+    def _document(
+        self, chunks: Sequence[str], prompt: Prompt, truncate: Truncate | None, limit: int,
+        leading: int, first: int,
+    ) -> Item:  # fmt: skip
+        """Return a document, whose first chunk is the request's chunk `first`."""
+        text, places = joined(chunks)
+        text = prompt.text + text
+        room = limit - len(self._before) - len(self._after)
+        side = self.side if truncate in (None, "auto") else truncate
+        some = text if side == "left" else text[: limit * CHARACTERS_PER_TOKEN]
+        encoding = self._tokenizer.encode(some, add_special_tokens=False)
+        if len(some) < len(text) and len(encoding.ids) < room + NEAR_THE_CUT:
+            some, encoding = text, self._tokenizer.encode(text, add_special_tokens=False)
+        spans = spans_of(encoding.offsets, places, len(prompt.text))
+        empty = [start == end for start, end in spans]
+        if True in empty and some == text:
+            at = first + empty.index(True)
+            raise Invalid("this chunk has no token of its own", param="input", index=at)
+        over = max(0, len(encoding.ids) - room)
+        whole = truncate in (None, "error")  # a chunk of which a part is cut is refused too
+        cut = over if side == "left" and not whole else 0
+        kept = [(max(0, start - cut), min(room, end - cut)) for start, end in spans]
+        for number, ((start, end), span) in enumerate(zip(kept, spans, strict=True)):
+            if end <= start or (whole and over and (start, end) != span):
+                raise InputTooLong(
+                    f"its document is longer than the {limit} tokens that are read, and "
+                    f"{'nothing' if end <= start else 'not all'} of this chunk is among them; send "
+                    "fewer chunks as one document",
+                    param="input",
+                    index=first + number,
+                )
+        ids, lead = encoding.ids[cut : cut + room], len(self._before)
+        payload = [*self._before, *ids, *self._after]
+        kept = [(start + lead, end + lead) for start, end in kept]
+        kept[0] = (leading if leading < kept[0][1] else kept[0][0], kept[0][1])
+        kept[-1] = (kept[-1][0], len(payload))
+        return Item(payload, len(payload), over > 0, outputs=("chunks",), spans=tuple(kept))
+
+    def tokenize(
+        self, inputs: Sequence[str | Pair], prompt: Prompt, *, special: bool
+    ) -> list[list[Token]]:
+        """Return the tokens of each whole input. See `Embedder.tokenize`."""
+        added = special and self._special
+        return tokens_of(self._tokenizer, inputs, prompt.text, special=added)
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """Return the text of each list of ids. See `Embedder.detokenize`."""
+        return texts_of(self._tokenizer, ids, self._vocabulary, skip_special=skip_special)
+
     def terms(self, indices: Sequence[int]) -> list[str]:
         """Return the vocabulary's tokens of these ids, "" for an id without one."""
         return [self._tokenizer.id_to_token(int(index)) or "" for index in indices]
 
-    def count(self, text: str) -> int:
-        """Return how many tokens a whole text has, without special ones around it."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def count(self, text: str, enough: int) -> int:
+        """Return how many tokens a text has, without special ones around it.
+
+        If it has more than `enough`, some number over that: no more of it is read than shows this.
+        """
+        size = self.limits.most * CHARACTERS_PER_TOKEN
+        while True:
+            part = _cut(text, size, "right")
+            # A batch lets other threads run meanwhile.
+            (encoding,) = self._tokenizer.encode_batch_fast([part], add_special_tokens=False)
+            if len(part) == len(text) or len(encoding.ids) > enough + NEAR_THE_CUT:
+                return len(encoding.ids)
+            size *= 2
 
     def recipe(self) -> dict[str, Any]:
         """Return JSON from which `preparer_of` makes an equal tokenizer in another process."""
@@ -152,14 +235,31 @@ class TextTokenizer:
             skips=recipe["skips"],
         )  # fmt: skip
 
-    def _prompt_tokens(self, prompt: Prompt, special: Collection[int]) -> int:
-        """Return how many leading tokens of an input the library counts as its prompt.
+    def _limit(self, prompt: Prompt) -> int:
+        """Return the most tokens of an input. Raises BadRequest for one that leaves no room."""
+        limit = self.limits.of(prompt.task)
+        if prompt.limit is None or prompt.limit >= limit:
+            return limit
+        if prompt.limit <= (own := len(self._before) + len(self._after)):
+            raise BadRequest(
+                f"a limit of {prompt.limit} tokens leaves no room for a text beside the {own} that "
+                "this model adds to each",
+                param="truncate_prompt_tokens",
+            )
+        return prompt.limit
 
-        Those of the prompt alone without a last `special` one (`Transformer._get_prompt_length`).
+    def _skipped(self, prompt: Prompt) -> int:
+        """Return how many leading tokens of an input are a prompt's that is left out of its vector.
+
+        As the library counts them (`Transformer._get_prompt_length`): those of the prompt alone,
+        cut as a text of no side is, without a last special one.
         """
+        if not prompt.text or self._skips is None:
+            return 0
         ids = self._tokenizer.encode(prompt.text, add_special_tokens=False).ids
-        alone = self._item(0, ids, self.limits.most, self.side, False).payload
-        return len(alone) - (list(alone)[-1] in special)
+        limit = min(self.limits.most, prompt.limit or MOST_TOKENS)
+        alone = list(self._item(0, ids, limit, self.side, False).payload)
+        return len(alone) - (alone[-1] in self._skips)
 
     def _item(
         self, index: int, ids: Sequence[int], limit: int, truncate: Truncate, longer: bool
@@ -168,9 +268,11 @@ class TextTokenizer:
         longer = longer or len(ids) > room
         if longer and truncate == "error":
             count = len(ids) + len(self._before) + len(self._after)
+            whose = "this model's" if limit in self._limits else "the request's"
             raise InputTooLong(
-                f"it has {count} tokens or more, over this model's limit of {limit}; shorten it, "
+                f"it has {count} tokens or more, over {whose} limit of {limit}; shorten it, "
                 "or allow truncation",
+                param="input",
                 index=index,
             )
         kept = ids[-room:] if truncate == "left" else ids[:room]

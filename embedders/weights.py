@@ -71,6 +71,11 @@ def find(
 
     Pickled weights are downloaded only where they are allowed.
     """
+    return here(name, revision) or hub.snapshot(name, revision, cache_dir, token, allow_pickled)
+
+
+def here(name: str, revision: str | None = None) -> Path | None:
+    """Return the folder `name`, or that of the installed package with this model, or None."""
     local = Path(name)
     if local.is_dir():
         return local
@@ -79,7 +84,7 @@ def find(
         spec = importlib.util.find_spec(bundle.package)  # found without importing it
         if spec and spec.submodule_search_locations:
             return Path(spec.submodule_search_locations[0]) / bundle.folder
-    return hub.snapshot(name, revision, cache_dir, token, allow_pickled)
+    return None
 
 
 def own_cache(cache_dir: Path | None) -> Path:

@@ -59,6 +59,9 @@ class Encoder:
     def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
         """Change the limits of a pass and of the queue."""
 
+    def keep(self, keep_s: float) -> None:
+        """Wish that a model in another process is unloaded after so long without a request."""
+
     def stop(self) -> None:
         """Refuse what waits and what comes: the process ends."""
 

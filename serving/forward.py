@@ -22,7 +22,7 @@ from embedders.base import (
     Value,
 )
 from embedders.device import bare, meaning
-from errors import Full, Invalid, ServiceError, Unavailable
+from errors import Full, Invalid, NotFinite, ServiceError, Unavailable
 from observability import metrics
 from serving.encoder import BatchHealth
 
@@ -131,7 +131,7 @@ class Forward:
             again = self._embedder.encode_exactly([items[i] for i in bad])
             still = set(_not_finite(again))
             for place, i in enumerate(bad):
-                rows[i] = ServiceError(NOT_FINITE) if place in still else again.row(place)
+                rows[i] = NotFinite(NOT_FINITE) if place in still else again.row(place)
         return rows
 
 

@@ -24,7 +24,7 @@ State = Literal["loading", "ready", "unavailable", "unloaded"]
 # Settings that a model's own entry may override, and that decide how it is loaded.
 LOADED_BY = ("device", "dtype", "backend", "max_seq_length", "normalize")
 # What an entry says of when a model is loaded and how it is used: it is the same model.
-SERVED_BY = ("max_batch_size", "load", "idle_unload_s")
+SERVED_BY = ("aliases", "max_batch_size", "load", "idle_unload_s")
 # Before each retry of a model that failed (no network yet, a gated repository), the last forever.
 RETRY_AFTER_S = (30, 120, 600)
 
@@ -68,6 +68,7 @@ class Model:
         self.load: Load | None = None  # under way, on demand
         self.memory_bytes: int | None = None  # of its weights, once they are known
         self.used_at = self.loaded_at = 0.0  # in time.monotonic()
+        self.keep_s: float | None = None  # what a caller wished for `idle_unload_s`, if one did
         self._known: Facts | None = None  # of what was loaded last
         self._failure: str | None = None
         self._pauses, self._retry_at = backoff(RETRY_AFTER_S), 0.0
@@ -130,9 +131,13 @@ class Model:
 
     @property
     def idle_unload_s(self) -> float | None:
-        """After how long without a request it is unloaded, if ever."""
+        """After how long without a request it is unloaded, if ever.
+
+        A caller may wish for another time, until it is unloaded, but only where there is one.
+        """
         own = self.spec.idle_unload_s
-        return self.settings.idle_unload_s if own is None else own
+        usual = self.settings.idle_unload_s if own is None else own
+        return usual if usual is None or self.keep_s is None else self.keep_s
 
     @property
     def replicas(self) -> list[dict[str, object]] | None:
@@ -156,6 +161,7 @@ class Model:
     def put(self, loaded: Loaded) -> None:
         """Serve from `loaded` from now on: one assignment."""
         self.used_at = self.loaded_at = time.monotonic()
+        self.keep_s = None
         self._known, self.memory_bytes = loaded.facts, loaded.embedder.memory_bytes
         self.held = loaded
         self._failure, self._pauses, self._retry_at = None, backoff(RETRY_AFTER_S), 0.0
@@ -165,6 +171,13 @@ class Model:
         """Record why the model is unavailable. On demand it is tried again after a while."""
         self._failure = reason
         self._retry_at = time.monotonic() + next(self._pauses)
+
+    def keep(self, keep_s: float) -> None:
+        """Take a caller's wish for `idle_unload_s`, wherever the model is loaded."""
+        self.keep_s = keep_s
+        held = self.held
+        for place in held.encoder.places if held else ():
+            place.encoder.keep(keep_s)
 
     def unload(self) -> Loaded | None:
         """Hold nothing until the next request; return what was held."""
@@ -217,13 +230,21 @@ class ModelSet:
     default: Model  # of a request that names none
 
     @classmethod
-    def of(cls, models: Sequence[Model], default: str) -> "ModelSet":
-        """Return the set. Ids win over hub names, and hub names over their last parts."""
+    def of(
+        cls, models: Sequence[Model], default: str, specs: Sequence[ModelSpec] = ()
+    ) -> "ModelSet":
+        """Return the set. Ids win over hub names, those over their last parts, and aliases last.
+
+        `specs` are the models' entries, where they are newer than those the models were made of.
+        """
         names: dict[str, Model] = {}
+        pairs = list(zip(models, specs or [model.spec for model in models], strict=True))
         for rank in range(3):
-            for model in models:
-                spec = model.spec
-                names.setdefault((spec.id, spec.model_name, spec.names[-1])[rank], model)
+            for model, spec in pairs:
+                names.setdefault((spec.id, spec.model_name, spec.hub_name)[rank], model)
+        for model, spec in pairs:
+            for alias in spec.aliases:
+                names.setdefault(alias, model)
         by_id = {model.spec.id: model for model in models}
         return cls(by_id, names, by_id[default])
 

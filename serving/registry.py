@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from circuit_breaker import backoff
 from config import ModelSettings, ModelSpec
+from config.models import plain
 from embedders.base import DeviceBroken
 from embedders.device import meaning
 from errors import Conflict, Invalid, ModelLoading, NoRoom, ServiceError, UnknownModel
@@ -63,14 +64,18 @@ class Registry:
         """The models by every name they answer to."""
         return self._serving.names
 
+    def find(self, name: str) -> Model | None:
+        """Return the model of this name, which may end in Ollama's `:latest`, if there is one."""
+        names = self._serving.names
+        return names.get(name) or names.get(plain(name))
+
     def get(self, name: str | None) -> Model:
         """Return the model a request asks for; None means the default. Raises UnknownModel."""
-        serving = self._serving
         if name is None:
-            return serving.default
-        if found := serving.names.get(name):
+            return self.default
+        if found := self.find(name):
             return found
-        known = ", ".join(map(public_name, serving.models))
+        known = ", ".join(map(public_name, self.models))
         raise UnknownModel(f"unknown model {name[:128]!r}; available: {known}", param="model")
 
     def take(self, model: Model, deadline: float | None = None) -> Loaded:
@@ -212,7 +217,7 @@ class Registry:
                 del model  # whoever still refers to a model keeps it open
                 free(leaving)
                 raise Invalid(f"model {name!r} cannot be used: {reason}. Nothing was changed")
-        return ModelSet.of(models, default)
+        return ModelSet.of(models, default, specs)
 
     def _same(self, spec: ModelSpec, settings: ModelSettings, must_be_ready: bool) -> Model:
         """Return the model that serves under this id, if these would load the same."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from circuit_breaker import CircuitBreaker
-from embedders.base import Encoded, Gone, Item, Row
+from embedders.base import DENSE, Encoded, Gone, Item, Row
 from errors import ModelUnavailable, ProviderError, QueueFull, ServiceError, Unavailable
 from serving.checks import agree
 from serving.encoder import Encoder, Place
@@ -93,7 +93,8 @@ class Replicas(Encoder):
         Raises what the last one raised, or Unavailable if none is up.
         """
         tokens = sum(item.tokens for item in items)
-        tried: list[Replica] = []
+        # Copies that give dense vectors alone are not asked for anything else, nor blamed for it.
+        tried = [] if all(item.outputs == DENSE for item in items) else self._dense_only()
         failure: ServiceError | None = None
         while replica := self._take(tokens, tried):
             tried.append(replica)
@@ -152,6 +153,9 @@ class Replicas(Encoder):
             each.breaker.close()
         for encoder in encoders:
             encoder.close()
+
+    def _dense_only(self) -> list[Replica]:
+        return [each for each in self._all if each.encoder and each.encoder.embedder.dense_only]
 
     def _take(self, tokens: int, tried: list[Replica]) -> Replica | None:
         with self._lock:

@@ -269,7 +269,8 @@ class Residency:
         threading.Thread(target=self._watch, name="model-idle", daemon=True).start()
 
     def _some_may_idle(self) -> bool:
-        return any(model.held and model.idle_unload_s for model in list(self._models))
+        models = list(self._models)
+        return any(model.held and model.idle_unload_s is not None for model in models)
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):

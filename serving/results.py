@@ -22,6 +22,13 @@ def finish(vectors: Vectors, dimensions: int | None, normalize: bool) -> Vectors
     return scaled
 
 
+def cosines(one: Vectors, many: Vectors) -> Vectors:
+    """Return the cosines (n,) of a vector (d,) with each of many (n, d); those of zeros are 0."""
+    lengths = np.linalg.norm(many, axis=1) * np.linalg.norm(one)
+    found: Vectors = (many @ one / np.maximum(lengths, np.float32(1e-12))).astype(np.float32)
+    return np.clip(found, -1.0, 1.0)
+
+
 def top_terms(sparse: Sparse, top_n: int | None = None, min_weight: float = 0.0) -> Sparse:
     """Return the `top_n` heaviest terms of at least `min_weight`, by index as before.
 

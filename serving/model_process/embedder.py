@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ import numpy as np
 
 from circuit_breaker import backoff
 from config import ModelSettings, ModelSpec
-from embedders.base import Encoded, Gone, Input, Item, Pair, Preparer, Prompt, Truncate
+from embedders.base import Encoded, Gone, Input, Item, Pair, Preparer, Prompt, Token, Truncate
 from embedders.tokens import preparer_of
 from errors import ModelUnavailable, ServiceError, Unavailable
 from observability import tracing
@@ -170,6 +171,17 @@ class ProcessEmbedder(Elsewhere):
             return self.preparer.prepare_pairs(pairs, prompt, truncate)
         return self._prepared(list(pairs), prompt, truncate, pairs=True)
 
+    def prepare_chunks(
+        self, documents: Sequence[Sequence[str]], prompt: Prompt, truncate: Truncate | None
+    ) -> list[Item]:
+        """Return each document ready to encode. See `Embedder.prepare_chunks`."""
+        if self.preparer is not None:
+            return self.preparer.prepare_chunks(documents, prompt, truncate)
+        head: Head = {"model": self._model, "prompt": dataclasses.asdict(prompt),
+                      "truncate": truncate}  # fmt: skip
+        given = json.dumps([list(chunks) for chunks in documents]).encode()
+        return unpack_items(*self._ask("prepare_chunks", head, given))
+
     def _prepared(
         self, inputs: Sequence[object], prompt: Prompt, truncate: Truncate, *, pairs: bool
     ) -> list[Item]:
@@ -194,6 +206,26 @@ class ProcessEmbedder(Elsewhere):
         head: Head = {"model": self._model, "indices": list(map(int, indices))}
         terms: list[str] = self._ask("terms", head)[0]["terms"]
         return terms
+
+    def tokenize(
+        self, inputs: Sequence[str | Pair], prompt: Prompt, *, special: bool
+    ) -> list[list[Token]]:
+        """Return the tokens of each whole input. See `Embedder.tokenize`."""
+        if self.preparer is not None:
+            return self.preparer.tokenize(inputs, prompt, special=special)
+        head: Head = {"model": self._model, "prompt": dataclasses.asdict(prompt),
+                      "special": special}  # fmt: skip
+        _, parts = self._ask("tokenize", head, json.dumps(inputs).encode())
+        return [[Token(*each) for each in tokens] for tokens in json.loads(bytes(parts[0]))]
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+        """Return the text of each list of token ids. See `Embedder.detokenize`."""
+        if self.preparer is not None:
+            return self.preparer.detokenize(ids, skip_special=skip_special)
+        head: Head = {"model": self._model, "skip_special": skip_special}
+        given = json.dumps([list(map(int, each)) for each in ids]).encode()
+        texts: list[str] = json.loads(bytes(self._ask("detokenize", head, given)[1][0]))
+        return texts
 
     def encode(
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
@@ -221,6 +253,14 @@ class ProcessEmbedder(Elsewhere):
             self.process.call("limit", head, limit_s=LIMIT_S)
         except ServiceError as exc:  # a new process is told when the model is loaded
             log.debug("%s is limited when it is loaded again (%s)", self._spec.id, exc.message)
+
+    def keep(self, keep_s: float) -> None:
+        """Wish that the model is unloaded after so long without a request of any worker."""
+        head = {"model": self._model, "keep_s": keep_s if math.isfinite(keep_s) else None}
+        try:
+            self.process.call("keep", head, limit_s=LIMIT_S)
+        except ServiceError as exc:
+            log.debug("%s is unloaded as always (%s)", self._spec.id, exc.message)
 
     def _is_stopped(self) -> bool:
         since = self.stopping_since
@@ -254,6 +294,10 @@ class ProcessEncoder(Encoder):
     def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
         """Change the limits of a pass and of the queue."""
         self.embedder.limit(max_items=max_items, max_queue_tokens=max_queue_tokens)
+
+    def keep(self, keep_s: float) -> None:
+        """Wish that the model is unloaded after so long without a request."""
+        self.embedder.keep(keep_s)
 
     def stop(self) -> None:
         """Refuse what comes, and soon what waits."""

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -83,8 +84,10 @@ class Host:
         self.models = Models(name, self._loaded)
         self._operations: dict[str, Callable[[Peer, Head, Parts], Reply]] = {
             "hello": self._hello, "load": self._load, "release": self._release,
-            "encode": self._encode, "prepare": self._prepare, "trial": self._trial,
-            "terms": self._terms, "limit": self._limit, "status": self._status,
+            "encode": self._encode, "prepare": self._prepare,
+            "prepare_chunks": self._prepare_chunks, "tokenize": self._tokenize,
+            "detokenize": self._detokenize, "trial": self._trial, "terms": self._terms,
+            "limit": self._limit, "keep": self._keep, "status": self._status,
         }  # fmt: skip
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         made = self._path.with_suffix(f".{os.getpid()}")  # so that it listens once it is found
@@ -210,9 +213,29 @@ class Host:
                 return pack_items(loaded.embedder.prepare_pairs(pairs, prompt, head["truncate"]))
             return pack_items(loaded.embedder.prepare(inputs, prompt, head["truncate"]))
 
+    def _prepare_chunks(self, peer: Peer, head: Head, parts: Parts) -> Reply:
+        documents, prompt = json.loads(bytes(parts[0])), Prompt(**head["prompt"])
+        with self.models.used(head["model"]) as loaded:
+            prepare = loaded.embedder.prepare_chunks
+            return pack_items(prepare(documents, prompt, head["truncate"]))
+
     def _trial(self, peer: Peer, head: Head, parts: Parts) -> Reply:
         with self.models.used(head["model"]) as loaded:
             return pack_items(loaded.embedder.trial(head["text"]))
+
+    def _tokenize(self, peer: Peer, head: Head, parts: Parts) -> Reply:
+        inputs: list[Any] = json.loads(bytes(parts[0]))
+        given = [each if isinstance(each, str) else Pair(*each) for each in inputs]
+        prompt = Prompt(**head["prompt"])
+        with self.models.used(head["model"]) as loaded:
+            found = loaded.embedder.tokenize(given, prompt, special=head["special"])
+        return {}, [json.dumps(found).encode()]
+
+    def _detokenize(self, peer: Peer, head: Head, parts: Parts) -> Reply:
+        ids = json.loads(bytes(parts[0]))
+        with self.models.used(head["model"]) as loaded:
+            texts = loaded.embedder.detokenize(ids, skip_special=head["skip_special"])
+        return {}, [json.dumps(texts).encode()]
 
     def _terms(self, peer: Peer, head: Head, parts: Parts) -> Reply:
         with self.models.used(head["model"]) as loaded:
@@ -220,6 +243,11 @@ class Host:
 
     def _limit(self, peer: Peer, head: Head, parts: Parts) -> Reply:
         self.models.limit(head["model"], head["max_items"], head["max_queue_tokens"])
+        return {}, ()
+
+    def _keep(self, peer: Peer, head: Head, parts: Parts) -> Reply:
+        keep_s = head["keep_s"]  # null: for good
+        self.models.keep(head["model"], math.inf if keep_s is None else keep_s)
         return {}, ()
 
     def _status(self, peer: Peer, head: Head, parts: Parts) -> Reply:

@@ -167,6 +167,11 @@ class Models:
                 model.settings.model_copy(update={"max_queue_tokens": max_queue_tokens}),
             )
 
+    def keep(self, name: str, keep_s: float) -> None:
+        """Take a worker's wish for when a model is unloaded."""
+        if held := self.held.get(_key_of(name)):
+            held.model.keep(keep_s)
+
     def _load(self, model: Model) -> Loaded:
         """Load a model for those who need it. Raises the ServiceError that says why not."""
         failure: ServiceError

@@ -13,7 +13,7 @@ from embedders.base import Column, Encoded, Facts, Item, Output, Prompt, Sparse,
 from serving.model_process.frames import Head, Part, Parts
 
 # Of an item beside its payload. What is the same for all of a request crosses once.
-FIELDS = ("tokens", "truncated", "skip", "prompt", "side", "variant", "outputs", "second")
+FIELDS = ("tokens", "truncated", "skip", "prompt", "side", "variant", "outputs", "second", "spans")
 
 
 def pack_items(items: Sequence[Item]) -> tuple[Head, list[Part]]:
@@ -47,6 +47,7 @@ def unpack_items(head: Head, parts: Parts) -> list[Item]:
     said, count = head["items"], len(payloads)
     said["prompt"] = [Prompt(**each) for each in said["prompt"]]
     said["outputs"] = [tuple(each) for each in said["outputs"]]
+    said["spans"] = [tuple(map(tuple, each)) for each in said["spans"]]
     columns = [said[name] * count if len(said[name]) == 1 else said[name] for name in FIELDS]
     return [Item(*row) for row in zip(payloads, *columns, strict=True)]
 

@@ -9,9 +9,10 @@ from config import Config, ModelSpec
 from embedders.backends import local
 from embedders.base import Pair, Prompt, Truncate
 from embedders.causal import PUBLISHED
-from embedders.pairs import Template, TemplateTokenizer, pair_tokenizer
+from embedders.pairs import pair_tokenizer
+from embedders.templates import Template, TemplateTokenizer
 from embedders.tokens import preparer_of
-from errors import BadRequest
+from errors import BadRequest, TooLarge
 from tests.embedders.rerankers import encoder, xlnet
 from tests.zoo import vocabularies
 
@@ -28,9 +29,7 @@ TEMPLATES = {
 def test_each_text_keeps_the_tokens_that_its_tokenizer_keeps(limit: int, cuts: Truncate) -> None:
     words: Any = vocabularies.bert()
     words.truncation_side = cuts
-    ours = pair_tokenizer(
-        words.backend_tokenizer, limit, len(words), typed=True, side=cuts, alone=False
-    )
+    ours = pair_tokenizer(words.backend_tokenizer, limit, len(words), typed=True, side=cuts)
     again = preparer_of(ours.recipe())
     for query in COUNTS:
         for document in COUNTS:
@@ -39,6 +38,24 @@ def test_each_text_keeps_the_tokens_that_its_tokenizer_keeps(limit: int, cuts: T
             for truncate in ("auto", cuts):
                 (item,) = again.prepare_pairs([pair], PLAIN, truncate)
                 assert list(item.payload) == right, (query, document)
+
+
+@pytest.mark.parametrize(("query", "document"), [(4000, 900), (900, 4000), (900, 901), (901, 900)])
+def test_of_a_very_long_text_no_more_is_read_than_shows_that_it_is_the_longer(
+    query: int, document: int
+) -> None:
+    words: Any = vocabularies.bert()
+    ours = pair_tokenizer(words.backend_tokenizer, 46, len(words), typed=True, side="right")
+    pair = Pair("cat " * query, "dog " * document)
+    right = words(*pair, truncation="longest_first", max_length=46)["input_ids"]
+    other = Pair(pair.query, "dog " * 50)
+    items = ours.prepare_pairs([pair, other], PLAIN, "auto")
+    assert list(items[0].payload) == right
+    long = Pair("cat " * 4000, "dog " * 4000)
+    for prompt in (PLAIN, Prompt("about: ")):
+        with pytest.raises(TooLarge, match="both have more than 11500 characters"):
+            ours.prepare_pairs([pair, long], prompt, "auto")
+    assert ours.prepare_pairs([long], Prompt(limit=45), "auto"), "no odd token: neither is counted"
 
 
 def test_a_reranker_whose_tokenizer_cuts_the_start_needs_no_library(tmp_path: Path) -> None:

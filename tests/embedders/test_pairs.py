@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from embedders.base import Item, Pair, Prompt
 from embedders.fake import FakeEmbedder
-from embedders.pairs import Template, TemplateTokenizer
+from embedders.templates import Template, TemplateTokenizer
 from errors import InputTooLong, TooLarge
 
 LIMIT = 40

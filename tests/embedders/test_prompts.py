@@ -54,8 +54,17 @@ def test_an_exact_name_is_that_prompt_and_no_other() -> None:
 @pytest.mark.parametrize("role", ["classification", "clustering", "text-matching", "image"])
 def test_a_use_without_a_prompt_reads_the_text_as_it_is(role: str) -> None:
     assert embedder(query="q: ").prompt(None, None, role) == Prompt()
-    own = embedder(**{role: "use: "})
-    assert own.prompt(None, None, role).text == "use: "
+    for word in (role, role.title()):
+        own = embedder(**{word: "use: "})
+        assert own.prompt(None, None, role) == Prompt("use: ", word, None)
+    assert embedder("mine", mine="m: ").prompt(None, None, role) == Prompt()
+
+
+def test_a_name_in_another_case_is_found_after_an_exact_one() -> None:
+    model = embedder(**{"Retrieval-query": "R: ", "Clustering": "C: ", "clustering": "c: "})
+    assert model.prompt(None, None, "search_query") == Prompt("R: ", "Retrieval-query", "query")
+    assert model.prompt(None, None, "clustering").text == "c: "
+    assert model.prompt(None, None, "Clustering").text == "C: "
 
 
 def test_a_side_without_a_prompt_takes_no_default_as_in_encode_query() -> None:
@@ -67,6 +76,8 @@ def test_a_side_without_a_prompt_takes_no_default_as_in_encode_query() -> None:
 def test_a_text_is_the_prompt_whatever_else_is_said() -> None:
     model = embedder(query="q: ")
     assert model.prompt(None, "t: ", "search_query") == Prompt("t: ", None, "query")
+    with pytest.raises(BadRequest, match="contradict each other"):
+        model.prompt(None, "t: ", "clustering")  # it would choose nothing but a prompt
 
 
 @pytest.mark.parametrize(

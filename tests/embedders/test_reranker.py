@@ -11,7 +11,7 @@ from config import Config, ModelSpec
 from embedders.backends import local
 from embedders.base import Embedder, Pair, Prompt, Vectors
 from embedders.causal import RELEVANCE, WEB_SEARCH
-from embedders.pairs import shares
+from embedders.pairs import PairTokenizer, shares
 from embedders.tokens import preparer_of
 from errors import BadRequest, InputTooLong, ModelUnavailable
 from serving.checks import check
@@ -298,34 +298,30 @@ def test_a_classifier_reads_pairs_and_texts_alone(
     np.testing.assert_allclose(np.asarray(found), theirs, atol=1e-4)
 
 
-def test_a_reranker_gives_a_text_alone_no_vector(load: Load) -> None:
+@pytest.mark.parametrize("name", ["cross-encoder/ms-marco-MiniLM-L6-v2", "BAAI/bge-reranker-v2-m3",
+                                  "tomaarsen/Qwen3-Reranker-0.6B-seq-cls"])  # fmt: skip
+def test_a_network_with_one_label_scores_a_text_alone(
+    name: str, load: Load, folder_of: Callable[[str], Path]
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    embedder, folder = load(name), folder_of(name)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        theirs = [
+            float(network(**tokenizer([t], return_tensors="pt")).logits) for t in DOCUMENTS[:4]
+        ]
+    items = embedder.prepare(DOCUMENTS[:4], Prompt(), "auto")
+    found = np.asarray(embedder.encode(items).columns["score"])
+    np.testing.assert_allclose(found[:, 0], theirs, atol=1e-4)
+    assert np.ptp(found) > 0.01
+
+
+def test_a_reranker_with_a_template_reads_no_text_alone(load: Load) -> None:
     with pytest.raises(BadRequest, match="send them to /rerank"):
-        load("cross-encoder/ms-marco-MiniLM-L6-v2").prepare(["a text"], Prompt(), "auto")
-
-
-@pytest.mark.parametrize(
-    ("name", "activation"),
-    [("cross-encoder/ms-marco-MiniLM-L6-v2", "identity"), ("BAAI/bge-reranker-v2-m3", "sigmoid"),
-     ("Alibaba-NLP/gte-reranker-modernbert-base", "sigmoid")],
-)  # fmt: skip
-def test_the_folder_says_what_is_made_of_the_raw_scores(
-    name: str, activation: str, load: Load
-) -> None:
-    facts = load(name).facts
-    assert (facts.activation, facts.labels, facts.outputs) == (activation, ("score",), ("score",))
-
-
-@pytest.mark.parametrize(
-    ("name", "why"), [("Tanh", "Tanh is not known"), ("Softmax", "makes 1 of every single score")]
-)
-def test_an_activation_that_cannot_be_used_is_refused(
-    name: str, why: str, load: Load, tmp_path: Path
-) -> None:
-    folder = tmp_path / "m"
-    options = {"sbert_ce_default_activation_function": f"torch.nn.modules.activation.{name}"}
-    encoder(folder, "Bert", vocabularies.bert(), options=options)
-    with pytest.raises(ModelUnavailable, match=why):
-        load(folder)
+        load("of-the-library/causal").prepare(["a text"], Prompt(), "auto")
 
 
 @pytest.mark.parametrize("name", RERANKERS)
@@ -340,6 +336,10 @@ def test_another_process_prepares_the_same_items_by_the_recipe(name: str, load: 
     assert elsewhere.prepare_pairs(PAIRS, Prompt(), "auto") == embedder.prepare_pairs(
         PAIRS, Prompt(), "auto"
     )
+    if isinstance(elsewhere, PairTokenizer):
+        texts = [pair.document for pair in PAIRS if pair.document]
+        alone = elsewhere.prepare(texts, Prompt(), "auto")
+        assert alone == embedder.prepare(texts, Prompt(), "auto")
 
 
 def test_scores_that_are_not_finite_in_half_precision_are_computed_again_in_full(

@@ -40,10 +40,12 @@ from embedders.base import Embedder, Prompt
 from embedders.tokens import MOST_TOKENS, positions
 from errors import InputTooLong
 from tests.zoo.layouts_bert import bert
+from tests.zoo.service import Service
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 99}
 ROTARY = {**TINY, "intermediate_size": 32}
 NONE = MOST_TOKENS
+ASKS = "Represent the question for retrieval: "  # 20 tokens with the special ones
 
 
 @pytest.mark.parametrize(
@@ -122,6 +124,39 @@ def test_the_librarys_own_processing_keeps_its_length(load: Callable[..., Embedd
 def test_a_wish_for_fewer_tokens_bounds_every_side(load: Callable[..., Embedder]) -> None:
     embedder = load({"max_seq_length": 10}, limit=64, more={"query_length": 32})
     assert lengths(embedder, "word " * 200) == [10, 10, 10]
+
+
+def test_a_prompt_that_is_left_out_is_counted_within_the_requests_limit(
+    load: Callable[..., Embedder], tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    embedder = load(include_prompt=False, prompts={"query": ASKS})
+    model = SentenceTransformer(str(tmp_path / "bert"), device="cpu")
+    for limit in (3, 16, 19, 20, 24):
+        model.max_seq_length = limit
+        model[0]._prompt_length_mapping.clear()
+        theirs = model.encode(["a mouse", "word " * 30], prompt=ASKS)
+        items = embedder.prepare(["a mouse", "word " * 30], Prompt(ASKS, limit=limit), "auto")
+        assert np.abs(theirs).max() > 0.1
+        np.testing.assert_allclose(embedder.encode(items).vectors, theirs, atol=1e-5)
+
+
+def test_a_text_that_is_cut_to_a_prompt_that_is_left_out_is_refused(tmp_path: Path) -> None:
+    """Its vector would be all zeros, as it is in the library."""
+    bert(tmp_path / "m", include_prompt=False, prompts={"query": ASKS}, more={"query_length": 12})
+    service = Service(tmp_path / "m", "float32")
+    try:
+        asked = {"input": ["a", "b"], "input_type": "query"}
+        refused = service.client.post("/v1/embeddings", json=asked)
+        assert (refused.status_code, refused.json["code"]) == (400, 400), refused.text
+        assert refused.json["message"].startswith("input 0: the 12 tokens that are read of it")
+        asked["input_type"] = "document"
+        assert service.client.post("/v1/embeddings", json=asked).status_code == 200
+        shown = service.client.post("/embed_all", json={"inputs": "a", "prompt_name": "query"})
+        assert shown.status_code == 200, "the states of the prompt's tokens are no zeros"
+    finally:
+        service.close()
 
 
 @pytest.mark.parametrize("side", ["auto", "right", "left"])

@@ -43,6 +43,7 @@ SCALARS = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS
 SIDES = st.sampled_from([None, "query", "document"])
 HEADS = st.dictionaries(st.text("abcxyz", max_size=8), SCALARS, max_size=6)
 FLOATS = st.floats(width=32)
+COUNTS = st.none() | st.integers(1, 9)
 
 
 @pytest.fixture
@@ -179,11 +180,12 @@ ITEMS = st.builds(
     tokens=st.integers(0, 2**31 - 1),
     truncated=st.booleans(),
     skip=st.integers(0, 9),
-    prompt=st.builds(Prompt, st.text(), st.none() | st.text(), SIDES),
+    prompt=st.builds(Prompt, st.text(), st.none() | st.text(), SIDES, COUNTS, COUNTS),
     side=st.sampled_from(["auto", "left", "right", "error"]),
     variant=st.text(max_size=3),
-    outputs=st.sampled_from([("dense",), ("sparse",), ("dense", "sparse", "multi_vector")]),
+    outputs=st.sampled_from([("dense",), ("tokens",), ("dense", "sparse", "multi_vector")]),
     second=st.integers(0, 9),
+    spans=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=3).map(tuple),
 )  # fmt: skip
 
 

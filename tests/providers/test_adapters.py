@@ -183,3 +183,14 @@ def test_the_dimension_is_learned_from_the_first_reply(remote):
 def test_tokens_are_shared_out_exactly(total):
     assert sum(spread(total, [1, 5, 3])) == total
     assert all(share >= 0 for share in spread(total, [1, 5, 3]))
+
+
+@pytest.mark.parametrize("truncate", ["error", "left"])
+def test_a_server_of_which_it_is_not_known_is_not_asked_to_refuse_what_is_too_long(
+    remote, truncate
+):
+    """OpenAI's API has no field for it. OpenAI and Azure refuse such an input by themselves."""
+    with pytest.raises(BadRequest, match=f"cannot be asked for '{truncate}'"):
+        remote("openai").prepare(["t"], Prompt(), truncate)
+    known = remote("openai", api_version="2024-10-21"), remote("cohere"), remote("huggingface")
+    assert all(embedder.prepare(["t"], Prompt(), truncate) for embedder in known)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -249,3 +250,26 @@ def test_several_local_copies_show_in_the_model_page(config_of):
     assert [row["name"] for row in rows] == ["cpu#0", "cpu#1"]
     assert isinstance(lane.places[0].encoder, Batcher)
     lane.close()
+
+
+def test_a_copy_of_dense_vectors_alone_is_asked_for_nothing_else(lane_of):
+    """Another copy of this service, behind its `/v1`, gives neither states of tokens nor chunks."""
+
+    class DenseOnly(Copy):
+        dense_only = True
+
+    far, here = DenseOnly(), Copy()
+    lane = lane_of(far, here)
+    until(lane, ["up", "up"])
+    before = far.calls
+    asked = [replace(item, outputs=("tokens",)) for item in items_of(here, "a b", "c")]
+    for _ in range(3):
+        rows = lane.encode(asked).columns["tokens"]
+        assert [row.shape for row in rows] == [(2, 8), (1, 8)]
+    lane.encode(here.prepare_chunks([["a", "b"]], Prompt(), None))
+    assert far.calls == before and shown(lane, "status") == ["up", "up"]
+    here.broken = True
+    until_down = items_of(here, "a")
+    lane.encode(until_down)  # the other has dense vectors
+    with pytest.raises(Unavailable):
+        lane.encode(asked)

@@ -146,8 +146,23 @@ def test_texts_alone_and_cutting_the_start_are_refused(reranker: Make) -> None:
     embedder = reranker()
     with pytest.raises(BadRequest, match="send them to /rerank"):
         embedder.prepare(["a text"], Prompt(), "auto")
-    with pytest.raises(BadRequest, match="cuts only a document's end"):
+    with pytest.raises(BadRequest, match="cannot be asked for 'left'"):
         embedder.prepare_pairs(PAIRS, Prompt(), "left")
+
+
+def test_not_to_cut_is_asked_for_where_there_is_a_word_for_it(
+    provider: FakeProvider, reranker: Make
+) -> None:
+    embedder = reranker()
+    run(embedder, PAIRS)
+    provider.always = (422, {})  # it takes documents only
+    with pytest.raises(BadRequest, match="cannot be asked not to cut"):
+        run(embedder, PAIRS, "error")
+    body = provider.seen[-1][2]
+    assert (body["truncate"], body["model"], "documents" in body) == (False, "rerank-m", False)
+    cohere = reranker("cohere", "", provider="cohere", model_name="rerank-v3.5")
+    with pytest.raises(BadRequest, match="cannot be asked for 'error'"):
+        run(cohere, PAIRS, "error")
 
 
 def test_no_documents_are_not_sent(provider: FakeProvider, reranker: Make) -> None:
