@@ -16,6 +16,8 @@ from context import services
 from errors import Forbidden, ServiceError, Unauthorized
 from observability.names import public_name
 
+KEYS = ("X-API-Key", "api-key")  # headers that carry a key alone
+
 
 def caller() -> Caller:
     """Return the caller of the current request."""
@@ -29,7 +31,7 @@ def identify(access: Access, *, own_account: bool = False) -> None:
     one from the row cache.
     """
     g.caller = Caller(address(), "anonymous")
-    if access == "public":
+    if access == "public" or (access == "metrics" and services().config.metrics_public):
         return
     lasting = access == "admin" or own_account
     g.caller = _identified(fresh=lasting and request.method != "GET")
@@ -106,12 +108,18 @@ def visible(name: str) -> bool:
 
 
 def credential() -> str | None:
-    """Return the key or token that the request carries, if any."""
-    header = request.headers.get("Authorization", "")
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() == "bearer" and value.strip():
-        return value.strip()
-    return request.headers.get("X-API-Key") or None
+    """Return the key or token that the request carries, if any.
+
+    It is a bearer token, an `Authorization` without a scheme (as LlamaIndex sends to TEI's
+    re-rankers), X-API-Key, or Azure's api-key. An empty one, as Dify sends, is none.
+    """
+    scheme, _, value = request.headers.get("Authorization", "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        scheme = ""
+    elif value:  # of another scheme
+        scheme = value = ""
+    given = (value.strip(), scheme, *(request.headers.get(name, "").strip() for name in KEYS))
+    return next(filter(None, given), None)
 
 
 def address() -> str:

@@ -25,7 +25,7 @@ from server.proxies import read_address
 FORWARDED = (
     "Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP",
 )  # fmt: skip
-CREDENTIALS = {"authorization", "x-api-key"}
+CREDENTIALS = {"authorization", "x-api-key", "api-key"}
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, 5.6.2: a header's name  # nosec B105
 HEADERS = re.compile(rf"{TOKEN}([ \t]*,[ \t]*{TOKEN})*")
 CREDENTIAL = "send a key or token of a user, or ADMIN_TOKEN while AUTH_ENABLED is false"

@@ -136,6 +136,10 @@ class RateLimited(TooMany):
     code = "rate_limit_exceeded"
 
 
+class NotFinite(ServiceError):
+    """The model's result for an input is not a number."""
+
+
 class ProviderError(ServiceError):
     """A remote provider failed. `permanent` says that trying again cannot help."""
 

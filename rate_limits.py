@@ -257,7 +257,7 @@ def add_headers(response: Response) -> None:
     # draft-ietf-httpapi-ratelimit-headers
     headers["RateLimit-Policy"] = f'"{kind}";q={most};w=60'
     headers["RateLimit"] = f'"{kind}";r={left};t={reset_s}'
-    if request.path.startswith("/v1/"):  # OpenAI's names
+    if request.path.startswith(("/v1/", "/embeddings", "/openai/")):  # OpenAI's names
         headers[f"x-ratelimit-limit-{kind}"] = str(most)
         headers[f"x-ratelimit-remaining-{kind}"] = str(left)
         headers[f"x-ratelimit-reset-{kind}"] = f"{reset_s}s"

@@ -18,9 +18,10 @@ from sql.tables import USERS
 Role = Literal["reader", "user", "admin"]
 ROLES: tuple[Role, ...] = ("reader", "user", "admin")  # the weakest first
 
-# The kind of a route: public, embedding, reading or changing collections, administration.
-Access = Literal["public", "embed", "read", "write", "admin"]
-_READER = frozenset({"public", "embed", "read"})
+# The kind of a route: public, the metrics, embedding, reading or changing collections,
+# administration.
+Access = Literal["public", "metrics", "embed", "read", "write", "admin"]
+_READER = frozenset({"public", "metrics", "embed", "read"})
 _USER = _READER | {"write"}
 ALLOWED: dict[str, frozenset[str]] = {
     "reader": _READER,

@@ -1,8 +1,8 @@
 """The settings a process starts with: one frozen `Config`, read once.
 
-Precedence, highest first: environment, `.env`, model files (for what they describe), default. A
-value that cannot be read stops the start with its name, what was given and what is allowed. What
-changes at run time is in `settings/`.
+Precedence, highest first: environment, `.env`, names of another service (`rivals.py`), model files
+(for what they describe), default. A value that cannot be read stops the start with its name, what
+was given and what is allowed. What changes at run time is in `settings/`.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from config import fields
+from config import fields, rivals
 from config.access import AccessSettings
 from config.fields import ConfigError
 from config.models import ModelSettings, ModelSpec, ProviderSettings, read_catalogue
@@ -55,7 +55,9 @@ def load_config(
     """
     environ = fields.without_service_links(os.environ if environ is None else environ)
     written = fields.read_dotenv(dotenv or Path(".env"))
-    values, given = fields.from_sources(Config, environ, written)
+    ours, given_ours = fields.from_sources(Config, environ, written)
+    theirs = rivals.read({**written, **environ})
+    values, given = theirs.values | ours, theirs.given | given_ours
     known = {name for info in Config.model_fields.values() for name in fields.names_of(info)}
     for name in fields.unknown_names(known, {**written, **environ}):
         log.warning("%s is set but is no setting of this service", name)

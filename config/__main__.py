@@ -18,6 +18,8 @@ def example() -> str:
         parts.append(f"\n# == {(section.__doc__ or '').splitlines()[0]}")
         for field in section.__annotations__:
             info = section.model_fields[field]
+            if not names_of(info):  # no variable of ours sets it
+                continue
             first, *others = names_of(info)
             also = f" Also: {', '.join(others)}." if others else ""
             text = (info.description or "").rstrip(".")

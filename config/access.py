@@ -86,8 +86,10 @@ def is_weak(secret: str) -> bool:
 
 
 def check_key(name: str, value: SecretStr | None) -> None:
-    """Raise ValueError for a fixed key that can be guessed."""
+    """Raise ValueError for a fixed key that can be guessed, or that no header can hold."""
     key = value.get_secret_value() if value else ""
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError(f"{name} must be of printable ASCII, as headers are; {MAKE_ONE}")
     if key and (len(key) < SHORTEST or PLACEHOLDER.match(key)):
         raise ValueError(
             f"{name} must be at least {SHORTEST} characters and no placeholder; {MAKE_ONE}"
@@ -132,6 +134,8 @@ class AccessSettings(Section):
     docs_public: bool = setting(True, "DOCS_PUBLIC")
     """Whether everybody may read the API description: true or false. If false and AUTH_ENABLED is
     true, /openapi.json, /docs and /redoc need the same sign-in as embedding."""
+    metrics_public: bool = setting(False, "METRICS_PUBLIC")
+    """Whether everybody may read /metrics while AUTH_ENABLED is true: true or false."""
     trusted_proxy_hops: int = setting(0, "TRUSTED_PROXY_HOPS", ge=0, le=10)
     """Number of your own proxies in front of the service, 0 to 10; 0 means that X-Forwarded-For is
     ignored."""

@@ -1,13 +1,16 @@
 """Settings of the models and of remote providers, and the catalogue of configured models.
 
 The catalogue: if `SUPPORTED_MODELS` is set it is the whole list, and entries of `model_config.json`
-describe its models. Otherwise it is `model_config.json`, then each new line of
+describe its models, and likewise if the environment of another service names models
+(`config/rivals.py`). Otherwise it is `model_config.json`, then each new line of
 `supported_models.txt`. `EMBEDDING_MODEL` is added if it is missing and becomes the default;
 otherwise `model_config.json` names the default, otherwise the first model is it.
 """
 
+import itertools
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,7 +46,9 @@ Backend = Literal["auto", "torch", "flat", "packed", "onnx"]
 CudaGraphs = Literal["auto", "off"]
 Truncate = Literal["auto", "right", "left", "error"]
 Load = Literal["start", "first_use"]
+Pooling = Literal["cls", "mean", "lasttoken"]
 TokenIds = Literal["accept", "refuse"]
+UnknownModel = Literal["error", "default"]
 
 MAKE_FERNET_KEY = (
     "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
@@ -72,8 +77,16 @@ def _cannot_be_guessed(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def plain(name: str) -> str:
+    """Return a model's name without Ollama's `:latest`, which never tells two models apart."""
+    return name.removesuffix(":latest") or name
+
+
 Device = Annotated[str, AfterValidator(_device)]
 Name = Annotated[str, AfterValidator(_printable)]
+Aliases = Annotated[
+    tuple[Name, ...], AfterValidator(lambda names: tuple(dict.fromkeys(map(plain, names))))
+]
 
 
 class ModelSpec(BaseModel):
@@ -89,6 +102,7 @@ class ModelSpec(BaseModel):
     id: Name
     type: ModelType = "auto"  # what the files of a local model say
     model_name: Name
+    aliases: Aliases = ()  # further names that requests may use
     revision: str | None = None
     normalize: bool | None = None
     max_seq_length: int | None = Field(None, ge=1)
@@ -106,11 +120,21 @@ class ModelSpec(BaseModel):
     api_version: str | None = None  # makes base_url a deployment at Azure
     provider: str | None = Field(None, pattern=r"^[a-z0-9-]{1,32}$")  # whose API key is sent
     dimensions: int | None = Field(None, ge=1)
+    pooling: Pooling | None = None  # of a folder without modules.json; others must have this one
+
+    @property
+    def hub_name(self) -> str:
+        """The last part of the hub name."""
+        return self.model_name.rsplit("/", 1)[-1]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name a request may use: the id, the full hub name, the hub name's last part."""
-        return tuple(dict.fromkeys((self.id, self.model_name, self.model_name.rsplit("/", 1)[-1])))
+        """Every name a request may use: the id, the hub name, its last part, and the aliases."""
+        return tuple(dict.fromkeys((self.id, self.model_name, self.hub_name, *self.aliases)))
+
+    def answers_to(self, name: str) -> bool:
+        """Whether a request may use this name, which may end in `:latest`."""
+        return name in self.names or plain(name) in self.names
 
 
 class ModelSettings(Section):
@@ -124,6 +148,8 @@ class ModelSettings(Section):
     """File that describes the models."""
     supported_models_file: Path = setting(Path("supported_models.txt"), "SUPPORTED_MODELS_FILE")
     """File with further Hugging Face models, one name per line."""
+    given_models: tuple[dict[str, Any], ...] = ()
+    """Entries of the only models to serve, as the environment of another service names them."""
     device: Device = setting("auto", "EMBEDDING_DEVICE", "DEVICE")
     """Where models run: cpu, cuda, cuda:N, mps or auto (a GPU with room, else the CPU)"""
     dtype: Dtype = setting("auto", "EMBEDDING_DTYPE", "DTYPE")
@@ -147,7 +173,8 @@ class ModelSettings(Section):
     model that was used least recently is unloaded until its next use. Unset means no limit."""
     idle_unload_s: Seconds | None = setting(None, "MODELS_IDLE_UNLOAD")
     """Seconds without a request after which a local model is unloaded until its next use; unset
-    means never. A model's own entry may have another time."""
+    means never. A model's own entry may have another time, and an admin who sends Ollama's
+    keep_alive."""
     encode_timeout_s: Seconds = setting(300, "ENCODE_TIMEOUT")
     """Seconds one pass through a model may take; after that its worker is replaced."""
     max_queue_tokens: int | None = setting(None, "MAX_QUEUE_TOKENS", ge=1024)
@@ -164,6 +191,9 @@ class ModelSettings(Section):
     token_ids: TokenIds = setting("accept", "TOKEN_IDS")
     """Whether /v1/embeddings takes token ids of the model's own vocabulary: accept or refuse.
     Refuse if clients may send ids of another one, as LangChain does by default."""
+    unknown_model: UnknownModel = setting("error", "UNKNOWN_MODEL")
+    """What a request that names an unknown model gets: error (400), or default: the default model
+    of the kind that the request needs, for clients that cannot be told the model's name."""
     model_cache_dir: Path | None = setting(None, "EMBEDDING_MODEL_CACHE_DIR")
     """Folder for downloaded models; unset means the Hugging Face cache."""
     model_dirs: CommaList = setting((), "MODEL_DIRS")
@@ -241,6 +271,14 @@ def _specs(path: Path, content: dict[str, Any]) -> list[ModelSpec]:
                 + e["msg"].removeprefix("Value error, ")
                 for e in errors
             ] or [f"{path}: models.{model_id}: must be an object"]
+    taken: dict[str, str] = {}
+    for spec, other in itertools.permutations(specs, 2):
+        if plain(spec.id) == other.id:
+            taken[spec.id] = f"{path}: models.{spec.id}: it also names {other.id}"
+        for alias in spec.aliases:
+            if alias in map(plain, other.names):
+                taken[alias] = f"{path}: models.{spec.id}.aliases: {alias!r} also names {other.id}"
+    problems += taken.values()
     if problems:
         raise ConfigError(problems)
     return specs
@@ -258,7 +296,9 @@ def read_catalogue(settings: ModelSettings) -> tuple[tuple[ModelSpec, ...], str]
     """Return every configured model and the default's id. Raises ConfigError."""
     content = _read_json(settings.model_config_file)
     described = _specs(settings.model_config_file, content)
-    if settings.supported_models:
+    if settings.given_models:
+        specs = _given(described, settings.given_models)
+    elif settings.supported_models:
         specs = [_named(described, name) for name in settings.supported_models]
     else:
         specs = list(described)
@@ -272,8 +312,21 @@ def read_catalogue(settings: ModelSettings) -> tuple[tuple[ModelSpec, ...], str]
     return tuple(specs), _default(settings, specs, content)
 
 
+def _given(described: list[ModelSpec], entries: Sequence[dict[str, Any]]) -> list[ModelSpec]:
+    """Return the models that another service's environment names. Raises ConfigError."""
+    merged = {}
+    for entry in entries:
+        known = _named(described, entry["model_name"])
+        prompts = {**known.prompts, **entry.get("prompts", {})}
+        own = known.model_dump(exclude_unset=True)
+        merged[entry["id"]] = own | entry | {"model_name": known.model_name, "prompts": prompts}
+    if len(merged) < len(entries):
+        raise ConfigError(["two models have one name; give each its own served model name"])
+    return _specs(Path("the environment"), {"models": merged})
+
+
 def _named(specs: list[ModelSpec], name: str) -> ModelSpec:
-    return next((s for s in specs if name in s.names), ModelSpec(id=name, model_name=name))
+    return next((s for s in specs if s.answers_to(name)), ModelSpec(id=name, model_name=name))
 
 
 def _with(specs: list[ModelSpec], name: str) -> list[ModelSpec]:
@@ -282,10 +335,11 @@ def _with(specs: list[ModelSpec], name: str) -> list[ModelSpec]:
 
 
 def _default(settings: ModelSettings, specs: list[ModelSpec], content: dict[str, Any]) -> str:
-    wanted = settings.model or (None if settings.supported_models else content.get("default"))
+    listed = settings.supported_models or settings.given_models
+    wanted = settings.model or (None if listed else content.get("default"))
     if wanted is None:
         return specs[0].id
-    chosen = next((s.id for s in specs if wanted in s.names), None)
+    chosen = next((s.id for s in specs if s.answers_to(wanted)), None)
     if chosen is None:
         known = ", ".join(s.id for s in specs)
         raise ConfigError([f"{settings.model_config_file}: default={wanted!r}: one of {known}"])

@@ -1,10 +1,9 @@
 """Prints `docs/api.md` from the route table and its models: `python -m routes > docs/api.md`."""
 
 import json
-from types import UnionType
-from typing import Any, get_args
+from typing import Any
 
-from routes.openapi import described_path, description, statuses
+from routes.openapi import described_path, shapes, statuses
 from routes.table import ROUTES, Route
 
 HEAD = """\
@@ -30,16 +29,23 @@ has at most `MAX_REPLY_BYTES`. Anything over a limit is answered with 413.
 A path is used as it is sent: slashes count, and a path that begins with two of them is a 404. Ids
 in a path are UTF-8 with percent escapes.
 
-Errors are `{"error", "error_type", "request_id"}`, and on `/v1` OpenAI's; the last column lists the
-statuses of each route. Any route may also answer 500, which is a fault of the service.
+Errors of our own routes are `{"error", "error_type", "request_id"}`; those of other services'
+routes are what their clients read. The last column lists the statuses of each route. Any route may
+also answer 500, which is a fault of the service.
+
+A route *with* keys takes the bodies that have one of these keys, not null; the same path without
+keys takes all others.
 
 ![A collection searched, with its map](img/collections-light.png)
 """
-WHO = {"public": "anyone", "embed": "callers", "read": "readers", "write": "writers",
-       "admin": "admins"}  # fmt: skip
+WHO = {"public": "anyone", "metrics": "callers, or anyone", "embed": "callers", "read": "readers",
+       "write": "writers", "admin": "admins"}  # fmt: skip
 # The order of the sections; tags that are not listed here come last.
-ORDER = ("embed", "openai", "collections", "models", "accounts", "providers", "settings")
-TITLES = {"openai": "OpenAI"}
+ORDER = (
+    "embed", "openai", "rerank", "tei", "cohere", "voyage", "ollama", "vllm", "collections",
+    "models", "accounts", "providers", "settings",
+)  # fmt: skip
+TITLES = {"openai": "OpenAI", "tei": "TEI", "vllm": "vLLM"}
 
 
 def page() -> str:
@@ -55,24 +61,21 @@ def page() -> str:
 def _table(tag: str) -> str:
     lines = ["| route | what it does | who | body | reply | statuses |", "|---" * 6 + "|"]
     for row in (row for row in ROUTES if row.tag == tag):
-        replied = _replied(row.reply) if row.reply else "a file"
+        replied = _kind(shapes()[0][row.reply, "serialization"]) if row.reply else "a file"
         replied += f", or {row.other}" if row.reply and row.other else ""
         errors = ", ".join(str(status) for status in statuses(row) if status != 500)
         done = ", ".join(map(str, row.success))
         lines.append(
-            f"| `{row.method} {described_path(row.path)}` | {row.summary} | {WHO[row.access]} "
+            f"| {label(row)} | {row.summary} | {WHO[row.access]} "
             f"| {_asked(row)} | {replied} | {done}; {errors} |"
         )
     return "\n".join(lines)
 
 
-def _replied(kind: Any) -> str:
-    """Return a reply in words: a link to a model, a list of it, or one of several."""
-    if isinstance(kind, UnionType):
-        return " or ".join(map(_replied, get_args(kind)))
-    return (
-        f"list of {_link(get_args(kind)[0].__name__)}" if get_args(kind) else _link(kind.__name__)
-    )
+def label(row: Route) -> str:
+    """Return a route's name in the tables: its path, and its keys if it has some."""
+    keys = " or ".join(f"`{key}`" for key in row.keys)
+    return f"`{row.method} {described_path(row.path)}`" + (f" with {keys}" if keys else "")
 
 
 def _asked(row: Route) -> str:
@@ -91,7 +94,7 @@ def _link(name: str) -> str:
 
 
 def _models() -> str:
-    schemas = description("").get("components", {})["schemas"]
+    schemas = shapes()[1]
     shown = {row.query.__name__ for row in ROUTES if row.query}
     return "\n\n".join(
         _model(name, schema) for name, schema in sorted(schemas.items()) if name not in shown

@@ -1,6 +1,7 @@
 """The native embedding routes: one text, many texts, a text in the query string."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -12,12 +13,20 @@ from auth import sees_all, shown
 from context import services
 from embedders.base import DENSE, Input, Output, Sparse, Vectors
 from engine import Embedded, EmbedRequest
-from errors import BadRequest, TooLarge
+from errors import BadRequest, ServiceError, TooLarge
 from rate_limits import throttle
 from routes.budget import client_gone
 from routes.table import Reply, Route
 from schemas.embed import EmbedBody, EmbedQuery, EmbedReply, Options, SingleQuery, Wanted
-from schemas.forms import OF_UNITS, Form, numbers, written, written_matrices, written_sparse
+from schemas.forms import (
+    OF_UNITS,
+    Form,
+    numbers,
+    ordered,
+    written,
+    written_matrices,
+    written_sparse,
+)
 from serving.results import finish
 from serving.selection import Taken, select
 
@@ -61,14 +70,16 @@ def named_model(*names: str | None) -> str | None:
     """Return the model that a request names, if it does. Raises BadRequest if it names two."""
     named = {name for name in names if name is not None}
     if len(named) > 1:
-        raise BadRequest("the body and ?model_id= name different models; name one", param="model")
+        raise BadRequest(
+            "model, model_id and ?model_id= name different models; name one", param="model"
+        )
     return named.pop() if named else None
 
 
 def _reply(result: Embedded, wanted: Wanted, *, single: bool) -> Reply[EmbedReply] | Reply[bytes]:
     form, columns = wanted.form, result.columns
     if form.encoding == "bytes":
-        array = result.vectors if "dense" in columns else _written(result, form)[0]
+        array = result.vectors if "dense" in columns else matrices_of(result, form)[0]
         return bytes_reply(result, array, form)
     body: dict[str, Any] = {}
     if "dense" in columns:
@@ -81,7 +92,7 @@ def _reply(result: Embedded, wanted: Wanted, *, single: bool) -> Reply[EmbedRepl
         terms = result.loaded.embedder.terms if wanted.terms else None
         body["sparse"] = written_sparse(_sparse(result), form, terms)
     if "multi_vector" in columns:
-        body["multi_vector"] = written_matrices(_written(result, form), form)
+        body["multi_vector"] = written_matrices(matrices_of(result, form), form)
     if width := _width(result):
         body["dimension"] = width
     body["model"] = shown(result.model.spec.model_name)
@@ -100,7 +111,7 @@ def bytes_reply(result: Embedded, vectors: Vectors, form: Form) -> Reply[bytes]:
         "X-Embedding-Model": shown(result.model.spec.id),
         "X-Embedding-Tokens": str(result.tokens),
     }
-    return Reply(array.tobytes(), headers={**headers, **facts_headers(result)})
+    return Reply(ordered(array, form).tobytes(), headers={**headers, **facts_headers(result)})
 
 
 def request_of(
@@ -111,6 +122,7 @@ def request_of(
     most_tokens: int | None = None,
     most_terms: int | None = None,
     taken: Taken | None = None,
+    max_tokens: int | None = None,
 ) -> EmbedRequest:
     """Return the engine's request, with the deadline and the caller of the HTTP request."""
     return EmbedRequest(
@@ -121,6 +133,7 @@ def request_of(
         dimensions=options.dimensions,
         top_n=wanted.top_n,
         min_weight=wanted.min_weight,
+        max_tokens=max_tokens,
         most_tokens=most_tokens,
         most_terms=most_terms,
         truncate=options.truncate,
@@ -134,36 +147,109 @@ def request_of(
 
 
 def take(model: str | None, outputs: tuple[Output, ...]) -> Taken:
-    """Return a request's model and what encodes for it. See `select`."""
-    return select(services().engine.registry, model, outputs, g.deadline)
+    """Return a request's model and what encodes for it. See `select`.
+
+    With UNKNOWN_MODEL=default a name that no model has is the same as no name.
+    """
+    return select(services().engine.registry, known_name(model), outputs, g.deadline)
+
+
+def known_name(model: str | None) -> str | None:
+    """Return the name that a request means: none, if no model has it and UNKNOWN_MODEL=default."""
+    if model is not None and services().engine.registry.find(model) is None:
+        return None if services().settings.current.unknown_model == "default" else model
+    return model
+
+
+def told_name(asked: str | None, result: Embedded) -> str:
+    """Return the model's name for a reply: as it was asked for, if it answers to that."""
+    answers = asked is not None and services().engine.registry.find(asked) is result.model
+    return asked if asked is not None and answers else shown(result.model.spec.id)
+
+
+def prompt_header(result: Embedded, options: Options) -> dict[str, str]:
+    """Return which prompt a named role or prompt stood for; a model may have none for a role."""
+    if options.prompt_name is None and options.input_type is None:
+        return {}
+    chosen = result.loaded.embedder.prompt(options.prompt_name, options.prompt, options.input_type)
+    return {"X-Embedding-Prompt": (chosen.name or "text") if chosen.text else "none"}
 
 
 def run(
     inputs: Sequence[Input], model: str | None, options: Options, wanted: Wanted,
-    taken: Taken | None = None,
+    taken: Taken | None = None, *, max_tokens: int | None = None, field: str = "input",
 ) -> Embedded:  # fmt: skip
-    """Embed the inputs of any dialect within the limits, and note the cost for the log line."""
-    admit(len(inputs), model)
+    """Embed the inputs of any dialect within the limits, and note the cost for the log line.
+
+    `field` is where they stand in the request; of each `max_tokens` are read.
+    """
+    admit(len(inputs), model, field)
     taken = taken or take(model, wanted.outputs)
     facts = taken[1].facts
     form, most_tokens, most_terms = wanted.form, None, None
     limit = services().config.max_reply_bytes
     if "dense" in wanted.outputs:
         cut = min(options.dimensions or facts.dimension, facts.dimension)
-        _check_reply(len(inputs), cut, form)
-    if "multi_vector" in wanted.outputs:
-        # Whatever they are written as, they are in memory as float32 first.
-        most_tokens = int(limit / (facts.dimension * max(form.width, 4.0) + 2))
+        check_reply(len(inputs), cut, form)
+    for output, width in (("multi_vector", facts.dimension), ("tokens", facts.token_dimension)):
+        if output in wanted.outputs:
+            # Whatever they are written as, they are in memory as float32 first.
+            most_tokens = int(limit / (width * max(form.width, 4.0) + 2))
     if "sparse" in wanted.outputs:
         most_terms = int(limit / form.term(texts=wanted.terms))
-    how = request_of(options, inputs, model, wanted, most_tokens, most_terms, taken)
+    how = request_of(options, inputs, model, wanted, most_tokens, most_terms, taken, max_tokens)
     result = services().engine.embed(how)
     g.facts = {"model": result.model.spec.id, "texts": len(inputs), "tokens": result.tokens}
     if "dense" in wanted.outputs:  # a remote model's dimension is 0 until its first reply
-        _check_reply(len(inputs), result.vectors.shape[1], form)
+        check_reply(len(inputs), result.vectors.shape[1], form)
     if wanted.outputs != DENSE:
         _check_whole(result, wanted)
     return result
+
+
+def run_chunks(
+    documents: Sequence[Sequence[str]], model: str | None, options: Options, wanted: Wanted,
+    taken: Taken | None = None, *, field: str = "input",
+) -> Embedded:  # fmt: skip
+    """Embed the chunks of documents, each chunk in the light of its whole document: late chunking.
+
+    The vectors are those of all chunks, in order. Otherwise as `run`.
+    """
+    chunks = sum(map(len, documents))
+    admit(chunks, model, field)
+    taken = taken or take(model, DENSE)
+    facts = taken[1].facts
+    cut = min(options.dimensions or facts.dimension, facts.dimension)
+    check_reply(chunks, cut, wanted.form)
+    how = request_of(options, model=model, wanted=wanted, taken=taken)
+    result = services().engine.embed_chunks(documents, how)
+    g.facts = {"model": result.model.spec.id, "texts": chunks, "tokens": result.tokens}
+    return result
+
+
+@contextmanager
+def called(**fields: str) -> Iterator[None]:
+    """Refuse a field by the name that its caller has for it: `dimensions="output_dimension"`."""
+    try:
+        yield
+    except BadRequest as refused:
+        name = refused.param or ""
+        if name in fields:
+            bare = refused.message.removeprefix(f"{name} ").removeprefix(f"{name}: ")
+            refused.param, refused.message = fields[name], f"{fields[name]}: {bare}"
+        raise
+
+
+@contextmanager
+def placed(name: Callable[[int], str]) -> Iterator[None]:
+    """Refuse an input by its place in the request, `texts.3`: the engine only counts them."""
+    try:
+        yield
+    except ServiceError as refused:
+        if refused.index is not None:
+            refused.param = name(refused.index)
+            refused.message, refused.index = f"{refused.param}: {refused.message}", None
+        raise
 
 
 def admit(texts: int, model: str | None, field: str = "input") -> None:
@@ -175,13 +261,18 @@ def admit(texts: int, model: str | None, field: str = "input") -> None:
     g.facts = {"model": model, "texts": texts}
 
 
-def _check_reply(count: int, dimension: int, form: Form) -> None:
-    """Raise TooLarge for more vectors than a reply may hold."""
+def check_reply(count: int, dimension: int, *forms: Form, beside: int = 0) -> None:
+    """Raise TooLarge for more vectors than a reply may hold, each in all of these forms.
+
+    `beside` is how many other bytes the reply has.
+    """
     limit = services().config.max_reply_bytes
-    most = int(limit / (dimension * form.width + ROW))
+    room = max(0, limit - beside)
+    most = int(room / (dimension * sum(form.width for form in forms) + ROW))
     if count <= most:
         return
-    other = int(limit / (dimension * form._replace(encoding="base64").width + ROW))
+    shorter = sum(form._replace(encoding="base64").width for form in forms)
+    other = int(room / (dimension * shorter + ROW))
     hint = f", or {other} in base64" if other > most else ""
     raise TooLarge(
         f"{count} vectors of {dimension} numbers are more than the {limit} bytes of a reply: send "
@@ -198,7 +289,7 @@ def _check_whole(result: Embedded, wanted: Wanted) -> None:
     if "sparse" in wanted.outputs:
         terms = sum(len(row.indices) for row in _sparse(result))
         size += int(terms * form.term(texts=wanted.terms))
-    if "multi_vector" in wanted.outputs:
+    if {"multi_vector", "tokens"} & set(wanted.outputs):
         size += int(sum(len(m) * (m.shape[1] * form.width + 2) for m in _matrices(result)))
     if size > limit:
         raise TooLarge(
@@ -212,11 +303,12 @@ def _sparse(result: Embedded) -> list[Sparse]:
 
 
 def _matrices(result: Embedded) -> list[Vectors]:
-    return [row for row in result.columns["multi_vector"] if isinstance(row, np.ndarray)]
+    columns = (result.columns.get(output, ()) for output in ("multi_vector", "tokens"))
+    return [row for column in columns for row in column if isinstance(row, np.ndarray)]
 
 
-def _written(result: Embedded, form: Form) -> list[Vectors]:
-    """Return the vectors of tokens as this form has them: some types are of vectors of length 1."""
+def matrices_of(result: Embedded, form: Form) -> list[Vectors]:
+    """Return the vectors of each input's tokens: of length 1 where the form's type needs that."""
     matrices = _matrices(result)
     if form.dtype not in OF_UNITS:
         return matrices

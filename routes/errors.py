@@ -14,16 +14,15 @@ from werkzeug.exceptions import (
 )
 
 from auth import sees_all
-from errors import ProviderError, ServiceError, TooLarge
+from errors import ProviderError, ServiceError
 from observability import metrics
-from schemas.service import ErrorReply, OpenAIErrorReply
+from routes.table import NATIVE, ROUTES, Dialect, Failure
 
 log = logging.getLogger("errors")
 
 # OpenAI's clients repeat 408, 409, 429 and 5xx, unless X-Should-Retry forbids it.
 PERMANENT = {409, 413, 501, 507}
 PATH = re.compile(r"/[^\s/'\":;,]+(/[^\s'\":;,]*)+")  # of at least two parts
-OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 def register(app: Flask) -> None:
@@ -35,14 +34,13 @@ def register(app: Flask) -> None:
 
 def _service_error(exc: ServiceError) -> Response:
     status = exc.status
-    if _openai() and isinstance(exc, TooLarge) and exc.param == "input":
-        status = 400  # OpenAI's status for too many inputs
     message = str(exc)  # with "input 3: " before it where an input is at fault
     if status >= 500 and not sees_all():  # only admins see paths and hosts
         message = exc.short or PATH.sub("(a path)", message)
     if status >= 500 and (status != 503 or message != str(exc)):
         log.error("%s: %s", exc.code, exc)
-    response = _respond(status, exc.code, message, exc.param)
+    response = _respond(status, exc.code, message, exc.param, exc)
+    status = response.status_code  # the dialect's
     if exc.retry_after_s is not None:
         response.headers["Retry-After"] = str(math.ceil(exc.retry_after_s))
     if status == 401:
@@ -68,7 +66,7 @@ def _http_error(exc: HTTPException) -> Response:
             "Content-Length or in chunks as in RFC 9112"
         )
     message = messages.get(status, exc.description or exc.name)
-    response = _respond(status, exc.name.lower().replace(" ", "_"), message, None)
+    response = _respond(status, exc.name.lower().replace(" ", "_"), message, None, exc)
     if isinstance(exc, MethodNotAllowed) and exc.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(exc.valid_methods))
     if isinstance(exc, RequestEntityTooLarge):
@@ -79,21 +77,22 @@ def _http_error(exc: HTTPException) -> Response:
 def _unexpected(exc: Exception) -> Response:
     log.error("unexpected %s (request %s)", type(exc).__name__, g.get("request_id"), exc_info=exc)
     message = "an unexpected error; the service's log has it under this request id"
-    return _respond(500, "internal_error", message, None)
+    return _respond(500, "internal_error", message, None, exc)
 
 
-def _openai() -> bool:
-    return request.path.startswith("/v1/")
-
-
-def _respond(status: int, code: str, message: str, param: str | None) -> Response:
+def _respond(status: int, code: str, message: str, param: str | None, exc: Exception) -> Response:
     metrics.ERRORS.labels(code).inc()
-    body: ErrorReply | OpenAIErrorReply
-    if _openai():
-        kind = OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-        body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    else:
-        body = {"error": message, "error_type": code, "request_id": g.get("request_id")}
-        if param is not None:
-            body["param"] = param
+    failure = Failure(status, code, message, param, g.get("request_id"), exc)
+    status, body = dialect_of(request.path).error(failure)
     return Response(orjson.dumps(body), status, content_type="application/json")
+
+
+def dialect_of(path: str) -> Dialect:
+    """Return the dialect of the request's route, or where there is none that of its path."""
+    chosen: Dialect | None = g.get("dialect")
+    if chosen is not None:
+        return chosen
+    dialects = {row.dialect.name: row.dialect for row in ROUTES}.values()
+    fitting = [(len(begin), each) for each in dialects for begin in each.prefixes
+               if path.startswith(begin)]  # fmt: skip
+    return max(fitting, key=lambda pair: pair[0], default=(0, NATIVE))[1]

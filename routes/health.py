@@ -49,6 +49,7 @@ def index() -> IndexReply:
     }
 
 
+@Probe("GET", "/ping", same=(503,))
 @Probe("GET", "/health", same=(503,))
 def health() -> Reply[HealthReply]:
     """Say whether the default model can encode, and the state of every model.
@@ -89,7 +90,7 @@ def ready() -> Reply[ReadyReply]:
     return Reply({"status": "not ready", "stage": default.state, "reason": why}, 503, RETRY)
 
 
-@Route("GET", "/metrics", access="embed", tag="service", probe=True, other="text/plain")
+@Route("GET", "/metrics", access="metrics", tag="service", probe=True, other="text/plain")
 def show_metrics() -> Reply[SumsReply] | Reply[bytes]:
     """Return the metrics in Prometheus's text format, or their sums as JSON if asked for."""
     kinds = [(kind.partition(";")[0].strip(), wish) for kind, wish in request.accept_mimetypes]

@@ -23,8 +23,16 @@ from observability import metrics, tracing
 from observability.logs import line
 from rate_limits import add_headers, throttle
 from routes.body_limits import read_body
-from routes.parse import check_url, parse_body, parse_query
-from routes.table import Reply, Route
+from routes.parse import (
+    body_of,
+    check_url,
+    choose,
+    parse_body,
+    parse_query,
+    read_json,
+    read_strictly,
+)
+from routes.table import Reply, Route, by_endpoint
 
 access_log = logging.getLogger("access")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
@@ -39,19 +47,20 @@ class AnyText(PathConverter):
 
 
 def register(app: Flask, rows: list[Route]) -> None:
-    """Make each row a rule of Flask's, with the hooks around it."""
+    """Make each endpoint a rule of Flask's, with the hooks around it."""
     # A path is taken as it came: with slashes merged, `/c/vectors//a` would be the record `a`.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = False
     app.url_map.converters["path"] = AnyText
     app.before_request(_begin)
     app.before_request(check_url)
-    for row in rows:
+    for endpoint, variants in by_endpoint(rows).items():
+        row = variants[-1]
         # A slash at the end does not count, except after a name: `/collections/c/` may be what a
         # client made of `/collections/c/vectors/..`, and must not delete the collection.
         rule: dict[str, Any] = {"methods": [row.method], "strict_slashes": row.path.endswith(">")}
-        app.add_url_rule(row.path, row.name, _view(row), **rule)
-    every_page = {row.name for row in rows if row.any_page}
+        app.add_url_rule(row.path, endpoint, _view(variants), **rule)
+    every_page = {row.endpoint for row in rows if row.any_page}
     app.after_request(lambda response: _finish(response, every_page))
     app.teardown_request(_end)
 
@@ -65,39 +74,54 @@ def _begin() -> None:
     g.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-def _view(row: Route) -> Callable[..., Response]:
+def _view(rows: list[Route]) -> Callable[..., Response]:
+    row = rows[-1]  # who may call, and within what limits, is the same for all
+
     def view(**values: Any) -> Response:
-        g.probe = row.probe
+        g.probe, g.dialect = row.probe, row.dialect
         identify(row.access, own_account=row.own_account)
         if not row.any_page and caller().role == "anonymous":
             cors.keep_out_pages()
         with throttle().permits.one() if row.works else nullcontext():
-            answer = _handle(row, values)
+            answer = _handle(rows, values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
+        # A model's name may have any letters, and a header only those of ASCII.
+        headers = {
+            name: value.encode("ascii", "backslashreplace").decode()
+            for name, value in reply.headers.items()
+        }
         if isinstance(reply.body, bytes):
-            return Response(reply.body, reply.status, dict(reply.headers))
+            return Response(reply.body, reply.status, headers)
         content = orjson.dumps(reply.body, option=orjson.OPT_SERIALIZE_NUMPY)
         response = Response(content, reply.status, content_type="application/json")
-        response.headers.extend(reply.headers)
+        response.headers.extend(headers)
         return response
 
     return view
 
 
-def _handle(row: Route, values: dict[str, Any]) -> Any:
+def _handle(rows: list[Route], values: dict[str, Any]) -> Any:
     """Count a request, check its scope, parse its body and query, and call its handler."""
+    row, raw, body = rows[-1], None, None
     if row.counted:
         throttle().count_request()
     for name in row.scope:
         if name in values:
             allow_collection(values[name])
     request.max_content_length = row.most_bytes(services().config.max_request_bytes)
-    if row.body is None and row.optional_body is None:
+    if len(rows) > 1:
+        raw = read_json()
+        body = read_strictly(row.body, raw)
+        row = choose(rows, raw) if body is None else row
+        g.dialect = row.dialect
+    elif row.body is None and row.optional_body is None:
         read_body()  # not wanted, but read to its end within the limit
     if row.query is not None:
         values["query"] = parse_query(row.query)
     if row.body is not None:
-        body = values["body"] = parse_body(row.body)
+        if body is None:
+            body = parse_body(row.body) if raw is None else body_of(row.body, raw)
+        values["body"] = body
         for name in row.scope:
             if name not in values:
                 allow_collection(getattr(body, name))

@@ -1,16 +1,20 @@
 """The configured models and what is known of each."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from auth import sees_all, shown
 from context import services
+from embedders.base import Kind
+from errors import NotFound
 from routes.table import Route
-from routes.v1 import find
 from schemas.embed import EmbedQuery
-from schemas.service import ModelReply, ModelsReply
+from schemas.service import CohereModelReply, ModelReply, ModelsReply
 from serving.model import Model
 
+# Cohere's names of what a model is for.
+ENDPOINTS: Mapping[Kind, str] = {"sentence_transformer": "embed", "reranker": "rerank"}
 ModelsRoute = partial(Route, access="embed", tag="models", any_page=True)
 
 
@@ -19,7 +23,12 @@ def models() -> ModelsReply:
     """List every configured model with its state."""
     registry = services().engine.registry
     rows = [describe(model) for model in registry.models.values()]
-    return {"object": "list", "default": shown(registry.default.spec.id), "data": rows}
+    return {
+        "object": "list",
+        "default": shown(registry.default.spec.id),
+        "data": rows,
+        "models": [cohere_model(model) for model in registry.models.values()],
+    }
 
 
 @ModelsRoute("GET", "/models/<path:model_id>", errors=(404,))
@@ -35,10 +44,24 @@ def model_info(query: EmbedQuery) -> ModelReply:
     return describe(registry.default if query.model_id is None else find(query.model_id))
 
 
-@ModelsRoute("GET", "/info")
-def info() -> ModelReply:
-    """Describe the default model."""
-    return describe(services().engine.registry.default)
+def find(name: str) -> Model:
+    """Return the model that a path names. Raises NotFound."""
+    registry = services().engine.registry
+    if found := registry.find(name):
+        return found
+    known = ", ".join(map(shown, registry.models))
+    raise NotFound(f"unknown model {name[:128]!r}; available: {known}", param="model")
+
+
+def cohere_model(model: Model) -> CohereModelReply:
+    """Return a model as Cohere's clients read it."""
+    facts = model.facts
+    return {
+        "name": shown(model.spec.id),
+        "endpoints": [ENDPOINTS[facts.kind]] if facts and facts.kind in ENDPOINTS else [],
+        "finetuned": False,
+        "context_length": facts.max_tokens if facts else model.spec.max_seq_length,
+    }
 
 
 def describe(model: Model) -> ModelReply:
@@ -46,12 +69,14 @@ def describe(model: Model) -> ModelReply:
     spec, facts, settings = model.spec, model.facts, services().settings.current
     held = model.held
     dimension = (facts.dimension or None) if facts else spec.dimensions
+    prompts = facts.prompts if facts else spec.prompts
     longest = facts.max_tokens if facts else spec.max_seq_length
     return {
         "id": shown(spec.id),
         "object": "model",
         "model_id": shown(spec.model_name),
         "model_name": shown(spec.model_name),
+        "aliases": list(spec.aliases),
         "type": facts.kind if facts and spec.type == "auto" else spec.type,
         "kind": facts.kind if facts else None,
         "outputs": list(facts.outputs) if facts else [],
@@ -69,7 +94,7 @@ def describe(model: Model) -> ModelReply:
         "backend": facts.backend if facts else spec.backend,
         "pooling": facts.pooling if facts else None,
         "notes": list(facts.notes) if facts and sees_all() else [],
-        "prompts": dict(facts.prompts) if facts else spec.prompts,
+        "prompts": {name: text for name, text in prompts.items() if text},
         "revision": spec.revision,
         "fingerprint": facts.fingerprint if facts else None,
         "memory_bytes": model.memory_bytes,

@@ -14,8 +14,8 @@ from pydantic.json_schema import JsonSchemaMode
 
 from auth import identify
 from context import services
-from routes.table import ROUTES, Route
-from schemas.service import DescriptionReply, ErrorReply, OpenAIErrorReply
+from routes.table import ROUTES, Failure, Route, by_endpoint
+from schemas.service import DescriptionReply
 
 REF = "#/components/schemas/{model}"
 # Statuses of any route: of gunicorn, the size limit and the error handler.
@@ -39,6 +39,7 @@ MEANINGS = {
     413: "The request is too large.",
     415: "The body's media type is not supported.",
     422: "A value is not allowed.",
+    424: "The model is not of the kind that this needs.",
     429: "Too many requests; Retry-After says when to come back.",
     500: "An unexpected error; the log has it under the request id.",
     502: "A provider failed.",
@@ -66,21 +67,11 @@ def openapi() -> DescriptionReply:
 @lru_cache(maxsize=2)
 def description(version: str, auth: bool = False) -> DescriptionReply:
     """Return the OpenAPI document of the whole route table; `auth` is whether callers sign in."""
-    rows = described()
-    kinds: dict[JsonSchemaMode, set[Any]] = {
-        "validation": {m for r in rows for m in (r.body, r.optional_body, r.query) if m},
-        "serialization": {r.reply for r in rows} | {ErrorReply, OpenAIErrorReply},
-    }
-    shapes = [
-        (model, mode, TypeAdapter(model))
-        for mode, models in kinds.items()
-        for model in sorted(models, key=str)
-    ]
-    names, schemas = TypeAdapter.json_schemas(shapes, ref_template=REF)
-    components = schemas.get("$defs", {})
+    names, components = shapes()
     paths: dict[str, Any] = {}
-    for row in rows:
-        operation = _operation(row, names, components, auth)
+    for variants in by_endpoint(described()).values():
+        operation = _operation(variants, names, components, auth)
+        row = variants[-1]
         paths.setdefault(described_path(row.path), {})[row.method.lower()] = operation
     return {
         "openapi": "3.1.0",
@@ -91,9 +82,27 @@ def description(version: str, auth: bool = False) -> DescriptionReply:
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
             },
         },
     }
+
+
+@cache
+def shapes() -> tuple[Any, dict[str, Any]]:
+    """Return the schema of each body and reply by its type and mode, and what these refer to."""
+    rows = described()
+    kinds: dict[JsonSchemaMode, set[Any]] = {
+        "validation": {m for r in rows for m in (r.body, r.optional_body, r.query) if m},
+        "serialization": {kind for r in rows for kind in (r.reply, r.dialect.reply)},
+    }
+    wanted = [
+        (model, mode, TypeAdapter(model))
+        for mode, models in kinds.items()
+        for model in sorted(models, key=str)
+    ]
+    names, schemas = TypeAdapter.json_schemas(wanted, ref_template=REF)
+    return names, schemas.get("$defs", {})
 
 
 @cache
@@ -109,11 +118,12 @@ def described_path(rule: str) -> str:
 
 def statuses(row: Route) -> list[int]:
     """Return the statuses that a route may answer besides success."""
-    found = {*row.errors, *row.same, *ANYWHERE}
+    value = row.dialect.error(Failure(422, "", ""))[0]  # the dialect's status of a wrong value
+    found = {value if status == 422 else status for status in (*row.errors, *row.same, *ANYWHERE)}
     if row.access != "public":
         found |= {401, 403, 429}
     if row.body or row.query or row.optional_body:
-        found |= {413, 415, 422}
+        found |= {413, 415, value}
     if "<" in row.path:
         found.add(404)
     return sorted(found)
@@ -124,27 +134,46 @@ def described() -> list[Route]:
     return [row for row in ROUTES if row.reply is not None]
 
 
-def _operation(row: Route, names: Any, components: dict[str, Any], auth: bool) -> dict[str, Any]:
-    shown = examples().get(row.name, {})
+def _operation(
+    rows: list[Route], names: Any, components: dict[str, Any], auth: bool
+) -> dict[str, Any]:
+    """Return the operation of an endpoint, whose rows take different bodies."""
+    row = rows[-1]  # the one without keys
+    name = f"{row.method.lower()}_{row.handler.__module__[7:]}_{row.handler.__name__}"
     operation: dict[str, Any] = {
         "summary": row.summary,
-        "operationId": f"{row.method.lower()}_{row.handler.__module__[7:]}_{row.handler.__name__}",
-        "tags": [row.tag],
-        "responses": _responses(row, names, shown),
+        "operationId": name.replace(".", "_") + (_word(row.path) if _is_twice(row) else ""),
+        "tags": list(dict.fromkeys(each.tag for each in reversed(rows))),
+        "responses": _responses(rows, names),
     }
-    if parameters := _parameters(row, names, components, shown):
+    if len(rows) > 1:
+        keyed = (f"With {' or '.join(f'`{k}`' for k in r.keys)}: {r.summary}" for r in rows[:-1])
+        operation["description"] = " ".join((row.summary, *keyed))
+    if parameters := _parameters(row, names, components, examples().get(row.name, {})):
         operation["parameters"] = parameters
-    model = row.body or row.optional_body
-    if model is not None:
+    bodies = {r.name: model for r in reversed(rows) if (model := r.body or r.optional_body)}
+    if bodies:
         kinds = ["application/json"] + (["application/x-www-form-urlencoded"] if row.form else [])
-        content = _content(names[model, "validation"], shown.get("body"))
+        shown = {name: examples().get(name, {}).get("body") for name in bodies}
+        content = _content([names[model, "validation"] for model in bodies.values()], shown)
         operation["requestBody"] = {
             "required": row.body is not None or row.form,
             "content": dict.fromkeys(kinds, content),
         }
     if row.access != "public":
-        operation["security"] = [{"bearer": []}, {"key": []}] + ([] if auth else [{}])
+        operation["security"] = [{"bearer": []}, {"key": []}, {"azure": []}] + (
+            [] if auth else [{}]
+        )
     return operation
+
+
+def _is_twice(row: Route) -> bool:
+    """Return whether the handler has several paths, so that its name alone is no id."""
+    return sum(other.handler is row.handler for other in ROUTES) > 1
+
+
+def _word(path: str) -> str:
+    return "_" + re.sub(r"\W+", "_", path).strip("_")
 
 
 def _parameters(
@@ -169,19 +198,25 @@ def _parameters(
     return found
 
 
-def _responses(row: Route, names: Any, shown: dict[str, Any]) -> dict[str, Any]:
-    schema = names[row.reply, "serialization"]
-    wrong = names[OpenAIErrorReply if row.dialect == "openai" else ErrorReply, "serialization"]
+def _responses(rows: list[Route], names: Any) -> dict[str, Any]:
     answers: dict[str, Any] = {}
-    for status in (*row.success, *statuses(row)):
-        good = status in row.success
-        example = shown.get("reply") if good and shown.get("status") == status else None
-        body = schema if good or status in row.same else wrong
-        content: dict[str, Any] = {"application/json": _content(body, example)}
+    successes = list(dict.fromkeys(status for row in rows for status in row.success))
+    others = sorted({status for row in rows for status in statuses(row)} - {*successes})
+    for status in (*successes, *others):
+        bodies, shown = [], {}
+        for row in reversed(rows):
+            good, example = status in row.success, examples().get(row.name, {})
+            if good and example.get("status") == status:
+                shown[row.name] = example.get("reply")
+            if good or status in statuses(row):
+                kind = row.reply if good or status in row.same else row.dialect.reply
+                bodies.append(names[kind, "serialization"])
+        content: dict[str, Any] = {"application/json": _content(bodies, shown)}
         answers[str(status)] = {"description": MEANINGS[status], "content": content}
-        if good and row.other is not None:
-            content[row.other] = {"schema": {"type": "string"}}
-        if good and row.other == BYTES:
+        other = rows[-1].other if status in rows[-1].success else None
+        if other is not None:
+            content[other] = {"schema": {"type": "string"}}
+        if other == BYTES:
             content[BYTES] = {"schema": {"type": "string", "format": "binary"}}
             answers[str(status)]["headers"] = {
                 name: {"description": meaning, "schema": {"type": "string"}}
@@ -190,5 +225,13 @@ def _responses(row: Route, names: Any, shown: dict[str, Any]) -> dict[str, Any]:
     return answers
 
 
-def _content(schema: Any, example: Any) -> dict[str, Any]:
-    return {"schema": schema} if example is None else {"schema": schema, "example": example}
+def _content(schemas: list[Any], shown: dict[str, Any]) -> dict[str, Any]:
+    """Return a body that has one of these forms, with its examples by the rows' names."""
+    different = list({orjson.dumps(each): each for each in schemas}.values())
+    content = {"schema": different[0] if len(different) == 1 else {"anyOf": different}}
+    given = {name: example for name, example in shown.items() if example is not None}
+    if len(given) == 1:
+        return {**content, "example": next(iter(given.values()))}
+    if given:
+        content["examples"] = {name: {"value": example} for name, example in given.items()}
+    return content

@@ -6,17 +6,21 @@ Every refusal says what is wrong, where, and what is valid, and never repeats th
 import codecs
 import json
 from collections.abc import Iterator
+from functools import cache
 from io import BytesIO
 from typing import Any, TypeVar, get_args
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from flask import request
+from flask import g, request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import SchemaValidator, core_schema
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
-from errors import BadRequest, Invalid, TooLarge, UnsupportedMedia
+import cors
+from errors import BadRequest, Invalid, ServiceError, TooLarge, UnsupportedMedia
 from routes.body_limits import read_body, refuse_heavy
+from routes.table import Dialect, Route
 
 FIELDS = 20  # of a form; OAuth's for a password has six
 # Half a surrogate pair is searched for in Python, which takes 0.3 s per megabyte of short lists.
@@ -49,15 +53,15 @@ def check_url() -> None:
             ) from None
 
 
-def parse_body(model: type[Model], *, optional: bool = False) -> Model:
-    """Return a JSON body. Raises BadRequest, Invalid, UnsupportedMedia, TooLarge.
+def read_json(*, optional: bool = False) -> bytes:
+    """Return a body that says to be JSON. Raises BadRequest, UnsupportedMedia, TooLarge.
 
-    If it is `optional`, a missing body is the same as an empty object.
+    If it is `optional`, a missing body is empty.
     """
     early = read_body() if optional else None
     if early == b"":
-        return model()
-    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        return early
+    if not _is_json():
         raise UnsupportedMedia(
             "the body must be JSON, sent with Content-Type: application/json "
             "(with curl: -H 'Content-Type: application/json')"
@@ -71,10 +75,79 @@ def parse_body(model: type[Model], *, optional: bool = False) -> Model:
     if not body.strip():
         raise BadRequest("the body is empty; a JSON object is needed")
     refuse_heavy(body)
+    return body
+
+
+def parse_body(model: type[Model], *, optional: bool = False) -> Model:
+    """Return a JSON body. Raises BadRequest, Invalid, UnsupportedMedia, TooLarge.
+
+    If it is `optional`, a missing body is the same as an empty object.
+    """
+    body = read_json(optional=optional)
+    return model() if body == b"" else body_of(model, body)
+
+
+def body_of(model: type[Model], body: bytes) -> Model:
+    """Return what a body of JSON holds. Raises BadRequest, Invalid, TooLarge."""
     try:
         return model.model_validate_json(body)
     except ValidationError as exc:
         raise _explained(exc, model, body) from None
+
+
+def choose(rows: list[Route], body: bytes) -> Route:
+    """Return the row of an endpoint that takes this body: see `Route`. The last is the default."""
+    if not any(b'"%s"' % key.encode() in body for row in rows for key in row.keys):
+        return rows[-1]
+    given = _keys_in(body, tuple(key for row in rows for key in row.keys))
+    return next((row for row in rows if given.intersection(row.keys)), rows[-1])
+
+
+def read_strictly(model: type[Model] | None, body: bytes) -> Model | None:
+    """Return what a body of JSON holds if the model refuses fields of others, and takes it.
+
+    So the default row of an endpoint costs no search for the keys of the others.
+    """
+    if model is None or model.model_config.get("extra") != "forbid":
+        return None
+    try:
+        return model.model_validate_json(body)
+    except (ValidationError, ServiceError):
+        return None
+
+
+def _keys_in(body: bytes, keys: tuple[str, ...]) -> set[str]:
+    """Return which of these keys the body's object has, not null."""
+    try:
+        _only_null(keys).validate_json(body)
+    except ValidationError as exc:
+        errors = exc.errors(include_input=False, include_url=False)
+        if errors[0]["type"] == "json_invalid":  # whoever wrote it meant this
+            return {key for key in keys if b'"%s"' % key.encode() in body}
+        return {str(error["loc"][0]) for error in errors if error["loc"]}
+    return set()
+
+
+@cache
+def _only_null(keys: tuple[str, ...]) -> SchemaValidator:
+    """Return what refuses each of these keys unless it is null, and makes no object of others."""
+    null = core_schema.typed_dict_field(core_schema.none_schema(), required=False)
+    return SchemaValidator(
+        core_schema.typed_dict_schema(dict.fromkeys(keys, null), extra_behavior="ignore")
+    )
+
+
+def _is_json() -> bool:
+    """Return whether the body is JSON by its type, or has none, as LiteLLM's for Voyage.
+
+    Pages of other origins may send a body without a type unasked, as they may send text/plain.
+    """
+    kind = request.mimetype
+    if kind == "application/json" or kind.endswith("+json"):
+        return True
+    dialect: Dialect | None = g.get("dialect")
+    any_type = not kind or (dialect is not None and dialect.any_type)
+    return any_type and not cors.from_another_origin()
 
 
 def parse_form(model: type[Model]) -> Model:

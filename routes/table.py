@@ -9,18 +9,63 @@ annotations of its handler.
 import functools
 import operator
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, Generic, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
 from accounts.users import Access
+from schemas.service import ErrorReply
 
-Dialect = Literal["native", "openai"]  # the shape of the route's error bodies
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 Body = TypeVar("Body")
 SMALL = 64 * 1024  # bytes of a body, where the route does not allow large ones
+
+
+class Failure(NamedTuple):
+    """What is wrong with a request, which each dialect says in its own words and statuses."""
+
+    status: int
+    code: str  # the kind of error, for programs
+    message: str
+    param: str | None = None  # the field at fault
+    request_id: str | None = None
+    exc: Exception | None = None  # what was raised
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Whose clients a route is for: what `error` makes of a failure is its status and its body.
+
+    `error`'s annotation names the body's type. A path without a route that begins with one of
+    `prefixes` is answered in this dialect too. With `any_type` a body is JSON whatever it says to
+    be, unless a page of another origin sends it: curl calls it a form if it is told nothing.
+    """
+
+    name: str
+    error: Callable[[Failure], tuple[int, Any]]
+    prefixes: tuple[str, ...] = ()
+    any_type: bool = False
+
+    @property
+    def reply(self) -> Any:
+        """The type of its error bodies."""
+        return get_args(self.error.__annotations__["return"])[1]
+
+
+def _native(failure: Failure) -> tuple[int, ErrorReply]:
+    body: ErrorReply = {
+        "error": failure.message,
+        "error_type": failure.code,
+        "request_id": failure.request_id,
+    }
+    if failure.param is not None:
+        body["param"] = failure.param
+    return failure.status, body
+
+
+NATIVE = Dialect("native", _native)
 
 
 @dataclass(frozen=True)
@@ -37,7 +82,12 @@ class Reply(Generic[Body]):
 
 @dataclass(eq=False)
 class Route:
-    """One row of the table, and the decorator that adds it. `path` is in Flask's notation."""
+    """One row of the table, and the decorator that adds it. `path` is in Flask's notation.
+
+    Several rows may have one method and path: they differ in `keys`. Of these the first takes the
+    request that has one of its keys in the body's object, not null; the one without keys takes any
+    other. Who may call and within what limits is the same for all of them.
+    """
 
     method: str
     path: str
@@ -50,7 +100,8 @@ class Route:
     success: tuple[int, ...] = (200,)
     errors: tuple[int, ...] = ()
     same: tuple[int, ...] = ()  # errors that have the reply's body
-    dialect: Dialect = "native"
+    dialect: Dialect = NATIVE
+    keys: tuple[str, ...] = ()
     # Path values and body fields that name a collection: the caller's key must be valid for each.
     scope: tuple[str, ...] = ()
     # Whether it embeds, stores or searches: only such routes are refused under overload.
@@ -83,9 +134,14 @@ class Route:
         return handler
 
     @property
-    def name(self) -> str:
+    def endpoint(self) -> str:
         """The method and the path: Flask's endpoint."""
         return f"{self.method} {self.path}"
+
+    @property
+    def name(self) -> str:
+        """The endpoint, and the keys of the body by which this row is chosen."""
+        return " ".join((self.endpoint, *(f"{key}=" for key in self.keys)))
 
     @property
     def summary(self) -> str:
@@ -107,3 +163,11 @@ def _bodies(annotation: Any) -> Iterator[Any]:
 
 
 ROUTES: list[Route] = []
+
+
+def by_endpoint(rows: Iterable[Route]) -> dict[str, list[Route]]:
+    """Return the rows of each endpoint: those with keys first, and the one without them last."""
+    found: dict[str, list[Route]] = {}
+    for row in sorted(rows, key=lambda row: not row.keys):
+        found.setdefault(row.endpoint, []).append(row)
+    return found

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple, NotRequired, Self, get_args
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     StrictBool,
     StrictInt,
@@ -150,6 +151,12 @@ class EmbedQuery(Query):
     model_id: str | None = optional("Id or name of the model.")
 
 
+class ModelQuery(EmbedQuery):
+    """Query string of paths of other services; parameters that are not listed are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class SingleQuery(Wishes, EmbedQuery):
     """Query string of `POST /embed/single`."""
 
@@ -220,11 +227,11 @@ class Wanted(NamedTuple):
                 param="dimensions",
             )
         terms = wishes.sparse_format == "terms"
-        _check_form(form, outputs, texts, terms)
+        check_form(form, outputs, texts, terms)
         return cls(outputs, form, normalized(form, normalize), top_n, min_weight, terms)
 
 
-def _check_form(form: Form, outputs: tuple[Output, ...], texts: int, terms: bool) -> None:
+def check_form(form: Form, outputs: tuple[Output, ...], texts: int, terms: bool = False) -> None:
     """Raise BadRequest for outputs that cannot be written in this form."""
     if "sparse" in outputs and form.dtype not in FLOATS:
         raise BadRequest(

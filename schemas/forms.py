@@ -4,11 +4,12 @@
 beyond 1 counts as 1. `ubinary` is
 a bit for each number, 1 above 0: the first number is the highest bit of a byte, and zeros fill the
 last byte. `binary` is the same minus 128. Cohere, Jina, Voyage and sentence-transformers agree on
-the bits. Several numbers in base64 or bytes are little-endian.
+the bits. Numbers in base64 or bytes are little-endian unless the form says otherwise.
 """
 
 import base64
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ class Form(NamedTuple):
 
     encoding: Encoding = "float"
     dtype: Dtype = "float32"
+    big_endian: bool = False  # of base64 and bytes
 
     @property
     def width(self) -> float:
@@ -91,13 +93,13 @@ def numbers(vectors: Vectors, dtype: Dtype) -> NDArray[Any]:
 def written(vectors: Vectors, form: Form) -> list[NDArray[Any] | str]:
     """Return each of (n, d) vectors as base64, or as an array that the JSON writer takes."""
     rows = numbers(vectors, form.dtype)
-    return list(rows) if form.encoding == "float" else [_base64(row) for row in rows]
+    return list(rows) if form.encoding == "float" else [_base64(row, form) for row in rows]
 
 
 def written_matrices(matrices: Sequence[Vectors], form: Form) -> list[NDArray[Any] | str]:
     """Return each of the matrices (t, d) as base64, row by row, or as an array for JSON."""
     rows = [numbers(matrix, form.dtype) for matrix in matrices]
-    return [row if form.encoding == "float" else _base64(row) for row in rows]
+    return [row if form.encoding == "float" else _base64(row, form) for row in rows]
 
 
 def written_sparse(
@@ -109,12 +111,17 @@ def written_sparse(
         texts = (terms(row.indices.tolist()) for row in rows)
         return [dict(zip(*pair, strict=True)) for pair in zip(texts, weights, strict=True)]
     shown: Callable[[NDArray[Any]], NDArray[Any] | str]
-    shown = (lambda part: part) if form.encoding == "float" else _base64
+    shown = (lambda part: part) if form.encoding == "float" else partial(_base64, form=form)
     return [
         {"indices": shown(np.asarray(row.indices, "<i4")), "values": shown(values)}
         for row, values in zip(rows, weights, strict=True)
     ]
 
 
-def _base64(row: NDArray[Any]) -> str:
-    return base64.b64encode(row.tobytes()).decode("ascii")
+def ordered(row: NDArray[Any], form: Form) -> NDArray[Any]:
+    """Return little-endian numbers with their bytes in the order of a form."""
+    return row.byteswap() if form.big_endian else row
+
+
+def _base64(row: NDArray[Any], form: Form) -> str:
+    return base64.b64encode(ordered(row, form).tobytes()).decode("ascii")

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     ValidationError,
     ValidationInfo,
@@ -18,6 +19,13 @@ from errors import BadRequest
 from schemas.base import Strict
 
 Value = TypeVar("Value")
+Side = Annotated[
+    Literal["left", "right"],
+    BeforeValidator(
+        lambda value: value.lower() if isinstance(value, str) else value,
+        json_schema_input_type=Literal["left", "right", "Left", "Right"],
+    ),
+]
 
 
 class TextItem(BaseModel):

@@ -6,9 +6,11 @@ compatible with OpenAI do.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, NotRequired, Self, TypeVar, cast
 
 from pydantic import (
+    AfterValidator,
+    BaseModel,
     BeforeValidator,
     Discriminator,
     Field,
@@ -16,15 +18,17 @@ from pydantic import (
     StrictInt,
     StrictStr,
     Tag,
+    model_validator,
 )
 from typing_extensions import TypedDict
 
-from embedders.base import Input, Truncate, Vectors, side_of
+from embedders.base import Input, Truncate, side_of
 from errors import BadRequest
 from schemas import embed
-from schemas.base import Numbers, doc, optional
-from schemas.forms import Dtype, DtypeField, Encoding, Form, written
-from schemas.known import Known, TextItem, agreed, truncate_of
+from schemas.base import doc, optional
+from schemas.forms import Dtype, DtypeField, Encoding, Form
+from schemas.known import Known, Side, TextItem, agreed, truncate_of
+from schemas.parts import Parts, text_of
 
 Kind = Literal["float", "base64", "binary", "ubinary"]
 Value = TypeVar("Value")
@@ -35,6 +39,9 @@ SAME = {
     "prompt_name": ("prompt_name",),
     "input_type": ("input_type", "task"),
     "normalize": ("normalize", "normalized", "use_activation"),
+    "outputs": ("return_multivector",),
+    "truncate": ("truncate", "truncation"),
+    "truncate_prompt_tokens": ("truncate_prompt_tokens",),
 }
 # Jina has one field where others have two.
 KINDS: dict[Kind | None, tuple[Encoding | None, Dtype | None]] = {
@@ -48,11 +55,16 @@ KINDS: dict[Kind | None, tuple[Encoding | None, Dtype | None]] = {
 
 def _text(value: object) -> object:
     """Return the text of `{"text": ...}`. Raises BadRequest for an image."""
-    if isinstance(value, dict) and "image" in value:
-        raise BadRequest(
-            'input: an image cannot be embedded; send a text, or {"text": ...}', param="input"
-        )
-    return value["text"] if isinstance(value, dict) and set(value) == {"text"} else value
+    if not isinstance(value, dict):
+        return value
+    text: object = text_of(value, "input")
+    return text if {key for key, each in value.items() if each is not None} == {"text"} else value
+
+
+def _not_zero(value: int) -> int:
+    if value == 0:
+        raise ValueError("no token would be read")
+    return value
 
 
 def _input_form(value: object) -> str:
@@ -83,6 +95,30 @@ OneKind = Annotated[
         | None,
     ),
 ]
+
+
+class Message(BaseModel):
+    """A message of a chat: its content is a text, or parts that are texts."""
+
+    role: str = "user"
+    content: str | list[TextItem]
+
+
+MessageText = Annotated[
+    StrictStr,
+    BeforeValidator(
+        lambda value: text_of(value, "messages") if isinstance(value, dict) else None,
+        json_schema_input_type=Message | Parts,
+    ),
+]
+EncodingField = Annotated[
+    Encoding,
+    BeforeValidator(
+        lambda value: "bytes" if value == "bytes_only" else value,
+        json_schema_input_type=Encoding | Literal["bytes_only"],
+    ),
+]
+TokenLimit = Annotated[StrictInt, Field(ge=-1), AfterValidator(_not_zero)]
 Ignored = Annotated[Any, doc("Any value: it cannot change a vector.")]
 
 
@@ -93,17 +129,22 @@ class OpenAIBody(Known):
 
     given_texts = ("input",)
 
-    input: OpenAIInput = doc(
+    input: OpenAIInput | None = optional(
         "A text, a list of texts, a list of token ids, or a list of such lists. "
         'A text may also be `{"text": ...}`.'
+    )
+    messages: Annotated[list[MessageText], Field(min_length=1, max_length=1)] | None = optional(
+        "Instead of `input`: a list of one message. The text of its content is embedded as it is, "
+        "without a chat template; images are not read."
     )
     model: StrictStr | None = optional(
         "Id or name of a model; without it the default model is used."
     )
+    model_id: StrictStr | None = optional("The same as `model`.")
     # How vectors are written.
-    encoding_format: Encoding | None = optional(
-        "`float` (default), `base64` of little-endian numbers, or `bytes`: the body is one array, "
-        "and `X-Embedding-Shape` and `X-Embedding-Dtype` say how to read it."
+    encoding_format: EncodingField | None = optional(
+        "`float` (default), `base64` of the numbers of the chosen type, or `bytes` (`bytes_only`): "
+        "the body is one array, and `X-Embedding-Shape` and `X-Embedding-Dtype` say how to read it."
     )
     output_dtype: DtypeField | None = optional(
         "`float32` or `float` (default), `float16`, `int8` (127 times a number of the unit vector, "
@@ -114,11 +155,15 @@ class OpenAIBody(Known):
         "`float` or `base64` as `encoding_format`, `binary` or `ubinary` as "
         "`output_dtype`; or a list of one of them."
     )
-    embed_dtype: Literal["float32"] | None = optional(
-        "Only `float32`: the numbers of `float` in base64."
+    encoding_type: OneKind = optional(
+        "As `embedding_type`, by LlamaIndex's name: `float`, `base64`, `binary` or `ubinary`."
     )
-    endianness: Literal["native", "little"] | None = optional(
-        "`native` or `little`, which are the same here."
+    embed_dtype: Literal["float32", "float16"] | None = optional(
+        "As `output_dtype`: `float32` or `float16`."
+    )
+    endianness: Literal["native", "little", "big"] | None = optional(
+        "The order of the bytes of a number in base64 or bytes: `little` (default, and `native`) "
+        "or `big`."
     )
     # Which vector.
     dimensions: StrictInt | None = optional(
@@ -136,7 +181,8 @@ class OpenAIBody(Known):
     )
     task: StrictStr | None = optional("As `prompt_name`, by Jina's names (`retrieval.query`, ...).")
     prompt: StrictStr | None = optional(
-        "The text of a prompt, put before each input; at most 10,000 characters.",
+        "The text of a prompt, put before each input instead of that of the side that `input_type` "
+        "or `task` names; at most 10,000 characters.",
         max_length=embed.MOST_PROMPT,
     )
     # An input over the model's limit.
@@ -148,22 +194,27 @@ class OpenAIBody(Known):
     truncation: StrictBool | None = optional(
         "`true`: cut an input over the model's limit; `false`: refuse it."
     )
-    truncation_side: Literal["left", "right"] | None = optional(
+    truncation_side: Side | None = optional(
         "The side that is cut off: `right` (the end) or `left`."
     )
-    truncate_prompt_tokens: StrictInt | None = optional(
-        "Cut at the model's limit: -1, or a number that is not below it.", ge=-1
+    truncation_direction: Side | None = optional("As `truncation_side`.")
+    truncate_prompt_tokens: TokenLimit | None = optional(
+        "Tokens at which an input is cut, 1 or more; -1, or a number over the model's limit: at "
+        "that limit."
+    )
+    # What an input is.
+    late_chunking: StrictBool | None = optional(
+        "`true`: all inputs are the chunks of one document, which the model reads as a whole "
+        "before each chunk is pooled; or `false`."
+    )
+    return_multivector: StrictBool | None = optional(
+        "`true`: the vectors of an input's tokens, as `embeddings`, for a model that gives them; "
+        "or `false`."
     )
     # Fields with one valid value.
-    messages: None = optional("Only null: give `input`.")
-    add_special_tokens: Literal[True] | None = optional(
-        "Only `true`: texts get the model's special tokens."
-    )
-    late_chunking: Literal[False] | None = optional(
-        "Only `false`: each input is encoded by itself."
-    )
-    return_multivector: Literal[False] | None = optional(
-        "Only `false`: an input has one vector here; `POST /embed` gives several."
+    add_special_tokens: StrictBool | None = optional(
+        "`true`: texts get the model's special tokens. `false` is only for `messages`, which get "
+        "them too, as no chat template has them."
     )
     outputs: tuple[Literal["dense"]] | None = optional(
         "Only a list of `dense`: `POST /embed` gives others."
@@ -171,7 +222,9 @@ class OpenAIBody(Known):
     top_n: None = optional("Only null: `POST /embed` gives sparse vectors.")
     min_weight: None = optional("Only null: `POST /embed` gives sparse vectors.")
     sparse_format: None = optional("Only null: `POST /embed` gives sparse vectors.")
-    continue_final_message: Literal[False] | None = optional("Only `false`: there are no messages.")
+    continue_final_message: StrictBool | None = optional(
+        "`true` or `false`: without a chat template it changes nothing."
+    )
     padding: StrictBool | Literal["longest", "do_not_pad"] | None = optional(
         "`true`, `false`, `longest` or `do_not_pad`: it changes no vector."
     )
@@ -182,21 +235,67 @@ class OpenAIBody(Known):
     embedding_types: tuple[Literal["float"]] | None = optional(
         "Only a list of `float`: send `output_dtype` for another."
     )
-    truncation_direction: None = optional("Only null: send `truncation_side`.")
     task_type: None = optional("Only null: send `input_type`.")
     instruction: None = optional("Only null: send `prompt`.")
-    chat_template: None = optional("Only null: there are no messages.")
+    chat_template: None = optional("Only null: a message is embedded without one.")
     user: Ignored = None
     request_id: Ignored = None
     priority: Ignored = None
     cache_salt: Ignored = None
     drop_params: Ignored = None
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.input is not None and self.messages is not None:
+            raise BadRequest("messages: input is there too; send one of them", param="messages")
+        if self.input is None and self.messages is None:
+            raise BadRequest("input: it is missing; send what to embed", param="input")
+        if self.add_special_tokens is False and self.messages is None:
+            raise BadRequest(
+                "add_special_tokens: false is refused: texts get the model's special tokens; leave "
+                "it out",
+                param="add_special_tokens",
+            )
+        if self.late_chunking and self.return_multivector:
+            raise BadRequest(
+                "late_chunking and return_multivector contradict each other; send one of them",
+                param="late_chunking",
+            )
+        if self.late_chunking and self.most_tokens is not None:
+            raise BadRequest(
+                "truncate_prompt_tokens: a document is cut at the model's limit only; leave it out",
+                param="truncate_prompt_tokens",
+            )
+        if self.late_chunking and len(self.texts) < len(self.inputs):
+            raise BadRequest(
+                "late_chunking: token ids cannot be chunks of a text; send texts",
+                param="late_chunking",
+            )
+        if self.return_multivector and (named := self.given("dimensions")):
+            field = next(iter(named))
+            raise BadRequest(
+                f"{field}: the vectors of tokens cannot be shortened; leave it out", param=field
+            )
+        return self
+
     @property
     def inputs(self) -> Sequence[Input]:
         """The inputs as a list, in whichever form they came."""
+        if self.input is None:
+            return self.messages or ()
         alone = isinstance(self.input, str) or isinstance(self.input[0], int)
         return cast(Sequence[Input], [self.input] if alone else self.input)
+
+    @property
+    def texts(self) -> list[str]:
+        """The inputs, where none is token ids."""
+        return [each for each in self.inputs if isinstance(each, str)]
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The tokens at which an input is cut, if not at the model's limit."""
+        asked = self.truncate_prompt_tokens
+        return None if asked == -1 else asked
 
     def given(self, name: str | None) -> dict[str, Any]:
         """Return the values of the fields that mean what the engine calls `name`."""
@@ -204,56 +303,14 @@ class OpenAIBody(Known):
         return {same: value for same, value in values.items() if value is not None}
 
 
-class OpenAIEmbedding(TypedDict):
-    """One vector of an OpenAI reply."""
-
-    object: Literal["embedding"]
-    index: int
-    embedding: Numbers | str
-
-
 class Usage(TypedDict):
     """The tokens that the model read."""
 
     prompt_tokens: int
     total_tokens: int
-
-
-class OpenAIReply(TypedDict):
-    """Reply of `POST /v1/embeddings`."""
-
-    object: Literal["list"]
-    data: list[OpenAIEmbedding]
-    model: str
-    usage: Usage
-
-
-class OpenAIModelReply(TypedDict):
-    """One model, as OpenAI's clients read it."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    prompts: list[str]
-
-
-class OpenAIModelsReply(TypedDict):
-    """The models that a request can name."""
-
-    object: Literal["list"]
-    data: list[OpenAIModelReply]
-
-
-def openai_reply(vectors: Vectors, form: Form, model: str, tokens: int) -> OpenAIReply:
-    """Return (n, d) vectors as OpenAI's reply."""
-    rows = enumerate(written(vectors, form))
-    return {
-        "object": "list",
-        "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in rows],
-        "model": model,
-        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-    }
+    chunk_tokens: NotRequired[
+        Annotated[list[int], doc("With `late_chunking`: how many of them each input has.")]
+    ]
 
 
 def options_of(body: OpenAIBody, default: Truncate) -> embed.Options:
@@ -283,15 +340,21 @@ def normalize_of(body: OpenAIBody) -> bool:
 
 def form_of(body: OpenAIBody) -> Form:
     """Return how the vectors are written. Raises BadRequest."""
-    encoding, dtype = KINDS[body.embedding_type]
+    kinds = {name: KINDS[getattr(body, name)] for name in ("embedding_type", "encoding_type")}
     dtypes: dict[str, Dtype | None] = {
-        "output_dtype": body.output_dtype, "embedding_type": dtype, "embed_dtype": body.embed_dtype,
+        "output_dtype": body.output_dtype,
+        **{name: dtype for name, (_, dtype) in kinds.items()},
+        "embed_dtype": body.embed_dtype,
         "embedding_types": "float32" if body.embedding_types else None,
-    }  # fmt: skip
+    }
+    encodings: dict[str, Encoding | None] = {
+        "encoding_format": body.encoding_format,
+        **{name: encoding for name, (encoding, _) in kinds.items()},
+    }
     form = Form(
-        agreed(body, {"encoding_format": body.encoding_format, "embedding_type": encoding})
-        or "float",
+        agreed(body, encodings) or "float",
         agreed(body, dtypes) or "float32",
+        big_endian=body.endianness == "big",
     )
     embed.normalized(form, normalize_of(body), next(iter(body.given("normalize")), "normalize"))
     return form

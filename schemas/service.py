@@ -8,7 +8,7 @@ from schemas.base import doc
 
 
 class ErrorReply(TypedDict):
-    """Every error but those of `/v1`."""
+    """Every error of our own routes."""
 
     error: Annotated[str, doc("What is wrong, what is valid, and what to do.")]
     error_type: Annotated[str, doc("The kind of error, for programs.")]
@@ -25,10 +25,14 @@ class OpenAIError(TypedDict):
     code: str | None
 
 
-class OpenAIErrorReply(TypedDict):
-    """Every error of `/v1`."""
+class UnionErrorReply(TypedDict):
+    """Every error of `/v1`, `/v2` and `/embeddings`: each service's SDK finds what it reads."""
 
     error: OpenAIError
+    message: str
+    detail: str
+    code: Annotated[int, doc("The status.")]
+    type: str
 
 
 class ModelReply(TypedDict):
@@ -38,6 +42,7 @@ class ModelReply(TypedDict):
     object: Literal["model"]
     model_id: str
     model_name: str
+    aliases: Annotated[list[str], doc("Other names it answers to.")]
     type: str
     kind: Annotated[
         str | None,
@@ -74,12 +79,41 @@ class ModelReply(TypedDict):
     version: str
 
 
+class CohereModelReply(TypedDict):
+    """One model, as Cohere's clients read it."""
+
+    name: str
+    endpoints: Annotated[list[str], doc("`embed` or `rerank`; none until it was loaded.")]
+    finetuned: bool
+    context_length: int | None
+
+
+class InfoReply(ModelReply):
+    """The default model, also with TEI's names."""
+
+    model_sha: str | None
+    model_dtype: str | None
+    served_model_name: str
+    model_type: Annotated[
+        dict[Literal["embedding", "reranker", "classifier"], dict[str, Any]],
+        doc("One key: what the model is; with its `pooling`, or its `id2label` and `label2id`."),
+    ]
+    max_concurrent_requests: int
+    max_batch_tokens: int | None
+    max_batch_requests: int | None
+    auto_truncate: bool
+    tokenization_workers: int
+    sha: str | None
+    docker_label: str | None
+
+
 class ModelsReply(TypedDict):
     """All configured models."""
 
     object: Literal["list"]
     default: str
     data: list[ModelReply]
+    models: Annotated[list[CohereModelReply], doc("The same models, for Cohere's clients.")]
 
 
 class IndexReply(TypedDict):

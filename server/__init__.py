@@ -1,1 +1,1 @@
-"""What gunicorn needs beyond its settings; `gunicorn.conf.py` is the only caller."""
+"""What gunicorn needs beyond its settings, for `gunicorn.conf.py`, and the image's health check."""

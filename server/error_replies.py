@@ -70,9 +70,11 @@ def _reply(
     status: int, code: str, message: str, target: bytes, method: bytes, request_id: str
 ) -> bytes:
     body: dict[str, object] = {"error": message, "error_type": code, "request_id": request_id}
-    if target.startswith(b"/v1/"):
+    if target.startswith((b"/v1/", b"/v2/", b"/embeddings")):
         kind = "invalid_request_error" if status < 500 else "server_error"
-        body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+        nested = {"message": message, "type": kind, "param": None, "code": code}
+        body = {"error": nested, "message": message, "detail": message, "code": status}
+        body["type"] = kind
     content = json.dumps(body, separators=(",", ":")).encode()
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nServer: gunicorn\r\n"

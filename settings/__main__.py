@@ -45,6 +45,8 @@ def _section(section: type[BaseModel]) -> str:
     for field in section.__annotations__:
         info, key = section.model_fields[field], KEY_OF.get(field)
         names = ", ".join(f"`{name}`" for name in names_of(info))
+        if not names:  # no variable of ours sets it
+            continue
         allowed = "secret" if is_secret(info) else _allowed(schemas[field])
         change = f"`{key.name}`{', next start' if key.restart else ''}" if key else "no"
         cells = [names, _default(info.default), allowed, info.description or "", change]

@@ -54,6 +54,7 @@ _ROWS = (
     Key("max_texts", "max_texts", "int"),
     Key("truncate", "truncate", "str"),
     Key("token_ids", "token_ids", "str"),
+    Key("unknown_model", "unknown_model", "str"),
     Key("request_deadline", "request_deadline_s", "float"),
     Key("cors_origins", "cors_origins", "list"),
     Key("log_level", "log_level", "str"),
@@ -107,7 +108,7 @@ def check_folder(name: str, start: Config) -> None:
 
     Else error messages would show an admin of the settings what is in other folders.
     """
-    if any(name in spec.names for spec in start.catalogue()[0]):
+    if any(spec.answers_to(name) for spec in start.catalogue()[0]):
         return
     path_like = name.startswith(("/", ".", "~")) or "\\" in name or ".." in Path(name).parts
     if not path_like and not os.path.isdir(name):

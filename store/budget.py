@@ -53,7 +53,7 @@ class Budget:
             return
         now = time.monotonic()
         if self.deadline is not None and now > self.deadline:
-            raise DeadlineExceeded("the request's deadline passed while the store was at work")
+            raise DeadlineExceeded("the request's deadline passed before it was answered")
         if self._gone is not None and now >= self._ask_from:
             self._ask_from, self._was_gone = now + ASK_EVERY_S, self._gone()
         if self._was_gone:

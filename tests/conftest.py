@@ -38,10 +38,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # the user's, and servers that start one after the other need no new proof.
 os.environ.setdefault("HF_HUB_CACHE", str(ROOT / ".pytest_cache" / "hub"))
 
+# The tests of this folder share one service.
+TOGETHER = "dialects/clients/"
 # These start first: one that started last would keep a process when the others are done.
 LONGEST = [
-    "real_url", "soak/test_soak.py", "fuzz/test_fuzz.py", "store/test_sql_contract.py",
-    "settings/test_swap_under_load.py",
+    "real_url", TOGETHER, "soak/test_soak.py", "fuzz/test_fuzz.py",
+    "store/test_sql_contract.py", "settings/test_swap_under_load.py",
     "model_process/test_service_workers.py", "model_process/test_service_faults.py",
     "bench/test_gpu.py",
     "store/test_ann.py", "settings/test_faults.py", "test_server.py", "zoo/test_zoo.py",
@@ -65,10 +67,15 @@ class ByFile(LoadScopeScheduling):
 
 
 def unit_of(nodeid: str) -> str:
-    """Return what a test runs with: its file, or `real_url`; a part of a long test runs alone."""
+    """Return what a test runs with: its file, the folder `TOGETHER`, or `real_url`.
+
+    A part of a long test runs alone.
+    """
     if "[part " in nodeid:
         return nodeid
     file = nodeid.partition("::")[0].removeprefix("tests/")
+    if file.startswith(TOGETHER):
+        return TOGETHER
     return "real_url" if file in ON_THE_REAL_MODEL else file
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from config import Config, ModelSpec
+from config.fields import names_of
 from config.models import read_catalogue
 from embedders.base import Prompt
 from embedders.providers import Providers
+from factory import create_app
+from routes import ROUTES
 from settings.__main__ import page
 from settings.keys import KEYS
 from tests.conftest import ROOT
@@ -112,7 +116,7 @@ def test_the_configuration_page_is_the_settings_table() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     assert text == page(), "run: python -m settings > docs/configuration.md"
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert len(rows) == len(Config.model_fields)
+    assert len(rows) == len([*filter(names_of, Config.model_fields.values())])
     for key in KEYS:
         assert sum(row.split(" | ")[-1].startswith(f"`{key}`") for row in rows) == 1, key
 
@@ -131,10 +135,39 @@ def test_every_dependency_has_its_reason() -> None:
             assert re.search(rf"\b{re.escape(name.split('[')[0])}\b", design), name
 
 
+def shown_to_contributors(name: str) -> str:
+    """Return the one file that CONTRIBUTING.md shows in full and that has this name in it."""
+    files = re.findall(r"^```python\n(.*?)^```", CONTRIBUTING, re.MULTILINE | re.DOTALL)
+    (code,) = (code for code in files if name in code)
+    return str(code)
+
+
+def test_the_dialect_shown_to_contributors_works_as_it_stands(
+    config_of: Callable[..., Config],
+) -> None:
+    before = len(ROUTES)
+    try:
+        exec(shown_to_contributors("GeminiBody"), {"__name__": "routes.dialects.gemini"})
+        client = create_app(config_of(), wait=True).test_client()
+    finally:
+        shown = ROUTES[before:]
+        del ROUTES[before:]
+    assert [row.tag for row in shown] == ["gemini"]
+    path = "/v1beta/models/fake:embedContent"
+    body = {"content": {"parts": [{"text": "a"}, {"text": "b"}]}, "taskType": "RETRIEVAL_QUERY"}
+    reply = client.post(path, json=body)
+    plain = {"input": "a\nb", "input_type": "query", "model": "fake"}
+    wanted = client.post("/v1/embeddings", json=plain).json["data"][0]["embedding"]
+    assert reply.json == {"embedding": {"values": wanted}}
+    assert reply.headers["X-Truncated-Inputs"] == "0"
+    for wrong, status in (({"content": 5}, 400), ({**body, "title": "x"}, 400)):
+        error = client.post(path, json=wrong).json["error"]
+        assert error["code"] == status and set(error) == {"code", "message", "status"}
+
+
 def test_the_provider_shown_to_contributors_works_as_it_stands() -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", CONTRIBUTING, re.MULTILINE | re.DOTALL)
     shown: dict[str, Any] = {}
-    exec(code, shown)
+    exec(shown_to_contributors("VoyageEmbedder"), shown)
     server = FakeProvider()
     providers = Providers(loopback(), lambda name: KEY)
     try:
@@ -154,7 +187,9 @@ def test_the_provider_shown_to_contributors_works_as_it_stands() -> None:
 
 
 def test_every_file_that_contributors_are_sent_to_is_there() -> None:
-    named = set(re.findall(r"`([\w./]+(?:\.\w+|/))`", CONTRIBUTING)) - {"embedders/voyage.py"}
+    named = set(re.findall(r"`([\w./]+(?:\.\w+|/))`", CONTRIBUTING)) - {
+        "embedders/voyage.py", "routes/dialects/gemini.py"
+    }  # fmt: skip
     assert len(named) > 10
     for name in named:
         assert (ROOT / name).exists(), f"CONTRIBUTING.md names {name}"

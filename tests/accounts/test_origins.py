@@ -31,7 +31,8 @@ FOREIGN = [
 ]
 FORGED = {"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Host": "evil.example",
           "X-Forwarded-Proto": "https", "Forwarded": "for=203.0.113.7"}  # fmt: skip
-JUNK = [bearer("x"), {"X-API-Key": "x"}, {"Authorization": "Basic eDp5"}, {}]
+JUNK = [bearer("x"), {"X-API-Key": "x"}, {"api-key": "x"}, {"Authorization": "x"},
+        {"Authorization": "Basic eDp5"}, {}]  # fmt: skip
 STAINLESS = "authorization,content-type,x-stainless-os,x-stainless-retry-count,x-request-id"
 
 
@@ -80,10 +81,19 @@ def leave(reply) -> list[str]:
 def test_only_what_computes_or_is_public_to_read_is_for_every_page() -> None:
     """A new route is not, until somebody says so in the table and here."""
     assert {f"{row.method} {row.path}" for row in ROUTES if row.any_page} == {
-        "POST /embed", "POST /batch-embed", "POST /embed/single", "POST /v1/embeddings",
-            "POST /rerank",
+        "POST /embed", "POST /batch-embed", "POST /embed/single", "POST /rerank",
+        "POST /v1/embeddings", "POST /embeddings", "POST /openai/v1/embeddings",
+        "POST /openai/deployments/<path:name>/embeddings",
+        "POST /v1/embed", "POST /v2/embed", "POST /v1/rerank", "POST /v2/rerank",
+        "POST /v1/tokenize", "POST /v1/detokenize", "POST /v1/check-api-key",
+        "POST /v1/contextualizedembeddings", "POST /v1/multimodalembeddings",
+        "POST /", "POST /invocations", "POST /vertex", "POST /embed_all", "POST /embed_sparse",
+        "POST /predict", "POST /similarity", "POST /tokenize", "POST /decode",
+        "POST /pooling", "POST /score", "POST /v1/score", "POST /detokenize",
+        "POST /api/embed", "POST /api/embeddings", "POST /api/rerank", "POST /api/show",
+        "POST /api/pull", "GET /api/tags", "GET /api/ps", "GET /api/version",
         "GET /v1/models", "GET /v1/models/<path:name>", "GET /models",
-        "GET /models/<path:model_id>", "GET /model/info", "GET /info", "GET /health",
+        "GET /models/<path:model_id>", "GET /model/info", "GET /info", "GET /health", "GET /ping",
         "GET /health/live", "GET /health/ready", "GET /", "GET /docs", "GET /redoc",
         "GET /static/<path:name>", "GET /openapi.json",
     }  # fmt: skip
@@ -308,9 +318,10 @@ def test_a_preflight_is_judged_by_the_route_that_it_asks_for(diary: FlaskClient)
         ("DELETE", "/collections/diary/vectors/delete"), ("POST", "/token"), ("GET", "/metrics"),
     ):  # fmt: skip
         assert not leave(_preflight(diary, path, method, "content-type"))
-        reply = _preflight(diary, path, method, "Content-Type, X-API-Key")
-        assert reply.headers["Access-Control-Allow-Origin"] == "*"
-        assert reply.headers["Access-Control-Allow-Methods"] == method
+        for credential in ("X-API-Key", "Authorization", "api-key"):
+            reply = _preflight(diary, path, method, f"Content-Type, {credential}")
+            assert reply.headers["Access-Control-Allow-Origin"] == "*"
+            assert reply.headers["Access-Control-Allow-Methods"] == method
     for method in ("PUT", "TRACE", "x"):
         reply = _preflight(diary, "/embed", method, None)
         assert "Access-Control-Allow-Methods" not in reply.headers

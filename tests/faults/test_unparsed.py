@@ -60,7 +60,9 @@ def test_each_is_refused_in_json_and_the_connection_closed(service, name) -> Non
     assert reply.headers["Content-Type"] == "application/json"
     body = json.loads(reply.content)
     if b" /v1/" in data:
+        assert set(body) == {"error", "message", "detail", "code", "type"}
         assert set(body["error"]) == {"message", "type", "param", "code"}
+        assert (body["code"], body["detail"]) == (status, body["error"]["message"])
         assert body["error"]["type"] == "invalid_request_error"
     else:
         assert set(body) == {"error", "error_type", "request_id"}

@@ -10,6 +10,7 @@ from openapi_spec_validator import validate
 
 from factory import create_app
 from routes.openapi import EXAMPLES, described, described_path, description
+from routes.table import by_endpoint
 from tests.routes.examples import STEPS, service, walked
 
 SHOWN: dict[str, dict[str, Any]] = json.loads(EXAMPLES.read_text())
@@ -20,7 +21,8 @@ VARIES = {
     "average_request_ms", "memory_bytes", "cpu_seconds", "requests_total", "errors_total",
     "texts_total", "tokens_total", "truncated_inputs_total", "cache_hits_total", "cursor",
     "version", "x", "y", "explained", "max_batch_size", "batch_size", "threads", "description",
-    "id_", "deleted", "hosts",
+    "id_", "deleted", "hosts", "modified_at", "expires_at", "size", "size_vram", "digest",
+    "total_duration", "load_duration",
 }  # fmt: skip
 
 
@@ -54,23 +56,31 @@ def test_who_must_sign_in_is_said() -> None:
 
 def operations() -> Iterator[tuple[str, dict[str, Any]]]:
     paths = description("1")["paths"]
-    for row in described():
-        yield f"{row.method} {row.path}", paths[described_path(row.path)][row.method.lower()]
+    for name, (*_, row) in by_endpoint(described()).items():
+        yield name, paths[described_path(row.path)][row.method.lower()]
+
+
+def shown_in(content: dict[str, Any]) -> list[Any]:
+    """Return the examples of a body: one, or one of each row of a path."""
+    named = [each["value"] for each in content.get("examples", {}).values()]
+    return [content["example"]] if "example" in content else named
 
 
 def test_every_operation_has_examples_of_what_it_takes_and_answers() -> None:
+    rows = by_endpoint(described())
     for name, operation in operations():
         examples = [
-            content["example"]
+            example
             for status, answer in operation["responses"].items()
             for content in answer["content"].values()
-            if status < "3" and "example" in content
+            if status < "3"
+            for example in shown_in(content)
         ]
-        assert len(examples) == 1, name
+        assert len(examples) == len(rows[name]), name
         for parameter in operation.get("parameters", ()):
             assert "example" in parameter or not parameter["required"], name
         for content in operation.get("requestBody", {"content": {}})["content"].values():
-            assert "example" in content, name
+            assert len(shown_in(content)) == len(rows[name]), name
 
 
 def check(example: object, schema: dict[str, Any]) -> None:
@@ -84,8 +94,8 @@ def test_every_example_has_the_described_schema() -> None:
         contents = [operation["requestBody"]["content"]] if "requestBody" in operation else []
         contents += [answer["content"] for answer in operation["responses"].values()]
         for content in (each for part in contents for each in part.values()):
-            if "example" in content:
-                check(content["example"], content["schema"])
+            for example in shown_in(content):
+                check(example, content["schema"])
                 checked += 1
     assert checked > len(STEPS)
     with pytest.raises(ValidationError):
@@ -113,7 +123,7 @@ def like(got: Any, shown: Any, name: str = "") -> None:
 def test_the_service_answers_as_its_examples_show(tmp_path) -> None:
     with service(tmp_path) as app:
         calls = walked(app)
-    assert set(calls) == set(SHOWN) == {f"{row.method} {row.path}" for row in described()}
+    assert set(calls) == set(SHOWN) == {row.name for row in described()}
     for name, call in calls.items():
         try:
             like(call, SHOWN[name])
@@ -145,7 +155,8 @@ def test_an_array_of_bytes_is_described_with_its_headers() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"documents": ["a"]}, {"texts": ["a"], "return_text": "True", "truncate": "END"},
+    [{"documents": ["a"]}, {"texts": ["a"], "return_text": True, "truncate": True},
+     {"documents": ["a"], "return_documents": "True", "truncate": "END"},
      {"documents": [{"text": "a", "title": "b"}], "other": 1}],
 )  # fmt: skip
 def test_the_description_of_rerank_takes_what_the_service_takes(body: dict, config_of: Any) -> None:

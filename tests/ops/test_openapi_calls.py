@@ -97,7 +97,9 @@ def service(folder: Path, auth: bool) -> Service:
     models: dict[str, dict] = {
         name: {"type": "fake", "model_name": f"tests/{name}"} for name in ("fake", "other")
     }
-    models["ranker"] = {"type": "fake", "model_name": "tests/ranker+score"}
+    others = {"ranker": "+score", "terms": "+sparse", "classes": "+score+label"}
+    for name, outputs in others.items():
+        models[name] = {"type": "fake", "model_name": f"tests/{name}{outputs}"}
     provider = FakeProvider()
     models["remote"] = {"type": "openai", "model_name": "m", "base_url": f"{provider.url}/v1",
                         "provider": "openai"}  # fmt: skip
@@ -151,7 +153,8 @@ def unmet(service: Service, who: str) -> set[str]:
 
 def named(row: Route, there: dict[str, Any]) -> dict[str, str]:
     """Return the route's path values that are there."""
-    other = {"/v1/models": {"name": "fake"}, "/jobs": {"id_": there["job"]},
+    other = {"/v1/models": {"name": "fake"}, "/openai": {"name": "fake"},
+             "/jobs": {"id_": there["job"]},
              "/users": {"id_": there["key"]}, "/settings": {"key": "max_texts"}}  # fmt: skip
     return {**there, **next((v for k, v in other.items() if row.path.startswith(k)), {})}
 
@@ -166,7 +169,7 @@ def requests_of(row: Route, schema: schemathesis.schemas.BaseSchema) -> st.Searc
 
 
 @pytest.mark.parametrize("who", CALLERS)
-@pytest.mark.parametrize("row", described(), ids=lambda row: f"{row.method} {row.path}")
+@pytest.mark.parametrize("row", described(), ids=lambda row: row.name)
 def test_every_request_is_answered_as_described(
     row: Route, who: str, services: dict[str, Service]
 ) -> None:
@@ -175,7 +178,7 @@ def test_every_request_is_answered_as_described(
     there = named(row, service.there)
     count = LONG if LONG and who in ("operator", "admin") else LONG // 5 or EXAMPLES[who]
 
-    shown = examples().get(f"{row.method} {row.path}", {})
+    shown = examples().get(row.name, {})
 
     @given(requests_of(row, service.schema), st.sampled_from(WAYS))
     @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck),
@@ -204,7 +207,7 @@ def mixed(shown: dict, other: object, there: dict[str, str]) -> dict:
 def check(case: schemathesis.Case, service: Service, who: str) -> None:
     reply = case.call(headers=service.headers[who])
     service.seen[who, f"{case.method} {case.path}", reply.status_code] += 1
-    told = f"{who}: {case.as_curl_command()} -> {reply.status_code} {reply.text[:300]}"
+    told = f"{who}: {case.as_curl_command()} -> {reply.status_code} {reply.content[:300]!r}"
     assert reply.status_code < 500 or reply.status_code in AWAY, told
     if who == "nobody" and case.operation.definition.raw.get("security"):
         assert reply.status_code == 401, told

@@ -34,6 +34,8 @@ NOTES = {
     "metadata": [{"topic": "pets"}, {"topic": "money"}, {"topic": "weather"}],
 }
 UMBRELLA = {"text": "Do I need an umbrella?", "k": 1}
+HELLO = {"inputs": "Hello world", **SHORT}
+RAIN = {"query": "Will it rain?", "documents": NOTES["texts"]}
 LIKE_MONEY = {"filter": {"topic": "money"}}
 # In this order: method, rule, values of the path, query, body. `{key}` and `{job}` are filled in.
 Step = tuple[str, str, dict[str, str], dict[str, str], Any]
@@ -41,6 +43,7 @@ STEPS: list[Step] = [
     ("GET", "/", {}, {}, None),
     ("GET", "/openapi.json", {}, {}, None),
     ("GET", "/health", {}, {}, None),
+    ("GET", "/ping", {}, {}, None),
     ("GET", "/health/live", {}, {}, None),
     ("GET", "/health/ready", {}, {}, None),
     ("GET", "/metrics", {}, {}, None),
@@ -48,7 +51,48 @@ STEPS: list[Step] = [
     ("POST", "/batch-embed", {}, {"model_id": "minilm"}, {"texts": ["One.", "Two."], **SHORT}),
     ("POST", "/embed/single", {}, {"text": "A short text", "model_id": "tiny"}, None),
     ("POST", "/v1/embeddings", {}, {}, {"model": "minilm", "input": ["Hello world"], **SHORT}),
-    ("POST", "/rerank", {}, {}, {"query": "Will it rain?", "documents": NOTES["texts"]}),
+    ("POST", "/embeddings", {}, {}, {"input": ["Hello world"], **SHORT}),
+    ("POST", "/openai/v1/embeddings", {}, {}, {"input": ["Hello world"], **SHORT}),
+    ("POST", "/openai/deployments/<path:name>/embeddings", {"name": "minilm"}, {},
+     {"input": ["Hello world"], **SHORT}),
+    ("POST", "/rerank", {}, {}, RAIN),
+    ("POST", "/v1/rerank", {}, {}, {**RAIN, "top_n": 1, "return_documents": False}),
+    ("POST", "/v2/rerank", {}, {}, {**RAIN, "top_n": 2, "max_tokens_per_doc": 512}),
+    ("POST", "/api/rerank", {}, {}, {**RAIN, "top_n": 1}),
+    ("POST", "/v1/embed", {}, {}, {"texts": ["Hello world"], "input_type": "search_document"}),
+    ("POST", "/v2/embed", {}, {}, {"texts": ["Hello world"], "input_type": "search_query",
+                                   "output_dimension": 4, "embedding_types": ["float", "int8"]}),
+    ("POST", "/v1/tokenize", {}, {}, {"text": "Hello world"}),
+    ("POST", "/v1/detokenize", {}, {}, {"tokens": [7592, 2088]}),
+    ("POST", "/v1/check-api-key", {}, {}, None),
+    ("POST", "/v1/contextualizedembeddings", {}, {},
+     {"inputs": [["The cat sat on the mat.", "It was black."]], "output_dimension": 4}),
+    ("POST", "/v1/multimodalembeddings", {}, {},
+     {"inputs": [{"content": [{"type": "text", "text": "Hello world"}]}], "output_dimension": 4}),
+    ("POST", "/embed inputs=", {}, {}, HELLO),
+    ("POST", "/", {}, {}, HELLO),
+    ("POST", "/invocations", {}, {}, HELLO),
+    ("POST", "/vertex", {}, {}, {"instances": [HELLO]}),
+    ("POST", "/embed_all", {}, {}, {"inputs": "Hello world"}),
+    ("POST", "/embed_sparse", {}, {}, {"inputs": "Hello world"}),
+    ("POST", "/rerank texts=", {}, {}, {"query": RAIN["query"], "texts": NOTES["texts"]}),
+    ("POST", "/predict", {}, {}, {"inputs": "Hello world"}),
+    ("POST", "/similarity", {}, {},
+     {"inputs": {"source_sentence": "Will it rain?", "sentences": NOTES["texts"]}}),
+    ("POST", "/tokenize", {}, {}, {"inputs": "Hello world"}),
+    ("POST", "/decode", {}, {}, {"ids": [7592, 2088]}),
+    ("POST", "/api/embed", {}, {}, {"model": "minilm", "input": ["Hello world"], **SHORT}),
+    ("POST", "/api/embeddings", {}, {}, {"model": "minilm", "prompt": "Hello world"}),
+    ("GET", "/api/tags", {}, {}, None),
+    ("GET", "/api/ps", {}, {}, None),
+    ("POST", "/api/show", {}, {}, {"model": "minilm"}),
+    ("POST", "/api/pull", {}, {}, {"model": "minilm"}),
+    ("GET", "/api/version", {}, {}, None),
+    ("POST", "/pooling", {}, {}, {"model": "minilm", "input": ["Hello world"], **SHORT}),
+    ("POST", "/score", {}, {}, {"queries": RAIN["query"], "documents": NOTES["texts"]}),
+    ("POST", "/v1/score", {}, {}, {"text_1": RAIN["query"], "text_2": NOTES["texts"]}),
+    ("POST", "/tokenize prompt= messages=", {}, {}, {"prompt": "Hello world"}),
+    ("POST", "/detokenize", {}, {}, {"tokens": [7592, 2088]}),
     ("GET", "/v1/models", {}, {}, None),
     ("GET", "/v1/models/<path:name>", {"name": "minilm"}, {}, None),
     ("GET", "/models", {}, {}, None),
@@ -117,7 +161,7 @@ class Walk:
         """Make one call; return what was asked and answered, as it is shown."""
         method, rule, path, query, body = step
         path = {name: value.format(**self.known) for name, value in path.items()}
-        url = rule
+        url = rule.partition(" ")[0]  # after it are the keys by which the body chooses a row
         for name, value in path.items():
             url = url.replace(f"<path:{name}>", value).replace(f"<{name}>", value)
         headers = {"Accept": "application/json", **self.headers}
@@ -171,6 +215,8 @@ def service(folder: Path) -> Iterator[Flask]:
               "tiny": {**REAL, "max_seq_length": 64},
               "reranker": {"type": "reranker", "model_name": "jina-reranker-v3",
                            "base_url": f"{provider.url}/v1"},
+              "terms": {"type": "fake", "model_name": "tests/terms+sparse"},
+              "classes": {"type": "fake", "model_name": "tests/classes+score+label"},
               "remote": {"type": "openai", "model_name": "text-embedding-3-small",
                          "base_url": f"{provider.url}/v1", "provider": "openai"}}  # fmt: skip
     file = folder / "models.json"

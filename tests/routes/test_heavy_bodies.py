@@ -37,10 +37,12 @@ def parts_of(schema: Any) -> Iterator[dict[str, Any]]:
 def test_every_list_of_a_body_ends_at_its_first_wrong_item(model: type[BaseModel]) -> None:
     """A list of millions of wrong items -> 422 at the first of them."""
     for part in parts_of(model.__pydantic_core_schema__):
-        if part.get("type") in LISTS and part["type"] != "tuple":
+        kind = part.get("type") if isinstance(part.get("type"), str) else None  # or a field's name
+        if kind in LISTS and kind != "tuple":
             assert part.get("fail_fast"), f"{model.__name__}: a list reads on after a wrong item"
-            assert part.get("max_length"), f"{model.__name__}: a list has no max_length"
-        if part.get("type") == "tuple":
+            most = part.get("max_length")
+            assert most is not None, f"{model.__name__}: a list has no max_length"
+        if kind == "tuple":
             assert part.get("fail_fast")
 
 
@@ -70,7 +72,7 @@ def test_wrong_items_cost_no_more_than_the_first_one(
     reply = signed_in.post(path, data=body, headers=JSON)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert reply.status_code in (413, 422)
+    assert reply.status_code in (400, 413, 422)
     assert "problems" not in reply.text
     assert most < 30 * len(body) + 1_000_000  # an error of each item takes 500 bytes and more
 

@@ -344,7 +344,7 @@ def test_terms_are_counted_while_they_are_made(config_of: Any, monkeypatch: Any)
     """Sparse vectors over `MAX_REPLY_BYTES` -> 413 before the rest of the texts is encoded."""
     from factory import create_app
 
-    monkeypatch.setattr("engine.SPARSE_AT_ONCE", 4)
+    monkeypatch.setattr("serving.encoding.SPARSE_AT_ONCE", 4)
     app = create_app(config_of(KINDS, max_reply_bytes=4096), wait=True)
     client, engine = app.test_client(), app.extensions["services"].engine
     made: list[int] = []

@@ -48,9 +48,10 @@ def test_a_wrong_kind_is_refused_with_what_would_do(
 
 def test_a_service_without_such_a_model_says_so(fake_client: FlaskClient) -> None:
     reply = fake_client.post("/rerank", json=RERANK)
-    assert (reply.status_code, reply.json["error_type"]) == (400, "wrong_kind")
-    assert "models that do this: none that is ready" in reply.json["error"]
-    assert reply.json["param"] == "model"
+    error = reply.json["error"]
+    assert (reply.status_code, error["code"]) == (400, "wrong_kind")
+    assert "models that do this: none that is ready" in error["message"]
+    assert error["param"] == "model"
 
 
 def test_the_default_model_may_be_of_any_kind(config_of: Any) -> None:
@@ -73,7 +74,7 @@ def test_a_model_that_still_loads_is_waited_for(config_of: Any) -> None:
     registry = app.extensions["services"].engine.registry
     registry.models["reranker"].held = None
     reply = app.test_client().post("/rerank", json=RERANK)
-    assert (reply.status_code, reply.json["error_type"]) == (503, "model_loading")
+    assert (reply.status_code, reply.json["error"]["code"]) == (503, "model_loading")
     assert reply.headers["Retry-After"] == "2"
 
 
