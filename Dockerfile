@@ -9,7 +9,7 @@ FROM ${BASE}
 # CUDA. PyTorch's CPU index makes the CPU image some gigabytes smaller.
 ARG TORCH_INDEX_URL=
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    EMBEDDING_MODEL_CACHE_DIR=/models HF_HOME=/models/huggingface STORE_DIR=/data/store DATA_DIR=/data \
+    HF_HOME=/models/huggingface STORE_DIR=/data/store DATA_DIR=/data \
     EMBEDDING_DB_URL=sqlite:////data/service.db
 WORKDIR /app
 
@@ -41,6 +41,10 @@ COPY web/ web/
 USER 10001
 VOLUME /models /data
 EXPOSE 8001
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD \
-    ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8001/health', timeout=4)"]
-CMD ["gunicorn", "app:app"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s CMD ["python", "-m", "server.healthy"]
+# Takes the flags of text-embeddings-inference (--model-id, --port, ...), also after the word that
+# starts another image (SageMaker's is serve), or any other command.
+ENTRYPOINT ["/bin/sh", "-c", "case \"${1:--}\" in \
+    -*|serve|text-embeddings-router|v2) exec python cli.py serve \"$@\";; esac; \
+    exec \"$@\"", "start"]
+CMD []
