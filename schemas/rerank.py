@@ -1,10 +1,8 @@
-"""The JSON of `POST /rerank`: the fields of Cohere, Jina, Voyage, vLLM, Infinity and TEI.
-
-`documents` is answered as Cohere, Jina and Voyage do, with one reply for all of them; `texts` is
-answered as TEI does, with a list.
+"""The JSON of `/rerank` with `documents`, on all of its paths: the fields of Cohere, Jina, Voyage,
+vLLM, Infinity, Xinference and LocalAI, and one reply for all of them.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, Self
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import (
     AfterValidator,
@@ -14,8 +12,8 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StrictStr,
+    ValidationInfo,
 )
-from pydantic import model_validator as model_check
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
@@ -23,18 +21,11 @@ from embedders.base import Truncate
 from errors import BadRequest
 from schemas import embed
 from schemas.base import doc, optional
-from schemas.known import Known, agreed, truncate_of
+from schemas.known import Known, Side, agreed, truncate_of
+from schemas.openai import TokenLimit
+from schemas.parts import Parts, text_of
 
-
-def _text(value: object) -> object:
-    """Return the text of a document. Raises BadRequest for an image or for parts of a message."""
-    if not isinstance(value, dict):
-        return value
-    if "image" in value or "content" in value:
-        raise BadRequest(
-            'documents: an image cannot be scored; send a text, or {"text": ...}', param="documents"
-        )
-    return value.get("text", value)
+OF_VECTORS = "Only null: this route gives scores; `POST /embed` gives vectors."
 
 
 def _not_blank(text: str) -> str:
@@ -49,45 +40,63 @@ def _flag(value: object) -> object:
     return words.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
+def _document(value: object, info: ValidationInfo) -> object:
+    """Return the text of a document: of an object its `text`, or its `rank_fields` in their order.
+
+    Raises BadRequest for an image.
+    """
+    fields = info.data.get("rank_fields")
+    if not isinstance(value, dict) or fields is None:
+        return text_of(value, "documents")
+    given = [value[name] for name in fields if value.get(name) is not None]
+    if not given:
+        raise PydanticCustomError("documents", "it has none of the rank_fields")
+    plain = all(isinstance(each, str | int | float) for each in given)
+    return "\n".join(map(str, given)) if plain else value
 
 
 class DocumentItem(BaseModel):
-    """A document as an object: its `text` is scored, and other fields are ignored."""
+    """A document as an object: its `text` is scored, or the fields that `rank_fields` names."""
 
     text: str
 
 
-Document = Annotated[StrictStr, BeforeValidator(_text, json_schema_input_type=str | DocumentItem)]
-Documents = Annotated[list[Document], Field(min_length=1, max_length=embed.MOST_TEXTS)]
+Query = Annotated[
+    StrictStr,
+    AfterValidator(_not_blank),
+    BeforeValidator(
+        lambda value: text_of(value, "query"), json_schema_input_type=str | DocumentItem | Parts
+    ),
+]
+Document = Annotated[
+    StrictStr,
+    BeforeValidator(_document, json_schema_input_type=str | dict[str, Any]),
+]
 Flag = Annotated[
     StrictBool,
     BeforeValidator(_flag, json_schema_input_type=bool | Literal["true", "false", "True", "False"]),
 ]
-Side = Annotated[
-    Literal["left", "right"],
-    BeforeValidator(_lower, json_schema_input_type=Literal["left", "right", "Left", "Right"]),
-]
-OF_VECTORS = "Only null: `POST /rerank` gives scores; `POST /embed` gives vectors."
 Ignored = Annotated[Any, doc("Any value: it changes no score.")]
 
 
 class RerankBody(Known):
-    """Body of `POST /rerank`: a query, and exactly one of `documents` and `texts`. Of several names
-    for one field any will do; every field listed here is honoured or refused, and null is the same
-    as no field.
+    """Body of `POST /rerank`, `/v1/rerank`, `/v2/rerank` and `/api/rerank`: a query and documents.
+    Of several names for one field any will do; every field listed here is honoured or refused, and
+    null is the same as no field.
     """
 
-    given_texts = ("query", "documents", "texts")
+    given_texts = ("query", "documents")
 
-    query: Annotated[StrictStr, AfterValidator(_not_blank)] = doc(
-        "What the documents should answer."
+    query: Query = doc("What the documents should answer.")
+    # It stands before the documents, which are read by it.
+    rank_fields: Annotated[list[StrictStr], Field(min_length=1, max_length=100)] | None = optional(
+        "The fields of a document that is an object, in the order in which their values are read, "
+        "one below the other; without it `text`."
     )
-    documents: Documents | None = optional(
-        "Texts, or objects with a `text`; the reply has `results`, the best first."
+    documents: Annotated[list[Document], Field(min_length=1, max_length=embed.MOST_TEXTS)] = doc(
+        "Texts; or objects with a `text`, with the `rank_fields`, or with `content`, a list of "
+        "parts of text."
     )
-    texts: Documents | None = optional("As `documents`, answered by a list as TEI does.")
     model: StrictStr | None = optional(
         "Id or name of a reranker; without it the default model is used if it is one, else the "
         "first that is."
@@ -95,11 +104,15 @@ class RerankBody(Known):
     model_id: StrictStr | None = optional("The same as `model`.")
     top_n: StrictInt | None = optional("Return only so many, the best; 0 for all.", ge=0)
     top_k: StrictInt | None = optional("As `top_n`.", ge=0)
-    return_documents: Flag | None = optional("Whether each result has its document's text.")
+    return_documents: Flag | None = optional(
+        "Whether each result has its document's text. The default is `true` on `/rerank` and "
+        "`/v1/rerank`, as Jina and vLLM do, and `false` on `/v2/rerank` and `/api/rerank` and for "
+        "callers that send Voyage's `top_k` or `truncation`."
+    )
     return_text: Flag | None = optional("As `return_documents`.")
     raw_scores: Flag | None = optional(
-        "`true`: the model's logits; `false` (default): what its own activation makes of them, for "
-        "most models a sigmoid, so that scores are in 0..1."
+        "`true`: the model's logits; `false` (default): a sigmoid of them, so that scores are in "
+        "0..1."
     )
     use_activation: Flag | None = optional("The opposite of `raw_scores`: `true` or `false`.")
     prompt_name: StrictStr | None = optional("One of the model's prompts (instructions).")
@@ -121,16 +134,22 @@ class RerankBody(Known):
         "The side that is cut off: `right` (the end) or `left`."
     )
     truncation_direction: Side | None = optional("As `truncation_side`.")
-    truncate_prompt_tokens: StrictInt | None = optional(
-        "Cut at the model's limit: -1, or a number that is not below it.", ge=-1
+    truncate_prompt_tokens: TokenLimit | None = optional(
+        "Tokens at which a query with its document is cut, 1 or more; -1, or a number over the "
+        "model's limit: at that limit."
     )
     max_tokens_per_doc: StrictInt | None = optional(
-        "Tokens at which a document is cut: a number that is not below the model's limit.", ge=1
+        "Tokens at which a document is cut, 1 or more; the model's limit stays.", ge=1
+    )
+    max_chunks_per_doc: StrictInt | None = optional(
+        "The most parts that a document is split into, 1 or more. It is read as one part here, and "
+        "cut if it is too long.",
+        ge=1,
     )
     # Fields with one valid value.
-    max_chunks_per_doc: Literal[1] | None = optional("Only 1: a document is not split.")
-    rank_fields: tuple[Literal["text"]] | None = optional("Only a list of `text`.")
-    # Our own fields of vectors.
+    return_embeddings: Literal[False] | None = optional("Only `false`: `POST /embed` gives them.")
+    max_doc_length: None = optional("Only null: send `max_tokens_per_doc`.")
+    # Fields of requests for vectors.
     outputs: None = optional(OF_VECTORS)
     dimensions: None = optional(OF_VECTORS)
     normalize: None = optional(OF_VECTORS)
@@ -139,23 +158,13 @@ class RerankBody(Known):
     sparse_format: None = optional(OF_VECTORS)
     min_weight: None = optional(OF_VECTORS)
     input_type: None = optional("Only null: a query and its documents have no other role.")
-    # `usage` is in every reply.
+    # `usage` is in every reply, and there are no parts that could overlap.
     return_len: Ignored = None
+    overlap_tokens: Ignored = None
     user: Ignored = None
     priority: Ignored = None
     request_id: Ignored = None
     cache_salt: Ignored = None
-
-    @model_check(mode="after")
-    def _one_list(self) -> Self:
-        if (self.documents is None) == (self.texts is None):
-            raise PydanticCustomError("documents", "give either documents or texts")
-        return self
-
-    @property
-    def given(self) -> list[str]:
-        """The documents, in whichever field they came."""
-        return list(self.documents or self.texts or ())
 
     @property
     def most(self) -> int | None:
@@ -163,10 +172,10 @@ class RerankBody(Known):
         return agreed(self, {"top_n": self.top_n, "top_k": self.top_k}) or None
 
     @property
-    def with_text(self) -> bool:
-        """Whether a result has its document. Raises BadRequest."""
+    def with_text(self) -> bool | None:
+        """Whether a result has its document; None if nothing says so. Raises BadRequest."""
         fields = {"return_documents": self.return_documents, "return_text": self.return_text}
-        return bool(agreed(self, fields))
+        return agreed(self, fields)
 
     @property
     def raw(self) -> bool:
@@ -180,7 +189,12 @@ class RerankBody(Known):
         return self.top_k is not None or self.truncation is not None
 
     def options(self, default: Truncate) -> embed.Options:
-        """Return how pairs are read. Raises BadRequest where fields contradict each other."""
+        """Return how pairs are read. Raises BadRequest where fields contradict each other.
+
+        `default` is what the service does; who names a limit wants documents cut at it.
+        """
+        if self.max_tokens_per_doc is not None and default == "error":
+            default = "auto"
         prompt = agreed(self, {"prompt": self.prompt, "instruction": self.instruction})
         if prompt is not None and self.prompt_name is not None:
             raise BadRequest("prompt and prompt_name both choose one; send one", param="prompt")
@@ -203,12 +217,12 @@ class RankedReply(TypedDict):
     document: NotRequired[
         Annotated[
             DocumentReply | str,
-            doc("If asked for; a string for callers that send Voyage's fields."),
+            doc("A string on `/api/rerank` and for callers that send Voyage's fields."),
         ]
     ]
 
 
-class UsageReply(TypedDict):
+class RerankUsage(TypedDict):
     """The tokens that the model read."""
 
     prompt_tokens: int
@@ -221,34 +235,27 @@ class VersionReply(TypedDict):
     version: str
 
 
-class BilledReply(TypedDict):
+class SearchUnits(TypedDict):
     """What Cohere counts: a query with its documents is one."""
 
     search_units: int
 
 
-class MetaReply(TypedDict):
+class RerankMeta(TypedDict):
     """What Cohere's clients read besides the results."""
 
     api_version: VersionReply
-    billed_units: BilledReply
+    billed_units: SearchUnits
+    warnings: NotRequired[Annotated[list[str], doc("That documents were cut.")]]
 
 
 class RerankReply(TypedDict):
-    """Reply of `POST /rerank` to `documents`, the best first."""
+    """Reply to a query and its documents, the best first."""
 
     id: str
     object: Literal["rerank"]
     model: str
     results: list[RankedReply]
     data: Annotated[list[RankedReply], doc("The same as `results`, for Voyage's clients.")]
-    usage: UsageReply
-    meta: MetaReply
-
-
-class ScoredReply(TypedDict):
-    """A text's place and score, as TEI writes it."""
-
-    index: int
-    score: float
-    text: NotRequired[str]
+    usage: RerankUsage
+    meta: RerankMeta
