@@ -18,7 +18,7 @@ KINDS: dict[str, dict] = {
 
 @contextmanager
 def fake_service(folder: Path, models: dict[str, dict] = FAKE, **settings: str) -> Iterator[str]:
-    """A real gunicorn on fake models."""
+    """A real gunicorn on fake models, or on others."""
     env = {"MODEL_CONFIG": str(write_models(folder / "models.json", models)),
            "SUPPORTED_MODELS_FILE": str(folder / "none"),
            "STORE_DIR": str(folder / "store"), **settings}  # fmt: skip

@@ -43,6 +43,12 @@ def test_openais_client_gets_vectors_and_a_refusal(real_url: str) -> None:
     assert said[2:] == ["or of 64 numbers", "refused: input_too_long"]
 
 
+def test_coheres_client_finds_by_vectors_of_bits(real_url: str) -> None:
+    first, *others = run(real_url, "with_cohere.py")[0].splitlines()
+    assert first.endswith("of 384 bits differ: Rain is expected tomorrow.")
+    assert len(others) == 2
+
+
 def test_langchain_works_in_both_ways(real_url: str) -> None:
     cut, split = run(real_url, "with_langchain.py")[0].splitlines()
     assert cut.startswith("cut by the service") and "meeting" not in cut
