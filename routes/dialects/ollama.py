@@ -78,7 +78,7 @@ Embeds = partial(Ollama, works=True, large=True, errors=(*ANSWERED, 404))
 def embed(body: OllamaEmbedBody) -> Reply[OllamaEmbedReply]:
     """Embed texts, as Ollama does."""
     taken, load_ns = _taken(body, body.input)
-    name = known_name(body.model or None) or shown(taken[0].spec.id)
+    name = known_name(body.model) or shown(taken[0].spec.id)
     none: Any = []
     reply: OllamaEmbedReply = {
         "model": name, "embeddings": none, "total_duration": 0, "load_duration": load_ns,
@@ -119,7 +119,7 @@ def _taken(body: OfModel, given: Sequence[str] | None) -> tuple[Taken, int]:
         admit(1, body.model)
     began = time.monotonic_ns()
     try:
-        taken = take(body.model or None, DENSE)
+        taken = take(body.model, DENSE)
     except UnknownModel:
         raise _not_found(body.model or "") from None
     return taken, time.monotonic_ns() - began

@@ -101,7 +101,7 @@ def test_no_input_only_loads_the_model(kinds: FlaskClient, nothing: object) -> N
 @pytest.mark.parametrize(
     ("name", "told"),
     [("dense", "dense"), ("dense:latest", "dense:latest"), ("tests/dense", "tests/dense"),
-     (None, "dense"), ("", "dense")],
+     (None, "dense")],
 )  # fmt: skip
 def test_a_model_is_found_by_all_its_names(kinds: FlaskClient, name: str | None, told: str) -> None:
     got = embed(kinds, model=name)
@@ -113,6 +113,9 @@ def test_a_model_that_there_is_not_is_404(kinds: FlaskClient) -> None:
         said = refused(kinds, 404, path, model="none:latest")
         assert said.startswith("model 'none:latest' not found") and "dense" in said
     assert refused(kinds, 404, "/api/embed", model="none", input=[]).startswith("model 'none'")
+    for path, field in (("/api/embed", "input"), ("/api/embeddings", "prompt")):
+        said = refused(kinds, 404, path, model="", **{field: "a"})
+        assert said.startswith("model '' not found")
 
 
 def test_a_wrong_kind_is_refused(kinds: FlaskClient) -> None:
