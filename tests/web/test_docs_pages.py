@@ -29,12 +29,13 @@ def test_swagger_shows_the_routes_with_examples_and_calls_one(page: Page, url: s
     expect(page.locator(".opblock-summary-path").first).to_be_visible()
     page.locator("#operations-embed-post_embed_embed .opblock-summary-control").click()
     expect(page.get_by_text(EXAMPLE).first).to_be_visible()
-    expect(tried(page, "service-get_health_health")).to_contain_text("healthy")
+    expect(tried(page, "service-get_health_health_health")).to_contain_text("healthy")
 
 
 def test_redoc_shows_the_routes_with_examples(page: Page, url: str) -> None:
     page.goto(f"{url}/redoc")
-    expect(page.get_by_role("heading", name="Embed one text or many: dense")).to_be_visible()
+    heading = page.get_by_role("heading", name="Embed one text or many: dense")
+    expect(heading.first).to_be_visible()  # it stands under each of its dialects
     expect(page.get_by_text(EXAMPLE).first).to_be_visible()
     page.get_by_placeholder("Search...").fill("collection")
     expect(page.locator("[data-role='search:results']")).to_be_visible()
