@@ -256,7 +256,7 @@ def test_what_is_on_no_side_is_marked_as_a_document(role: str | None, tmp_path: 
     embedder = loaded(folder, tmp_path / "cache")
     assert embedder.prompt(None, None, role) == embedder.prompt(None, None, "document")
     assert embedder.prompt(None, None, role).text == "[unused1] "
-    assert embedder.prompt(None, "title: ", role).task == "document"
+    assert embedder.prompt(None, "title: ", None).task == "document"
     assert embedder.prompt(None, "title: ", "query").task == "query"
 
 

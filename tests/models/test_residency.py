@@ -175,7 +175,7 @@ def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_request(
     house: House, registry_of: Callable[..., Registry]
 ) -> None:
     before = counted('embedding_model_unloads_total{model="a",reason="idle"}')
-    registry = registry_of("a", "b", idle_unload_s=0.2)
+    registry = registry_of("a", "b", idle_unload_s=3)  # longer than what is looked at below
     embed(registry, "a")
     until(lambda: not house.living)
     assert registry.default.state == "unloaded" and unhealthy_reason(registry.default) is None
