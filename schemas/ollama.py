@@ -16,8 +16,9 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from errors import BadRequest
+from errors import BadRequest, TooLarge
 from schemas.base import Numbers, Rows, doc, optional
+from schemas.embed import MOST_TEXTS
 from schemas.known import Known
 
 UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
@@ -32,6 +33,8 @@ def _texts(value: object) -> object:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list):
         raise _no_texts("it is neither a text nor a list of texts")
+    if len(texts) > MOST_TEXTS:
+        raise TooLarge(f"{len(texts)} inputs; at most {MOST_TEXTS} in one call", param="input")
     wrong = next((i for i, each in enumerate(texts) if not isinstance(each, str)), None)
     if wrong is not None:
         raise _no_texts(f"item {wrong} is not a text")
@@ -126,7 +129,9 @@ class OllamaEmbedBody(OfModel):
     """Body of `POST /api/embed`."""
 
     input: Annotated[
-        list[str], BeforeValidator(_texts, json_schema_input_type=str | list[str] | None)
+        list[str],
+        Field(max_length=MOST_TEXTS),
+        BeforeValidator(_texts, json_schema_input_type=str | list[str] | None),
     ] = Field([], description="A text, or a list of texts; none only loads the model.")
     prompt: None = optional("Only null: texts go into `input` here.")
 

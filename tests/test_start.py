@@ -174,14 +174,14 @@ def test_a_line_of_a_dotenv_file_that_is_none_stops_the_start(tmp_path: Path, li
 
 
 def test_a_dotenv_file_may_hold_all_that_shells_let_it(tmp_path: Path, caplog) -> None:
-    dotenv = tmp_path / ".env"
+    dotenv, key = tmp_path / ".env", "a b\nc 0123456789 0123456789 0123456789"
     dotenv.write_text(
         "\r\n# a comment\r\nexport PORT = 9000 # ours\r\nOTHER.thing=\r\n"
-        "ADMIN_TOKEN='a b\nc 0123456789'\nLOG_LEVEL=\"debug\"\n'DEVICE'=cpu"
+        f"JWT_SECRET_KEY='{key}'\nLOG_LEVEL=\"debug\"\n'DEVICE'=cpu"
     )
     config = load_config({}, dotenv)
     assert (config.port, config.log_level, config.device) == (9000, "DEBUG", "cpu")
-    assert config.admin_token.get_secret_value() == "a b\nc 0123456789" and not caplog.records
+    assert config.jwt_secret_key.get_secret_value() == key and not caplog.records
     dotenv.write_text("auth_enabled=true\nJwt-Secret-Key=x\n")
     load_config({"Cors_Origins": "x"}, dotenv)
     for name in ("AUTH_ENABLED", "JWT_SECRET_KEY", "CORS_ORIGINS"):

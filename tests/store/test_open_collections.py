@@ -135,15 +135,17 @@ def test_what_another_process_drops_is_closed(
             other.count(name)
         store.swap("docs", "new")
         store.drop("new")
-        assert deleted_files() > 0  # the control: the other one has them open
+        assert deleted_files(tmp_path) > 0  # the control: the other one has them open
         assert other.get("docs", ["a"])[0].text == "new" and other.count("third") == 1
-        assert deleted_files() == 0 and len(other.files._open) == 2
+        assert deleted_files(tmp_path) == 0 and len(other.files._open) == 2
 
 
-def deleted_files() -> int:
-    """Return how many files this process has open that are deleted."""
+def deleted_files(folder: Path) -> int:
+    """Return how many deleted files of a folder this process has open."""
     found = 0
     for each in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):
-            found += os.readlink(each).endswith(("records.db (deleted)", "matrix.0 (deleted)"))
+            path = os.readlink(each)
+            deleted = path.endswith(("records.db (deleted)", "matrix.0 (deleted)"))
+            found += deleted and path.startswith(str(folder))
     return found

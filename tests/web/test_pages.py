@@ -116,5 +116,6 @@ def test_the_console_hands_no_list_of_routes_to_strangers(config_of: Callable[..
     assert client.get("/openapi.json").status_code == 401
     for path in ("/", "/docs", "/redoc"):
         page = client.get(path, headers={"Accept": BROWSER}).get_data(as_text=True)
-        told = [row.path for row in ROUTES if row.access != "public" and row.path in page]
+        rows = [row for row in ROUTES if row.access != "public" and row.path != "/"]
+        told = [row.path for row in rows if row.path in page]
         assert told == [], path
