@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,18 @@ def open_requests(folder: Path) -> tuple[Target, list[bytes]]:
 
 def _read(parse: Callable[[], BaseModel]) -> None:
     """Parse, and look at all that a handler would look at."""
-    try:
-        body = parse()
-    except REFUSALS as exc:
-        assert 0 < len(exc.message) < 400, f"a message of {len(exc.message)} characters"
-        return
+    body = _refused_or(parse)
     for name, value in vars(type(body)).items():
         if isinstance(value, property):
-            getattr(body, name)
+            _refused_or(partial(getattr, body, name))
+
+
+def _refused_or(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except REFUSALS as exc:
+        assert 0 < len(exc.message) < 400, f"a message of {len(exc.message)} characters"
+        return None
 
 
 def open_credentials(folder: Path) -> tuple[Target, list[bytes]]:

@@ -29,7 +29,7 @@ BAD: list[tuple[str, object, int]] = [
     ("/embed", {"texts": [None]}, 422),
     ("/embed", {"texts": ["x"], "model": "none"}, 400),
     ("/embed", {"texts": ["x"], "dimensions": 9999}, 400),
-    ("/v1/embeddings", {"model": MODEL}, 422),
+    ("/v1/embeddings", {"model": MODEL}, 400),
     ("/collections/none/search", {"text": "x"}, 404),
     ("/nowhere", {}, 404),
 ]
