@@ -111,7 +111,7 @@ def credential() -> str | None:
     """Return the key or token that the request carries, if any.
 
     It is a bearer token, an `Authorization` without a scheme (as LlamaIndex sends to TEI's
-    re-rankers), X-API-Key, or Azure's api-key. An empty one, as Dify sends, is none.
+    re-rankers), X-API-Key, or Azure's api-key. Empty headers, as Dify sends, do not count.
     """
     scheme, _, value = request.headers.get("Authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer":

@@ -341,7 +341,7 @@ def flags() -> argparse.ArgumentParser:
 
 
 def environment(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return what TEI's flags say, as an environment, and the arguments that are none of them."""
+    """Return TEI's flags as environment variables, and the arguments that are not TEI's."""
     found, others = flags().parse_known_args(arguments)
     given = {name: value for name, value in vars(found).items() if value is not None}
     lists = {name: ",".join(value) for name, value in given.items() if isinstance(value, list)}

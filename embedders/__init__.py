@@ -78,7 +78,7 @@ def size_of(spec: ModelSpec, settings: ModelSettings, facts: Facts | None = None
 
 
 def files_of(spec: ModelSpec, settings: ModelSettings) -> Files | None:
-    """Return what its files say of a model that runs here, or None where there are none."""
+    """Return the facts of a local model's files; None for a remote model or without files."""
     local = spec.type in LOCAL_TYPES and adapter_of(spec) is None
     return read_files(spec, settings) if local else None
 

@@ -111,6 +111,7 @@ MessageText = Annotated[
         json_schema_input_type=Message | Parts,
     ),
 ]
+Messages = Annotated[list[MessageText], Field(min_length=1, max_length=1)]
 EncodingField = Annotated[
     Encoding,
     BeforeValidator(
@@ -133,7 +134,7 @@ class OpenAIBody(Known):
         "A text, a list of texts, a list of token ids, or a list of such lists. "
         'A text may also be `{"text": ...}`.'
     )
-    messages: Annotated[list[MessageText], Field(min_length=1, max_length=1)] | None = optional(
+    messages: Messages | None = optional(
         "Instead of `input`: a list of one message. The text of its content is embedded as it is, "
         "without a chat template; images are not read."
     )

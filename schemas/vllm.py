@@ -11,7 +11,7 @@ from schemas.base import Numbers, Rows, doc, optional
 from schemas.embed import MOST_PROMPT, MOST_TEXTS
 from schemas.forms import Form
 from schemas.known import Known, Side, TextItem
-from schemas.openai import MOST_IDS, Ignored, MessageText, OpenAIInput, TokenLimit, Usage
+from schemas.openai import MOST_IDS, Ignored, Messages, OpenAIInput, TokenLimit, Usage
 from schemas.parts import Parts, text_of
 
 Task = Literal["embed", "token_embed", "classify"]
@@ -71,7 +71,7 @@ class PoolingBody(OfVLLM):
     input: OpenAIInput | None = optional(
         "A text, a list of texts, a list of token ids, or a list of such lists."
     )
-    messages: Annotated[list[MessageText], Field(min_length=1, max_length=1)] | None = optional(
+    messages: Messages | None = optional(
         "Instead of `input`: a list of one message. The text of its content is read as it is, "
         "without a chat template; images are not read."
     )
@@ -207,7 +207,7 @@ class VllmTokenizeBody(Known):
     given_texts = ("prompt",)
 
     prompt: StrictStr | None = optional("A text.")
-    messages: Annotated[list[MessageText], Field(min_length=1, max_length=1)] | None = optional(
+    messages: Messages | None = optional(
         "Instead of `prompt`: a list of one message. The text of its content is read as it is, "
         "without a chat template."
     )

@@ -162,7 +162,7 @@ def real_client(real_app: Flask) -> FlaskClient:
 
 
 class Server(Protocol):
-    """A running server: what `subprocess.Popen` and `tests.servers.warm.Forked` both have."""
+    """A running server: what `subprocess.Popen` and `tests.servers.warm.Gunicorn` both have."""
 
     pid: int
     log: Path  # a file: a full pipe would stop the server
@@ -197,7 +197,7 @@ def running(
                "EMBEDDING_DB_URL": f"sqlite:///{scratch}/service.db", **env}  # fmt: skip
         log = Path(scratch, "log")
         log.touch()
-        start = Started if cold or not warm.can_fork(command, env) else warm.Forked
+        start = Started if cold or not warm.can_fork(command, env) else warm.Gunicorn
         process: Server = start(command, cwd, env, log)
         try:
             _wait_for(f"http://127.0.0.1:{port}{ready}", process)

@@ -5,13 +5,14 @@ The import takes 0.8 s of CPU, and what is then written, killed or stopped a few
 
 import atexit
 import os
-import subprocess
 import sys
 from multiprocessing import forkserver, popen_forkserver
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.context import ForkServerProcess
 from typing import TextIO
 from unittest import mock
+
+from tests.servers.forked import Forked
 
 LIBRARIES = ["tests.store.faults", "tests.store.sql_writer"]
 
@@ -31,28 +32,15 @@ class _Process(ForkServerProcess):
     _Popen = staticmethod(_Popen)
 
 
-class Program:
+class Program(Forked):
     """`python -c CODE ARGS` that runs; with the part of `subprocess.Popen[str]` the tests use."""
 
     def __init__(self, code: str, *args: str, **env: str) -> None:
         mine, its = Pipe(duplex=False)
         with mine, its:
-            self._process = _Process(target=_run, args=(code, args, {**os.environ, **env}, its))
-            self._process.start()
+            process = _Process(target=_run, args=(code, args, {**os.environ, **env}, its))
+            super().__init__(process)
             self.stdout: TextIO = os.fdopen(os.dup(mine.fileno()), encoding="utf-8")
-        assert self._process.pid is not None
-        self.pid: int = self._process.pid
-
-    def poll(self) -> int | None:
-        """Return the exit code, minus the signal that ended it, or None while it runs."""
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end and return the exit code. Raises subprocess.TimeoutExpired."""
-        self._process.join(timeout)
-        if (code := self._process.exitcode) is None:
-            raise subprocess.TimeoutExpired("a test's program", timeout or 0)
-        return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """Return what it prints until its end."""

@@ -11,7 +11,7 @@ import requests
 
 from tests.conftest import ROOT, Server, free_port, running, write_models
 from tests.servers.process import children, workers_of
-from tests.servers.warm import GUNICORN, Forked, can_fork, has_models
+from tests.servers.warm import GUNICORN, Gunicorn, can_fork, has_models
 
 # What must be imported in the service itself: what reads the environment then, and of our modules
 # all but those that only define things.
@@ -58,7 +58,7 @@ def test_one_with_a_real_model_is_forked_with_the_libraries_as_they_were_importe
 def test_it_serves_and_ends_in_good_order(env: dict[str, str], cold: bool) -> None:
     port = int(env["PORT"])
     with running([*GUNICORN, "-w", "2", "app:app"], port, env, cold=cold) as server:
-        assert isinstance(server, Forked) != cold
+        assert isinstance(server, Gunicorn) != cold
         reply = requests.get(f"http://127.0.0.1:{port}/", timeout=30)
         assert reply.json()["available_models"] == ["tests/fake"]
         assert len(workers_of(server.pid)) == 2
@@ -102,4 +102,4 @@ def test_a_fork_finds_what_is_on_its_own_path(env: dict[str, str], tmp_path: Pat
     (tmp_path / "elsewhere.py").write_text("from app import app\n")
     env["PYTHONPATH"] = str(tmp_path)
     with running([*GUNICORN, "elsewhere:app"], int(env["PORT"]), env) as server:
-        assert isinstance(server, Forked)
+        assert isinstance(server, Gunicorn)

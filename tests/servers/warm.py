@@ -14,12 +14,13 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from multiprocessing import forkserver, popen_forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from unittest import mock
+
+from tests.servers.forked import Forked
 
 LIBRARIES = [
     "alembic.command", "alembic.config", "apsw", "argon2", "cachetools",
@@ -87,27 +88,13 @@ class _ModelsProcess(ForkServerProcess):
     _Popen = staticmethod(_ModelsPopen)
 
 
-class Forked:
+class Gunicorn(Forked):
     """A running gunicorn; with the part of `subprocess.Popen` that the tests use."""
 
     def __init__(self, command: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
         self.log = log
         kind = _ModelsProcess if has_models(env) else _context.Process
-        self._process = kind(target=_serve, args=(command[3:], str(cwd), env, str(log)))
-        self._process.start()
-        assert self._process.pid is not None
-        self.pid: int = self._process.pid
-
-    def poll(self) -> int | None:
-        """Return the exit code, minus the signal that ended it, or None while it runs."""
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end and return the exit code. Raises subprocess.TimeoutExpired."""
-        self._process.join(timeout)
-        if (code := self._process.exitcode) is None:
-            raise subprocess.TimeoutExpired("gunicorn", timeout or 0)
-        return code
+        super().__init__(kind(target=_serve, args=(command[3:], str(cwd), env, str(log))))
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""

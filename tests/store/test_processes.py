@@ -87,8 +87,8 @@ signal.pause()
 def test_a_commit_that_comes_back_after_a_kill_finds_its_own_vectors(
     tmp_path: Path, second: list[str]
 ) -> None:
-    """The process is killed between a commit's last byte and the index of the log -> the commit is
-    there or not when the log is read anew, and no later write has taken its place in the matrix.
+    """The process is killed between a commit's last byte and the index of the log -> once
+    SQLite recovers the log the commit is whole or absent, and no later write is in its rows.
     """
     with opened(tmp_path / "s") as store:
         store.create("docs", 8)
