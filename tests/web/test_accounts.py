@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.providers.server import KEY
 from tests.web.conftest import PASSWORD, Guarded, Seen, ask, sign_in, watched
-from tests.web.test_console import shown_code, tab
+from tests.web.test_console import held, shown_code, tab
 
 KEPT = """async () => [localStorage.length, sessionStorage.length, document.cookie, window.name,
     (await indexedDB.databases()).length, (await caches.keys()).length]"""
@@ -138,6 +138,16 @@ def test_a_key_is_shown_once_copied_and_revoked(admin: Page, seen: Seen, guarded
     expect(row.locator(".keys li")).to_have_count(0)
     with pytest.raises(urllib.error.HTTPError, match="401"):
         ask(guarded.url, "GET", "/users/me", None, key)
+
+
+def test_the_tab_shows_no_stale_rows_while_it_is_drawn_anew(admin: Page) -> None:
+    with held(admin, "**/users") as release:
+        tab(admin, "Try")
+        with admin.expect_request("**/users"):
+            tab(admin, "Admin")
+        expect(admin.locator("[data-user]")).to_have_count(0)
+        release()
+    expect(admin.locator("[data-user=rita]")).to_be_visible()
 
 
 def test_users_are_added_given_another_role_and_deleted(admin: Page, guarded: Guarded) -> None:

@@ -7,12 +7,16 @@ import * as people from "./people.js";
 import * as providers from "./providers.js";
 import * as settings from "./settings.js";
 
+const PARTS = ["admin-people", "admin-providers", "admin-settings"];
+
 /** Nothing to prepare: each part draws itself when the tab is opened. */
 export function setUp() {}
 
 /** Called whenever the tab is opened. */
 export async function show() {
   const admin = may("admin");
+  // What was drawn before is stale: a press on it would be lost when the answers come.
+  for (const part of PARTS) $(part).replaceChildren();
   $("admin-title").textContent = admin ? "Admin" : "Account";
   $("admin-lead").textContent = admin
     ? "Changes take effect while the service runs, and settings can be taken back."
