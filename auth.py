@@ -90,8 +90,9 @@ def require_unlimited() -> None:
     """Raise Forbidden for a limited API key: it could create one without limits."""
     if caller().limited:
         raise Forbidden(
-            "this key is limited (to a role, to collections or in time), and cannot manage users, "
-            "keys, settings or providers: sign in with the password, or use an unlimited key"
+            "this key is limited (to a role, to collections, to bulk or in time), and cannot "
+            "manage users, keys, settings or providers: sign in with the password, or use an "
+            "unlimited key"
         )
 
 

@@ -9,7 +9,8 @@ the same moment. How a model is loaded and how batches form is `serving/`; where
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +41,7 @@ from serving.encoding import (
     pieces,
     prompt_of,
 )
+from serving.lanes import Choice, Lanes
 from serving.model import Loaded, Model
 from serving.registry import Registry
 from serving.results import activated, finish, top_terms
@@ -93,13 +95,17 @@ class Engine:
     """Embeds and reranks on any of the registry's models. Safe from many threads."""
 
     def __init__(
-        self, registry: Registry, truncate: Truncate = "auto", cache: Cache | None = None
-    ) -> None:
+        self, registry: Registry, truncate: Truncate = "auto", cache: Cache | None = None,
+        lanes: Lanes | None = None,
+    ) -> None:  # fmt: skip
         self.registry = registry
         self.truncate: Truncate = truncate
+        self.lanes = lanes or Lanes()
         self._cache = cache
         self._lock = threading.Lock()
-        self._in_flight: dict[bytes, InFlight] = {}  # by the keys that each request encodes
+        # By the keys that each request encodes, and whether it asked to be bulk: an interactive one
+        # would wait for its turn.
+        self._in_flight: dict[tuple[bool, bytes], InFlight] = {}
 
     def embed(self, request: EmbedRequest) -> Embedded:
         """Embed the inputs of one request.
@@ -125,11 +131,13 @@ class Engine:
         check_chunks(model, loaded.facts)
         _check_dimensions(request.dimensions, loaded.facts.dimension)
         tracing.describe(model=model.spec.id, texts=sum(map(len, documents)))
-        with tracing.stage("tokenize"):
-            prompt = prompt_of(loaded, request)
-            items = loaded.embedder.prepare_chunks(documents, prompt, request.truncate)
-        check_tokens(items, request.most_tokens)
-        encoded = encode_documents(loaded, request, items, [len(chunks) for chunks in documents])
+        with self._promised(request, len(documents), model, loaded) as choice:
+            with tracing.stage("tokenize"):
+                prompt = prompt_of(loaded, request)
+                items = loaded.embedder.prepare_chunks(documents, prompt, request.truncate)
+            check_tokens(items, request.most_tokens)
+            counts = [len(chunks) for chunks in documents]
+            encoded = encode_documents(loaded, request, items, counts, choice)
         rows = [value for value in encoded.columns["chunks"] if isinstance(value, np.ndarray)]
         vectors = np.concatenate(rows)
         tokens, truncated = sum(encoded.tokens), sum(item.truncated for item in items)
@@ -231,19 +239,35 @@ class Engine:
         prompt = prompt_of(loaded, request)
         truncate = request.truncate or self.truncate
         tracing.describe(model=model.spec.id, texts=len(inputs))
-        making = functools.partial(encode, loaded, request, inputs, prompt, truncate, LARGEST_KEPT)
-        if self._cache is None:
-            rows, hits = making(range(len(inputs))), 0
-        else:
-            keys = keys_of(facts, prompt, truncate, request.outputs, inputs)
-            rows, hits = self._recall(self._cache, keys, facts, making, request)
-        tokens, truncated = sum(rows.tokens), sum(rows.truncated)
+        with self._promised(request, len(inputs), model, loaded) as choice:
+            making = functools.partial(
+                encode, loaded, request, inputs, prompt, truncate, choice, LARGEST_KEPT
+            )
+            if self._cache is None:
+                rows, hits = making(range(len(inputs))), 0
+            else:
+                keys = keys_of(facts, prompt, truncate, request.outputs, inputs)
+                rows, hits = self._recall(self._cache, keys, facts, making, request)
+            tokens, truncated = sum(rows.tokens), sum(rows.truncated)
+            choice.weigh(tokens)  # by all of its tokens, so that it does not tell what was cached
         tracing.describe(tokens=tokens)
         metrics.TRUNCATED.labels(model.spec.id).inc(truncated)
         own = model.normalize or facts.normalizes
         columns = _finished(rows.columns, request, own)
         took_ms = (time.monotonic() - started) * 1000
         return Embedded(columns, len(inputs), model, loaded, tokens, truncated, hits, took_ms)
+
+    @contextmanager
+    def _promised(
+        self, request: EmbedRequest, inputs: int, model: Model, loaded: Loaded
+    ) -> Iterator[Choice]:
+        """Give the choice of a request's lane; count it if it takes longer than was promised."""
+        started, choice = time.monotonic(), self.lanes.choice(request.lane, inputs)
+        try:
+            yield choice
+        finally:
+            if choice.is_late(time.monotonic() - started) and loaded.facts.device != "remote":
+                metrics.PROMISE_MISSED.labels(model.spec.id).inc()
 
     def _recall(
         self, cache: Cache, keys: Sequence[bytes], facts: Facts, encode: Encode,
@@ -269,14 +293,15 @@ class Engine:
             _keep(cache, outputs, shared)
             return entries
 
-        own, others = self._claim(places)
+        bulk = request.lane == "bulk"
+        own, others = self._claim(places, bulk)
         try:
             with tracing.stage("cache"):
                 hits = _look_up(cache, own.keys, outputs, facts)
             own.looked_up(hits)
             made = encoded(own.keys, own)
         finally:
-            self._release(own)
+            self._release(own, bulk)
         for other, shared in others.items():
             hits |= other.wait(shared, request.deadline, len(places))
         # The other requests may have failed, or encode too many texts to wait for.
@@ -292,23 +317,25 @@ class Engine:
         }
         return Rows(columns, [e.tokens for e in entries], [e.truncated for e in entries]), count
 
-    def _claim(self, keys: Iterable[bytes]) -> tuple[InFlight, dict[InFlight, list[bytes]]]:
+    def _claim(
+        self, keys: Iterable[bytes], bulk: bool
+    ) -> tuple[InFlight, dict[InFlight, list[bytes]]]:
         """Claim the keys that no request encodes now. Returns them, and who has the others."""
         own = InFlight()
         others: dict[InFlight, list[bytes]] = {}
         with self._lock:
             for key in keys:
-                holder = self._in_flight.setdefault(key, own)
+                holder = self._in_flight.setdefault((bulk, key), own)
                 (own.keys if holder is own else others.setdefault(holder, [])).append(key)
         return own, others
 
-    def _release(self, own: InFlight) -> None:
+    def _release(self, own: InFlight, bulk: bool) -> None:
         """Release the claimed keys. Requests that still wait get the rows so far."""
         own.looked.set()
         own.ended.set()
         with self._lock:
             for key in own.keys:
-                del self._in_flight[key]
+                del self._in_flight[bulk, key]
 
 
 def _keep(cache: Cache, outputs: Sequence[Output], entries: Mapping[bytes, Entry]) -> None:

@@ -26,7 +26,7 @@ from serving.model_process.processes import Processes, runs_here
 from serving.registry import Registry
 from serving.residency import Size
 from settings import open_settings
-from settings.apply import Applier, models_of
+from settings.apply import Applier, lanes_of, models_of
 from store import VectorStore, open_store
 from store.instrumented import InstrumentedStore
 from store.lazy import open_or_wait
@@ -60,7 +60,7 @@ def create_app(
             call = processes.call if any(map(runs_here, specs)) else None
     registry = Registry(specs, default, settings.current, build, size)
     cache = open_cache(config, call)
-    engine = Engine(registry, settings.current.truncate, cache)
+    engine = Engine(registry, settings.current.truncate, cache, lanes_of(settings.current))
     settings.bind(Applier(engine, settings.state).prepare)
     store = _store(config)
     limits = Throttle(app, config)

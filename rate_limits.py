@@ -24,7 +24,7 @@ from circuit_breaker import CircuitBreaker
 from config import Config
 from context import services
 from errors import QueueFull, RateLimited, TooLarge
-from observability import metrics
+from observability import metrics, tracing
 
 KEY = "throttle"
 # One of so many threads is kept free of work. At twice the capacity /health took 1.2 s without it.
@@ -37,34 +37,53 @@ _per_minute = partial(RateLimitItemPerMinute, namespace="embedding-service")
 MARGIN_S = 0.002
 
 
+@dataclass(eq=False)
+class Permit:
+    """Leave to run, of one request."""
+
+    bulk: bool = False
+
+
 class Permits:
-    """Lets in fewer requests than there are threads, and refuses the others at once."""
+    """Lets in fewer requests than there are threads, and refuses the others at once.
+
+    Bulk requests leave one of `SPARE` permits to others.
+    """
 
     def __init__(self, threads: int) -> None:
         self.most = threads - max(1, threads // SPARE)
         self._lock = threading.Lock()
-        self._busy = 0
+        self._busy = self._bulk = 0
         self._took_s = 1.0  # a moving average
 
     @contextmanager
-    def one(self) -> Iterator[None]:
+    def one(self) -> Iterator[Permit]:
         """Hold a permit while the block runs. Raises QueueFull if there is none."""
         with self._lock:
             if self._busy >= self.most:
-                # Between one and two times what requests take now: not all come back together.
-                wait = min(max(self._took_s, 1.0), 15.0) * (1 + time.monotonic() % 1)
-                raise QueueFull(
-                    f"{self._busy} requests are running already; send this again later",
-                    retry_after_s=wait,
-                )
+                raise self._full(f"{self._busy} requests")
             self._busy += 1
-        began = time.monotonic()
+        began, permit = time.monotonic(), Permit()
         try:
-            yield
+            yield permit
         finally:
             with self._lock:
                 self._busy -= 1
+                self._bulk -= permit.bulk
                 self._took_s += 0.1 * (time.monotonic() - began - self._took_s)
+
+    def count_bulk(self, permit: Permit) -> None:
+        """Count a permit as bulk's, once. Raises QueueFull if bulk has all that it may have."""
+        with self._lock:
+            if not permit.bulk and self._bulk >= self.most - self.most // SPARE:
+                raise self._full(f"{self._bulk} bulk requests")
+            self._bulk += not permit.bulk
+            permit.bulk = True
+
+    def _full(self, what: str) -> QueueFull:
+        # Between one and two times what requests take now: not all come back together.
+        wait = min(max(self._took_s, 1.0), 15.0) * (1 + time.monotonic() % 1)
+        return QueueFull(f"{what} are running already; send this again later", retry_after_s=wait)
 
 
 @dataclass(frozen=True)
@@ -191,7 +210,14 @@ class Throttle:
         g.standing = "requests", most, left, math.ceil(reset)
 
     def count_texts(self, texts: int) -> None:
-        """Count texts. Raises RateLimited; TooLarge for more than a whole minute's."""
+        """Count texts, and a bulk request of so many as that.
+
+        Raises QueueFull, RateLimited; TooLarge for more than a whole minute's.
+        """
+        permit, choice = g.get("permit"), services().engine.lanes.choice(g.get("lane"), texts)
+        if permit is not None and choice.is_bulk:
+            tracing.describe(lane="bulk")
+            self.permits.count_bulk(permit)
         most = allowance("texts")
         if not most:
             return

@@ -19,6 +19,7 @@ from accounts.tokens import AccessTokens
 from accounts.users import ROLES, User, Users
 from config import Config
 from config.access import secrets_of
+from config.serving import Lane
 from errors import Conflict, RateLimited, ServiceError, Unauthorized
 from observability import metrics
 from sql.row_cache import RowCache
@@ -39,7 +40,7 @@ class Caller:
     """Who is calling, with which role.
 
     `collections` are those that the key is for; None means all. `limited` means that the key may do
-    less than its owner, or expires. `key` is the id of the key.
+    less than its owner, or expires. `key` is the id of the key, `priority` its lane.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Caller:
     collections: tuple[str, ...] | None = None
     limited: bool = False
     key: str | None = None
+    priority: Lane | None = None
 
 
 class Accounts:
@@ -102,7 +104,7 @@ class Accounts:
         if key is None or owner is None:
             return None
         role = min(owner.role, key.role or owner.role, key=ROLES.index)
-        return Caller(owner.username, role, key.collections, key.limited, key.id)
+        return Caller(owner.username, role, key.collections, key.limited, key.id, key.priority)
 
     def _by_token(self, text: str, fresh: bool) -> Caller | None:
         username, version = self.tokens.verify(text) or ("", 0)

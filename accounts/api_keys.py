@@ -18,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from accounts.users import Role, Users, check_role
+from config.serving import Lane
 from errors import Conflict, Invalid, NotFound
 from sql.row_cache import ROWS_MOST, RowCache
 from sql.tables import API_KEYS as KEYS
@@ -31,7 +32,8 @@ KEYS_MOST = 100  # active keys of a user, and ended ones that are still listed
 class ApiKey:
     """A key. `role` is the highest it may use; `collections` are those it is for, None for all.
 
-    Times are in seconds since the epoch.
+    `priority` is the lane of its requests: it is held to bulk, or they are interactive unless they
+    say otherwise; None leaves it to them. Times are in seconds since the epoch.
     """
 
     id: str
@@ -40,6 +42,7 @@ class ApiKey:
     hash: str
     role: Role | None
     collections: tuple[str, ...] | None
+    priority: Lane | None
     created: float
     expires: float | None
     revoked: float | None
@@ -49,7 +52,8 @@ class ApiKey:
     def limited(self) -> bool:
         """Whether the key may do less than its owner, now or later, or expires."""
         weaker = self.role is not None and self.role != "admin"
-        return weaker or self.collections is not None or self.expires is not None
+        held = self.collections is not None or self.priority == "bulk"
+        return weaker or held or self.expires is not None
 
     def alive(self, now: float) -> bool:
         """Whether the key may still be used."""
@@ -71,6 +75,7 @@ class ApiKeys:
         role: Role | None = None,
         collections: Sequence[str] | None = None,
         expires: float | None = None,
+        priority: Lane | None = None,
     ) -> tuple[ApiKey, str]:
         """Create a key; return it with its full text, which is not stored.
 
@@ -86,7 +91,7 @@ class ApiKeys:
         if not label.isprintable():
             raise Invalid("the label of a key may have only printable characters", param="label")
         scope = None if collections is None else tuple(collections)
-        key, text = _made(owner, label[:190], role and check_role(role), scope, expires)
+        key, text = _made(owner, label[:190], role and check_role(role), scope, expires, priority)
         self._rows.write(lambda c: self._insert(c, key))
         return key, text
 
@@ -112,7 +117,9 @@ class ApiKeys:
             old, now = _key(connection.execute(sa.select(KEYS).where(where)).first()), time.time()
             if old is None or not old.alive(now):
                 raise NotFound(f"user {owner!r} has no active key {id_[:16]!r}")
-            key, text = _made(owner, old.label, old.role, old.collections, old.expires)
+            key, text = _made(
+                owner, old.label, old.role, old.collections, old.expires, old.priority
+            )
             self._insert(connection, key, replaced=id_)
             ends = min(old.expires or math.inf, now + overlap_s)
             connection.execute(KEYS.update().where(where).values(expires=ends))
@@ -180,13 +187,15 @@ def _made(
     role: Role | None,
     collections: tuple[str, ...] | None,
     expires: float | None,
+    priority: Lane | None,
 ) -> tuple[ApiKey, str]:
     """Return a new key, which is not stored yet, and its full text."""
     id_ = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))
     secret = secrets.token_urlsafe(32).replace("_", "-")
     made = ApiKey(
-        id_, owner, label, _hash(secret), role, collections, time.time(), expires, None, None
-    )
+        id_, owner, label, _hash(secret), role, collections, priority, time.time(), expires, None,
+        None,
+    )  # fmt: skip
     return made, f"emb_{id_}_{secret}"
 
 

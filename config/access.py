@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -106,6 +106,9 @@ def is_username(text: str) -> bool:
     return plain and 1 <= len(text) <= 64 and text not in (".", "..")
 
 
+BulkRoles = Annotated[tuple[Literal["admin", "user", "reader", "anonymous"], ...], Commas]
+
+
 class AccessSettings(Section):
     """Who may call, from where and how often."""
 
@@ -157,6 +160,9 @@ class AccessSettings(Section):
     """Texts per minute of a reader; 0 means no limit."""
     texts_per_minute_anonymous: Limit = setting(0, "TEXTS_PER_MINUTE_ANONYMOUS")
     """Texts per minute of an address, while AUTH_ENABLED is false; 0 means no limit."""
+    bulk_roles: BulkRoles = setting((), "BULK_ROLES")
+    """Comma list of the roles whose requests are bulk unless they ask to be interactive: admin,
+    user, reader, anonymous."""
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:

@@ -41,7 +41,7 @@ ModelType = Literal[
     "auto", "sentence_transformer", "reranker", "sparse", "multi_vector",
     "openai", "cohere", "huggingface", "fake",
 ]  # fmt: skip
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Backend = Literal["auto", "torch", "flat", "packed", "onnx"]
 CudaGraphs = Literal["auto", "off"]
 Truncate = Literal["auto", "right", "left", "error"]
@@ -153,7 +153,8 @@ class ModelSettings(Section):
     device: Device = setting("auto", "EMBEDDING_DEVICE", "DEVICE")
     """Where models run: cpu, cuda, cuda:N, mps or auto (a GPU with room, else the CPU)"""
     dtype: Dtype = setting("auto", "EMBEDDING_DTYPE", "DTYPE")
-    """auto, float32, bfloat16 or float16; auto is bfloat16 if the hardware supports it."""
+    """auto, float32, bfloat16, float16, or int8 for BERT-like models on a CPU; auto is bfloat16 if
+    the hardware supports it, else float32 or float16, never int8."""
     backend: Backend = setting("auto", "EMBEDDING_BACKEND")
     """What runs the network: torch (padded), flat (without padding, most architectures), or for
     BERT-like models on a CPU packed (torch without padding) or onnx (ONNX Runtime, float32); auto
@@ -178,8 +179,12 @@ class ModelSettings(Section):
     encode_timeout_s: Seconds = setting(300, "ENCODE_TIMEOUT")
     """Seconds one pass through a model may take; after that its worker is replaced."""
     max_queue_tokens: int | None = setting(None, "MAX_QUEUE_TOKENS", ge=1024)
-    """Most tokens that may wait for one model; further requests get 429. Unset means what the model
-    encodes in a minute, as measured in full passes."""
+    """Most tokens that may wait for one model in each lane, interactive and bulk; further requests
+    get 429. Unset means what the model encodes in a minute, as measured in full passes."""
+    interactive_p99_ms: float | None = setting(None, "INTERACTIVE_P99_MS", gt=0, le=600_000)
+    """Milliseconds within which 99 of 100 interactive requests to a local model shall be answered:
+    bulk requests get smaller passes for that, but always a third of the model's time. Unset means
+    that nothing is promised."""
     max_seq_length: int | None = setting(None, "MAX_SEQ_LENGTH", ge=1)
     """Longest input in tokens, at most what the model takes; unset means the model's own limit."""
     normalize: bool = setting(True, "EMBEDDING_NORMALIZE")

@@ -25,6 +25,8 @@ def networks(value: object) -> object:
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = Annotated[tuple[Network, ...], BeforeValidator(networks)]
+# What a request is: a person waits for an interactive one, a program for bulk.
+Lane = Literal["interactive", "bulk"]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"],
     BeforeValidator(lambda value: str(value).upper()),
@@ -70,6 +72,9 @@ class ServingSettings(Section):
     early."""
     max_texts: int = setting(2048, "MAX_TEXTS_PER_REQUEST", ge=1, le=100_000)
     """Most texts in one request, 1 to 100000; the default is OpenAI's limit."""
+    interactive_max_tokens: int = setting(2048, "INTERACTIVE_MAX_TOKENS", ge=1)
+    """Most tokens of an interactive request, at least 1: a larger one is bulk, whatever it asks
+    for."""
 
     @property
     def workers(self) -> int:

@@ -245,7 +245,7 @@ class Reembedder:
                 "only records stored with their texts can be re-embedded"
             )
         texts = [record.text or "" for record in records]
-        request = EmbedRequest(texts, job.model, role="document")
+        request = EmbedRequest(texts, job.model, role="document", lane="bulk")
         vectors = self._engine.embed(request).vectors
         rows = zip(records, vectors, strict=True)
         items = [Item(r.id, v, r.text, r.metadata or {}) for r, v in rows]

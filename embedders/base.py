@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from config.serving import Lane
+from embedders.roles import SIDES, USES, side_of
 from errors import BadRequest
 
 Vectors = NDArray[np.float32]  # (n, d), C-contiguous
@@ -92,7 +94,7 @@ class Item:
     are set where the library itself prepares the text. `variant` is what else a provider is sent.
     `outputs` is what the caller wants of a model that gives several; `second` is where the second
     text of a pair begins, 0 for one text. `spans` has where the tokens of each chunk of a document
-    begin and end.
+    begin and end. `lane` is that of its request, and changes no result.
     """
 
     payload: Sequence[int] | str
@@ -105,6 +107,7 @@ class Item:
     outputs: tuple[Output, ...] = DENSE
     second: int = 0
     spans: tuple[tuple[int, int], ...] = ()
+    lane: Lane = "interactive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,14 @@ class Encoded:
         return {output: value for output, value in values if value is not None}
 
 
+class Small(NamedTuple):
+    """What runs passes of up to so many tokens, where it is not what runs all others."""
+
+    most_tokens: int
+    backend: str
+    cores: int
+
+
 @dataclass(frozen=True)
 class Facts:
     """Facts of a loaded model, for `/models`, for limits and for cache keys.
@@ -150,6 +161,8 @@ class Facts:
     dtype: str
     fingerprint: str
     backend: str = "torch"
+    # What runs small passes, the smallest first, where that is faster than the backend.
+    small_passes: Sequence[Small] = ()
     outputs: tuple[Output, ...] = DENSE
     labels: tuple[str, ...] = ()  # the names of the scores, if the model gives scores
     activation: Activation = "identity"  # of the scores; `encode` returns them raw
@@ -174,28 +187,6 @@ class Facts:
         if self.outputs == ("sparse",):
             return "sparse"
         return "multi_vector" if self.outputs == ("multi_vector",) else "sentence_transformer"
-
-
-# The names that models and other services (Cohere, Jina, NVIDIA, Gemini, E5, Nomic) have for the
-# two sides of a retrieval. A side takes the first of the model's prompts here that has a text.
-SIDES: Mapping[Task, Sequence[str]] = {
-    "query": ("query", "search_query", "retrieval.query", "retrieval_query", "retrieval-query"),
-    "document": (
-        "document", "passage", "corpus", "search_document", "retrieval.passage",
-        "retrieval.document", "retrieval_document", "retrieval-document",
-    ),
-}  # fmt: skip
-# Other roles that clients name. A model without a prompt for one reads the text as it is.
-USES = (
-    "classification", "clustering", "separation", "text-matching", "image", "code.query",
-    "code.passage", "semantic_similarity",
-)  # fmt: skip
-
-
-def side_of(role: str | None) -> Task | None:
-    """Return the side of a retrieval that a role or a prompt's name means, or None."""
-    word = (role or "").lower()
-    return next((side for side, words in SIDES.items() if word in words), None)
 
 
 class Preparer(Protocol):
@@ -226,10 +217,7 @@ class Preparer(Protocol):
         """Return JSON from which `embedders.tokens.preparer_of` makes an equal one."""
 
 
-NO_CHUNKS = (
-    "late chunking: it is not known here where in a text this model's tokens are; send the chunks "
-    "without it"
-)
+NO_CHUNKS = "late chunking: it is not known where this model's tokens are in a text; leave it out"
 
 
 def no_tokens() -> BadRequest:

@@ -12,7 +12,7 @@ from config import ModelSpec
 from embedders.base import Embedder, Encoded, Gone, Input, Item, Prompt, Truncate
 from embedders.openai import OpenAIEmbedder
 from embedders.providers import Providers
-from embedders.remote import Payload
+from embedders.remote import Headers, Part, Payload, Send
 from errors import BadRequest, ProviderError
 
 FINGERPRINT = "X-Embedding-Fingerprint"
@@ -49,9 +49,18 @@ class RemoteReplica(OpenAIEmbedder):
     ) -> Encoded:
         """Return the vectors that the copy made. Raises ProviderError, ModelUnavailable."""
         try:
-            return super().encode(items, deadline, gone)
+            sent = [replace(item, variant=item.lane) for item in items]
+            return super().encode(sent, deadline, gone)
         except BadRequest as exc:  # the local model takes these inputs, so the copy is at fault
             raise ProviderError(exc.message, permanent=True) from None
+
+    def ask(self, send: Send, inputs: list[Payload], variant: str) -> Part:
+        """Ask in the lane of the request, which is the `variant` here."""
+
+        def in_lane(url: str, headers: Headers, body: Mapping[str, Any]) -> tuple[Any, Headers]:
+            return send(url, {**headers, "X-Priority": variant} if variant else headers, body)
+
+        return super().ask(in_lane, inputs, variant)
 
     def body(self, inputs: list[Payload]) -> dict[str, Any]:
         """Return a body that asks for vectors before Normalize, without the copy's own prompt."""

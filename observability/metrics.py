@@ -29,6 +29,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+LANES = ("interactive", "bulk")
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 _own = CollectorRegistry()
@@ -81,8 +82,15 @@ TEXTS_EMBEDDED = _counter("texts_total", "Inputs embedded.", "model")
 TOKENS = _counter("tokens_total", "Tokens that went through a model.", "model")
 PADDING = _counter("padding_tokens_total", "Tokens of padding that went along.", "model")
 TRUNCATED = _counter("truncated_inputs_total", "Inputs cut to fit their model.", "model")
-QUEUED_TEXTS = _gauge("queue_texts", "Inputs waiting for a model.", "model")
-QUEUED_TOKENS = _gauge("queue_tokens", "Tokens waiting for a model.", "model")
+QUEUED = _gauge("queue_requests", "Requests waiting for a model.", "model", "lane")
+QUEUED_TEXTS = _gauge("queue_texts", "Inputs waiting for a model.", "model", "lane")
+QUEUED_TOKENS = _gauge("queue_tokens", "Tokens waiting for a model.", "model", "lane")
+QUEUE_SECONDS = _histogram(
+    "queue_seconds", "Time of a request until its first pass.", "model", "lane", buckets=SECONDS
+)
+PROMISE_MISSED = _counter(
+    "promise_missed_total", "Interactive requests that took longer than was promised.", "model"
+)
 DROPPED = _counter("queue_dropped_total", "Requests that left the queue unserved.", "reason")
 PASS_SIZE = _histogram("pass_texts", "Inputs in one pass.", "model", buckets=TEXTS)
 PASS_FILL = _histogram(
@@ -160,15 +168,22 @@ class ModelMetrics:
     """The numbers of one model's queue and passes, reported by its batcher."""
 
     def __init__(self, model: str = "unnamed") -> None:
-        self._texts, self._tokens = QUEUED_TEXTS.labels(model), QUEUED_TOKENS.labels(model)
+        gauges = (QUEUED, QUEUED_TEXTS, QUEUED_TOKENS)
+        self._waiting = {lane: [each.labels(model, lane) for each in gauges] for lane in LANES}
+        self._waited = {lane: QUEUE_SECONDS.labels(model, lane) for lane in LANES}
+        PROMISE_MISSED.labels(model)  # shown as 0 before the first one
         self._done, self._cost = TEXTS_EMBEDDED.labels(model), TOKENS.labels(model)
         self._padding, self._size = PADDING.labels(model), PASS_SIZE.labels(model)
         self._fill, self._time = PASS_FILL.labels(model), PASS_TIME.labels(model)
 
-    def waiting(self, texts: int, tokens: int) -> None:
-        """Count inputs into the queue, or out of it with negative numbers."""
-        self._texts.inc(texts)
-        self._tokens.inc(tokens)
+    def waiting(self, lane: str, requests: int, texts: int, tokens: int) -> None:
+        """Count into the queue of a lane, or out of it with negative numbers."""
+        for gauge, more in zip(self._waiting[lane], (requests, texts, tokens), strict=True):
+            gauge.inc(more)
+
+    def waited(self, lane: str, seconds: float) -> None:
+        """Record how long a request waited for its first pass."""
+        self._waited[lane].observe(seconds)
 
     def passed(self, tokens: list[int], took_s: float, *, padded: bool = True) -> None:
         """Count a pass over inputs of these lengths in tokens, padded to the longest or not."""

@@ -84,7 +84,10 @@ def add_key(username: str) -> Reply[schema.NewKeyReply]:
     _require_own_or_admin(username)
     body = parse_body(schema.KeyBody, optional=True)
     lasts = seconds_from(body.expires_in_days)
-    return _new_key(*_accounts().keys.add(username, body.label, body.role, body.collections, lasts))
+    made = _accounts().keys.add(
+        username, body.label, body.role, body.collections, lasts, body.priority
+    )
+    return _new_key(*made)
 
 
 @Own("GET", "/users/<username>/api-keys")

@@ -140,6 +140,7 @@ def request_of(
         prompt_name=options.prompt_name,
         prompt=options.prompt,
         role=options.input_type,
+        lane=g.get("lane"),
         deadline=g.deadline,
         gone=client_gone(),
         taken=taken,

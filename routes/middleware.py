@@ -28,6 +28,7 @@ from routes.parse import (
     check_url,
     choose,
     parse_body,
+    parse_lane,
     parse_query,
     read_json,
     read_strictly,
@@ -82,7 +83,7 @@ def _view(rows: list[Route]) -> Callable[..., Response]:
         identify(row.access, own_account=row.own_account)
         if not row.any_page and caller().role == "anonymous":
             cors.keep_out_pages()
-        with throttle().permits.one() if row.works else nullcontext():
+        with throttle().permits.one() if row.works else nullcontext() as g.permit:
             answer = _handle(rows, values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         # A model's name may have any letters, and a header only those of ASCII.
@@ -125,12 +126,16 @@ def _handle(rows: list[Route], values: dict[str, Any]) -> Any:
         for name in row.scope:
             if name not in values:
                 allow_collection(getattr(body, name))
+    if row.works:
+        g.lane = parse_lane(body)
     return row.handler(**values)
 
 
 def _finish(response: Response, every_page: set[str]) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if lane := g.trace.facts.get("lane"):
+        response.headers["X-Priority"] = lane
     add_headers(response)
     cors.let_pages_read(response, every_page)
     _measure(response)

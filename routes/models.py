@@ -6,7 +6,7 @@ from typing import Any
 
 from auth import sees_all, shown
 from context import services
-from embedders.base import Kind
+from embedders.base import Kind, Small
 from errors import NotFound
 from routes.table import Route
 from schemas.embed import EmbedQuery
@@ -92,6 +92,7 @@ def describe(model: Model) -> ModelReply:
         "device": facts.device if facts else spec.device,
         "dtype": facts.dtype if facts else spec.dtype,
         "backend": facts.backend if facts else spec.backend,
+        "small_passes": [Small(*each)._asdict() for each in facts.small_passes] if facts else [],
         "pooling": facts.pooling if facts else None,
         "notes": list(facts.notes) if facts and sees_all() else [],
         "prompts": {name: text for name, text in prompts.items() if text},

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from flask import g, request
@@ -18,9 +18,13 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from werkzeug.formparser import FormDataParser
 
 import cors
+from auth import caller
+from config.serving import Lane
+from context import services
 from errors import BadRequest, Invalid, ServiceError, TooLarge, UnsupportedMedia
 from routes.body_limits import read_body, refuse_heavy
 from routes.table import Dialect, Route
+from schemas.known import lane_of
 
 FIELDS = 20  # of a form; OAuth's for a password has six
 # Half a surrogate pair is searched for in Python, which takes 0.3 s per megabyte of short lists.
@@ -114,6 +118,30 @@ def read_strictly(model: type[Model] | None, body: bytes) -> Model | None:
         return model.model_validate_json(body)
     except (ValidationError, ServiceError):
         return None
+
+
+def parse_lane(body: BaseModel | None) -> Lane | None:
+    """Return the lane that the request, its key or its role asks for; None leaves it to its size.
+
+    The request asks by the header X-Priority or the body's `priority`. A key may be held to bulk,
+    whatever they say. Raises BadRequest for another word in the header, and if they differ.
+    """
+    header = request.headers.get("X-Priority", "").strip().lower()
+    if header and header not in get_args(Lane):
+        raise BadRequest(
+            f"X-Priority: {header[:40]!r} is refused; it is interactive or bulk", param="X-Priority"
+        )
+    meant = lane_of(getattr(body, "priority", None))
+    if header and meant and header != meant:
+        raise BadRequest(
+            f"X-Priority {header} and priority contradict each other; send one of them",
+            param="priority",
+        )
+    who, asked = caller(), cast(Lane, header) if header else meant
+    if who.priority == "bulk" or asked is None:
+        asked = who.priority
+    of_role = who.role in services().settings.current.bulk_roles
+    return asked or ("bulk" if of_role else None)
 
 
 def _keys_in(body: bytes, keys: tuple[str, ...]) -> set[str]:

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field, StrictStr
 from typing_extensions import TypedDict
 
 from accounts.users import Role
+from config.serving import Lane
 from schemas.base import Seconds, Strict, doc, optional
 
 
@@ -73,6 +74,10 @@ class KeyBody(Strict):
     collections: list[StrictStr] | None = optional(
         "The only collections it may use; null is all.", max_length=1000
     )
+    priority: Lane | None = optional(
+        "`bulk`: its requests are bulk, whatever they ask for. `interactive`: they are interactive "
+        "unless they ask to be bulk."
+    )
     expires_in_days: float | None = Field(None, gt=0, le=36500)
 
 
@@ -92,6 +97,7 @@ class KeyReply(TypedDict):
     label: str
     role: Role | None
     collections: list[str] | None
+    priority: Lane | None
     created: Seconds
     expires: float | None
     revoked: float | None

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
+from config.serving import Lane
 from embedders.base import DENSE, Output, Truncate
 from errors import BadRequest
 from schemas.base import Float, Numbers, Query, Rows, Strict, doc, optional
@@ -76,6 +77,10 @@ class Options(Strict):
     )
     input_type: StrictStr | None = optional(
         "As `prompt_name`, by the names of other services (`search_query`, ...)."
+    )
+    priority: Lane | None = optional(
+        "`interactive`: somebody waits for the reply; `bulk`: a program does. Without it the key, "
+        "the role or the size decides."
     )
 
 

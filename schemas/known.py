@@ -8,17 +8,25 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    StrictInt,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
 
+from config.serving import Lane
 from embedders.base import Truncate
 from errors import BadRequest
 from schemas.base import Strict
 
 Value = TypeVar("Value")
+# vLLM's is a whole number, and so is Cohere's: the lower, the earlier, and 0 without one.
+Priority = StrictInt | Lane
+PRIORITY = (
+    "`interactive` or `bulk`; or a whole number: over 0 is `bulk`, below 0 `interactive`, and 0 "
+    "(default) leaves it to the key, the role and the size."
+)
 Side = Annotated[
     Literal["left", "right"],
     BeforeValidator(
@@ -96,6 +104,13 @@ def truncate_of(body: Any, default: Truncate) -> Truncate:
     if wanted is False or (wanted is None and default == "error"):
         return "error"
     return side or ("auto" if default == "error" else default)
+
+
+def lane_of(priority: int | Lane | None) -> Lane | None:
+    """Return the lane that a body's `priority` asks for, None if it says nothing of it."""
+    if not isinstance(priority, int):
+        return priority
+    return None if priority == 0 else "bulk" if priority > 0 else "interactive"
 
 
 def check_limit(field: str, asked: int | None, most: int | None) -> None:

@@ -22,12 +22,13 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from embedders.base import Input, Truncate, side_of
+from embedders.base import Input, Truncate
+from embedders.roles import side_of
 from errors import BadRequest
 from schemas import embed
 from schemas.base import doc, optional
 from schemas.forms import Dtype, DtypeField, Encoding, Form
-from schemas.known import Known, Side, TextItem, agreed, truncate_of
+from schemas.known import PRIORITY, Known, Priority, Side, TextItem, agreed, truncate_of
 from schemas.parts import Parts, text_of
 
 Kind = Literal["float", "base64", "binary", "ubinary"]
@@ -241,7 +242,7 @@ class OpenAIBody(Known):
     chat_template: None = optional("Only null: a message is embedded without one.")
     user: Ignored = None
     request_id: Ignored = None
-    priority: Ignored = None
+    priority: Priority | None = optional(PRIORITY)
     cache_salt: Ignored = None
     drop_params: Ignored = None
 

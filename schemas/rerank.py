@@ -21,7 +21,7 @@ from embedders.base import Truncate
 from errors import BadRequest
 from schemas import embed
 from schemas.base import doc, optional
-from schemas.known import Known, Side, agreed, truncate_of
+from schemas.known import PRIORITY, Known, Priority, Side, agreed, truncate_of
 from schemas.openai import TokenLimit
 from schemas.parts import Parts, text_of
 
@@ -162,7 +162,7 @@ class RerankBody(Known):
     return_len: Ignored = None
     overlap_tokens: Ignored = None
     user: Ignored = None
-    priority: Ignored = None
+    priority: Priority | None = optional(PRIORITY)
     request_id: Ignored = None
     cache_salt: Ignored = None
 

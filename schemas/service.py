@@ -66,6 +66,13 @@ class ModelReply(TypedDict):
     device: str | None
     dtype: str | None
     backend: str | None
+    small_passes: Annotated[
+        list[dict[str, Any]],
+        doc(
+            "What runs passes of up to `most_tokens`, where it was measured to be faster: the "
+            "`backend`, and on how many `cores`."
+        ),
+    ]
     pooling: str | None
     notes: Annotated[
         list[str], doc("For admins: what was assumed about the model, and what runs it.")

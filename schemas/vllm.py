@@ -10,7 +10,7 @@ from errors import BadRequest
 from schemas.base import Numbers, Rows, doc, optional
 from schemas.embed import MOST_PROMPT, MOST_TEXTS
 from schemas.forms import Form
-from schemas.known import Known, Side, TextItem
+from schemas.known import PRIORITY, Known, Priority, Side, TextItem
 from schemas.openai import MOST_IDS, Ignored, Messages, OpenAIInput, TokenLimit, Usage
 from schemas.parts import Parts, text_of
 
@@ -46,7 +46,7 @@ class OfVLLM(Known):
     )
     user: Ignored = None
     request_id: Ignored = None
-    priority: Ignored = None
+    priority: Priority | None = optional(PRIORITY)
     cache_salt: Ignored = None
 
     @property

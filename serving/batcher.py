@@ -2,37 +2,58 @@
 
 Leader/follower ("flat combining", Hendler et al., SPAA 2010): no batching thread and no wait timer.
 A thread that finds the model free becomes the leader: it takes a batch within the token budget from
-all waiting requests, encodes it inline, gives each request its rows, and promotes the oldest waiter
-in `finally`. An idle service adds no wait; a busy one grows its batches by itself. Where a device
-computes one pass while the next is copied to it, the next leader begins as soon as the pass before
-was launched.
+all waiting requests of the lane whose turn it is (`turns.py`), encodes it inline, gives each
+request its rows, and promotes the oldest waiter in `finally`. An idle service adds no wait; a busy
+one grows its batches by itself. Where a device computes one pass while the next is copied to it,
+the next leader begins as soon as the pass before was launched.
 """
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from config.serving import Lane
 from embedders.base import Embedder, Encoded, Gone, Item
 from errors import ClientGone, DeadlineExceeded, QueueFull, ServiceError, Unavailable
 from observability import metrics, tracing
 from server import slots
-from serving.encoder import BatchHealth, Encoder
+from serving.encoder import BatchHealth, Encoder, Limits
 from serving.forward import Forward
 from serving.scheduler import Job, take_mixed_lengths, take_similar_lengths
+from serving.turns import Turns
 
-# The oldest large request gets every second pass, whatever else waits. So a bulk client with 8
-# clients of single texts keeps 0.77 of its rate, and their p99 is 2.9 times what it was alone;
-# every fourth pass and half of it: 0.37 and 2.1 (2 cores, AVX2, float32, 2026-11-26).
-BULK_EVERY = 2
 # Where nothing says how many tokens may wait: so many seconds of passes, half of the default
 # deadline, at least so many tokens. A pass counts if it is half full: a lone short text says
 # nothing of the rate under load. Before the first such pass it is `UNMEASURED`.
 QUEUE_S, QUEUE_LEAST, UNMEASURED, HALF_FULL = 60.0, 65_536, 2_000_000, 0.5
 # Between two looks at a caller's socket: at each pass 100 callers would be 90,000 calls a second.
 LOOK_EVERY_S = 0.05
+
+
+@dataclass
+class Waiting:
+    """What waits in one lane, and how fast it is served. Changes under the batcher's lock."""
+
+    tokens: int = 0
+    tokens_per_s: float = 0.0  # while something waits
+    _since_s: float = 0.0  # seconds of passes since this lane's last one
+
+    def passed(self, tokens: int, took_s: float) -> None:
+        """Count a pass with so many tokens of this lane."""
+        self._since_s += took_s
+        if tokens:
+            rate = tokens / max(self._since_s, 1e-6)
+            self.tokens_per_s = _follow(self.tokens_per_s, rate)
+        if tokens or not self.tokens:
+            self._since_s = 0.0
+
+    @property
+    def left_s(self) -> float:
+        """How long it will be until all is served."""
+        return self.tokens / (self.tokens_per_s or self.tokens or 1)
 
 
 class Batcher(Encoder):
@@ -43,28 +64,27 @@ class Batcher(Encoder):
         embedder: Embedder,
         *,
         max_tokens: int,
-        max_items: int | None = None,
-        max_queue_tokens: int | None = None,
+        limits: Limits | None = None,
         hung_after_s: float = 300,
         numbers: metrics.ModelMetrics | None = None,
     ) -> None:
-        """Form passes of `max_tokens` tokens and `max_items` inputs, None for the embedder's own.
+        """Form passes of `max_tokens` tokens within the limits; None for what suits the embedder.
 
-        At most `max_queue_tokens` wait, and a pass of `hung_after_s` makes the model unhealthy.
+        A pass of `hung_after_s` makes the model unhealthy.
         """
         super().__init__(embedder)
-        self._max_tokens, self._own_max_items = max_tokens, max_items
-        self._max_queue_tokens = max_queue_tokens
+        self._max_tokens = max_tokens
         self._lock = threading.Lock()
         self._jobs: list[Job] = []  # oldest first; only those with inputs left to take
         self._choosing = False  # whether a leader has not yet launched its pass
         self._under_way = 0  # leaders: passes under way, and the one that is chosen
         self._stopping = False
-        self._waiting_tokens = 0
-        self._tokens_per_s = self._full_tokens_per_s = 0.0  # of all passes, and of full ones
-        self._passes = itertools.count(1)
+        self._waiting: dict[Lane, Waiting] = {"interactive": Waiting(), "bulk": Waiting()}
+        self._full_tokens_per_s = 0.0  # of full passes
+        self._turns = Turns()
         self._numbers = numbers or metrics.ModelMetrics()
         self._forward = Forward(embedder, hung_after_s, self._numbers)
+        self.limit(limits or Limits())
 
     def encode(
         self, items: Sequence[Item], deadline: float | None = None, gone: Gone | None = None
@@ -78,8 +98,8 @@ class Batcher(Encoder):
             return Encoded.dense(np.empty((0, self.embedder.facts.dimension), np.float32), [])
         order = sorted(range(len(items)), key=lambda i: items[i].tokens)
         tokens = sum(item.tokens for item in items)
-        job = Job(items, deadline, gone, order, len(items), tokens)
         entered = time.monotonic()
+        job = Job(items, deadline, gone, order, len(items), tokens, entered)
         self._enter(job)
         with slots.away():
             while not job.done:
@@ -104,19 +124,21 @@ class Batcher(Encoder):
                 del job  # its error's traceback holds this frame
         return Encoded(job.columns, [item.tokens for item in items])
 
-    def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
+    def limit(self, limits: Limits) -> None:
         """Change the limits, from the next pass and the next request on."""
-        self._own_max_items, self._max_queue_tokens = max_items, max_queue_tokens
+        self._limits = limits
+        promise = limits.promise_ms
+        self._turns.promise_s = None if promise is None else promise / 1000
 
     @property
     def _max_items(self) -> int:
-        return self._own_max_items or self.embedder.pass_items
+        return self._limits.max_items or self.embedder.pass_items
 
     @property
     def queue_limit(self) -> int:
-        """The tokens that may wait: what was set, else a minute of passes as they were measured."""
-        if self._max_queue_tokens is not None:
-            return self._max_queue_tokens
+        """The tokens that may wait in a lane: what was set, else a minute of measured passes."""
+        if self._limits.max_queue_tokens is not None:
+            return self._limits.max_queue_tokens
         measured = int(self._full_tokens_per_s * QUEUE_S)
         return max(QUEUE_LEAST, measured) if measured else UNMEASURED
 
@@ -130,7 +152,7 @@ class Batcher(Encoder):
     def queued(self) -> tuple[int, int]:
         """Return how many requests and tokens wait."""
         with self._lock:
-            return len(self._jobs), self._waiting_tokens
+            return len(self._jobs), sum(each.tokens for each in self._waiting.values())
 
     def health(self) -> BatchHealth:
         """Return whether passes succeed, and how long the one under way has taken."""
@@ -144,15 +166,16 @@ class Batcher(Encoder):
                 raise Unavailable(self._forward.broken, retry_after_s=5)
             if self._stopping:
                 raise _stopping()
-            waiting = self._waiting_tokens
-            if waiting and waiting + job.tokens > self.queue_limit:
+            waiting = self._waiting[job.lane]
+            if waiting.tokens and waiting.tokens + job.tokens > self.queue_limit:
                 raise QueueFull(
-                    f"{waiting} tokens are waiting already (limit {self.queue_limit}); "
-                    "send this again later",
-                    retry_after_s=min(max(waiting / (self._tokens_per_s or waiting), 1.0), 30.0),
+                    f"{waiting.tokens} tokens of {job.lane} requests are waiting already (limit "
+                    f"{self.queue_limit}); send this again later",
+                    retry_after_s=min(max(waiting.left_s, 1.0), 30.0),
                 )
-            self._waiting_tokens += job.tokens
-            self._numbers.waiting(len(job.order), job.tokens)
+            waiting.tokens += job.tokens
+            self._numbers.waiting(job.lane, 1, len(job.order), job.tokens)
+            self._turns.came(job.lane, job.entered)
             self._jobs.append(job)
             self._promote()
 
@@ -168,8 +191,8 @@ class Batcher(Encoder):
         """Take a job out of the queue with an error. Called with the lock held."""
         job.error = error
         tokens = sum(job.items[i].tokens for i in job.order)
-        self._waiting_tokens -= tokens
-        self._numbers.waiting(-len(job.order), -tokens)
+        self._waiting[job.lane].tokens -= tokens
+        self._numbers.waiting(job.lane, -bool(job.order), -len(job.order), -tokens)
         if isinstance(error, DeadlineExceeded | ClientGone):
             metrics.DROPPED.labels(error.code).inc()
         job.order = []
@@ -240,23 +263,35 @@ class Batcher(Encoder):
         self._drop_expired()
         if not self._jobs:
             return []
-        small = next(self._passes) % BULK_EVERY != 0
-        first = next((job for job in self._jobs if job.small == small), self._jobs[0])
-        givers = [first, *(job for job in self._jobs if job is not first)]
-        room = int(self._max_tokens * self._forward.budget)
-        if self.embedder.pads:
-            batch = take_similar_lengths(givers, room, self._max_items)
-        else:
-            on_gpu = self.embedder.facts.device.startswith("cuda")
-            batch = take_mixed_lengths(givers, room, self._max_items, apart=not on_gpu)
-        self._jobs = [job for job in self._jobs if job.order]
         now = time.monotonic()
+        lane = self._turns.next({job.lane for job in self._jobs})
+        givers = [job for job in self._jobs if job.lane == lane]
+        # On a CPU interactive requests would wait for bulk's inputs, and bulk would lose a part of
+        # its turn. On a GPU a pass takes nearly as long whatever is in it, so both lanes go along.
+        together = self.embedder.facts.device.startswith("cuda")
+        if together:
+            givers += [job for job in self._jobs if job.lane != lane]
+        room = self._turns.room(lane, self._full, now, together=together)
+        take = take_similar_lengths if self.embedder.pads else take_mixed_lengths
+        batch = take(givers, room, self._max_items)
         for job, _ in batch:
-            job.taken = job.taken or now
-        tokens = sum(job.items[i].tokens for job, i in batch)
-        self._waiting_tokens -= tokens
-        self._numbers.waiting(-len(batch), -tokens)
+            if not job.taken:
+                job.taken = now
+                self._numbers.waited(job.lane, now - job.entered)
+        for lane, waiting in self._waiting.items():
+            taken = [(job, i) for job, i in batch if job.lane == lane]
+            if taken:
+                tokens = sum(job.items[i].tokens for job, i in taken)
+                waiting.tokens -= tokens
+                ended = len({job for job, _ in taken if not job.order})
+                self._numbers.waiting(lane, -ended, -len(taken), -tokens)
+        self._jobs = [job for job in self._jobs if job.order]
         return batch
+
+    @property
+    def _full(self) -> int:
+        """The tokens of the largest pass that the device takes now."""
+        return int(self._max_tokens * self._forward.budget)
 
     def _drop_expired(self) -> None:
         """Drop requests whose deadline has passed or whose caller hung up: they cost no pass."""
@@ -279,9 +314,9 @@ class Batcher(Encoder):
         self._numbers.filled(share)
         finished: list[Job] = []
         with self._lock:
-            rate = tokens / max(took, 1e-6)
-            self._tokens_per_s = _follow(self._tokens_per_s, rate)
+            self._count(batch, width, took)
             if share >= HALF_FULL:
+                rate = tokens / max(took, 1e-6)
                 self._full_tokens_per_s = _follow(self._full_tokens_per_s, rate)
             for (job, i), row in zip(batch, rows, strict=True):
                 if job.done:
@@ -295,6 +330,17 @@ class Batcher(Encoder):
                 if job.done:
                     finished.append(job)
         return finished
+
+    def _count(self, batch: list[tuple[Job, int]], width: int, took_s: float) -> None:
+        """Count a pass `width` tokens wide for both lanes. Called with the lock held."""
+        tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}
+        for job, i in batch:
+            tokens[job.lane] += job.items[i].tokens
+        for lane, waiting in self._waiting.items():
+            waiting.passed(tokens[lane], took_s)
+        bulk = round(width * tokens["bulk"] / max(sum(tokens.values()), 1))
+        waits = self._waiting["bulk"].tokens > 0
+        self._turns.passed(width, bulk, self._full, took_s, waits=waits)
 
 
 def _follow(mean: float, rate: float) -> float:

@@ -31,6 +31,31 @@ class BatchHealth:
         return self.broken or (hung if self.hung else None)
 
 
+class Limits(NamedTuple):
+    """What may change while a model serves; None is what suits the model."""
+
+    max_items: int | None = None  # of a pass
+    max_queue_tokens: int | None = None  # that wait in each lane
+    promise_ms: float | None = None  # to interactive requests; None: nothing is promised
+
+    @classmethod
+    def of(cls, spec: ModelSpec, settings: ModelSettings) -> "Limits":
+        """Return the limits of a configured model."""
+        return cls(
+            spec.max_batch_size or settings.max_batch_size,
+            settings.max_queue_tokens,
+            settings.interactive_p99_ms,
+        )
+
+    def put_into(self, spec: ModelSpec, settings: ModelSettings) -> tuple[ModelSpec, ModelSettings]:
+        """Return an entry and settings that have these limits."""
+        of_entry = {"max_batch_size": self.max_items}
+        of_all = {
+            "max_queue_tokens": self.max_queue_tokens, "interactive_p99_ms": self.promise_ms,
+        }  # fmt: skip
+        return spec.model_copy(update=of_entry), settings.model_copy(update=of_entry | of_all)
+
+
 class Encoder:
     """Encodes on one embedder. Safe from many threads."""
 
@@ -56,7 +81,7 @@ class Encoder:
         """Return how its passes go."""
         return BatchHealth()
 
-    def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
+    def limit(self, limits: Limits) -> None:
         """Change the limits of a pass and of the queue."""
 
     def keep(self, keep_s: float) -> None:

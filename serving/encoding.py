@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from config.serving import Lane
 from embedders.base import (
     DENSE,
     Column,
@@ -33,6 +34,7 @@ from errors import (
     TooLarge,
 )
 from observability import tracing
+from serving.lanes import Choice
 from serving.model import Loaded
 from serving.results import top_terms
 from serving.selection import Taken
@@ -67,6 +69,7 @@ class EmbedRequest:
     prompt_name: str | None = None
     prompt: str | None = None
     role: str | None = None  # the side of a retrieval, or another use, as clients name it
+    lane: Lane | None = None  # None: by its size
     deadline: float | None = None  # a time.monotonic() value
     gone: Gone | None = None  # whether the caller hung up
     taken: Taken | None = None  # what `select` gave, if the caller has asked it already
@@ -86,9 +89,9 @@ class Rows(NamedTuple):
 
 def encode(
     loaded: Loaded, request: EmbedRequest, inputs: Sequence[Input | Pair], prompt: Prompt,
-    truncate: Truncate, largest: int, places: Sequence[int],
+    truncate: Truncate, choice: Choice, largest: int, places: Sequence[int],
 ) -> Rows:  # fmt: skip
-    """Return what the model makes of the inputs at these places of a request.
+    """Return what the model makes of the inputs at these places of a request, in its lane.
 
     A sparse row of more than `largest` bytes is cut to what the request asks for. Raises what
     `Engine.embed` raises, with the place of an input at fault.
@@ -100,9 +103,10 @@ def encode(
             items = prepared(loaded, chosen, prompt, truncate)
         if "dense" in outputs:
             _check_left(items)
-        if outputs != DENSE:
-            items = [replace(item, outputs=outputs) for item in items]
         check_tokens(items, request.most_tokens)
+        lane = choice.weigh(sum(item.tokens for item in items))
+        if outputs != DENSE or lane == "bulk":
+            items = [replace(item, outputs=outputs, lane=lane) for item in items]
         if "sparse" in outputs:
             return _encode_sparse(loaded, request, items, largest)
         encoded = loaded.encoder.encode(items, request.deadline, request.gone)
@@ -116,9 +120,12 @@ def encode(
 
 
 def encode_documents(
-    loaded: Loaded, request: EmbedRequest, items: Sequence[Item], chunks: Sequence[int]
-) -> Encoded:
+    loaded: Loaded, request: EmbedRequest, items: Sequence[Item], chunks: Sequence[int],
+    choice: Choice,
+) -> Encoded:  # fmt: skip
     """Return the vectors of documents of so many chunks; one at fault is its first chunk."""
+    lane = choice.weigh(sum(item.tokens for item in items))
+    items = [replace(item, lane=lane) for item in items]
     try:
         return loaded.encoder.encode(items, request.deadline, request.gone)
     except ServiceError as exc:

@@ -12,7 +12,7 @@ from embedders.device import GPU_TOKENS, described
 from errors import ServiceError
 from observability import metrics
 from serving.batcher import Batcher
-from serving.encoder import Elsewhere, Encoder
+from serving.encoder import Elsewhere, Encoder, Limits
 from serving.model import Loaded
 from serving.replicas import Missing, Replicas
 
@@ -106,8 +106,7 @@ def encoder_of(spec: ModelSpec, settings: ModelSettings, embedder: Embedder) -> 
     return Batcher(
         embedder,
         max_tokens=settings.max_batch_tokens or suits,
-        max_items=spec.max_batch_size or settings.max_batch_size,
-        max_queue_tokens=settings.max_queue_tokens,
+        limits=Limits.of(spec, settings),
         hung_after_s=settings.encode_timeout_s,
         numbers=metrics.ModelMetrics(spec.id),
     )

@@ -17,7 +17,7 @@ from embedders.base import Embedder, Facts
 from errors import ModelLoading, ModelUnavailable, ServiceError
 from observability import metrics
 from observability.names import public_name
-from serving.encoder import Encoder
+from serving.encoder import Encoder, Limits
 
 State = Literal["loading", "ready", "unavailable", "unloaded"]
 
@@ -197,10 +197,7 @@ class Model:
         self.spec, self.settings = spec, settings
         held = self.held
         for place in held.encoder.places if held else ():
-            place.encoder.limit(
-                max_items=spec.max_batch_size or settings.max_batch_size,
-                max_queue_tokens=settings.max_queue_tokens,
-            )
+            place.encoder.limit(Limits.of(spec, settings))
 
 
 def _references(model: Any) -> int:

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from config.serving import Lane
 from embedders.base import Gone, Item, Output, Row
 
 # A pass has a fixed cost worth about this many tokens: an input shorter than the batch's longest
 # by more than it is cheaper in a pass of its own than padded.
 PADDING_SLACK = 32
-# A request of at most this many inputs is interactive: it goes before slices of larger ones.
-INTERACTIVE_ITEMS = 16
 
 
 @dataclass(eq=False)
@@ -30,6 +29,7 @@ class Job:
     order: list[int]  # indices not yet taken, shortest first: the longest is popped
     missing: int  # rows still to come
     tokens: int
+    entered: float = 0.0  # in time.monotonic()
     columns: dict[Output, Any] = field(default_factory=dict)  # as in `Encoded`
     error: Exception | None = None
     leads: bool = False
@@ -44,9 +44,9 @@ class Job:
         return self.error is not None or self.missing == 0
 
     @property
-    def small(self) -> bool:
-        """Whether it is interactive."""
-        return len(self.items) <= INTERACTIVE_ITEMS
+    def lane(self) -> Lane:
+        """The lane of its request."""
+        return self.items[0].lane
 
     def put(self, index: int, row: Row) -> None:
         """Take the row of one input."""
@@ -87,17 +87,11 @@ def take_similar_lengths(givers: Sequence[Job], room: int, most: int) -> list[tu
     return batch
 
 
-def take_mixed_lengths(
-    givers: Sequence[Job], room: int, most: int, *, apart: bool = True
-) -> list[tuple[Job, int]]:
+def take_mixed_lengths(givers: Sequence[Job], room: int, most: int) -> list[tuple[Job, int]]:
     """Take inputs of any length in turn, for an embedder that does not pad.
 
-    `apart` takes only from requests of the first one's kind, small or large: small ones would wait
-    for a large one's inputs, and a large one would lose part of its turn to small ones, whose turn
-    is next. On a GPU a pass takes nearly as long whatever is in it, so all go together. Nothing is
-    taken that exceeds `room`, in tokens, but for the first input.
+    Nothing is taken that exceeds `room`, in tokens, but for the first input.
     """
-    givers = [job for job in givers if not apart or job.small == givers[0].small]
     batch: list[tuple[Job, int]] = []
     while givers and len(batch) < most:
         still: list[Job] = []

@@ -5,15 +5,17 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from config import ConfigError, ModelSpec
+from config import Config, ConfigError, ModelSpec
 from engine import Engine
 from errors import Invalid
+from serving.lanes import Lanes
 from serving.registry import Exchange
 from settings import Prepared, State
 from settings.keys import MODEL_KEYS
 
 # Model settings that a model's own entry may also have.
-OWN_KEYS = {k: f for k, f in MODEL_KEYS.items() if f not in ("model", "max_queue_tokens")}
+OF_ALL = ("model", "max_queue_tokens", "interactive_p99_ms")
+OWN_KEYS = {k: f for k, f in MODEL_KEYS.items() if f not in OF_ALL}
 
 
 def models_of(state: State) -> tuple[Sequence[ModelSpec], str]:
@@ -25,6 +27,12 @@ def models_of(state: State) -> tuple[Sequence[ModelSpec], str]:
     specs, default = state.config.catalogue()
     own = {f: getattr(state.config, f) for k, f in OWN_KEYS.items() if k in state.stored}
     return [s.model_copy(update=own) if s.id == default else s for s in specs], default
+
+
+def lanes_of(config: Config) -> Lanes:
+    """Return the rules of the lanes."""
+    promise = config.interactive_p99_ms
+    return Lanes(config.interactive_max_tokens, None if promise is None else promise / 1000)
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,7 @@ class PreparedChange(Prepared):
     def commit(self) -> None:
         """See `Prepared`. Returns when models that serve no more are freed, or after 30 s."""
         self.engine.truncate = self.new.config.truncate
+        self.engine.lanes = lanes_of(self.new.config)
         if self.new.config.log_level != self.old.config.log_level:
             logging.getLogger().setLevel(self.new.config.log_level)
         if self.exchange is not None:

@@ -34,6 +34,7 @@ API_KEYS = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False),
     sa.Column("role", sa.String(20)),
     sa.Column("collections", sa.Text),
+    sa.Column("priority", sa.String(20)),
     sa.Column("created", TIME, nullable=False),
     sa.Column("expires", TIME),
     sa.Column("revoked", TIME),

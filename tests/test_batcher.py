@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from config.serving import Lane
 from embedders.base import Encoded, Item
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, Invalid, QueueFull, ServiceError, Unavailable
-from serving.batcher import BULK_EVERY, QUEUE_LEAST, QUEUE_S, UNMEASURED, Batcher
+from serving.batcher import QUEUE_LEAST, QUEUE_S, UNMEASURED, Batcher
+from serving.encoder import Limits
 from serving.scheduler import PADDING_SLACK
 
 
@@ -41,11 +43,11 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def batcher(recorder: Recorder) -> Batcher:
-    return Batcher(recorder, max_tokens=256, max_items=32, max_queue_tokens=5000)
+    return Batcher(recorder, max_tokens=256, limits=Limits(32, 5000))
 
 
-def items(*texts: str) -> list[Item]:
-    return [Item(text, max(1, len(text.split()))) for text in texts]
+def items(*texts: str, lane: Lane = "interactive") -> list[Item]:
+    return [Item(text, max(1, len(text.split())), lane=lane) for text in texts]
 
 
 def in_threads(*works: Callable[[], object]) -> list[object]:
@@ -134,7 +136,8 @@ def test_small_requests_do_not_wait_for_a_large_one(batcher: Batcher, recorder: 
     slices.
     """
     thread = held(batcher, recorder)
-    bulk = threading.Thread(target=batcher.encode, args=(items(*["w " * 99 + "w"] * 40),))
+    texts = ["w " * 99 + "w"] * 40
+    bulk = threading.Thread(target=batcher.encode, args=(items(*texts, lane="bulk"),))
     bulk.start()
     until(lambda: batcher.queued()[0] == 1)
     small = threading.Thread(target=batcher.encode, args=(items("small"),))
@@ -152,12 +155,12 @@ def test_small_requests_do_not_wait_for_a_large_one(batcher: Batcher, recorder: 
 @pytest.mark.fault("Overload")
 def test_a_large_request_is_not_starved_by_small_ones(recorder: Recorder) -> None:
     """One request holds as many texts as it may -> small ones do not starve it."""
-    batcher = Batcher(recorder, max_tokens=4, max_items=1)
+    batcher = Batcher(recorder, max_tokens=4, limits=Limits(1))
     thread = held(batcher, recorder)
     done: list[str] = []
 
     def bulk() -> None:
-        batcher.encode([Item(f"bulk{i}", 4) for i in range(20)])
+        batcher.encode([Item(f"bulk{i}", 4, lane="bulk") for i in range(20)])
         done.append("bulk")
 
     def small(i: int) -> None:
@@ -172,12 +175,11 @@ def test_a_large_request_is_not_starved_by_small_ones(recorder: Recorder) -> Non
     for each in [*threads, thread]:
         each.join()
     kinds = [str(p[0].payload)[:4] for p in recorder.passes[1:]]
-    first = kinds[: BULK_EVERY * 10]
-    assert first.count("bulk") >= 9, "bulk slices do not get their turn"
+    assert kinds[:20].count("bulk") >= 9, "bulk slices do not get their turn"
 
 
 def test_forty_eight_threads_with_poison_get_only_their_own_rows(recorder: Recorder) -> None:
-    batcher = Batcher(recorder, max_tokens=64, max_items=16)
+    batcher = Batcher(recorder, max_tokens=64, limits=Limits(16))
     wrong: list[str] = []
     poisoned: list[int] = []
 
@@ -331,9 +333,9 @@ def test_without_a_limit_a_minute_of_full_passes_may_wait(recorder: Recorder) ->
     for batcher in (slow, quick):
         batcher.encode([Item("w", 250)])
     assert QUEUE_LEAST <= slow.queue_limit <= 250 / 0.1 * QUEUE_S
-    quick.limit(max_items=32, max_queue_tokens=1024)
+    quick.limit(Limits(32, 1024))
     assert quick.queue_limit == 1024
-    quick.limit(max_items=32, max_queue_tokens=None)
+    quick.limit(Limits(32))
     assert quick.queue_limit >= QUEUE_LEAST
 
 

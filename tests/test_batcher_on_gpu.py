@@ -1,4 +1,4 @@
-"""The batcher on a GPU: two passes under way, and requests of all sizes in one."""
+"""The batcher on a GPU: two passes under way, and requests of both lanes in one."""
 
 import random
 import threading
@@ -9,10 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from config.serving import Lane
 from embedders.base import DeviceBroken, Encoded, Item, OutOfMemory
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, Invalid, ServiceError, Unavailable
 from serving.batcher import Batcher
+from serving.encoder import Limits
 from tests.test_batcher import Recorder, held, in_threads, items, until
 
 
@@ -55,13 +57,15 @@ class TwoInFlight(Recorder):
         return wait
 
 
-def started(batcher: Batcher, *texts: str, **given: float) -> tuple[threading.Thread, list]:
+def started(
+    batcher: Batcher, *texts: str, lane: Lane = "interactive", **given: float
+) -> tuple[threading.Thread, list]:
     """Send a request from a thread of its own; its vectors or its error come into the list."""
     found: list = []
 
     def run() -> None:
         try:
-            found.append(batcher.encode(items(*texts), **given).vectors)
+            found.append(batcher.encode(items(*texts, lane=lane), **given).vectors)
         except ServiceError as exc:
             found.append(exc)
 
@@ -194,7 +198,7 @@ def test_at_a_stop_both_passes_under_way_are_delivered(two: TwoInFlight) -> None
 
 def test_thirty_two_threads_and_two_passes_mix_no_rows(two: TwoInFlight) -> None:
     """Some requests fail in another's pass just as they are chosen to lead one."""
-    batcher = Batcher(two, max_tokens=64, max_items=16)
+    batcher = Batcher(two, max_tokens=64, limits=Limits(16))
     wrong: list[str] = []
 
     def client(seed: int) -> None:
@@ -230,15 +234,16 @@ def on(device: str, recorder: Recorder) -> Recorder:
 
 
 @pytest.mark.parametrize(("device", "together"), [("cuda:0", True), ("cpu", False)])
-def test_small_and_large_requests_share_a_pass_on_a_gpu_alone(
+def test_both_lanes_share_a_pass_on_a_gpu_alone(
     recorder: Recorder, device: str, together: bool
 ) -> None:
     batcher = Batcher(on(device, recorder), max_tokens=256)
     thread = held(batcher, recorder)
-    large, small = started(batcher, *["large"] * 40), started(batcher, "small")
+    bulk = started(batcher, *["bulk"] * 40, lane="bulk")
+    single = started(batcher, "single")
     until(lambda: batcher.queued()[0] == 2)
     recorder.open.set()
-    for each in (thread, large[0], small[0]):
+    for each in (thread, bulk[0], single[0]):
         each.join(60)
     assert ([len(p) for p in recorder.passes] == [1, 41]) is together
 
@@ -260,6 +265,6 @@ def test_without_a_setting_a_pass_holds_as_many_inputs_as_suit_the_embedder(
     recorder.pass_items = 3
     batcher = Batcher(recorder, max_tokens=256)
     batcher.encode(items(*"abcdef"))
-    batcher.limit(max_items=6, max_queue_tokens=None)
+    batcher.limit(Limits(6))
     batcher.encode(items(*"abcdef"))
     assert [len(p) for p in recorder.passes] == [3, 3, 6]

@@ -98,7 +98,12 @@ class CohereBody(Known):
     max_tokens: StrictInt | None = optional(
         "Cut each text at so many tokens, as `truncate` says; the model's limit stays.", ge=1
     )
-    priority: Ignored = None
+    priority: StrictInt | None = optional(
+        "A whole number from 0 to 999, the lower the earlier: over 0 is bulk, and 0 (default) "
+        "leaves it to the key, the role and the size.",
+        ge=0,
+        le=999,
+    )
     user: Ignored = None
     # Other services' names for what Cohere calls otherwise.
     dimensions: None = optional(SEND.format("output_dimension"))

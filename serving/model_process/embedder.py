@@ -24,7 +24,7 @@ from embedders.tokens import preparer_of
 from errors import ModelUnavailable, ServiceError, Unavailable
 from observability import tracing
 from server import slots
-from serving.encoder import BatchHealth, Elsewhere, Encoder
+from serving.encoder import BatchHealth, Elsewhere, Encoder, Limits
 from serving.loader import reason_of
 from serving.model_process.client import ModelProcess
 from serving.model_process.frames import Connection, Head, Malformed, Part, Parts
@@ -36,6 +36,7 @@ log = logging.getLogger("model_process")
 # Of the settings those by which a local model is loaded and served.
 USED = ("device", "dtype", "backend", "cuda_graphs", "max_seq_length", "normalize",
         "max_batch_size", "max_batch_tokens", "encode_timeout_s", "max_queue_tokens",
+        "interactive_p99_ms",
         "model_cache_dir", "allow_pickled_weights", "models_memory_mb",
         "idle_unload_s")  # fmt: skip
 LIMIT_S = 5.0  # how long a change of limits may take
@@ -246,9 +247,10 @@ class ProcessEmbedder(Elsewhere):
         tracing.note("encode", began + queued_s, began + queued_s + encode_s)
         return unpack_encoded(reply, rows)
 
-    def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
+    def limit(self, limits: Limits) -> None:
         """Change the limits of the model's passes and queue, for all workers."""
-        head = {"model": self._model, "max_items": max_items, "max_queue_tokens": max_queue_tokens}
+        self._spec, self._settings = limits.put_into(self._spec, self._settings)
+        head = {"model": self._model, "limits": [*limits]}
         try:
             self.process.call("limit", head, limit_s=LIMIT_S)
         except ServiceError as exc:  # a new process is told when the model is loaded
@@ -291,9 +293,9 @@ class ProcessEncoder(Encoder):
         changed = self.embedder.process.changed
         return BatchHealth(broken=changed) if changed else self.embedder.health
 
-    def limit(self, *, max_items: int | None, max_queue_tokens: int | None) -> None:
+    def limit(self, limits: Limits) -> None:
         """Change the limits of a pass and of the queue."""
-        self.embedder.limit(max_items=max_items, max_queue_tokens=max_queue_tokens)
+        self.embedder.limit(limits)
 
     def keep(self, keep_s: float) -> None:
         """Wish that the model is unloaded after so long without a request."""

@@ -25,7 +25,7 @@ from errors import BadRequest, ServiceError, TooLarge, Unavailable
 from observability import logs, metrics, tracing
 from server import master, memory, sockets
 from server.peers import is_own_user, peer_of
-from serving.encoder import BatchHealth
+from serving.encoder import BatchHealth, Limits
 from serving.health import EXIT_CODE
 from serving.model_process import folder as run_folder
 from serving.model_process.frames import (
@@ -242,7 +242,7 @@ class Host:
             return {"terms": loaded.embedder.terms(head["indices"])}, ()
 
     def _limit(self, peer: Peer, head: Head, parts: Parts) -> Reply:
-        self.models.limit(head["model"], head["max_items"], head["max_queue_tokens"])
+        self.models.limit(head["model"], Limits(*head["limits"]))
         return {}, ()
 
     def _keep(self, peer: Peer, head: Head, parts: Parts) -> Reply:

@@ -20,7 +20,7 @@ from embedders.device import meaning
 from errors import ModelLoading, ModelUnavailable, NoRoom, ServiceError, Unavailable
 from observability import metrics
 from server import memory
-from serving.encoder import Encoder
+from serving.encoder import Encoder, Limits
 from serving.leaving import free, leaving_of
 from serving.loader import reason_of
 from serving.model import LOADED_BY, Loaded, Model, identity
@@ -31,8 +31,8 @@ from serving.residency import Residency
 log = logging.getLogger("model_process")
 
 # Settings that change while a model serves, or that `identity` covers together with its entry.
-NOT_LOADED_BY = {*LOADED_BY, "max_batch_size", "max_queue_tokens", "hf_token", "models_memory_mb",
-                 "idle_unload_s"}  # fmt: skip
+NOT_LOADED_BY = {*LOADED_BY, "max_batch_size", "max_queue_tokens", "interactive_p99_ms", "hf_token",
+                 "models_memory_mb", "idle_unload_s"}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -158,14 +158,10 @@ class Models:
             with self._lock:
                 held.users -= 1
 
-    def limit(self, name: str, max_items: int | None, max_queue_tokens: int | None) -> None:
+    def limit(self, name: str, limits: Limits) -> None:
         """Change the limits of a model's passes and queue, also for when it is loaded again."""
         if held := self.held.get(_key_of(name)):
-            model = held.model
-            model.limit(
-                model.spec.model_copy(update={"max_batch_size": max_items}),
-                model.settings.model_copy(update={"max_queue_tokens": max_queue_tokens}),
-            )
+            held.model.limit(*limits.put_into(held.model.spec, held.model.settings))
 
     def keep(self, name: str, keep_s: float) -> None:
         """Take a worker's wish for when a model is unloaded."""

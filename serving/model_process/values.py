@@ -9,11 +9,12 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embedders.base import Column, Encoded, Facts, Item, Output, Prompt, Sparse, Value
+from embedders.base import Column, Encoded, Facts, Item, Output, Prompt, Small, Sparse, Value
 from serving.model_process.frames import Head, Part, Parts
 
 # Of an item beside its payload. What is the same for all of a request crosses once.
-FIELDS = ("tokens", "truncated", "skip", "prompt", "side", "variant", "outputs", "second", "spans")
+FIELDS = ("tokens", "truncated", "skip", "prompt", "side", "variant", "outputs", "second", "spans",
+          "lane")  # fmt: skip
 
 
 def pack_items(items: Sequence[Item]) -> tuple[Head, list[Part]]:
@@ -120,10 +121,12 @@ def _floats(part: memoryview, shape: Sequence[int]) -> NDArray[np.float32]:
 
 def pack_facts(facts: Facts) -> Head:
     """Return a model's facts as JSON."""
-    return dataclasses.asdict(facts)
+    small = [list(each) for each in facts.small_passes]  # orjson writes no named tuple
+    return {**dataclasses.asdict(facts), "small_passes": small}
 
 
 def unpack_facts(head: Head) -> Facts:
     """Return the facts of `pack_facts`."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in head.items()}
+    fields["small_passes"] = tuple(Small(*each) for each in head["small_passes"])
     return Facts(**fields)

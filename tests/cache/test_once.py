@@ -286,6 +286,16 @@ def test_a_lone_text_does_not_wait_for_a_bulk_load(engine: Engine) -> None:
         np.testing.assert_array_equal(slow.result(60).vectors[7], got.vectors[0])
 
 
+def test_an_interactive_text_does_not_wait_for_the_same_text_as_bulk(engine: Engine) -> None:
+    gate = Gate(fake_of(engine, "remote"))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(engine.embed, EmbedRequest(["a"], model="remote", lane="bulk"))
+        assert gate.entered.wait(60)
+        got = engine.embed(EmbedRequest(["a"], model="remote"))  # while the gate is shut
+        gate.opened.set()
+        np.testing.assert_array_equal(slow.result(60).vectors, got.vectors)
+
+
 def test_models_do_not_wait_for_each_other(engine: Engine) -> None:
     gate = Gate(fake_of(engine))
     with ThreadPoolExecutor(1) as pool:

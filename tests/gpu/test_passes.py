@@ -18,6 +18,7 @@ from embedders.local import LocalEmbedder
 from factory import create_app
 from observability import metrics
 from serving.batcher import Batcher
+from serving.encoder import Limits
 from serving.health import EXIT_CODE, unhealthy_reason
 from serving.model import Loaded, Model
 from tests.faults.conftest import until
@@ -348,7 +349,7 @@ def test_the_embedders_of_this_house_leave_the_guard_to_their_base() -> None:
 
 
 def test_a_callers_socket_is_looked_at_seldom_and_without_the_batchers_lock(model) -> None:
-    batcher = Batcher(model, max_tokens=1, max_items=1)
+    batcher = Batcher(model, max_tokens=1, limits=Limits(1))
     looks: list[bool] = []
 
     def gone() -> bool:

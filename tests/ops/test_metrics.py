@@ -35,7 +35,7 @@ def test_every_request_and_text_is_counted_on_both_ports(watched: Watched) -> No
     ):
         assert value(text, REQUESTS) - value(before, REQUESTS) == 30
         assert value(text, TEXTS) - value(before, TEXTS) == 60
-        assert value(text, 'embedding_queue_texts{model="fake"}') == 0
+        assert value(text, 'embedding_queue_texts{lane="interactive",model="fake"}') == 0
         assert value(text, "embedding_process_memory_bytes") > 20e6
 
 

@@ -62,7 +62,7 @@ PASS: dict[str, tuple[Any, ...]] = {
     "chat_template": (None,),
     "user": ANYTHING,
     "request_id": ANYTHING,
-    "priority": ANYTHING,
+    "priority": (0, 3, -3, "bulk", "interactive"),
     "cache_salt": ANYTHING,
     "drop_params": ANYTHING,
 }
@@ -70,6 +70,7 @@ PASS: dict[str, tuple[Any, ...]] = {
 REFUSED: dict[str, tuple[Any, ...]] = {
     "model": ("gpt-none", 5, ["minilm"]),
     "model_id": (5, ["minilm"]),
+    "priority": ("high", 1.5, True, ["bulk"]),
     "encoding_format": ("bytes_all", "int8", 1, ["float"]),
     "output_dtype": ("bfloat16", "base64", 8),
     "embedding_type": ("int8", ["float", "base64"], ["int8"], [], True),

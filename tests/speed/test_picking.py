@@ -3,7 +3,7 @@
 from embedders.base import Item
 from embedders.fake import FakeEmbedder
 from serving.batcher import Batcher
-from serving.scheduler import INTERACTIVE_ITEMS, Job, take_mixed_lengths
+from serving.scheduler import Job, take_mixed_lengths
 
 
 def job(lengths: list[int]) -> Job:
@@ -12,28 +12,12 @@ def job(lengths: list[int]) -> Job:
     return Job(items, None, None, order, len(items), sum(lengths))
 
 
-BULK = [30] * (INTERACTIVE_ITEMS + 1)
-
-
 def test_it_fills_the_budget_from_everyone_in_turn() -> None:
-    first, second = job(BULK), job([5, 200, 9] * 6)
+    first, second = job([30] * 17), job([5, 200, 9] * 6)
     batch = take_mixed_lengths([first, second], 300, 512)
     assert sum(each.items[i].tokens for each, i in batch) in range(271, 301)  # one more is 30
     assert {each for each, _ in batch} == {first, second}
     assert all(second.items[i].tokens == 200 for each, i in batch if each is second)
-
-
-def test_a_small_request_takes_no_large_one_along() -> None:
-    small, other, bulk = job([8]), job([9, 7]), job(BULK)
-    batch = take_mixed_lengths([small, bulk, other], 1024, 512)
-    assert {each for each, _ in batch} == {small, other}
-
-
-def test_a_large_one_has_its_turn_to_itself() -> None:
-    bulk, small = job(BULK), job([8])
-    batch = take_mixed_lengths([bulk, small], 400, 512)
-    assert {each for each, _ in batch} == {bulk}
-    assert small.order == [0]
 
 
 def test_it_keeps_the_count_of_items() -> None:
