@@ -174,7 +174,7 @@ INFINITY_MODEL: Mapping[str, Reader] = {
     "DEVICE_ID": _devices,
     "DTYPE": _of(
         {"auto": {}, "bfloat16": {"dtype": "bfloat16"}, "float16": {"dtype": "float16"},
-         "float32": {"dtype": "float32"}}, "weights are not quantized here"
+         "float32": {"dtype": "float32"}, "int8": {"dtype": "int8"}}, "there are no others here"
     ),
     "EMBEDDING_DTYPE": _only("float32", why="each request says it here, by output_dtype"),
     "ENGINE": _of({"torch": {}, "optimum": {"backend": "onnx"}}, "there are no others here"),

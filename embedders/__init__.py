@@ -54,6 +54,8 @@ def build(spec: ModelSpec, settings: ModelSettings, providers: Providers | None 
         if spec.type not in EMBEDDERS:
             raise ModelUnavailable(f"type {spec.type!r} is not built into this version")
         return EMBEDDERS[spec.type](spec, settings)
+    if remote is not None and spec.dtype == "int8":
+        raise ModelUnavailable(f'type {spec.type!r} runs at its provider and has no "dtype" int8')
     if remote is not None and spec.devices:
         raise ModelUnavailable(f'type {spec.type!r} runs at its provider and has no "devices"')
     if remote is None and not (spec.devices and spec.base_url in spec.base_urls):

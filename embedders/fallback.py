@@ -207,6 +207,7 @@ def proven_or_library(
     """
     shown = limit if limit < MOST_TOKENS else None
     return proven.choose(
-        loaded, limit, backends, Proof(reference, limit, half=loaded.dtype.itemsize < 4),
+        loaded, limit, backends,
+        Proof(reference, limit, half=loaded.dtype.itemsize < 4, quantized=loaded.quantized),
         lambda note: FallbackEmbedder(loaded, reference, shown, note, output=output),
     )  # fmt: skip

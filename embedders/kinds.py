@@ -25,6 +25,7 @@ from embedders.architectures import (
 )
 from embedders.base import Kind
 from embedders.folder import Folder, Json, inside, names, pairs_with_images, sees_or_hears, short
+from errors import ModelUnavailable
 
 WHAT: dict[Kind, str] = {
     "sentence_transformer": "is an embedding model; it gives one vector a text",
@@ -33,6 +34,7 @@ WHAT: dict[Kind, str] = {
     "sparse": "is a sparse model (SPLADE); its vectors are as wide as the vocabulary",
     "multi_vector": "is a late-interaction model (ColBERT); it gives one vector a token",
 }
+INT8: tuple[Kind, ...] = ("sentence_transformer", "reranker", "classifier")
 CLIP = "is a model of text and images (CLIP); this service takes text models only"
 
 MEAN = "no modules.json: mean pooling over all tokens is assumed, and no prompts"
@@ -108,6 +110,15 @@ def identify(folder: Path, name: str, wanted: str = "auto") -> Identity:
     if wanted != "auto" and found.kind != wanted:
         raise given.refusal(f'{WHAT[found.kind]}: its type is no {wanted}; leave "type" out')
     return found
+
+
+def refuse_int8(kind: Kind, name: str) -> None:
+    """Raise ModelUnavailable for a kind of model that the dtype int8 is not for."""
+    if kind not in INT8:
+        raise ModelUnavailable(
+            f"dtype int8 is for dense models, rerankers and classifiers, and {name!r} "
+            f"{WHAT[kind]}: set its dtype to bfloat16 or float32"
+        )
 
 
 def _identify(folder: Folder, wanted: str) -> Identity:

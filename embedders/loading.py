@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from config import ModelSettings, ModelSpec
 from embedders import kinds, weights
 from embedders.base import Facts, Kind
-from embedders.device import choose_device, choose_dtype, described, room_for, thread
+from embedders.device import choose_place, described, thread
 from embedders.folder import names, network_config
 from embedders.manifest import STANFORD
 from embedders.rotary import forget_lengths
@@ -49,6 +49,7 @@ class Found:
     device: Any  # torch.device
     dtype: Any  # torch.dtype of the network, or of a table of static embeddings
     notes: tuple[str, ...] = ()
+    quantized: bool = False  # to int8 from float32, which `dtype` then is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,11 @@ class LoadedModel(Found):
     def pooling(self) -> Any:
         """The module that pools the tokens' vectors into one, or None."""
         return next((m for m in self.modules if hasattr(m, "include_prompt")), None)
+
+    @property
+    def precision(self) -> str:
+        """The name of the dtype that the model runs in."""
+        return "int8" if self.quantized else str(self.dtype).removeprefix("torch.")
 
     @property
     def backend(self) -> str:
@@ -117,7 +123,8 @@ class LoadedModel(Found):
                 copy.max_seq_length = ours.max_seq_length
                 copy.query_length, copy.document_length = ours.query_length, ours.document_length
                 copy.processing_kwargs = ours.processing_kwargs
-        return replace(self, modules=modules, dtype=torch.float32, notes=(*self.notes, *notes))
+        notes = *self.notes, *notes
+        return replace(self, modules=modules, dtype=torch.float32, quantized=False, notes=notes)
 
     def facts(
         self, max_tokens: int | None, vocabulary: int | None, backend: str, *notes: str
@@ -127,7 +134,7 @@ class LoadedModel(Found):
         return Facts(
             dimension=int(model.get_embedding_dimension()),
             max_tokens=max_tokens,
-            device=str(self.device), dtype=str(self.dtype).removeprefix("torch."), backend=backend,
+            device=str(self.device), dtype=self.precision, backend=backend,
             fingerprint=self.fingerprint(max_tokens), revision=self.spec.revision,
             pooling=str(pooling) if pooling else None, vocabulary=vocabulary,
             normalizes=self.normalizes,
@@ -138,11 +145,9 @@ class LoadedModel(Found):
 
     def fingerprint(self, max_tokens: int | None) -> str:
         """Return 16 hex digits that differ whenever vectors of equal texts may differ."""
-        import torch
-
         spec, model = self.spec, self.modules
         normalize = self.settings.normalize if spec.normalize is None else spec.normalize
-        precision = "full" if self.dtype == torch.float32 else "half"
+        precision = {"float32": "full", "int8": "int8"}.get(self.precision, "half")
         prompts = [model.prompts, model.default_prompt_name]
         identity = [
             self.source.digest, self.kind, max_tokens, prompts, spec.dimensions, normalize,
@@ -153,8 +158,6 @@ class LoadedModel(Found):
 
 def find(spec: ModelSpec, settings: ModelSettings) -> Found:
     """Return a model's checked files, its kind and where it shall run. Raises ModelUnavailable."""
-    import torch
-
     token = settings.hf_token.get_secret_value() if settings.hf_token else None
     name, cache = spec.model_name, settings.model_cache_dir
     pickled = settings.allow_pickled_weights
@@ -165,12 +168,12 @@ def find(spec: ModelSpec, settings: ModelSettings) -> Found:
     source = weights.check(folder, name, cache, allow_pickled=pickled)
     network = str(network_config(source.folder).get("model_type", ""))
     wanted = spec.dtype or settings.dtype
-    gpu = torch.device("cuda") if torch.cuda.is_available() else None  # the one that `auto` takes
-    on_gpu = choose_dtype(wanted, gpu, network) if gpu else None
-    device = choose_device(spec.device or settings.device, room_for(source.folder, on_gpu))
-    dtype = choose_dtype(wanted, device, network)
     notes = (*identity.notes, *source.notes)
-    return Found(spec, settings, identity.kind, source, network, device, dtype, notes)
+    int8 = wanted == "int8"
+    if int8:
+        kinds.refuse_int8(identity.kind, name)
+    place = choose_place(spec.device or settings.device, wanted, source.folder, network)
+    return Found(spec, settings, identity.kind, source, network, *place, notes, int8)
 
 
 def load(found: Found) -> LoadedModel:
@@ -290,7 +293,7 @@ def read(found: Found, family: str | None = None) -> tuple[Any, tuple[str, ...]]
     folder, name, started = found.source.folder, found.spec.model_name, time.monotonic()
     family = family or FAMILIES[found.kind]
     try:
-        with _reported() as (missing, unread), _read_not_mapped(_casts(folder, found.dtype)):
+        with _reported() as (missing, unread), _read_not_mapped(casts(folder, found.dtype)):
             model = getattr(sentence_transformers, family)(
                 str(folder), device=str(found.device), local_files_only=True,
                 trust_remote_code=False,
@@ -357,7 +360,7 @@ def _reads_pooler(module: Any) -> bool:
     return "pooler_output" in (read if isinstance(read, list | tuple) else [read])
 
 
-def _casts(folder: Path, dtype: Any) -> bool:
+def casts(folder: Path, dtype: Any) -> bool:
     """Return whether weights are stored in another dtype than they run in."""
     from safetensors import safe_open
 

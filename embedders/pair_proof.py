@@ -22,6 +22,7 @@ from embedders.templates import Template
 # pair alone and in a batch.
 MOST_FULL, LEAST_FULL, SHARE_FULL = 1e-4, 1e-6, 0.01
 SHARE_HALF, FARTHEST_SHARE, OWN_SPREAD = 0.02, 0.1, 4.0
+SHARE_INT8 = 0.1  # in int8, to the library's float32: as far as half precision may ever differ
 WORDS = ((1, 1), (3, 12), (6, 40), (4, 120), (30, 60), (8, 300))  # of queries and documents
 SCORES = "sequence-classification"  # the task of a network with a head for scores
 BATCH = 4  # pairs in the library's batch, which is padded to the longest
@@ -159,9 +160,16 @@ def library_scores(model: Any, items: Sequence[Item], one_length: bool = False) 
 class PairProof:
     """The library's scores of a few pairs, computed once and compared with every backend."""
 
-    def __init__(self, scorer: Scorer, limit: int, half: bool, prompts: Sequence[Prompt]) -> None:
-        """Take a model whose pairs are cut at `limit` tokens; `half` means half precision."""
+    def __init__(
+        self, scorer: Scorer, limit: int, half: bool, prompts: Sequence[Prompt], *,
+        quantized: bool = False,
+    ) -> None:  # fmt: skip
+        """Take a model whose pairs are cut at `limit` tokens; `half` means half precision.
+
+        With `quantized` the embedders run in int8, the scorer in float32.
+        """
         self._scorer, self._half, self._prompts = scorer, half, prompts
+        self._quantized = quantized
         self._pairs = [Pair(words_of(query), words_of(document)) for query, document in WORDS]
         self._odd = [*self._pairs, *(Pair("a query", each) for each in STRANGE)]
         # A query that leaves no room for a document is cut here, by the library it is not.
@@ -195,7 +203,8 @@ class PairProof:
         The score of the pair alone is right; passes of pairs of one length give it.
         """
         spread = _spread(self._answers(self._pairs)[0])
-        most = SHARE_HALF * spread * OWN_SPREAD if self._half else self._most(spread)
+        full = min(MOST_FULL, max(SHARE_FULL * spread, LEAST_FULL))
+        most = SHARE_HALF * spread * OWN_SPREAD if self._half else full
         return any(not self._own(company) <= most for company in self._companies)
 
     def difference(self, embedder: Embedder) -> str | None:
@@ -243,6 +252,8 @@ class PairProof:
 
     def _most(self, spread: float, own: float = 0.0) -> float:
         """Return the most that a score may be off."""
+        if self._quantized:
+            return SHARE_INT8 * spread
         if not self._half:
             return min(MOST_FULL, max(SHARE_FULL * spread, LEAST_FULL))
         return max(SHARE_HALF * spread, min(OWN_SPREAD * own, FARTHEST_SHARE * spread))

@@ -34,6 +34,9 @@ from errors import Invalid
 EQUAL_FULL, EQUAL_HALF = 0.99999, 0.9995
 OWN_SPREAD = 4.0  # times the library's own difference, allowed in half precision
 FARTHEST = 0.995  # the least cosine, whatever the library's own difference is
+# In int8, the least cosine to the library's float32. From the mean 1 - cosine is twice as large in
+# MiniLM (at least 0.9880, and 0.9941, over these texts), so twice as much is allowed.
+EQUAL_INT8, CENTRED_INT8 = 0.985, 0.97
 TEXT = (
     "the model reads 42 words of a text and gives one vector; naïve café, vector spaces (a, b) and "
     "queries: what is near? Ein Satz auf Deutsch, текст по-русски, 向量数据库 の 検索, مثال, हिन्दी "
@@ -175,9 +178,15 @@ class Asking(Embedder):
 class Proof:
     """The library's results for one model, computed once and compared with every backend."""
 
-    def __init__(self, reference: Reference, limit: int, half: bool) -> None:
-        """Take a model whose inputs are cut at `limit` tokens; `half` means half precision."""
+    def __init__(
+        self, reference: Reference, limit: int, half: bool, quantized: bool = False
+    ) -> None:
+        """Take a model whose inputs are cut at `limit` tokens; `half` means half precision.
+
+        With `quantized` the embedders run in int8, the reference in float32.
+        """
         self._reference, self._limit, self._half = reference, limit, half
+        self._quantized = quantized
         self._least = EQUAL_HALF if half else EQUAL_FULL
         self._words = 200 / max(1, reference.counts([words_of(200)], Prompt(), truncation=False)[0])
         lengths = [n for n in LENGTHS if n <= limit]
@@ -234,7 +243,7 @@ class Proof:
         states = StatesReference(self._reference.model)
         if not states.are_given():  # a table has its rows
             return None
-        proof = Proof(states, self._limit, self._half)
+        proof = Proof(states, self._limit, self._half, self._quantized)
         vars(proof)["leaks"] = self.leaks
         return proof._vectors_differ(Asking(embedder, "tokens"), Prompt(), proof._short)
 
@@ -278,9 +287,12 @@ class Proof:
         shifts = [(np.zeros_like(middle), ""), (middle, " from the mean")]
         # A few texts differ little from their mean, and rounding changes that difference most.
         many = texts is self._texts and len(texts) > FEW
-        for shift, centred in shifts if many or not self._half else shifts[:1]:
+        exact = not (self._half or self._quantized)
+        for shift, centred in shifts if many or exact else shifts[:1]:
             spread = float((1 - cosines(alone - shift, batch - shift)).max())
             allowed = min(self._least, max(FARTHEST, 1 - OWN_SPREAD * spread))
+            if self._quantized:
+                allowed = CENTRED_INT8 if centred else EQUAL_INT8
             for ours, theirs, how in (ours_alone, alone, "alone"), (ours_batch, batch, "in a pass"):
                 found = np.nan_to_num(cosines(ours - shift, theirs - shift), nan=-1.0)
                 if centred:  # texts that are all cut to one prompt do not differ from their mean
@@ -294,6 +306,8 @@ class Proof:
                         f"{what} {how}{_named(prompt)} has cosine {found[row]:.5f}{centred} "
                         "to the library's vector"
                     )
+        if self._quantized and (apart := cosines(ours_alone, ours_batch).min()) < EQUAL_HALF:
+            return f"a text in a pass has cosine {apart:.5f} to its vector alone"
         return None
 
     def _answer(self, prompt: Prompt, texts: Sequence[str]) -> tuple[Vectors, Vectors]:

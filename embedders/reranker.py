@@ -44,6 +44,7 @@ from embedders.pair_proof import (
     library_scores,
 )
 from embedders.pairs import OtherLayout, no_single_text, pair_tokenizer, too_long
+from embedders.quantized import QuantizedFirstTokens, check, magnitudes_of
 from embedders.states import FlatStates, PackedStates, Part, StatesEmbedder, TokenStates
 from embedders.templates import TemplateTokenizer
 from embedders.tokens import MOST_TOKENS, Limits
@@ -90,7 +91,7 @@ def choose(loaded: LoadedModel) -> Embedder:
                 way.name if way else "torch",
                 functools.partial(Reranker, loaded, preparer, limits, way),
             )
-            for way in (*_ways(loaded, limits), None)
+            for way in (*_ways(loaded, limits), *([] if loaded.quantized else [None]))
         ]
 
     def library(note: str) -> DeviceEmbedder:
@@ -98,7 +99,8 @@ def choose(loaded: LoadedModel) -> Embedder:
             raise ModelUnavailable(f"{loaded.spec.model_name!r} runs by no way equal to its recipe")
         return LibraryReranker(loaded, limits, note)
 
-    proof = PairProof(scorer, limits.most, loaded.dtype.itemsize < 4, prompts)
+    half = loaded.dtype.itemsize < 4
+    proof = PairProof(scorer, limits.most, half, prompts, quantized=loaded.quantized)
     return proven.choose(loaded, limits.most, ways, proof, library)
 
 
@@ -122,6 +124,15 @@ def _ways(loaded: LoadedModel, limits: Limits) -> list["Way"]:
     import torch
 
     found = head_of(loaded.modules)
+    if loaded.quantized:
+        check(found and found[0], limits.most, loaded.backend)
+        network, head = found  # type: ignore[misc]  # without it `check` raises
+        tokenizer = next(iter(loaded.modules)).tokenizer
+        make = functools.partial(
+            QuantizedFirstTokens, magnitudes_of(network, tokenizer, limits.most)
+        )
+        states = functools.partial(PackedStates, network, loaded.dtype, make)
+        return [Way(QuantizedFirstTokens.name, network, head, states)]
     if found is None or loaded.backend == "torch":
         return []
     network, head = found
@@ -327,7 +338,7 @@ def facts_of(loaded: LoadedModel, limit: int, backend: str, *notes: str) -> Fact
     return Facts(
         dimension=0, max_tokens=limit if limit < MOST_TOKENS else None,
         device=str(loaded.device), backend=backend,
-        dtype=str(loaded.dtype).removeprefix("torch."), fingerprint=loaded.fingerprint(limit),
+        dtype=loaded.precision, fingerprint=loaded.fingerprint(limit),
         outputs=("score",), labels=_labels(model), activation=activation_of(model),
         revision=loaded.spec.revision, vocabulary=_vocabulary(model),
         prompts=instructions(model.prompts), default_prompt_name=model.default_prompt_name,

@@ -67,7 +67,7 @@ def test_a_revert_brings_back_the_environment_then_the_default(
         ("max_batch_size", [1], "1 to 65536"),
         ("normalize_embeddings", 1, "of type bool"),
         ("device", "tpu", "cpu, cuda, cuda:N, mps or auto"),
-        ("dtype", "int8", "float32, bfloat16 or float16"),
+        ("dtype", "int4", "float16, or int8"),
         ("truncate", "middle", "right"),
         ("cors_origins", ["example.org"], "scheme://"),
         ("cors_origins", {"a": 1}, "Comma list"),
