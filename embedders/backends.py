@@ -11,12 +11,14 @@ from embedders.base import Embedder, Kind
 from embedders.fallback import proven_or_library
 from embedders.graph import WIDEST, OnnxLayers
 from embedders.kinds import WHAT
-from embedders.layers import TorchLayers
+from embedders.layers import TorchLayers, has_onednn
 from embedders.loading import Found, LoadedModel, find, load
 from embedders.local import LocalEmbedder
 from embedders.packed import can_pack
 from embedders.proof import Reference
 from embedders.proven import Backend
+from embedders.quantized import QuantizedLayers, check, magnitudes_of
+from embedders.rotary import follows_longest
 from embedders.states import gives
 from embedders.static import StaticEmbedder
 from embedders.tokens import MOST_TOKENS
@@ -48,6 +50,8 @@ def local(spec: ModelSpec, settings: ModelSettings) -> Embedder:
 
 def choose(loaded: LoadedModel) -> Embedder:
     """Return the first backend whose vectors equal the library's, or the library's own."""
+    if loaded.quantized:
+        return _in_int8(loaded)
     if m3.has_heads(loaded):
         try:
             heads = m3.Heads.of(loaded)
@@ -59,6 +63,24 @@ def choose(loaded: LoadedModel) -> Embedder:
             return m3.choose(loaded, heads)
     limit, backends = _backends_of(loaded)
     return proven_or_library(loaded, limit, backends, Reference(loaded.modules))
+
+
+def _in_int8(loaded: LoadedModel) -> Embedder:
+    """Return a model in int8, which is proven near the library's float32. Raises ModelUnavailable.
+
+    Of a model with heads, such as bge-m3, only the dense vectors are made of quantized layers.
+    """
+    (first, *heads), (most, limits) = loaded.modules, loaded.limits()
+    pools = gives(first) and heads and hasattr(heads[0], "include_prompt")
+    check(first.auto_model if pools else None, most, loaded.backend)
+    if m3.has_heads(loaded):
+        note = "it gives dense vectors only, as its dtype is int8"
+        loaded = replace(loaded, notes=(*loaded.notes, note))
+    magnitudes = magnitudes_of(first.auto_model, first.tokenizer, most)
+    make = functools.partial(QuantizedLayers, magnitudes)
+    build = functools.partial(LocalEmbedder, loaded, limits, make)
+    reference = Reference(loaded.modules)
+    return proven_or_library(loaded, most, [(QuantizedLayers.name, build)], reference)
 
 
 def _backends_of(loaded: LoadedModel) -> tuple[int, list[Backend]]:
@@ -85,13 +107,17 @@ def _backends_of(loaded: LoadedModel) -> tuple[int, list[Backend]]:
     backends: list[Backend] = [("torch", build)]
     heads = list(loaded.modules)[1:]
     pools = bool(heads) and hasattr(heads[0], "include_prompt")
-    on_gpu, wanted_way = loaded.device.type == "cuda", loaded.backend
+    on_gpu, on_cpu = (loaded.device.type == kind for kind in ("cuda", "cpu"))
+    wanted_way = loaded.backend
     if wanted_way == "flat" or (pools and wanted_way == "auto" and on_gpu):
         backends.insert(0, ("flat", functools.partial(build, flat=True)))
         if on_gpu and loaded.settings.cuda_graphs == "auto":
             graphs = functools.partial(build, flat=True, graphs=True)
             backends.insert(0, ("flat+graphs", graphs))
-    elif pools and not on_gpu and wanted_way != "torch" and can_pack(first.auto_model):
+    elif on_cpu and wanted_way == "auto" and not can_pack(first.auto_model):
+        if has_onednn() and not follows_longest(loaded.modules):
+            backends.insert(0, ("torch+packed", functools.partial(build, repack=True)))
+    elif pools and on_cpu and wanted_way != "torch" and can_pack(first.auto_model):
         # In float32 ONNX Runtime is faster than torch's oneDNN; it cannot compute in bfloat16. The
         # figures are in docs/benchmarks.md, "Ways through the network on a CPU".
         backends.insert(0, (TorchLayers.name, functools.partial(build, TorchLayers)))

@@ -24,6 +24,7 @@ from embedders.base import (
     Gone,
     Item,
     OutOfMemory,
+    Small,
     Vectors,
 )
 from embedders.folder import network_config
@@ -147,6 +148,25 @@ def _has_room(device: Any, needed: int) -> bool:
     if free < needed:
         log.warning("%d of %d MB are free on the GPU; the CPU is used", free >> 20, needed >> 20)
     return bool(free >= needed)
+
+
+def choose_place(device: str, dtype: str, folder: Path, network: str) -> tuple[Any, Any]:
+    """Return the torch device on which a folder's model runs, and the dtype of its network.
+
+    For `int8`, which is made of it here, that is float32 on the CPU. Raises ModelUnavailable.
+    """
+    import torch
+
+    if dtype == "int8":
+        chosen = choose_device("cpu" if device == "auto" else device)
+        if chosen.type != "cpu":
+            other = "set its device to cpu, or its dtype to bfloat16 or float16"
+            raise ModelUnavailable(f"dtype int8 runs on a CPU only, not on {device}: {other}")
+        return chosen, torch.float32
+    gpu = torch.device("cuda") if torch.cuda.is_available() else None  # the one that `auto` takes
+    needed = room_for(folder, choose_dtype(dtype, gpu, network) if gpu else None)
+    chosen = choose_device(device, needed)
+    return chosen, choose_dtype(dtype, chosen, network)
 
 
 def choose_dtype(wanted: str, device: Any, model_type: str = "") -> Any:
@@ -275,6 +295,13 @@ class DeviceEmbedder(Embedder):
     # Whether the network itself computes the states of tokens that are asked for, as this way's are
     # not proven to be the library's.
     tokens_apart: bool = False
+
+    def take_small(self, known: Sequence[Small] | None) -> tuple[Small, ...]:
+        """Choose what runs small passes, by measuring, or as it was `known`; return the choice.
+
+        With () large and small passes run alike, as here.
+        """
+        return ()
 
     def free_network(self) -> None:
         """Free the network that a packed copy of it replaces, if there is one."""

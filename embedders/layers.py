@@ -5,12 +5,15 @@ dense matrix, by oneDNN with weights in its own layout. A call uses the cores th
 to; several calls at once share no state that changes.
 """
 
+import copy
 import functools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+from embedders.table import Table
 
 # oneDNN keeps a kernel for each number of rows: 400 MB after some thousand passes of any size, none
 # with sizes rounded up (2 cores, AMX, torch 2.13, 2026-11). Attention of every width from 3 to 256
@@ -59,6 +62,7 @@ class TorchLayers:
     name = "packed"
     shared = True  # a pass is divided between the cores
     firsts = False
+    table = Table
 
     def __init__(self, layers: Sequence[Any], heads: int, dtype: Any) -> None:
         self._layers = [_Layer(layer, heads, dtype) for layer in layers]
@@ -120,7 +124,9 @@ class Linear:
         self._ops: Any = torch.ops.mkldnn
         weight = torch.cat([part.weight for part in parts]).detach().to(dtype)
         self._weight = self._ops._reorder_linear_weight(weight.contiguous())
-        self._bias = torch.cat([part.bias for part in parts]).detach().to(dtype)
+        self._bias = None
+        if parts[0].bias is not None:
+            self._bias = torch.cat([part.bias for part in parts]).detach().to(dtype)
 
     def __call__(self, x: Any) -> Any:
         """Return the layers' results side by side."""
@@ -129,6 +135,30 @@ class Linear:
     def added(self, x: Any, to: Any) -> Any:
         """Return the result with `to` added."""
         return self._ops._linear_pointwise.binary(x, to, self._weight, self._bias, "add")
+
+
+def has_onednn() -> bool:
+    """Return whether this build of torch has oneDNN."""
+    import torch
+
+    return bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+
+
+def repacked(network: Any) -> Any:
+    """Return a copy of any network whose linear layers have their weights in oneDNN's layout.
+
+    It shares all other tensors with the network, which stays as it is.
+    """
+    import torch
+
+    own = [each for each in vars(network).values() if not isinstance(each, dict)]  # a tokenizer
+    shared = [*network.parameters(), *network.buffers(), *own]
+    twin = copy.deepcopy(network, {id(each): each for each in shared})
+    for module in twin.modules():
+        if type(module) is torch.nn.Linear:
+            module.forward = Linear([module], module.weight.dtype)  # type: ignore[assignment]
+            module.weight = torch.nn.Parameter(module.weight.new_empty(0), requires_grad=False)
+    return twin
 
 
 class _Layer:

@@ -6,19 +6,31 @@ proves at each load that the vectors equal those of `SentenceTransformer.encode`
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from embedders.base import DENSE, Input, Item, OutOfMemory, Output, Prompt, Truncate, Value, Vectors
+from embedders.base import (
+    DENSE,
+    Input,
+    Item,
+    OutOfMemory,
+    Output,
+    Prompt,
+    Small,
+    Truncate,
+    Value,
+    Vectors,
+)
 from embedders.by_token import ByToken, divided, pools_chunks
 from embedders.device import DeviceEmbedder, Result, free_memory, on_thread_of
 from embedders.flat_passes import PASS_ITEMS, FlatPasses
-from embedders.layers import cores, threads, use_cores
+from embedders.layers import cores, repacked, threads, use_cores
 from embedders.loading import LoadedModel
-from embedders.packed import Make, Packed, by_length, padded_parts, shares_of, strip
+from embedders.measured import choose_small
+from embedders.packed import Make, Packed, Share, by_length, run, shares_of, strip
 from embedders.states import FlatStates, PackedStates, PaddedStates, TokenStates
 from embedders.tokens import Limits, TextTokenizer
 
@@ -33,14 +45,18 @@ class LocalEmbedder(DeviceEmbedder):
 
     def __init__(
         self, loaded: LoadedModel, limits: Limits, make: Make | None = None, flat: bool = False,
-        graphs: bool = False,
+        graphs: bool = False, repack: bool = False,
     ) -> None:  # fmt: skip
         """Run the network itself, padded, with `make` a packed copy of its layers, or it `flat`.
 
+        With `repack` it is a copy whose linear layers have oneDNN's layout.
         Flat passes run by CUDA graphs if they can and `graphs` says so. Raises NotFlat.
         """
         self._loaded, self._device = loaded, loaded.device
         self._network, self._heads = next(iter(loaded.modules)), loaded.heads()
+        self._repacked = repack
+        if repack:
+            self._network = repacked(self._network)
         skips = loaded.pooling is not None and not loaded.pooling.include_prompt
         self.portable = not skips
         tokenizer = self._network.tokenizer
@@ -60,7 +76,7 @@ class LocalEmbedder(DeviceEmbedder):
         self._exact: LocalEmbedder | None = None
         self._no_exact = False
         self._passes = self._failed_at = 0
-        name = self._packed.layers.name if self._packed else "torch"
+        name = self._packed.layers.name if self._packed else "torch+packed" if repack else "torch"
         self.facts = replace(
             loaded.facts(limits.most, vocabulary, name),
             token_dimension=getattr(loaded.pooling, "embedding_dimension", None) or 0,
@@ -91,10 +107,22 @@ class LocalEmbedder(DeviceEmbedder):
         on_thread_of(self._device, prepare)
         self.pass_tokens, self.pass_items, self.in_flight = flat.pass_tokens, PASS_ITEMS, 2
 
+    def take_small(self, known: Sequence[Small] | None) -> tuple[Small, ...]:
+        """Choose what runs small passes. See `DeviceEmbedder.take_small`."""
+        if self._packed is None or not self._packed.layers.shared:
+            return ()
+        small = choose_small(self._packed, self._loaded, known)
+        self.facts = replace(self.facts, small_passes=small)
+        return small
+
     def free_network(self) -> None:
         """Free the network that a packed copy replaces."""
         if self._packed is not None and not self.tokens_apart:
             strip(self._network.auto_model)
+        if self._repacked:
+            strip(next(iter(self._loaded.modules)).auto_model)
+            for rest in self._network.parameters():  # or they would keep the whole file mapped
+                rest.data = rest.data.clone()
 
     def prepare(self, inputs: Sequence[Input], prompt: Prompt, truncate: Truncate) -> list[Item]:
         """Return the token ids of each input. See `TextTokenizer.prepare`."""
@@ -122,27 +150,25 @@ class LocalEmbedder(DeviceEmbedder):
         return threads().submit(run).result
 
     def _forward(self, items: Sequence[Item]) -> Vectors:
+        import torch
+
         if self._flat is not None:
             return self._begin_dense(items)()
         self._passes += 1
         packed = self._packed  # see `_begin`
         if packed is None:
             return self._forward_padded(items)
-        lengths = [item.tokens for item in items]
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
-        if not packed.layers.shared:
-            for rows in padded_parts(lengths):
-                work = threads().submit(self._forward_share, packed, items, rows, cores())
-                vectors[rows] = work.result()
-            return vectors
-        shares = shares_of(lengths, cores())
-        # A short text on both of 2 cores takes 8.5 ms, on one of them 18.5.
-        each = cores() // len(shares)
-        running = [
-            threads().submit(self._forward_share, packed, items, rows, each) for rows in shares
-        ]
-        for rows, share in zip(shares, running, strict=True):
-            vectors[rows] = share.result()
+
+        def vectors_of(share: Share) -> None:
+            part = [items[row] for row in share.rows]
+            for group in packed([item.payload for item in part], layers=share.layers):  # type: ignore[misc]
+                mask = torch.ones(group.states.shape[:2], dtype=torch.int64)
+                features = {"token_embeddings": group.states, "attention_mask": mask}
+                rows = [share.rows[row] for row in group.rows]
+                vectors[rows] = self._headed(features, [part[row] for row in group.rows])
+
+        run(packed.shares([item.tokens for item in items]), vectors_of)
         return vectors
 
     def _by_token(self, items: Sequence[Item]) -> dict[Output, list[Value | None]]:
@@ -188,25 +214,10 @@ class LocalEmbedder(DeviceEmbedder):
         )  # fmt: skip
         self._loaded, self._network, self._heads = exact._loaded, exact._network, exact._heads
         self._packed = self._flat = None
+        self._repacked = False
         self.pads, self.pass_tokens, self.in_flight = True, None, 1
-        self.facts = replace(self.facts, dtype="float32", backend="torch")
+        self.facts = replace(self.facts, dtype="float32", backend="torch", small_passes=())
         self._exact = None
-
-    def _forward_share(
-        self, packed: Packed, items: Sequence[Item], rows: list[int], count: int
-    ) -> Vectors:
-        """Return the vectors of some of the items, (len(rows), d), computed on `count` cores."""
-        import torch
-
-        use_cores(count)
-        share = [items[row] for row in rows]
-        vectors = np.empty((len(share), self.facts.dimension), np.float32)
-        with torch.inference_mode():
-            for group in packed([item.payload for item in share]):  # type: ignore[misc]
-                mask = torch.ones(group.states.shape[:2], dtype=torch.int64)
-                features = {"token_embeddings": group.states, "attention_mask": mask}
-                vectors[group.rows] = self._headed(features, [share[row] for row in group.rows])
-        return vectors
 
     def _headed(self, features: dict[str, Any], items: Sequence[Item]) -> Vectors:
         """Return the vectors (n, d) float32 that the modules after the network make.
@@ -228,26 +239,35 @@ class LocalEmbedder(DeviceEmbedder):
     def _forward_padded(self, items: Sequence[Item]) -> Vectors:
         import torch
 
-        if self._device.type == "cpu":
-            use_cores(cores())
         vectors = np.empty((len(items), self.facts.dimension), np.float32)
-        groups: Iterable[list[int]] = [list(range(len(items)))]
-        if self.one_length:
-            groups = by_length([item.tokens for item in items]).values()
+
+        def vectors_of(share: Share) -> None:
+            part = [items[row] for row in share.rows]
+            ids = np.full((len(part), max(i.tokens for i in part)), self._pad_id, np.int64)
+            mask = np.zeros_like(ids)
+            for row, item in enumerate(part):
+                ids[row, : item.tokens], mask[row, : item.tokens] = item.payload, 1
+            features = {"input_ids": ids, "attention_mask": mask}
+            features = self._network(
+                {name: torch.from_numpy(a).to(self._device) for name, a in features.items()}
+            )
+            features["token_embeddings"] = features["token_embeddings"].float()
+            vectors[share.rows] = self._headed(features, part)
+
+        shares = self._padded_shares([item.tokens for item in items])
+        if self._device.type == "cpu":
+            run(shares, vectors_of)
+            return vectors
         with torch.inference_mode():
-            for rows in groups:
-                part = [items[row] for row in rows]
-                ids = np.full((len(part), max(i.tokens for i in part)), self._pad_id, np.int64)
-                mask = np.zeros_like(ids)
-                for row, item in enumerate(part):
-                    ids[row, : item.tokens], mask[row, : item.tokens] = item.payload, 1
-                features = {"input_ids": ids, "attention_mask": mask}
-                features = self._network(
-                    {name: torch.from_numpy(a).to(self._device) for name, a in features.items()}
-                )
-                features["token_embeddings"] = features["token_embeddings"].float()
-                vectors[rows] = self._headed(features, part)
+            for share in shares:
+                vectors_of(share)
         return vectors
+
+    def _padded_shares(self, lengths: Sequence[int]) -> list[Share]:
+        if self.one_length:
+            return [Share(rows, None, cores()) for rows in by_length(lengths).values()]
+        parts = shares_of(lengths, cores()) if self._repacked else [list(range(len(lengths)))]
+        return [Share(rows, None, cores() // len(parts)) for rows in parts]
 
     def _release(self) -> None:
         del self._loaded, self._network, self._heads, self._packed, self._flat, self._exact

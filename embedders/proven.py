@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from embedders import weights
-from embedders.base import DeviceBroken, Embedder, OutOfMemory
+from embedders.base import DeviceBroken, Embedder, OutOfMemory, Small
 from embedders.device import DeviceEmbedder, described, meaning
 from embedders.graph import MissingPackage
 from embedders.layers import cores
@@ -90,7 +90,7 @@ def choose(
         try:
             embedder = build()
             embedder.one_length = leaks
-            difference = None if backend == known else proof.difference(embedder)
+            difference = _settle(embedder, proof, verdict, proven=backend == known)
         except MissingPackage as exc:
             if loaded.backend != "auto":
                 raise
@@ -109,12 +109,33 @@ def choose(
             return embedder
         why = f"{backend}: {difference}"
         log.warning("%s cannot run by %s", name, why)
+    if loaded.quantized:
+        raise ModelUnavailable(
+            f"dtype int8 does not suit {loaded.spec.model_name!r} ({why}): set its dtype to "
+            "bfloat16 or float32"
+        )
     verdict.keep(LIBRARY, leaks)
     note = f"run by sentence-transformers itself, one pass at a time ({why})"
     log.warning("%s is %s", name, note)
     run = library(note)
     run.one_length = leaks
     return run
+
+
+def _settle(
+    embedder: DeviceEmbedder, proof: Comparison, verdict: "Verdict", *, proven: bool
+) -> str | None:
+    """Have small passes run by what is fastest; return how the results differ, or None."""
+    if proven:
+        embedder.take_small(verdict.small)
+        return None
+    verdict.small = embedder.take_small(None)
+    difference = proof.difference(embedder)
+    if difference and verdict.small:
+        log.warning("its small passes run as all others do: %s", difference)
+        verdict.small = embedder.take_small(())
+        difference = proof.difference(embedder)
+    return difference
 
 
 def _choose_states(
@@ -126,7 +147,8 @@ def _choose_states(
         if difference := proof.states_differ(embedder):
             log.warning("%s: other states of tokens: %s", embedder.facts.backend, difference)
             embedder.tokens_apart, verdict.states = True, "apart"
-            if proof.states_differ(embedder):
+            # Beside int8 the network itself would take four times as much memory again.
+            if embedder.facts.dtype == "int8" or proof.states_differ(embedder):
                 verdict.states = "none"
     embedder.tokens_apart = verdict.states == "apart"
     if verdict.states == "none":
@@ -147,6 +169,7 @@ class Verdict:
         self._path = weights.own_cache(loaded.settings.model_cache_dir) / "proofs" / f"{key}.json"
         self._known: str | None = None
         self.states: States = "own"  # what gives the states of tokens
+        self.small: tuple[Small, ...] = ()  # what runs small passes
 
     def read(self) -> tuple[str | None, bool]:
         """Return the proven backend, None without one, and whether padding leaks."""
@@ -154,6 +177,7 @@ class Verdict:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             self._known, leaks = str(kept["backend"]), kept["leaks"] is True
             self.states = kept["states"]
+            self.small = tuple(Small(*each) for each in kept["small"])
         except Exception:  # missing, or damaged in any way
             self._known, leaks = None, False
         return self._known, leaks
@@ -166,7 +190,9 @@ class Verdict:
             return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            found = {"backend": backend, "leaks": leaks, "states": self.states}
+            found = {
+                "backend": backend, "leaks": leaks, "states": self.states, "small": self.small,
+            }  # fmt: skip
             verdict = json.dumps(found)
             self._path.write_text(verdict, encoding="utf-8")  # a damaged file proves it again
 

@@ -15,9 +15,9 @@ from embedders.base import Item, OutOfMemory
 from embedders.device import DeviceEmbedder, Result
 from embedders.flat import TYPES, FlatNetwork
 from embedders.graph import WIDEST, OnnxLayers
-from embedders.layers import TorchLayers, cores, threads, use_cores
+from embedders.layers import TorchLayers, cores, use_cores
 from embedders.loading import LoadedModel
-from embedders.packed import Make, Packed, by_length, can_pack, padded_parts, shares_of
+from embedders.packed import Make, Packed, Share, by_length, can_pack, run
 
 # More tokens for each core gain nothing and make others wait (51 us a token at 512, 53 at 1024).
 CORE_TOKENS = 512
@@ -79,33 +79,17 @@ class PackedStates:
         seconds: Sequence[int] = (),
     ) -> None:  # fmt: skip
         """See `TokenStates`."""
-        lengths = [len(given) for given in inputs]
-        if not self._packed.layers.shared:
-            for rows in padded_parts(lengths):
-                threads().submit(self._part, inputs, seconds, rows, cores(), use).result()
-            return
-        shares = shares_of(lengths, cores())
-        each = cores() // len(shares)
-        running = [
-            threads().submit(self._part, inputs, seconds, rows, each, use) for rows in shares
-        ]
-        for part in running:
-            part.result()
-
-    def _part(
-        self, inputs: Sequence[Sequence[int]], seconds: Sequence[int], rows: list[int], count: int,
-        use: Use,
-    ) -> None:  # fmt: skip
         import torch
 
-        use_cores(count)
-        with torch.inference_mode():
-            second = [seconds[row] for row in rows] if len(seconds) else ()
-            groups = self._packed([inputs[row] for row in rows], second)
-            places = [rows[row] for group in groups for row in group.rows]
+        def states_of(share: Share) -> None:
+            second = [seconds[row] for row in share.rows] if len(seconds) else ()
+            groups = self._packed([inputs[row] for row in share.rows], second, share.layers)
+            places = [share.rows[row] for group in groups for row in group.rows]
             states = torch.cat([group.states.flatten(0, 1) for group in groups])
             firsts = self._packed.layers.firsts
             use(Part(places, [1 if firsts else len(inputs[p]) for p in places], states))
+
+        run(self._packed.shares([len(given) for given in inputs]), states_of)
 
 
 class FlatStates:

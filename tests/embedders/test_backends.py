@@ -20,6 +20,7 @@ from embedders.graph import WIDEST
 from embedders.layers import TorchLayers
 from embedders.loading import LoadedModel
 from embedders.local import LocalEmbedder
+from embedders.packed import Packed
 from embedders.proof import Proof
 from embedders.tokens import TextTokenizer
 from tests.embedders.test_sparse import masked_bert
@@ -377,7 +378,7 @@ def test_a_pass_goes_on_while_another_one_replaces_the_network(
 ) -> None:
     embedder = load(dtype="bfloat16")
     assert isinstance(embedder, LocalEmbedder) and embedder.facts.backend == "packed"
-    items, module = embedder.prepare(TEXTS, Prompt(), "auto"), sys.modules[LocalEmbedder.__module__]
+    items, module = embedder.prepare(TEXTS, Prompt(), "auto"), sys.modules[Packed.__module__]
     shares_of: Callable[..., Any] = vars(module)["shares_of"]
     before = embedder.encode(items).vectors
 
