@@ -40,7 +40,7 @@ fix: $(VENV)/.dev  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev  ## measure the service and its rivals, in under 15 minutes
+bench: $(VENV)/.dev  ## measure the service and its rivals, in under 30 minutes (ARGS=--quick: 5)
 	$(BIN)/python -m bench.compare $(ARGS)
 
 overload: $(VENV)/.dev  ## offer the service twice what it can do for a minute

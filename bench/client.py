@@ -14,6 +14,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.window import Window
+
 Request = tuple[bytes, int, int]  # the whole message, its texts, their tokens
 
 
@@ -27,12 +29,25 @@ class Tally:
     errors: int = 0
     latencies_ms: list[float] = field(default_factory=list)
 
+    @property
+    def answers(self) -> int:
+        """Return how many requests were answered, with an error or without."""
+        return len(self.latencies_ms) + self.errors
+
 
 @dataclass
 class Crowd:
     """Clients whose measured time is not over yet; the others go on loading the server for them."""
 
+    begin: float
+    window: Window
     measuring: int
+    tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+
+    def is_over(self, now: float) -> bool:
+        """Return whether a client that has an answer now may stop measuring."""
+        answers = [tally.answers for tally in self.tallies.values()]
+        return self.window.over(now - self.begin, answers)
 
 
 async def _client(
@@ -53,7 +68,7 @@ async def _client(
             writer.write(payload)
             status = await _read(reader)
             ended = time.perf_counter()
-            if finished or started < spec["begin"]:
+            if finished or started < crowd.begin:
                 continue
             began = began if began is not None else started
             if status == 200:
@@ -61,7 +76,7 @@ async def _client(
                 tally.latencies_ms.append((ended - started) * 1000)
             else:
                 tally.errors += 1
-            if ended >= spec["end"]:
+            if crowd.is_over(ended):
                 finished = True
                 crowd.measuring -= 1
                 tally.requests_s += counts[0] / (ended - began)
@@ -98,20 +113,17 @@ def _requests(spec: dict[str, Any], batches: list[list[str]], tokens: list[int])
 
 async def run(spec: dict[str, Any]) -> dict[str, object]:
     """Drive one server with every group of clients at once; return each group's figures."""
-    started = time.perf_counter()
-    spec["begin"] = started + spec["warm_s"]
-    spec["end"] = spec["begin"] + spec["seconds"]
-    tallies: dict[str, Tally] = defaultdict(Tally)
-    crowd = Crowd(sum(group["clients"] for group in spec["groups"]))
+    clients = sum(group["clients"] for group in spec["groups"])
+    crowd = Crowd(time.perf_counter() + spec["warm_s"], Window(**spec["window"]), clients)
     tasks = []
     for group in spec["groups"]:
         requests = _requests(spec, group["batches"], group["tokens"])
         for number in range(group["clients"]):
-            tally = tallies[group["name"]]
+            tally = crowd.tallies[group["name"]]
             tasks.append(_client(spec, requests, number, group["clients"], tally, crowd))
     await asyncio.gather(*tasks)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    figures = {name: _figures(tally) for name, tally in tallies.items()}
+    figures = {name: _figures(tally) for name, tally in crowd.tallies.items()}
     return {"groups": figures, "client_cpu_s": used.ru_utime + used.ru_stime}
 
 

@@ -8,89 +8,94 @@ import argparse
 import json
 import os
 import platform
-import statistics
+import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from bench.corpus import Corpus, load
 from bench.http import least_cosine, measure
-from bench.peak import busy_cores, gemm_peak, rates, share
-from bench.servers import QUIET, ROOT, SERVERS, started
+from bench.passes import WAYS
+from bench.peak import busy_cores, rates
+from bench.report import Round, few_answers, medians, tables
+from bench.servers import QUIET, RIVALS, ROOT, SERVERS, prepare, started
+from bench.window import Window
 
 RIVAL_LOADS = ("single:1", "single:32", "batch32:1", "batch32:4")
 LOADS = (*RIVAL_LOADS, "batch32:4:base64", "single:8", "mixed:8", "bulk:1")
-# A request of these takes seconds on a slow machine: so many times as long, or one is all there is.
-LONGER = {"batch32:4": 2, "batch32:4:base64": 2}
-# What is compared, in which load, and whether more is better.
-RATIOS = {
-    "batch32:4 texts/s": ("batch32:4", "batch32", "texts_s"),
-    "batch32:1 texts/s": ("batch32:1", "batch32", "texts_s"),
-    "single:32 requests/s": ("single:32", "single", "requests_s"),
-    "single:1 p50": ("single:1", "single", "p50_ms"),
-}
+DEFAULT = ("ours", "ours-int8", "infinity", "infinity-onnx", "flask", "ort", "ort-int8")
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+PACKAGES = ("torch", "sentence-transformers", "transformers", "onnxruntime", "flask", "gunicorn")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. Further rounds are left out where all would take over `minutes`."""
+
+    rounds: int
+    window: Window
+    minutes: float = 30
+
+
+WHOLE = Plan(3, Window(2.5, least=20))
+# For a first look: a server that answers in seconds has four answers in its window.
+ROUGH = Plan(1, Window(0.6, least=4, longest=8))
 
 
 def _own(*command: str) -> dict[str, float]:
-    """Run a measurement that is no server in a process of its own; its last line is JSON."""
+    """Run a measurement that is no server in a process of its own; its last line is JSON.
+
+    Raises RuntimeError with the last line of what it said if it failed.
+    """
     done = subprocess.run(
         [sys.executable, "-m", *command],
-        cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True, check=True,
+        cwd=ROOT, env={**os.environ, **QUIET}, capture_output=True, text=True,
     )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().rpartition("\n")[2][-300:])
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def one_round(names: list[str], seconds: float, corpus: Corpus) -> dict[str, Any]:
-    """Measure every server once."""
-    found: dict[str, Any] = {"others_cores": busy_cores(), "peak": rates()}
-    found["encode"] = _own("bench.rivals.encode", str(seconds))
+def one_round(names: list[str], window: Window, corpus: Corpus) -> Round:
+    """Measure every server once. What fails is named with its reason, and the round goes on."""
+    found: Round = {"others_cores": busy_cores(), "peak": rates(), "servers": {}, "passes": {},
+                    "not_measured": {}}  # fmt: skip
+    found["encode"] = _own("bench.rivals.encode", *window.options())
     for name in names:
-        server = SERVERS[name]
         try:
-            with started(server) as running:
-                wanted = LOADS if name == "ours" else RIVAL_LOADS
-                loads = {
-                    what: measure(server, running, what, seconds * LONGER.get(what, 1), corpus)
-                    for what in wanted
-                }
-                cosine = least_cosine(server, running, corpus)
-                found[name] = {"start_s": running.start_s, "least_cosine": cosine, **loads}
-        except (RuntimeError, subprocess.CalledProcessError) as exc:
-            print(f"{name} could not be measured: {exc}", file=sys.stderr)
-    longer = seconds * LONGER["batch32:4"]
-    found["engine"] = _own("bench.engine", "--seconds", str(longer))
+            _serve(name, window, corpus, found["servers"])
+        except (RuntimeError, OSError, subprocess.CalledProcessError) as exc:
+            found["not_measured"][name] = str(exc)
+            _say(f"{name}: not measured: {exc}")
+    for name in (name for name in names if name in WAYS):
+        _say(f"{name}: without HTTP")
+        try:
+            found["passes"][name] = _own("bench.passes", name, *window.options())
+            if name == "ours":
+                found["engine"] = _own("bench.engine", "--seconds", str(2 * window.seconds))
+        except RuntimeError as exc:
+            found["not_measured"][f"{name}, without HTTP"] = str(exc)
     return found
 
 
-def ratios(found: dict[str, Any], corpus: Corpus) -> dict[str, float]:
-    """Return every ratio of one round, ours over the other."""
-    told = {}
-    ours = found["ours"]
+def _serve(name: str, window: Window, corpus: Corpus, servers: dict[str, Any]) -> None:
+    """Start a server, and put into `servers` what it does under each load."""
+    server = SERVERS[name]
+    with started(server) as running:
+        cosine = least_cosine(server, running, corpus)
+        servers[name] = {"start_s": running.start_s, "least_cosine": cosine, "loads": {}}
+        for what in LOADS if name == "ours" else RIVAL_LOADS:
+            _say(f"{name}: {what}")
+            servers[name]["loads"][what] = measure(server, running, what, window, corpus)
 
-    def figure(of: dict[str, Any], what: str, group: str, key: str) -> float:
-        return float(of[what]["groups"][group][key])
 
-    for name in set(found) & set(SERVERS) - {"ours"}:
-        for label, where in RATIOS.items():
-            told[f"{label} / {name}"] = figure(ours, *where) / max(
-                figure(found[name], *where), 1e-9
-            )
-    texts = figure(ours, "batch32:4", "batch32", "texts_s")
-    coded = figure(ours, "batch32:4:base64", "batch32", "texts_s")
-    told["batch32:4 texts/s / encode"] = texts / found["encode"]["texts_s"]
-    told["batch32:4 floats / engine"] = texts / found["engine"]["texts_s"]
-    told["batch32:4 base64 / engine"] = coded / found["engine"]["texts_s"]
-    told["batch32:4 share of the GEMM peak"] = share(corpus, texts, gemm_peak(found["peak"]))
-    told["mixed p99 of single / p99 alone"] = figure(ours, "mixed:8", "single", "p99_ms") / figure(
-        ours, "single:8", "single", "p99_ms"
-    )
-    bulk = figure(ours, "mixed:8", "bulk", "texts_s") / figure(ours, "bulk:1", "bulk", "texts_s")
-    told["mixed bulk texts/s / bulk alone"] = bulk
-    return told
+def _say(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S', time.gmtime())} {what}", file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, Any]:
@@ -99,70 +104,94 @@ def machine() -> dict[str, Any]:
     lines = info.read_text().splitlines() if info.exists() else []
     cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
     flags = next((line for line in lines if line.startswith("flags")), "").split()
-    kinds = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    packages = ("torch", "sentence-transformers", "transformers", "flask", "gunicorn")
+    infinity = re.search(r"infinity-emb.*==(.+)", (RIVALS / "infinity.txt").read_text())
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "flags": kinds,
+        "flags": [flag for flag in FLAGS if flag in flags],
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        **{name: version(name) for name in packages},
+        **{name: version(name) for name in PACKAGES},
+        "infinity": infinity[1] if infinity else "",
     }
+
+
+def prepared(names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Install and export what the servers need, so that no round waits for it.
+
+    Returns the servers that can be started, and why the others cannot.
+    """
+    ready, failed = [], {}
+    for name in names:
+        try:
+            prepare(SERVERS[name])
+            ready.append(name)
+        except (OSError, subprocess.CalledProcessError) as exc:
+            failed[name] = str(exc)
+    return ready, failed
+
+
+def measured(plan: Plan, names: list[str], corpus: Corpus) -> list[Round]:
+    """Return the rounds: as many as planned, but no more than fit into the time.
+
+    A server that could not be measured is left out of the rounds that follow.
+    """
+    rounds: list[Round] = []
+    began = time.monotonic()
+    while len(rounds) < plan.rounds:
+        each = (time.monotonic() - began) / max(1, len(rounds))
+        if rounds and each * (len(rounds) + 1) > 60 * plan.minutes:
+            break
+        _say(f"round {len(rounds) + 1} of {plan.rounds}")
+        rounds.append(one_round(names, plan.window, corpus))
+        names = [name for name in names if name in rounds[-1]["servers"]]
+    return rounds
+
+
+def remarks(plan: Plan, rounds: list[Round], failed: dict[str, str], took_s: float) -> list[str]:
+    """Return what a reader of the figures must know, most important first."""
+    window, busy = plan.window, max(found["others_cores"] for found in rounds)
+    said = [
+        f"Rounds: {len(rounds)} of {plan.rounds}, in {took_s / 60:.1f} min. Windows: at least "
+        f"{window.seconds:g} s and {window.least} answers of each group of clients, at most "
+        f"{window.longest:g} s."
+    ]
+    if plan.rounds < WHOLE.rounds or window.least < WHOLE.window.least:
+        said.insert(0, "ROUGH: few answers or rounds, so a ratio may be off by half.")
+    if len(rounds) < plan.rounds:
+        said.append(f"One more round would have taken it over {plan.minutes:g} minutes.")
+    if busy > 0.1:
+        said.append(f"Other programs kept {busy:.1f} cores busy: NOT to be trusted, run it again.")
+    for found in rounds:
+        failed = failed | found["not_measured"]
+    return [
+        *said,
+        *few_answers(rounds, window),
+        *(f"Not measured: {n}: {why}" for n, why in failed.items()),
+    ]
 
 
 def main() -> None:
     """Print the tables, then one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1.8)
-    parser.add_argument(
-        "--servers", nargs="*", default=["ours", "infinity", "infinity-onnx", "flask"]
-    )
+    parser.add_argument("--quick", action="store_true", help="rough figures in five minutes")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of a window, at least")
+    parser.add_argument("--servers", nargs="*", default=list(DEFAULT), choices=SERVERS)
     given = parser.parse_args()
-    corpus = load()
-    rounds = [one_round(given.servers, given.seconds, corpus) for _ in range(given.rounds)]
-    print(f"| server | load | {'requests/s | texts/s | tokens/s | p50 ms | p99 ms | peak MB'} |")
-    print("|---" * 8 + "|")
-    for name in given.servers:
-        for what in LOADS:
-            for line in _lines(rounds, name, what):
-                print(line)
-    busy = max(found["others_cores"] for found in rounds)
-    if busy > 0.1:
-        print(
-            f"\nOther programs kept {busy:.1f} cores busy: NOT to be trusted, run it again alone."
-        )
-    each = [ratios(found, corpus) for found in rounds]
-    keys = sorted({key for found in each for key in found})
-    medians = {key: statistics.median(r[key] for r in each if key in r) for key in keys}
-    print("\n| ratio (median of rounds) | value | lowest | highest |\n|---|---|---|---|")
-    for key, value in medians.items():
-        seen = [r[key] for r in each if key in r]
-        print(f"| {key} | {value:.2f} | {min(seen):.2f} | {max(seen):.2f} |")
-    for name in given.servers:
-        cosines = [found[name]["least_cosine"] for found in rounds if name in found]
-        print(
-            f"\nleast cosine of {name} to float32 `encode`: {min(cosines, default=0):.6f}", end=""
-        )
-    print("\n")
-    print(
-        json.dumps(
-            {"machine": machine(), "others_cores": busy, "ratios": medians, "rounds": rounds}
-        )
-    )
-
-
-def _lines(rounds: list[dict[str, Any]], name: str, what: str) -> list[str]:
-    found = [r[name][what] for r in rounds if what in r.get(name, {})]
-    lines = []
-    for group in found[0]["groups"] if found else ():
-        keys = ("requests_s", "texts_s", "tokens_s", "p50_ms", "p99_ms")
-        cells = [statistics.median(f["groups"][group][key] for f in found) for key in keys]
-        peak = max(f["peak_mb"] for f in found)
-        numbers = " | ".join(f"{cell:,.1f}" for cell in cells)
-        lines.append(f"| {name} | {what} ({group}) | {numbers} | {peak:.0f} |")
-    return lines
+    plan = ROUGH if given.quick else WHOLE
+    window = replace(plan.window, seconds=given.seconds or plan.window.seconds)
+    plan = replace(plan, rounds=given.rounds or plan.rounds, window=window)
+    corpus, (names, failed) = load(), prepared(given.servers)
+    began = time.monotonic()
+    rounds = measured(plan, names, corpus)
+    told = machine()
+    said = remarks(plan, rounds, failed, time.monotonic() - began)
+    print(", ".join(f"{key} {value}" for key, value in told.items()), *said, sep="\n\n")
+    print(f"\n{tables(rounds, names, corpus)}\n")
+    middle = {label: three[0] for label, three in medians(rounds, corpus).items()}
+    result = {"machine": told, "remarks": said, "ratios": middle, "rounds": rounds}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ def load() -> Corpus:
     return Corpus(**json.loads(PATH.read_text()))
 
 
+def of_length(corpus: Corpus, tokens: int) -> list[str]:
+    """Return the corpus's texts that the bundled model reads as exactly so many tokens."""
+    return [text for text in (*corpus.queries, *corpus.docs) if corpus.tokens[text] == tokens]
+
+
 def model_folder() -> Path:
     """Return the bundled model's folder."""
     if given := os.environ.get("BENCH_MODEL"):
@@ -85,7 +90,8 @@ def _within(text: str, tokenizer: Tokenizer) -> str:
     return text
 
 
-def _paragraphs() -> Iterator[str]:
+def files() -> Iterator[Path]:
+    """Yield the source files of the standard library and of the packages, tests left out."""
     roots = [Path(sysconfig.get_paths()["stdlib"])]
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
@@ -94,7 +100,12 @@ def _paragraphs() -> Iterator[str]:
         for path in sorted(root.rglob("*.py")):
             inside = path.relative_to(root).parts
             if "site-packages" not in inside and "test" not in inside and "tests" not in inside:
-                yield from _prose(path)
+                yield path
+
+
+def _paragraphs() -> Iterator[str]:
+    for path in files():
+        yield from _prose(path)
 
 
 def _prose(path: Path) -> Iterator[str]:

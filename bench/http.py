@@ -15,12 +15,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from bench.corpus import REFERENCE, Corpus, load
 from bench.servers import ROOT, SERVERS, Running, Server, started
+from bench.window import Window
 
 ALL = ("single:1", "single:8", "single:32", "single:64", "batch32:1", "batch32:4",
        "batch32:4:base64", "bulk:1", "mixed:8")  # fmt: skip
@@ -49,17 +51,20 @@ def groups(load_name: str, clients: int, corpus: Corpus) -> list[dict[str, Any]]
 
 
 def measure(
-    server: Server, running: Running, what: str, seconds: float, corpus: Corpus, processes: int = 1
-) -> dict[str, Any]:
+    server: Server, running: Running, what: str, window: Window | float, corpus: Corpus,
+    processes: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """Drive a running server with one load, such as `batch32:4` or `batch32:4:base64`.
 
-    Several processes share the clients where one of them would be the limit.
+    A number is a window of so many seconds. Several processes share the clients where one of them
+    would be the limit; then each waits for as many answers as the window says.
     """
+    window = window if isinstance(window, Window) else Window(window)
     name, clients, form = (what + ":float").split(":")[:3]
     shares = [int(clients) // processes + (n < int(clients) % processes) for n in range(processes)]
     spec = {
         "host": "127.0.0.1", "port": running.port, "path": server.path, "model": server.model,
-        "format": form, "warm_s": min(2.0, seconds / 2), "seconds": seconds,
+        "format": form, "warm_s": min(2.0, window.seconds / 2), "window": asdict(window),
     }  # fmt: skip
     cpu = running.cpu_s()
     results = [

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench.corpus import Corpus
@@ -35,6 +36,28 @@ def gemm(dtype: torch.dtype, rows: int = 1024) -> float:
     return 2 * rows * WIDTH * INNER / took / 1e9
 
 
+def int8_gemm(rows: int = 1024) -> float:
+    """Return the same for bytes, in GOP/s, by ONNX Runtime: torch's own has no fast kernel here."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    source = np.random.default_rng(0)
+    weights = numpy_helper.from_array(source.integers(-128, 128, (WIDTH, INNER), np.int8), "b")
+    zero = numpy_helper.from_array(np.array(128, np.uint8), "zero")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b", "zero"], ["y"])],
+        "gemm",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, [rows, WIDTH])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, [rows, INNER])],
+        [weights, zero],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    a = source.integers(0, 256, (rows, WIDTH), np.uint8)
+    return 2 * rows * WIDTH * INNER / best(lambda: session.run(None, {"a": a})) / 1e9
+
+
 def copy_rate() -> float:
     """Return GB/s read plus written when copying 256 MB."""
     source = torch.ones(64 * 1024 * 1024)
@@ -48,13 +71,14 @@ def rates() -> dict[str, float]:
         return {
             "float32_gflops": gemm(torch.float32),
             "bfloat16_gflops": gemm(torch.bfloat16),
+            "int8_gops": int8_gemm(),
             "memory_gb_s": copy_rate(),
             "cores": torch.get_num_threads(),
         }
 
 
 def gemm_peak(peak: dict[str, float]) -> float:
-    """Return the faster of the two matrix rates: bfloat16's where the CPU computes in it."""
+    """Return the faster of the two float rates: bfloat16's where the CPU computes in it."""
     return max(peak["bfloat16_gflops"], peak["float32_gflops"])
 
 

@@ -29,7 +29,10 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is started and asked. `{port}` and `{model}` are filled in."""
+    """How a server is started and asked. `{port}` and `{model}` are filled in.
+
+    `exported` is the dtype of an exported file, where the server reads one in place of the model.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -38,6 +41,7 @@ class Server:
     ready: str = "/health"
     venv: str | None = None
     env: dict[str, str] = field(default_factory=dict)
+    exported: str | None = None
 
 
 def _infinity(engine: str, *more: str) -> tuple[str, ...]:
@@ -52,6 +56,9 @@ def _infinity(engine: str, *more: str) -> tuple[str, ...]:
 MEAN = ("--pooling-method", "mean")
 
 
+FLASK = ("{python}", "-m", "gunicorn", "-w", "1", "--threads", "64", "-b", "127.0.0.1:{port}")
+BARE = (*FLASK, "bench.rivals.bare_session:app")
+BARE_ENV = {"ONNX_MODEL": "{model}"}
 OURS = ("{python}", "-m", "gunicorn", "app:app")
 OWN_ENV = {"HOST": "127.0.0.1", "PORT": "{port}", "EMBEDDING_MODEL": MODEL, "LOG_LEVEL": "WARNING"}
 # The loads come back to the same texts, and no rival remembers vectors: ours may not either.
@@ -62,24 +69,23 @@ SERVERS = {
     for server in (
         Server("ours", OURS, MODEL, env=OWN_ENV | ONE_MODEL),
         Server("ours-float32", OURS, MODEL, env=OWN_ENV | ONE_MODEL | {"DTYPE": "float32"}),
+        Server("ours-int8", OURS, MODEL, env=OWN_ENV | ONE_MODEL | {"DTYPE": "int8"}),
         Server("infinity", _infinity("torch"), "minilm", venv="infinity", ready="/v1/models"),
         Server(
             "infinity-onnx", _infinity("optimum", *MEAN), "minilm", venv="infinity",
-            ready="/v1/models",
+            ready="/v1/models", exported="float32",
         ),
-        Server(
-            "flask",
-            ("{python}", "-m", "gunicorn", "-w", "1", "--threads", "64", "-b", "127.0.0.1:{port}",
-             "bench.rivals.plain_flask:app"),
-            "minilm",
-        ),
+        Server("flask", (*FLASK, "bench.rivals.plain_flask:app"), "minilm"),
+        Server("ort", BARE, "minilm", env=BARE_ENV, exported="float32"),
+        Server("ort-int8", BARE, "minilm", env=BARE_ENV, exported="int8"),
     )
 }  # fmt: skip
 
 
-def prepare(server: Server) -> Path:
-    """Return the server's Python; make its virtual environment first if there is none."""
-    return PYTHON if server.venv is None else environment(server.venv)
+def prepare(server: Server) -> tuple[Path, Path]:
+    """Return the server's Python and its model's folder; what is not there is made first."""
+    python = PYTHON if server.venv is None else environment(server.venv)
+    return python, exported(server.exported) if server.exported else model_folder()
 
 
 def environment(name: str) -> Path:
@@ -95,15 +101,20 @@ def environment(name: str) -> Path:
     return python
 
 
-def _model(server: Server) -> Path:
-    """Return the model's folder; for ONNX a copy with an exported file."""
-    if server.name != "infinity-onnx":
-        return model_folder()
-    folder = OUT / "onnx-model"
-    if not (folder / "onnx" / "model.onnx").exists():
-        shutil.copytree(model_folder(), folder, dirs_exist_ok=True)
+def exported(dtype: str) -> Path:
+    """Return a copy of the model's folder with `onnx/model.onnx` in it; export it first if needed.
+
+    Each dtype has its own folder: Infinity would take a quantized file that lies beside another.
+    """
+    folder = OUT / f"onnx-{dtype}"
+    if not folder.exists():
+        making = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(making, ignore_errors=True)
+        shutil.copytree(model_folder(), making)
         script = RIVALS / "export_onnx.py"
-        subprocess.run([prepare(server), script, folder], check=True, env=os.environ | QUIET)
+        command = [str(PYTHON), "-W", "ignore", str(script), str(making), dtype]
+        subprocess.run(command, check=True, env=os.environ | QUIET, stdout=subprocess.DEVNULL)
+        making.rename(folder)  # one that is there is whole
     return folder
 
 
@@ -141,7 +152,7 @@ class Running:
 @contextmanager
 def started(server: Server, limit_s: float = 120) -> Iterator[Running]:
     """Run a server until the block ends; wait until it is ready."""
-    python, model = prepare(server), _model(server)
+    python, model = prepare(server)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -150,13 +161,14 @@ def started(server: Server, limit_s: float = 120) -> Iterator[Running]:
     command[0] = command[0] if "/" in command[0] else str(python.parent / command[0])
     own = {key: value.format(**values) for key, value in server.env.items()}
     OUT.mkdir(exist_ok=True)
-    log = (OUT / f"{server.name}.log").open("wb")
+    log_file = OUT / f"{server.name}.log"
+    log = log_file.open("wb")
     began = time.monotonic()
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **QUIET, **own}, stdout=log, stderr=log
     )
     try:
-        _wait(f"http://127.0.0.1:{port}{server.ready}", process, began + limit_s)
+        _wait(f"http://127.0.0.1:{port}{server.ready}", process, log_file, began + limit_s)
         yield Running(port, process, time.monotonic() - began)
     finally:
         process.terminate()
@@ -168,13 +180,14 @@ def started(server: Server, limit_s: float = 120) -> Iterator[Running]:
         log.close()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], end: float) -> None:
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            raise RuntimeError(f"the server ended with {process.returncode}; see bench/out/*.log")
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path, end: float) -> None:
+    while time.monotonic() < end and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5):  # on loopback  # nosec B310
                 return
         except (OSError, urllib.error.HTTPError):
             time.sleep(0.02)
-    raise RuntimeError(f"{url} did not answer in time")
+    code = process.poll()
+    why = "was not ready in time" if code is None else f"ended with {code}"
+    said = " ".join(log.read_text(errors="replace").split())
+    raise RuntimeError(f"the server {why}: {said[-300:]}")

@@ -35,7 +35,7 @@ def main() -> None:
     with started(server) as running:
         while not seen or seen[-1][0] < given.requests:
             result = measure(running=running, server=server, what=TURNS[turn % len(TURNS)],
-                             seconds=5, corpus=corpus)  # fmt: skip
+                             window=5, corpus=corpus)  # fmt: skip
             errors += sum(group["errors"] for group in result["groups"].values())
             turn += 1
             seen.append((answered(running), running.memory_mb("VmRSS")))

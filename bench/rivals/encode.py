@@ -3,28 +3,31 @@
 Its float32 vectors of the first docs are left in `bench/out/`: what a server says is held to them.
 """
 
+import argparse
 import json
-import sys
 import time
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from bench.corpus import REFERENCE, load, model_folder
+from bench.window import Window
 
 
-def main(seconds: float) -> dict[str, float]:
-    """Encode fresh texts for `seconds`."""
+def main(window: Window) -> dict[str, float]:
+    """Encode fresh texts for as long as the window says."""
     docs = load().docs
     model = SentenceTransformer(str(model_folder()), device="cpu")
     np.save(REFERENCE, model.encode(docs[:32], normalize_embeddings=True))
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        at = done % (len(docs) - 32)
+    started, calls, elapsed = time.perf_counter(), 0, 0.0
+    while not window.over(elapsed, [calls]):
+        at = 32 * calls % (len(docs) - 32)
         model.encode(docs[at : at + 32], show_progress_bar=False)
-        done += 32
-    return {"texts_s": done / (time.perf_counter() - started)}
+        calls, elapsed = calls + 1, time.perf_counter() - started
+    return {"texts_s": 32 * calls / elapsed, "calls": calls}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(float(sys.argv[1]) if len(sys.argv) > 1 else 5)))
+    parser = argparse.ArgumentParser(description=__doc__)
+    Window(5).add_options(parser)
+    print(json.dumps(main(Window.from_options(parser.parse_args()))))
