@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from cache import Cache, Entry, InFlight, keys_of, pack, unpack
+from config.serving import Lane
 from embedders.base import (
     DENSE,
     Column,
@@ -24,7 +25,6 @@ from embedders.base import (
     Input,
     Output,
     Pair,
-    Sparse,
     Token,
     Truncate,
     Vectors,
@@ -34,17 +34,19 @@ from observability import metrics, tracing
 from serving.encoding import (
     EmbedRequest,
     Rows,
+    check_dimensions,
     check_tokens,
     column_of,
     encode,
     encode_documents,
+    finished,
     pieces,
     prompt_of,
 )
-from serving.lanes import Choice, Lanes
+from serving.lanes import Choice, Lanes, TurnedBulk
 from serving.model import Loaded, Model
 from serving.registry import Registry
-from serving.results import activated, finish, top_terms
+from serving.results import activated
 from serving.selection import CLASSES, SCORE, Taken, Wish, check_chunks, select
 
 __all__ = ["Embedded", "EmbedRequest", "Engine"]
@@ -103,9 +105,9 @@ class Engine:
         self.lanes = lanes or Lanes()
         self._cache = cache
         self._lock = threading.Lock()
-        # By the keys that each request encodes, and whether it asked to be bulk: an interactive one
-        # would wait for its turn.
-        self._in_flight: dict[tuple[bool, bytes], InFlight] = {}
+        # By the lane and the keys of each request that encodes: an interactive one would wait for
+        # bulk's turn.
+        self._in_flight: dict[tuple[Lane, bytes], InFlight] = {}
 
     def embed(self, request: EmbedRequest) -> Embedded:
         """Embed the inputs of one request.
@@ -129,7 +131,7 @@ class Engine:
             raise Invalid("a document has at least one chunk")
         model, loaded = request.taken or self._select(request, DENSE)
         check_chunks(model, loaded.facts)
-        _check_dimensions(request.dimensions, loaded.facts.dimension)
+        check_dimensions(request.dimensions, loaded.facts.dimension)
         tracing.describe(model=model.spec.id, texts=sum(map(len, documents)))
         with self._promised(request, len(documents), model, loaded) as choice:
             with tracing.stage("tokenize"):
@@ -144,7 +146,7 @@ class Engine:
         tracing.describe(tokens=tokens)
         metrics.TRUNCATED.labels(model.spec.id).inc(truncated)
         normalizes = model.normalize or loaded.facts.normalizes
-        columns = _finished({"dense": vectors}, request, normalizes)
+        columns = finished({"dense": vectors}, request, normalizes)
         spans = [span for item in items for span in item.spans]
         took_ms = (time.monotonic() - started) * 1000
         return Embedded(
@@ -235,7 +237,7 @@ class Engine:
         started = time.monotonic()
         model, loaded = request.taken or self._select(request, request.outputs)
         facts = loaded.facts
-        _check_dimensions(request.dimensions, facts.dimension)
+        check_dimensions(request.dimensions, facts.dimension)
         prompt = prompt_of(loaded, request)
         truncate = request.truncate or self.truncate
         tracing.describe(model=model.spec.id, texts=len(inputs))
@@ -247,13 +249,13 @@ class Engine:
                 rows, hits = making(range(len(inputs))), 0
             else:
                 keys = keys_of(facts, prompt, truncate, request.outputs, inputs)
-                rows, hits = self._recall(self._cache, keys, facts, making, request)
+                rows, hits = self._recall(self._cache, keys, facts, making, request, choice)
             tokens, truncated = sum(rows.tokens), sum(rows.truncated)
             choice.weigh(tokens)  # by all of its tokens, so that it does not tell what was cached
         tracing.describe(tokens=tokens)
         metrics.TRUNCATED.labels(model.spec.id).inc(truncated)
         own = model.normalize or facts.normalizes
-        columns = _finished(rows.columns, request, own)
+        columns = finished(rows.columns, request, own)
         took_ms = (time.monotonic() - started) * 1000
         return Embedded(columns, len(inputs), model, loaded, tokens, truncated, hits, took_ms)
 
@@ -261,81 +263,95 @@ class Engine:
     def _promised(
         self, request: EmbedRequest, inputs: int, model: Model, loaded: Loaded
     ) -> Iterator[Choice]:
-        """Give the choice of a request's lane; count it if it takes longer than was promised."""
-        started, choice = time.monotonic(), self.lanes.choice(request.lane, inputs)
+        """Give the choice of a request's lane; count it if it takes longer than was promised.
+
+        One whose caller hung up is not counted: nobody waits for it.
+        """
+        started = time.monotonic()
+        choice = self.lanes.choice(request.lane, inputs, request.admit_bulk)
+        choice.weigh(0)
         try:
             yield choice
         finally:
-            if choice.is_late(time.monotonic() - started) and loaded.facts.device != "remote":
+            late = choice.is_late(time.monotonic() - started) and loaded.facts.device != "remote"
+            if late and not (request.gone is not None and request.gone()):
                 metrics.PROMISE_MISSED.labels(model.spec.id).inc()
 
     def _recall(
         self, cache: Cache, keys: Sequence[bytes], facts: Facts, encode: Encode,
-        request: EmbedRequest,
+        request: EmbedRequest, choice: Choice,
     ) -> tuple[Rows, int]:  # fmt: skip
         """Return the row of each key, and how many of them were not encoded for this request."""
         outputs = request.outputs
         places: dict[bytes, int] = {}
         for place, key in enumerate(keys):
             places.setdefault(key, place)
+        hits: dict[bytes, Entry] = {}
+        made: dict[bytes, Entry] = {}
 
-        def encoded(keys: Iterable[bytes], own: InFlight | None = None) -> dict[bytes, Entry]:
-            missing = [key for key in keys if key not in hits]
+        def make(keys: Iterable[bytes], own: InFlight | None = None) -> None:
+            missing = [key for key in keys if key not in hits and key not in made]
             if not missing:
-                return {}
+                return
             rows = encode([places[key] for key in missing])
             values: Any = zip(*(rows.columns[output] for output in outputs), strict=True)
-            made = map(Entry, values, rows.tokens, rows.truncated)
-            entries = dict(zip(missing, made, strict=True))
-            shared = {key: entries[key] for at, key in enumerate(missing) if at not in rows.own}
+            entries = map(Entry, values, rows.tokens, rows.truncated)
+            made.update(zip(missing, entries, strict=True))
+            shared = {key: made[key] for at, key in enumerate(missing) if at not in rows.own}
             if own is not None:
                 own.end(shared)
             _keep(cache, outputs, shared)
-            return entries
 
-        bulk = request.lane == "bulk"
-        own, others = self._claim(places, bulk)
+        def gather() -> None:
+            lane = choice.lane
+            wanted = [key for key in places if key not in hits and key not in made]
+            own, others = self._claim(wanted, lane)
+            try:
+                with tracing.stage("cache"):
+                    found = _look_up(cache, own.keys, outputs, facts)
+                hits.update(found)
+                own.looked_up(found)
+                make(own.keys, own)
+            finally:
+                self._release(own, lane)
+            for other, shared in others.items():
+                hits.update(other.wait(shared, request.deadline, len(places)))
+            # The other requests may have failed, or encode too many texts to wait for.
+            make(places)
+
+        choice.claims = True
         try:
-            with tracing.stage("cache"):
-                hits = _look_up(cache, own.keys, outputs, facts)
-            own.looked_up(hits)
-            made = encoded(own.keys, own)
-        finally:
-            self._release(own, bulk)
-        for other, shared in others.items():
-            hits |= other.wait(shared, request.deadline, len(places))
-        # The other requests may have failed, or encode too many texts to wait for.
-        made |= encoded(key for key in places if key not in made)
+            gather()
+        except TurnedBulk:  # whoever waits for it is interactive; it may wait for others of bulk
+            gather()
         count = sum(key in hits for key in keys)
         metrics.CACHE.labels("hit").inc(count)
         metrics.CACHE.labels("miss").inc(len(keys) - count)
         known = hits | made
-        entries = [known[key] for key in keys]
-        columns = {
-            output: column_of(output, [entry.values[at] for entry in entries], facts)
-            for at, output in enumerate(outputs)
-        }
-        return Rows(columns, [e.tokens for e in entries], [e.truncated for e in entries]), count
+        return _rows([known[key] for key in keys], outputs, facts), count
 
     def _claim(
-        self, keys: Iterable[bytes], bulk: bool
+        self, keys: Iterable[bytes], lane: Lane
     ) -> tuple[InFlight, dict[InFlight, list[bytes]]]:
-        """Claim the keys that no request encodes now. Returns them, and who has the others."""
+        """Claim the keys that no request of the lane encodes now.
+
+        Returns them, and who has the others.
+        """
         own = InFlight()
         others: dict[InFlight, list[bytes]] = {}
         with self._lock:
             for key in keys:
-                holder = self._in_flight.setdefault((bulk, key), own)
+                holder = self._in_flight.setdefault((lane, key), own)
                 (own.keys if holder is own else others.setdefault(holder, [])).append(key)
         return own, others
 
-    def _release(self, own: InFlight, bulk: bool) -> None:
+    def _release(self, own: InFlight, lane: Lane) -> None:
         """Release the claimed keys. Requests that still wait get the rows so far."""
         own.looked.set()
         own.ended.set()
         with self._lock:
             for key in own.keys:
-                del self._in_flight[bulk, key]
+                del self._in_flight[lane, key]
 
 
 def _keep(cache: Cache, outputs: Sequence[Output], entries: Mapping[bytes, Entry]) -> None:
@@ -362,25 +378,9 @@ def _look_up(
     return found
 
 
-def _check_dimensions(dimensions: int | None, most: int) -> None:
-    if dimensions is not None and most and dimensions > most:  # 0: not known yet
-        raise BadRequest(
-            f"dimensions {dimensions} is more than the {most} of this model", param="dimensions"
-        )
-
-
-def _finished(
-    columns: Mapping[Output, Column], request: EmbedRequest, normalizes: bool
-) -> dict[Output, Column]:
-    """Return the columns as they were asked for; `normalizes` is what the model does itself."""
-    finished = dict(columns)
-    dense, sparse = columns.get("dense"), columns.get("sparse")
-    if isinstance(dense, np.ndarray):
-        _check_dimensions(request.dimensions, dense.shape[1])
-        own = normalizes if request.normalize is None else request.normalize
-        finished["dense"] = finish(dense, request.dimensions, own)
-    if sparse is not None:
-        rows = [row for row in sparse if isinstance(row, Sparse)]
-        least = request.min_weight or 0.0
-        finished["sparse"] = [top_terms(row, request.top_n, least) for row in rows]
-    return finished
+def _rows(entries: Sequence[Entry], outputs: Sequence[Output], facts: Facts) -> Rows:
+    columns = {
+        output: column_of(output, [entry.values[at] for entry in entries], facts)
+        for at, output in enumerate(outputs)
+    }
+    return Rows(columns, [e.tokens for e in entries], [e.truncated for e in entries])

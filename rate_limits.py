@@ -8,7 +8,7 @@ always free for a probe or a refusal. Every refusal says when to come back.
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -57,13 +57,16 @@ class Permits:
         self._took_s = 1.0  # a moving average
 
     @contextmanager
-    def one(self) -> Iterator[Permit]:
+    def one(self, *, bulk: bool = False) -> Iterator[Permit]:
         """Hold a permit while the block runs. Raises QueueFull if there is none."""
+        began, permit = time.monotonic(), Permit(bulk)
         with self._lock:
+            if bulk:
+                self._check_bulk()
             if self._busy >= self.most:
                 raise self._full(f"{self._busy} requests")
             self._busy += 1
-        began, permit = time.monotonic(), Permit()
+            self._bulk += bulk
         try:
             yield permit
         finally:
@@ -75,10 +78,14 @@ class Permits:
     def count_bulk(self, permit: Permit) -> None:
         """Count a permit as bulk's, once. Raises QueueFull if bulk has all that it may have."""
         with self._lock:
-            if not permit.bulk and self._bulk >= self.most - self.most // SPARE:
-                raise self._full(f"{self._bulk} bulk requests")
-            self._bulk += not permit.bulk
-            permit.bulk = True
+            if not permit.bulk:
+                self._check_bulk()
+                self._bulk += 1
+                permit.bulk = True
+
+    def _check_bulk(self) -> None:
+        if self._bulk >= self.most - self.most // SPARE:
+            raise self._full(f"{self._bulk} bulk requests")
 
     def _full(self, what: str) -> QueueFull:
         # Between one and two times what requests take now: not all come back together.
@@ -214,10 +221,11 @@ class Throttle:
 
         Raises QueueFull, RateLimited; TooLarge for more than a whole minute's.
         """
-        permit, choice = g.get("permit"), services().engine.lanes.choice(g.get("lane"), texts)
-        if permit is not None and choice.is_bulk:
+        admit = self.leave_for_bulk()
+        choice = services().engine.lanes.choice(g.get("lane"), texts)
+        if admit is not None and choice.lane == "bulk":
             tracing.describe(lane="bulk")
-            self.permits.count_bulk(permit)
+            admit()
         most = allowance("texts")
         if not most:
             return
@@ -227,6 +235,14 @@ class Throttle:
                 param="input",
             )
         self._count("texts", key_of_caller(), most, max(1, texts))
+
+    def leave_for_bulk(self) -> Callable[[], None] | None:
+        """Return what counts the current request's permit as bulk's, if it holds one.
+
+        It raises QueueFull.
+        """
+        permit: Permit | None = g.get("permit")
+        return None if permit is None else partial(self.permits.count_bulk, permit)
 
     def count_for(self, key: str, texts: int, most: int) -> float:
         """Count texts of the caller `key` outside a request; return 0 if they are within the limit.

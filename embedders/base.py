@@ -217,7 +217,10 @@ class Preparer(Protocol):
         """Return JSON from which `embedders.tokens.preparer_of` makes an equal one."""
 
 
-NO_CHUNKS = "late chunking: it is not known where this model's tokens are in a text; leave it out"
+NO_CHUNKS = (
+    "late chunking: it is not known here where in a text this model's tokens are; send the chunks "
+    "without it"
+)
 
 
 def no_tokens() -> BadRequest:

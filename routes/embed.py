@@ -141,6 +141,7 @@ def request_of(
         prompt=options.prompt,
         role=options.input_type,
         lane=g.get("lane"),
+        admit_bulk=throttle().leave_for_bulk(),
         deadline=g.deadline,
         gone=client_gone(),
         taken=taken,

@@ -9,7 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import orjson
@@ -21,12 +21,13 @@ from auth import allow_collection, caller, identify, logged, sees_all
 from context import services
 from observability import metrics, tracing
 from observability.logs import line
-from rate_limits import add_headers, throttle
+from rate_limits import Permit, add_headers, throttle
 from routes.body_limits import read_body
 from routes.parse import (
     body_of,
     check_url,
     choose,
+    lane_in_header,
     parse_body,
     parse_lane,
     parse_query,
@@ -83,7 +84,7 @@ def _view(rows: list[Route]) -> Callable[..., Response]:
         identify(row.access, own_account=row.own_account)
         if not row.any_page and caller().role == "anonymous":
             cors.keep_out_pages()
-        with throttle().permits.one() if row.works else nullcontext() as g.permit:
+        with _permit() if row.works else nullcontext() as g.permit:
             answer = _handle(rows, values)
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         # A model's name may have any letters, and a header only those of ASCII.
@@ -99,6 +100,18 @@ def _view(rows: list[Route]) -> Callable[..., Response]:
         return response
 
     return view
+
+
+def _permit() -> AbstractContextManager[Permit]:
+    """Return leave to run. Raises QueueFull if there is none when it is entered.
+
+    What its header or its key makes bulk is refused before its body is read, so that repeated
+    requests do not take the permits of interactive ones meanwhile.
+    """
+    bulk = caller().priority == "bulk" or lane_in_header() == "bulk"
+    if bulk:
+        tracing.describe(lane="bulk")
+    return throttle().permits.one(bulk=bulk)
 
 
 def _handle(rows: list[Route], values: dict[str, Any]) -> Any:

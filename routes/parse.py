@@ -120,13 +120,18 @@ def read_strictly(model: type[Model] | None, body: bytes) -> Model | None:
         return None
 
 
+def lane_in_header() -> str:
+    """Return the word in the header X-Priority, not checked; empty without one."""
+    return request.headers.get("X-Priority", "").strip().lower()
+
+
 def parse_lane(body: BaseModel | None) -> Lane | None:
     """Return the lane that the request, its key or its role asks for; None leaves it to its size.
 
     The request asks by the header X-Priority or the body's `priority`. A key may be held to bulk,
     whatever they say. Raises BadRequest for another word in the header, and if they differ.
     """
-    header = request.headers.get("X-Priority", "").strip().lower()
+    header = lane_in_header()
     if header and header not in get_args(Lane):
         raise BadRequest(
             f"X-Priority: {header[:40]!r} is refused; it is interactive or bulk", param="X-Priority"

@@ -35,16 +35,20 @@ LOOK_EVERY_S = 0.05
 
 @dataclass
 class Waiting:
-    """What waits in one lane, and how fast it is served. Changes under the batcher's lock."""
+    """What waits in one lane, and how fast it is served. Changes under the batcher's lock.
+
+    A pass tells the rate if it left some of the lane waiting or was half full of it: a lone short
+    text says nothing of the rate under load.
+    """
 
     tokens: int = 0
     tokens_per_s: float = 0.0  # while something waits
     _since_s: float = 0.0  # seconds of passes since this lane's last one
 
-    def passed(self, tokens: int, took_s: float) -> None:
+    def passed(self, tokens: int, took_s: float, *, tells: bool) -> None:
         """Count a pass with so many tokens of this lane."""
         self._since_s += took_s
-        if tokens:
+        if tokens and tells:
             rate = tokens / max(self._since_s, 1e-6)
             self.tokens_per_s = _follow(self.tokens_per_s, rate)
         if tokens or not self.tokens:
@@ -224,6 +228,7 @@ class Batcher(Encoder):
         """Encode one batch, deliver its rows, and pass the lead on, whatever happens."""
         finished: list[Job] = []
         batch: list[tuple[Job, int]] = []
+        tells: set[Lane] = set()
         launched = False
 
         def on_launch() -> None:
@@ -236,9 +241,9 @@ class Batcher(Encoder):
         try:
             self._look_at_callers()
             with self._lock:
-                batch = self._take()
+                batch, tells = self._take()
             if batch:
-                finished = self._run(batch, on_launch)
+                finished = self._run(batch, tells, on_launch)
         except BaseException:  # this thread is being ended: no other request may hang
             with self._lock:
                 for waiting in {job for job, _ in batch if not job.done}:
@@ -258,11 +263,14 @@ class Batcher(Encoder):
             if job.gone is not None and job.look_at <= (now := time.monotonic()):
                 job.look_at, job.left = now + LOOK_EVERY_S, job.gone()
 
-    def _take(self) -> list[tuple[Job, int]]:
-        """Choose the next batch, within the budget. Called with the lock held."""
+    def _take(self) -> tuple[list[tuple[Job, int]], set[Lane]]:
+        """Choose the next batch, within the budget. Called with the lock held.
+
+        Returns it, and the lanes whose rate it tells: see `Waiting`.
+        """
         self._drop_expired()
         if not self._jobs:
-            return []
+            return [], set()
         now = time.monotonic()
         lane = self._turns.next({job.lane for job in self._jobs})
         givers = [job for job in self._jobs if job.lane == lane]
@@ -278,15 +286,19 @@ class Batcher(Encoder):
             if not job.taken:
                 job.taken = now
                 self._numbers.waited(job.lane, now - job.entered)
+        tells: set[Lane] = set()
         for lane, waiting in self._waiting.items():
             taken = [(job, i) for job, i in batch if job.lane == lane]
             if taken:
                 tokens = sum(job.items[i].tokens for job, i in taken)
                 waiting.tokens -= tokens
+                share = max(tokens / max(room, 1), len(taken) / self._max_items)
+                if waiting.tokens or share >= HALF_FULL:
+                    tells.add(lane)
                 ended = len({job for job, _ in taken if not job.order})
                 self._numbers.waiting(lane, -ended, -len(taken), -tokens)
         self._jobs = [job for job in self._jobs if job.order]
-        return batch
+        return batch, tells
 
     @property
     def _full(self) -> int:
@@ -304,7 +316,9 @@ class Batcher(Encoder):
             elif job.left:
                 self._fail(job, ClientGone("the client closed the connection"))
 
-    def _run(self, batch: list[tuple[Job, int]], on_launch: Callable[[], None]) -> list[Job]:
+    def _run(
+        self, batch: list[tuple[Job, int]], tells: set[Lane], on_launch: Callable[[], None]
+    ) -> list[Job]:
         """Encode a batch and deliver; return the jobs that are finished by it."""
         rows, took = self._forward.rows([job.items[i] for job, i in batch], on_launch)
         lengths = [job.items[i].tokens for job, i in batch]
@@ -314,7 +328,7 @@ class Batcher(Encoder):
         self._numbers.filled(share)
         finished: list[Job] = []
         with self._lock:
-            self._count(batch, width, took)
+            self._count(batch, tells, width, took)
             if share >= HALF_FULL:
                 rate = tokens / max(took, 1e-6)
                 self._full_tokens_per_s = _follow(self._full_tokens_per_s, rate)
@@ -331,13 +345,15 @@ class Batcher(Encoder):
                     finished.append(job)
         return finished
 
-    def _count(self, batch: list[tuple[Job, int]], width: int, took_s: float) -> None:
+    def _count(
+        self, batch: list[tuple[Job, int]], tells: set[Lane], width: int, took_s: float
+    ) -> None:
         """Count a pass `width` tokens wide for both lanes. Called with the lock held."""
         tokens: dict[Lane, int] = {"interactive": 0, "bulk": 0}
         for job, i in batch:
             tokens[job.lane] += job.items[i].tokens
         for lane, waiting in self._waiting.items():
-            waiting.passed(tokens[lane], took_s)
+            waiting.passed(tokens[lane], took_s, tells=lane in tells)
         bulk = round(width * tokens["bulk"] / max(sum(tokens.values()), 1))
         waits = self._waiting["bulk"].tokens > 0
         self._turns.passed(width, bulk, self._full, took_s, waits=waits)

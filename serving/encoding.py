@@ -5,7 +5,7 @@ memory may hold.
 """
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from embedders.base import (
     Output,
     Pair,
     Prompt,
+    Sparse,
     Truncate,
 )
 from errors import (
@@ -36,7 +37,7 @@ from errors import (
 from observability import tracing
 from serving.lanes import Choice
 from serving.model import Loaded
-from serving.results import top_terms
+from serving.results import finish, top_terms
 from serving.selection import Taken
 
 # Texts whose sparse rows are made before their terms are counted: a row of every term of a
@@ -70,6 +71,7 @@ class EmbedRequest:
     prompt: str | None = None
     role: str | None = None  # the side of a retrieval, or another use, as clients name it
     lane: Lane | None = None  # None: by its size
+    admit_bulk: Callable[[], None] | None = None  # raises QueueFull where bulk may run no more
     deadline: float | None = None  # a time.monotonic() value
     gone: Gone | None = None  # whether the caller hung up
     taken: Taken | None = None  # what `select` gave, if the caller has asked it already
@@ -94,7 +96,7 @@ def encode(
     """Return what the model makes of the inputs at these places of a request, in its lane.
 
     A sparse row of more than `largest` bytes is cut to what the request asks for. Raises what
-    `Engine.embed` raises, with the place of an input at fault.
+    `Engine.embed` raises, with the place of an input at fault, and TurnedBulk.
     """
     outputs = request.outputs
     try:
@@ -104,7 +106,7 @@ def encode(
         if "dense" in outputs:
             _check_left(items)
         check_tokens(items, request.most_tokens)
-        lane = choice.weigh(sum(item.tokens for item in items))
+        lane = choice.enter(sum(item.tokens for item in items))
         if outputs != DENSE or lane == "bulk":
             items = [replace(item, outputs=outputs, lane=lane) for item in items]
         if "sparse" in outputs:
@@ -124,7 +126,7 @@ def encode_documents(
     choice: Choice,
 ) -> Encoded:  # fmt: skip
     """Return the vectors of documents of so many chunks; one at fault is its first chunk."""
-    lane = choice.weigh(sum(item.tokens for item in items))
+    lane = choice.enter(sum(item.tokens for item in items))
     items = [replace(item, lane=lane) for item in items]
     try:
         return loaded.encoder.encode(items, request.deadline, request.gone)
@@ -266,3 +268,28 @@ def check_tokens(items: Sequence[Item], most: int | None) -> None:
             f"the vectors of {tokens} tokens are more than a reply may hold, which is those of "
             f"{most}: send fewer or shorter texts"
         )
+
+
+def check_dimensions(dimensions: int | None, most: int) -> None:
+    """Raise BadRequest for more numbers than the model's vectors have; 0 is not known yet."""
+    if dimensions is not None and most and dimensions > most:
+        raise BadRequest(
+            f"dimensions {dimensions} is more than the {most} of this model", param="dimensions"
+        )
+
+
+def finished(
+    columns: Mapping[Output, Column], request: EmbedRequest, normalizes: bool
+) -> dict[Output, Column]:
+    """Return the columns as they were asked for; `normalizes` is what the model does itself."""
+    made = dict(columns)
+    dense, sparse = columns.get("dense"), columns.get("sparse")
+    if isinstance(dense, np.ndarray):
+        check_dimensions(request.dimensions, dense.shape[1])
+        own = normalizes if request.normalize is None else request.normalize
+        made["dense"] = finish(dense, request.dimensions, own)
+    if sparse is not None:
+        rows = [row for row in sparse if isinstance(row, Sparse)]
+        least = request.min_weight or 0.0
+        made["sparse"] = [top_terms(row, request.top_n, least) for row in rows]
+    return made

@@ -4,6 +4,7 @@ The lane decides whose turn it is at the model (`turns.py`). Above a limit of to
 bulk whatever it asked for: it would take the time of many others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from config.serving import Lane
@@ -23,9 +24,15 @@ class Lanes:
     most_tokens: int = 2048
     promise_s: float | None = None
 
-    def choice(self, asked: Lane | None, inputs: int) -> "Choice":
+    def choice(
+        self, asked: Lane | None, inputs: int, admit_bulk: Callable[[], None] | None = None
+    ) -> "Choice":
         """Return the choice of a lane for a request of so many inputs that asks for this one."""
-        return Choice(self, asked, inputs)
+        return Choice(self, asked, inputs, admit_bulk)
+
+
+class TurnedBulk(Exception):
+    """A request proved bulk by its tokens, after it claimed keys as an interactive one."""
 
 
 @dataclass
@@ -35,13 +42,15 @@ class Choice:
     rules: Lanes
     asked: Lane | None
     inputs: int
-    lane: Lane | None = field(default=None, init=False)  # None: its tokens are not known yet
+    admit_bulk: Callable[[], None] | None = None  # raises QueueFull where bulk may run no more
+    claims: bool = field(default=False, init=False)  # whether it holds what its lane may wait for
     _tokens: int = field(default=0, init=False)
 
     @property
-    def is_bulk(self) -> bool:
-        """Whether it is bulk however few its tokens are."""
-        return self.asked == "bulk" or (self.asked is None and self.inputs > INTERACTIVE_INPUTS)
+    def lane(self) -> Lane:
+        """Its lane by what was asked for, by its inputs, and by the tokens that are known."""
+        bulk = self.asked == "bulk" or (self.asked is None and self.inputs > INTERACTIVE_INPUTS)
+        return "bulk" if bulk or self._tokens > self.rules.most_tokens else "interactive"
 
     def weigh(self, tokens: int) -> Lane:
         """Return the lane of so many tokens, and tell the caller: see `routes/middleware.py`.
@@ -49,10 +58,20 @@ class Choice:
         A request that is encoded in parts stays in the lane of the largest.
         """
         self._tokens = max(tokens, self._tokens)
-        bulk = self.is_bulk or self._tokens > self.rules.most_tokens
-        self.lane = "bulk" if bulk else "interactive"
         tracing.describe(lane=self.lane)
         return self.lane
+
+    def enter(self, tokens: int) -> Lane:
+        """Return the lane of so many tokens that are encoded next.
+
+        Raises QueueFull where bulk may run no more, TurnedBulk if it claimed as interactive.
+        """
+        before, lane = self.lane, self.weigh(tokens)
+        if lane == "bulk" and self.admit_bulk is not None:
+            self.admit_bulk()
+        if self.claims and lane != before:
+            raise TurnedBulk
+        return lane
 
     def is_late(self, took_s: float) -> bool:
         """Whether a request that took so long broke the promise."""

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -61,17 +62,43 @@ def test_a_lane_that_is_served_less_asks_to_come_back_later() -> None:
     """Of each second interactive passes have 0.2 and bulk 0.8, of as many tokens."""
     quick, slow = Waiting(tokens=1000), Waiting(tokens=1000)
     for _ in range(100):
-        quick.passed(1000, 0.2)
-        slow.passed(0, 0.2)
-        quick.passed(0, 0.8)
-        slow.passed(1000, 0.8)
+        quick.passed(1000, 0.2, tells=True)
+        slow.passed(0, 0.2, tells=False)
+        quick.passed(0, 0.8, tells=False)
+        slow.passed(1000, 0.8, tells=True)
     assert [quick.left_s, slow.left_s] == pytest.approx([1.0, 1.0], rel=0.01)
     for _ in range(100):
-        slow.passed(100, 1.0)
+        slow.passed(100, 1.0, tells=True)
     assert slow.left_s == pytest.approx(10.0, rel=0.01)
     slow.tokens = 0
-    slow.passed(0, 1000.0)  # nothing waited: that says nothing of its rate
+    slow.passed(0, 1000.0, tells=False)  # nothing waited: that says nothing of its rate
     assert slow.tokens_per_s == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize("lane", ["interactive", "bulk"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_lone_short_texts_say_nothing_of_the_rate_of_a_lane_under_load(
+    recorder: Recorder, lane: Lane, device: str
+) -> None:
+    recorder.facts = replace(recorder.facts, device=device)
+    batcher = Batcher(recorder, max_tokens=256)
+    waiting = batcher._waiting[lane]
+    batcher.encode(items("a lone text", lane=lane))
+    assert waiting.tokens_per_s == 0
+    batcher.encode(items(*["w"] * 256, lane=lane))
+    measured = waiting.tokens_per_s
+    assert measured > 0
+    for n in range(20):
+        batcher.encode(items(f"lone {n}", lane=lane))
+    assert waiting.tokens_per_s == measured
+    # Beside full passes of the other lane too, which on a GPU are the same ones.
+    threads = [held(batcher, recorder), asking(batcher, *["w"] * 512, lane=OTHER[lane])]
+    threads.append(asking(batcher, "lone", lane=lane))
+    recorder.open.set()
+    for thread in threads:
+        thread.join(60)
+    assert waiting.tokens_per_s == measured
+    assert batcher._waiting[OTHER[lane]].tokens_per_s > 0
 
 
 @pytest.mark.parametrize("pads", [True, False])

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from config import Config, ConfigError, load_config
 from embedders.base import Item
 from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
-from errors import DeadlineExceeded, QueueFull
+from errors import DeadlineExceeded
 from factory import create_app
 from observability import metrics
 from serving.encoder import Limits
@@ -185,22 +184,28 @@ def test_a_refusal_says_the_lane(config_of: Callable[..., Config]) -> None:
     assert int(refused.headers["Retry-After"]) >= 1
 
 
-@pytest.mark.fault("Overload")
-def test_bulk_requests_leave_threads_to_interactive_ones(config_of: Callable[..., Config]) -> None:
-    """More bulk requests than there are threads -> some are kept for interactive ones."""
-    app = create_app(config_of(threads=32), wait=True)
-    client, permits = app.test_client(), app.extensions["throttle"].permits
-    with ExitStack() as held:
-        with pytest.raises(QueueFull):
-            for _ in range(permits.most):
-                permits.count_bulk(held.enter_context(permits.one()))
-        for body in ({"texts": MANY}, {"text": "a", "priority": "bulk"}):
-            refused = client.post("/embed", json=body)
-            assert (refused.status_code, lane(refused)) == (429, "bulk")
-            assert "Retry-After" in refused.headers
-        assert client.post("/embed", json={"text": "a"}).status_code == 200
-    assert client.post("/embed", json={"texts": MANY}).status_code == 200
-    assert (permits._busy, permits._bulk) == (0, 0)
+def test_a_refusal_of_a_request_that_waited_for_anothers_vectors_says_its_lane(
+    config_of: Callable[..., Config],
+) -> None:
+    app = create_app(config_of(request_deadline_s=0.5), wait=True)
+    opened, entered = threading.Event(), threading.Event()
+    encode = FakeEmbedder.encode
+
+    def gated(self: FakeEmbedder, items: list[Item], *more: object) -> object:
+        entered.set()
+        assert opened.wait(60)
+        return encode(self, items)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeEmbedder, "encode", gated)
+        running = threading.Thread(target=app.test_client().post, args=("/embed",),
+                                   kwargs={"json": {"text": "a"}})  # fmt: skip
+        running.start()
+        assert entered.wait(60)
+        late = app.test_client().post("/embed", json={"text": "a"})
+        opened.set()
+        running.join(60)
+    assert (late.status_code, lane(late)) == (504, "interactive")
 
 
 def test_a_key_may_be_held_to_bulk_and_its_owner_may_not_undo_it_with_it(

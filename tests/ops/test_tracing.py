@@ -69,7 +69,7 @@ def test_a_request_is_a_span_in_its_callers_trace(traced, collector) -> None:
     assert attributes(span) == {
         "http.request.method": "POST", "http.route": "/embed", "http.response.status_code": 200,
         "embedding.model": "fake", "embedding.texts": 2, "embedding.tokens": 3,
-        "embedding.request_id": headers["X-Request-ID"],
+        "embedding.request_id": headers["X-Request-ID"], "embedding.lane": "interactive",
     }  # fmt: skip
     assert collector.resource["service.name"] == "embedding-service"
 
