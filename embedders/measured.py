@@ -16,10 +16,11 @@ from embedders.loading import LoadedModel, casts
 from embedders.packed import Layers, Packed, Step
 
 # Tokens of the passes that are measured; larger ones are divided between the cores.
-SIZES = (8, 16, 32, 64, 128)
-# The least of so many runs counts. All sizes took 0.6 s for MiniLM, and never take more than the
-# limit: sizes that are left run as large passes do (2 cores, AMD EPYC Zen 4, 2026-11-30).
-RUNS, LIMIT_S = 7, 1.0
+SIZES = (16, 32, 64, 128)
+# So many runs of a way follow each other: torch's threads spin after an operation on several cores,
+# and slow down what comes next. Ways are run in turn for so long, for all sizes together, and the
+# least time of each counts: on a busy machine only some runs have all cores.
+RUNS, LIMIT_S = 3, 1.0
 
 
 def choose_small(
@@ -61,7 +62,6 @@ def _measured(packed: Packed, others: Sequence[Layers]) -> list[Step]:
     """Return what runs passes up to each size fastest: the packed layers themselves, or others."""
     import torch
 
-    end = time.monotonic() + LIMIT_S
     usual = packed.layers, cores()
     ways = list(dict.fromkeys([usual, (packed.layers, 1), *((each, cores()) for each in others)]))
     found: list[Step] = []
@@ -75,15 +75,16 @@ def _measured(packed: Packed, others: Sequence[Layers]) -> list[Step]:
                 packed(text, layers=way[0])
                 return time.perf_counter() - began
 
-        # The runs of a way follow each other: torch's threads spin after an operation on several
-        # cores, and slow down what comes next. The first runs make kernels and plans.
-        took = {way: min(threads().submit(once, way).result() for _ in range(RUNS)) for way in ways}
+        took = dict.fromkeys(ways, float("inf"))
+        end = time.monotonic() + LIMIT_S / len(SIZES)
+        while time.monotonic() < end:
+            for way in ways:
+                runs = [threads().submit(once, way).result() for _ in range(RUNS)]
+                took[way] = min(took[way], *runs)
         best = min(ways, key=lambda way: took[way])
         if found and (found[-1].layers, found[-1].cores) == best:
             found.pop()
         found.append(Step(size, *best))
-        if time.monotonic() > end:
-            break
     if found and (found[-1].layers, found[-1].cores) == usual:
         found.pop()
     return found

@@ -46,6 +46,7 @@ class Comparison(Protocol):
 Backend = tuple[str, Callable[[], DeviceEmbedder]]
 # What gives the states of tokens: what makes the vectors, the network apart from it, or nothing.
 States = Literal["own", "apart", "none"]
+STATES: dict[str, States] = {"own": "own", "apart": "apart", "none": "none"}
 LIBRARY = "library"
 MEASURED = ("torch", "transformers", "sentence-transformers", "tokenizers", "onnxruntime", "numpy")
 
@@ -176,10 +177,9 @@ class Verdict:
         try:
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             self._known, leaks = str(kept["backend"]), kept["leaks"] is True
-            self.states = kept["states"]
-            self.small = tuple(Small(*each) for each in kept["small"])
+            self.states, self.small = STATES[kept["states"]], tuple(map(_small, kept["small"]))
         except Exception:  # missing, or damaged in any way
-            self._known, leaks = None, False
+            self._known, leaks, self.states, self.small = None, False, "own", ()
         return self._known, leaks
 
     def keep(self, backend: str, leaks: bool) -> None:
@@ -195,6 +195,14 @@ class Verdict:
             }  # fmt: skip
             verdict = json.dumps(found)
             self._path.write_text(verdict, encoding="utf-8")  # a damaged file proves it again
+
+
+def _small(each: tuple[int, str, int]) -> Small:
+    """Return a step as it was kept. Raises ValueError for one that cannot be."""
+    small = Small(*each)
+    if type(small.most_tokens) is not int or small.cores not in (1, cores()):
+        raise ValueError(f"no such step: {small}")
+    return small
 
 
 @functools.cache

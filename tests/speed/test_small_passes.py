@@ -1,5 +1,6 @@
 """Small passes run by what was measured to be fastest here, and never give other vectors."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from embedders.graph import OnnxLayers
 from embedders.layers import Slot, TorchLayers, cores
 from embedders.packed import Packed
 from tests.speed.test_packed import NAME, packs_bfloat16, tiny
+from tests.zoo.layouts_bert import bert
 
 if not packs_bfloat16():
     pytest.skip("this processor packs no bfloat16", allow_module_level=True)
@@ -123,3 +125,20 @@ def test_the_fastest_of_a_size_is_found() -> None:
     found = measured._measured(packed, [fast])
     assert [step.layers for step in found] == [fast] * len(found)
     assert found
+
+
+@pytest.mark.parametrize(
+    "small", [[["a", "packed", 1]], [[64, "packed", 0]], [[64, "packed", 999]], [[64]], "small"]
+)
+def test_a_damaged_choice_is_measured_again(
+    small: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen(monkeypatch, CHOICES[1])
+    tiny_bert = tmp_path / "model"
+    bert(tiny_bert, "mean")
+    spec = ModelSpec(id="m", model_name=str(tiny_bert), dtype="bfloat16")
+    settings = Config(device="cpu", model_cache_dir=tmp_path)
+    assert local(spec, settings).facts.small_passes == CHOICES[1]
+    (proof,) = tmp_path.rglob("proofs/*.json")
+    proof.write_text(json.dumps({**json.loads(proof.read_text()), "small": small}))
+    assert local(spec, settings).facts.small_passes == CHOICES[1]
