@@ -79,14 +79,30 @@ def unit_of(nodeid: str) -> str:
     return "real_url" if file in ON_THE_REAL_MODEL else file
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the processes of a run of all tests share what takes long to start."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if whole and config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        warm.share()
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadScopeScheduling:
     config.option.loadscopereorder = False
     return ByFile(config, log)
 
 
+def pytest_collectstart() -> None:
+    """Have nothing look through what the collection makes, a million objects for good.
+
+    That takes a quarter of its CPU: 9.8 s, and 7.2 s without it (2 cores of an EPYC, 2026-11).
+    """
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what the collection made, a million objects for good."""
+    """Spare the garbage collector what the collection made."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

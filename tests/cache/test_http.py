@@ -151,6 +151,7 @@ def test_killing_redis_under_load_changes_no_status(
                 body = {"texts": [f"t{(len(codes) + turn) % 9}", "same"]}
                 reply = client.post("/embed", json=body)
                 codes.append((reply.headers["X-Cache"], reply.status_code))
+                stop.wait(0.01)
 
         threads = [threading.Thread(target=work, args=(turn,)) for turn in range(4)]
         for thread in threads:

@@ -140,8 +140,9 @@ def test_states_that_are_not_the_librarys_are_computed_by_its_network(
 
     true = Packed.__call__
 
-    def turned(self: Packed, *given: Any) -> Any:
-        return [replace(group, states=group.states.flip(1)) for group in true(self, *given)]
+    def turned(self: Packed, *given: Any, **named: Any) -> Any:
+        groups = true(self, *given, **named)
+        return [replace(group, states=group.states.flip(1)) for group in groups]
 
     monkeypatch.setattr(Packed, "__call__", turned)
     for time in ("proven", "known"):
@@ -351,7 +352,7 @@ def test_a_model_that_the_library_runs_tells_the_tokens_of_its_one_tokenizer(
     from transformers import AutoTokenizer
 
     xlnet(tmp_path / "m")
-    spec = ModelSpec(id="m", model_name=str(tmp_path / "m"), dtype="float32")
+    spec = ModelSpec(id="m", model_name=str(tmp_path / "m"), dtype="float32", max_seq_length=300)
     embedder = local(spec, Config(device="cpu", model_cache_dir=tmp_path))
     assert embedder.facts.backend == "library" and embedder.preparer is None
     words = AutoTokenizer.from_pretrained(tmp_path / "m")

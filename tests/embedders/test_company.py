@@ -25,6 +25,11 @@ MASKS = {"pad_token_id": 0, "mask_token_id": 4, "token_dropout": True,
          "position_embedding_type": "rotary", "intermediate_size": 96}  # fmt: skip
 
 
+def long_row(*given: object) -> Any:
+    """A row of `make test-long`: each of its values is in another row too."""
+    return pytest.param(*given, marks=pytest.mark.long)
+
+
 def esm(folder: Path) -> None:
     words = vocabularies.bert()
     config = hf.EsmConfig(vocab_size=len(words), **MASKS, **SHAPE)
@@ -91,8 +96,10 @@ MASKED = [  # companies of pairs; one of them is in each
 ]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [(1, "float32"), (3, "bfloat16"), long_row(1, "bfloat16"), long_row(3, "float32")],
+)
 def test_masks_of_other_pairs_change_no_score(labels: int, dtype: str, tmp_path: Path) -> None:
     folder = tmp_path / "m"
     encoder(folder, "Esm", vocabularies.bert(), labels, **MASKS)
@@ -112,8 +119,12 @@ def test_masks_of_other_pairs_change_no_score(labels: int, dtype: str, tmp_path:
         embedder.close()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["dense", "sparse", "multi_vector"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("dense", "float32"), ("sparse", "bfloat16"), ("multi_vector", "float32"),
+     long_row("dense", "bfloat16"), long_row("sparse", "float32"),
+     long_row("multi_vector", "bfloat16")],
+)  # fmt: skip
 def test_a_network_that_counts_masks_over_a_pass_runs_flat_for_no_kind_of_model(
     kind: str, dtype: str, tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ def test_the_library_cuts_only_the_side_that_its_tokenizer_cuts(tmp_path: Path) 
     folder = tmp_path / "model"
     xlnet(folder)
     embedder = local(
-        ModelSpec.model_validate({"id": "m", "model_name": str(folder), "dtype": "float32"}),
+        ModelSpec(id="m", model_name=str(folder), dtype="float32", max_seq_length=300),
         Config(device="cpu", model_cache_dir=tmp_path / "cache"),
     )
     assert embedder.facts.backend == "library"

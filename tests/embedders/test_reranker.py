@@ -15,7 +15,14 @@ from embedders.pairs import PairTokenizer, shares
 from embedders.tokens import preparer_of
 from errors import BadRequest, InputTooLong, ModelUnavailable
 from serving.checks import check
-from tests.embedders.rerankers import FOR_PAIRS, RERANKERS, causal, encoder, ms_marco_minilm
+from tests.embedders.rerankers import (
+    FOR_PAIRS,
+    POSITIONS,
+    RERANKERS,
+    causal,
+    encoder,
+    ms_marco_minilm,
+)
 from tests.zoo import vocabularies
 from tests.zoo.words import prose
 
@@ -192,7 +199,7 @@ def test_a_template_of_the_entry_makes_a_language_model_a_reranker(
     load: Load, tmp_path: Path
 ) -> None:
     folder = tmp_path / "anything"
-    causal(folder, "Qwen3", vocabularies.CHAT, head_dim=16)
+    causal(folder, "Qwen3", vocabularies.CHAT, head_dim=16, max_position_embeddings=POSITIONS)
     template = "A: {query}\nB: {document}\nanswers? "
     prompts = {"template": template, "true_token": "1", "false_token": "0"}
     embedder = load(folder, type="reranker", prompts=prompts)

@@ -166,7 +166,8 @@ def test_a_client_that_hangs_up_while_it_waits_costs_no_pass(service, holding) -
     until(lambda: b"embedding_requests_in_flight 2.0" in service.ask("/metrics")[2])
     waiting = service.connect()
     waiting.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    until(lambda: b'embedding_queue_texts{model="fake"} 1.0' in service.ask("/metrics")[2])
+    queued = b'embedding_queue_texts{lane="interactive",model="fake"} 1.0'
+    until(lambda: queued in service.ask("/metrics")[2])
     waiting.close()
     holding.unlink()
     first.join()

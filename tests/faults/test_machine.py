@@ -9,21 +9,25 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from embedders.weights import find
 from observability.machine import has_nvidia
+from tests.embedders.repositories import with_dense
 from tests.faults.conftest import NO_REPLY, until
 
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small real model."""
+    return str(with_dense(tmp_path_factory.mktemp("real") / "model"))
 
 
 # ---- 35: no GPU where one is asked for
 
 
 @pytest.mark.fault("Models and devices")
-def test_a_gpu_that_was_asked_for_by_number_is_not_replaced_by_the_cpu(start) -> None:
+def test_a_gpu_that_was_asked_for_by_number_is_not_replaced_by_the_cpu(start, model) -> None:
     """The GPU of `DEVICE=cuda:0` is not there -> 503 with the reason, never the CPU."""
     service = start(
-        app="app:app", ready="/health/live", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL,
+        app="app:app", ready="/health/live", SUPPORTED_MODELS=model, EMBEDDING_MODEL=model,
         DEVICE="cuda:0", CUDA_VISIBLE_DEVICES="",
     )  # fmt: skip
     until(lambda: b'"unhealthy"' in service.ask("/health")[2])
@@ -34,11 +38,13 @@ def test_a_gpu_that_was_asked_for_by_number_is_not_replaced_by_the_cpu(start) ->
 
 @pytest.mark.skipif(has_nvidia(), reason="this machine shows an NVIDIA device or driver")
 @pytest.mark.fault("Models and devices")
-def test_cuda_without_any_nvidia_device_or_driver_is_the_cpu_and_health_says_so(start) -> None:
+def test_cuda_without_any_nvidia_device_or_driver_is_the_cpu_and_health_says_so(
+    start, model
+) -> None:
     """No NVIDIA device or driver at all where `DEVICE=cuda` -> the CPU serves, and the log,
     `degraded` in `/health` and `embedding_degraded{part="device"}` say so.
     """
-    service = start(app="app:app", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL, DEVICE="cuda")
+    service = start(app="app:app", SUPPORTED_MODELS=model, EMBEDDING_MODEL=model, DEVICE="cuda")
     status, _, body = service.ask("/health")
     assert status == 200 and json.loads(body)["device"] == "cpu"
     assert "no NVIDIA device or driver" in json.loads(body)["degraded"]
@@ -48,10 +54,10 @@ def test_cuda_without_any_nvidia_device_or_driver_is_the_cpu_and_health_says_so(
 
 
 @pytest.mark.fault("Models and devices")
-def test_auto_takes_the_cpu_where_there_is_no_gpu_and_health_names_it(start) -> None:
+def test_auto_takes_the_cpu_where_there_is_no_gpu_and_health_names_it(start, model) -> None:
     """No GPU where `DEVICE=auto` -> the CPU serves, and `/health` names it."""
     service = start(
-        app="app:app", SUPPORTED_MODELS=MODEL, EMBEDDING_MODEL=MODEL, DEVICE="auto",
+        app="app:app", SUPPORTED_MODELS=model, EMBEDDING_MODEL=model, DEVICE="auto",
         CUDA_VISIBLE_DEVICES="",
     )  # fmt: skip
     assert json.loads(service.ask("/health")[2])["device"] == "cpu"
@@ -132,13 +138,14 @@ def test_a_hub_that_hangs_leaves_the_port_open(start, silent_hub, tmp_path) -> N
 
 @pytest.mark.fault("Models and devices")
 def test_a_hub_that_hangs_does_not_delay_a_model_that_is_cached(
-    start, silent_hub, tmp_path
+    start, silent_hub, model, tmp_path
 ) -> None:
     """The hub hangs -> a cached model starts without a call to it."""
     url, taken = silent_hub
     revision = "0" * 40
     cached = tmp_path / "models--some-org--some-model"  # as the hub's library keeps it
-    shutil.copytree(find(MODEL), cached / "snapshots" / revision)
+    whole = shutil.copytree(model, cached / "snapshots" / revision)
+    (whole / "special_tokens_map.json").write_text("{}")  # without it the cache may hold a part
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(revision)
     service = start(

@@ -122,7 +122,7 @@ def test_more_readers_that_take_nothing_than_there_are_threads_hold_nobody(servi
 
 @pytest.mark.fault("Hostile clients")
 def test_large_replies_that_nobody_reads_are_not_all_kept(start, tmp_path: Path) -> None:
-    """Clients do not read replies of 640 MB in all -> not all are kept: clients that read nothing
+    """Clients do not read replies of 1.6 GB in all -> not all are kept: clients that read nothing
     are cut off. A client that reads gets the whole reply once there is room.
     """
     service = start("--threads", "64", STORE_DIR=str(tmp_path))
@@ -135,7 +135,7 @@ def test_large_replies_that_nobody_reads_are_not_all_kept(start, tmp_path: Path)
     request = head + b"Content-Length: 2\r\n\r\n{}"  # 16 MB of answer
     (worker,) = service.workers()
     with contextlib.ExitStack() as stack:
-        for _ in range(40):
+        for _ in range(100):
             stack.enter_context(service.connect()).sendall(request)
         until(lambda: any("too slow and is cut off" in line for line in service.lines), 20)
 
@@ -150,7 +150,7 @@ def test_large_replies_that_nobody_reads_are_not_all_kept(start, tmp_path: Path)
         assert service.embed("a") == 200 and service.healthy()
     status = Path(f"/proc/{worker}/status").read_text()
     peak_kb = int(status.partition("VmHWM:")[2].split()[0])
-    assert peak_kb < 900 << 10
+    assert peak_kb < 1400 << 10
 
 
 SLOW = {

@@ -80,7 +80,8 @@ def test_a_stop_that_comes_too_soon_for_the_queue_refuses_the_rest_of_it(start, 
     ]  # fmt: skip
     for thread in threads:
         thread.start()
-    until(lambda: b'embedding_queue_texts{model="fake"} 9.0' in service.ask("/metrics")[2])
+    queued = b'embedding_queue_texts{lane="interactive",model="fake"} 9.0'
+    until(lambda: queued in service.ask("/metrics")[2])
     service.signal(signal.SIGTERM)
     until(lambda: len(answers) == 9)
     held.unlink()

@@ -49,7 +49,7 @@ class Box(Service):
 
     def queued(self) -> float:
         """Return how many texts wait for the model."""
-        return self.metric('embedding_queue_texts{model="fake"}')
+        return self.metric('embedding_queue_texts{lane="interactive",model="fake"}')
 
     def count(self, words: str) -> int:
         """Return how many lines of the log hold these words."""

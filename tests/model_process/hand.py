@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from config import Config, ModelSpec
+from config.serving import Lane
 from embedders.base import Prompt
 from embedders.fake import FakeEmbedder
 from server.peers import connected
@@ -61,9 +63,13 @@ class Worker:
         self.model = str(self.call("load", head)[0]["model"])
         return self.model
 
-    def encode(self, texts: Sequence[str], deadline: float | None = None, model: str = "") -> Any:
+    def encode(
+        self, texts: Sequence[str], deadline: float | None = None, model: str = "",
+        lane: Lane = "interactive",
+    ) -> Any:  # fmt: skip
         """Return the vectors of texts."""
-        head, parts = pack_items(RIGHT.prepare(list(texts), Prompt(), "right"))
+        items = RIGHT.prepare(list(texts), Prompt(), "right")
+        head, parts = pack_items([replace(item, lane=lane) for item in items])
         head |= {"model": model or self.model, "deadline": deadline}
         return unpack_encoded(*self.call("encode", head, *parts)).vectors
 

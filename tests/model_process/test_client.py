@@ -19,9 +19,10 @@ from embedders.base import Embedder, Item, Pair, Prompt, Sparse, Value
 from embedders.fake import FakeEmbedder
 from errors import DeadlineExceeded, ModelUnavailable, Unavailable
 from server.peers import state_of
+from serving.encoder import Limits
 from serving.model_process import client as client_module
 from serving.model_process import folder as run_folder
-from serving.model_process.embedder import ProcessEmbedder, stamp_of
+from serving.model_process.embedder import ProcessEmbedder, settings_of, stamp_of
 from serving.model_process.folder import code_version, socket_path
 from serving.model_process.processes import CUDA
 from tests.faults.conftest import until
@@ -440,6 +441,22 @@ def test_minilm_gives_the_same_vectors_there_as_here(
     again = there.prepare(texts, Prompt(), "right")
     assert [list(item.payload) for item in again] == [list(item.payload) for item in other]
     there.close()
+
+
+def test_a_process_that_takes_the_place_of_another_gets_the_limits_of_now(
+    clients: Callable[..., Client],
+) -> None:
+    encoder = clients().encoder(HURTING, max_batch_size=64)
+    encoder.limit(Limits(None, 1024, 70.0))
+    embedder = encoder.embedder
+    assert isinstance(embedder, ProcessEmbedder)
+    sent = settings_of(embedder._settings)
+    assert (sent["max_queue_tokens"], sent["interactive_p99_ms"]) == (1024, 70.0)
+    assert Limits.of(embedder._spec, embedder._settings) == Limits(None, 1024, 70.0)
+    pid = pid_of(embedder)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: is_up(embedder))
+    assert pid_of(embedder) != pid
 
 
 def test_a_model_that_cannot_be_loaded_says_why(clients: Callable[..., Client]) -> None:

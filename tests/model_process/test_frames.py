@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import errors
-from embedders.base import Column, Encoded, Facts, Item, Output, Prompt, Sparse
+from embedders.base import Column, Encoded, Facts, Item, Output, Prompt, Small, Sparse
 from serving.model_process import frames
 from serving.model_process.frames import (
     HEADER,
@@ -262,7 +262,7 @@ def test_results_of_every_kind_arrive_bit_for_bit(columns: dict[Output, Column])
 def test_facts_arrive_as_they_were_sent() -> None:
     facts = Facts(
         8, None, "cpu", "float32", "f" * 16, outputs=("dense", "sparse"), labels=("a", "b"),
-        prompts={"query": "q: "}, notes=("one", "two"),
+        prompts={"query": "q: "}, notes=("one", "two"), small_passes=(Small(16, "onnx", 1),),
     )  # fmt: skip
     head, _ = carried({"facts": pack_facts(facts)}, [])
     assert unpack_facts(head["facts"]) == facts

@@ -176,7 +176,7 @@ def test_settings_that_change_the_model_load_another_and_limits_do_not(
     worker: Callable[[], Worker],
 ) -> None:
     one = worker().load()
-    assert worker().load(max_queue_tokens=4096, max_batch_size=4) == one
+    assert worker().load(max_queue_tokens=4096, max_batch_size=4, interactive_p99_ms=50) == one
     own = FAKE.model_copy(update={"normalize": True})
     assert worker().load(own, normalize=False) == one  # the entry wins, and it says the default
     assert worker().load(normalize=False) != one
@@ -268,6 +268,29 @@ def test_a_deadline_and_a_full_queue_travel(
     gate.set()
     leader.join()
     waits.join()
+
+
+def test_the_lane_of_a_request_travels_and_so_do_the_limits_of_each(
+    host: Host, worker: Callable[[], Worker], gate: threading.Event
+) -> None:
+    first, bulk, single = worker(), worker(), worker()
+    first.load()
+    bulk.model = single.model = first.model
+    first.call("limit", {"model": first.model, "limits": [None, 1024, 70.0]})
+    (held,) = host.models.held.values()
+    assert isinstance(encoder := held.encoder, Batcher)
+    assert encoder.queue_limit == 1024 and held.model.settings.interactive_p99_ms == 70
+    (leader,) = in_threads(1, lambda _: first.encode(["held"]))
+    Gated.started.wait(30)
+    (waits,) = in_threads(1, lambda _: bulk.encode(["word " * 60] * 20, lane="bulk"))
+    until(lambda: queued(host) == 1)
+    with pytest.raises(QueueFull, match="bulk"):
+        single.encode(["word"], lane="bulk")
+    (served,) = in_threads(1, lambda _: single.encode(["word"]))
+    until(lambda: queued(host) == 2)
+    gate.set()
+    for each in (leader, waits, served):
+        each.join()
 
 
 def test_an_error_names_the_input_at_fault_and_others_get_their_rows(

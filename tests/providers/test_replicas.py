@@ -213,6 +213,7 @@ def test_nothing_fails_when_one_of_two_addresses_dies_under_load():
                 answers.append(1)
             except Exception as exc:
                 failures.append(exc)
+            stop.wait(0.02)
 
     def go_on():
         known = len(answers)

@@ -4,12 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import requests
 
 from tests.conftest import ROOT, Server, free_port, running, write_models
+from tests.servers import warm
+from tests.servers.forked import Forked
 from tests.servers.process import children, workers_of
 from tests.servers.warm import GUNICORN, Gunicorn, can_fork, has_models
 
@@ -52,6 +55,19 @@ def test_one_with_a_real_model_is_forked_with_the_libraries_as_they_were_importe
     )
     assert not has_models({**os.environ, **env})
     assert not has_models({**real, "HF_ENDPOINT": "http://127.0.0.1:9"})
+
+
+def test_a_process_forks_from_one_that_another_process_has_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started = forkserver.ForkServer()
+    started.ensure_running()
+    shared = warm._Shared(warm.told_of(started))
+    monkeypatch.setattr(warm, "_with_models", shared)
+    forked = Forked(warm._ModelsProcess(target=sys.exit, args=(3,)))
+    assert forked.wait(40) == 3
+    os.close(shared._forkserver_alive_fd)
+    started._stop()
 
 
 @pytest.mark.parametrize("cold", [True, False], ids=["cold", "forked"])

@@ -4,7 +4,8 @@ There are two such processes. One has imported libraries, and of the service wha
 things: nothing that reads the environment when it is imported, and nothing that counts, listens or
 shares memory, so a service forked from it behaves as one that a shell starts. The other has the
 libraries of local models too, which take 6 s of CPU to import; a service with a real model is
-forked from it, if it has the environment that those libraries have read.
+forked from it, if it has the environment that those libraries have read. A run of all tests has one
+of these, whatever the number of its processes.
 """
 
 import atexit
@@ -31,9 +32,10 @@ LIBRARIES = [
     "pydantic.types", "requests", "sqlalchemy.dialects.mysql", "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite", "sqlalchemy.orm", "sqlite3",
 ]  # fmt: skip
-DEFINITIONS = ["config", "schemas.service", "settings", "sql.row_cache", "store.file",
-               "store.pgvector"]  # fmt: skip
+DEFINITIONS = ["config", "schemas.parts", "schemas.service", "schemas.settings", "settings",
+               "sql.row_cache", "store.file", "store.pgvector"]  # fmt: skip
 OF_MODELS = ["sentence_transformers", "torch", "transformers"]
+LAST = "tests.servers.frozen"
 # Python and the C library read these when they start, and the models' libraries those. What
 # PYTHONPATH names is put on the fork's path (only a `sitecustomize` of its is not run).
 AT_THE_START = ("GLIBC_", "LD_", "MALLOC_", "PYTHON", "TZ")
@@ -42,10 +44,38 @@ BY_MODELS = ("HF_", "HUGGINGFACE_", "KMP_", "MKL_", "OMP_", "OPENBLAS_", "PYTORC
              "SENTENCE_TRANSFORMERS_", "TORCH", "TRANSFORMERS_")  # fmt: skip
 GUNICORN = [sys.executable, "-m", "gunicorn"]
 
+SHARED = "TESTS_FORK_SERVER"  # its socket, and from Python 3.14 the key to it
+
+
+class _Shared(forkserver.ForkServer):
+    """The process with the models' libraries that another process of this run has started."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__()
+        self._forkserver_address, key = told.rsplit(" ", 1)
+        self._forkserver_authkey = bytes.fromhex(key)
+        self._forkserver_alive_fd = os.open(os.devnull, os.O_RDONLY)
+
+    def ensure_running(self) -> None:
+        """Do nothing: it ends with the process that started it."""
+
+
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([*LIBRARIES, *DEFINITIONS])
-_with_models = forkserver.ForkServer()
-_with_models.set_forkserver_preload([*LIBRARIES, *DEFINITIONS, *OF_MODELS])
+_context.set_forkserver_preload([*LIBRARIES, *DEFINITIONS, LAST])
+_with_models = _Shared(os.environ[SHARED]) if SHARED in os.environ else forkserver.ForkServer()
+_with_models.set_forkserver_preload([*LIBRARIES, *DEFINITIONS, *OF_MODELS, LAST])
+
+
+def share() -> None:
+    """Start the process with the models' libraries, for all whom this one starts."""
+    _with_models.ensure_running()
+    os.environ[SHARED] = told_of(_with_models)
+
+
+def told_of(server: forkserver.ForkServer) -> str:
+    """Return what another process needs to have a running one fork for it."""
+    key = getattr(server, "_forkserver_authkey", None) or b""
+    return f"{server._forkserver_address} {key.hex()}"
 
 
 def _read(env: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:

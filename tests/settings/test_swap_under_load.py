@@ -21,6 +21,7 @@ LONG = int(os.environ.get("SWAPS", "0"))
 # Of the model; then comes one more, of how much of a text the small one reads.
 SWAPS = {"sqlite": LONG or 2, "mysql": LONG or 1, "postgresql": LONG or 1}
 CLIENTS = {"sqlite": 16, "mysql": 16, "postgresql": 16}
+PAUSE_S = 0.05 if LONG else 0.2  # or they take the CPU from the swap
 # With what was computed remembered, a vector of the other model would be found there.
 CACHES = {"sqlite": "none", "mysql": "memory", "postgresql": "none"}
 FEW_TOKENS = 5
@@ -66,7 +67,7 @@ class Client(threading.Thread):
                     mark = reply.headers["X-Embedding-Fingerprint"]
                     self.seen.add((answer["model"], mark, vectors.tobytes()))
                     self.replies += 1
-                    self.stop.wait(0.05)  # or they take the CPU from the swap
+                    self.stop.wait(PAUSE_S)
                 except requests.RequestException as exc:
                     self.failures.append(type(exc).__name__)
 
