@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,9 @@ def drive(port: int, least: int, longest: float, *groups: str) -> dict[str, Any]
     spec = {"host": "127.0.0.1", "port": port, "path": "/", "model": "m", "format": "float",
             "warm_s": 0, "groups": sends,
             "window": {"seconds": 0.0, "least": least, "longest": longest}}  # fmt: skip
-    found: Any = asyncio.run(run(spec))["groups"]
+    # In a thread of its own: a browser of another test may have a loop that runs in this one.
+    with ThreadPoolExecutor(1) as thread:
+        found: Any = thread.submit(lambda: asyncio.run(run(spec))).result()["groups"]
     return dict(found)
 
 

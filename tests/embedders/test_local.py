@@ -217,7 +217,7 @@ def test_models_that_come_and_go_bring_no_threads_of_their_own(small: Path) -> N
     """torch keeps memory for each thread that ever computed, also after it has ended."""
     seen: set[tuple[str, int | None]] = set()
     for _ in range(3):
-        embedder = local(str(small))
+        embedder = local(str(small), backend="packed")
         embedder.encode(embedder.prepare(["a text of some length"] * 40, Prompt(), "right"))
         embedder.close()
         seen |= {(t.name, t.ident) for t in threading.enumerate() if t.name == "load"}
