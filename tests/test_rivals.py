@@ -123,7 +123,7 @@ def test_an_entry_that_describes_the_model_is_kept(tmp_path: Path) -> None:
         ({"MAX_CONCURRENT_REQUESTS": "5000"}, "1 to 3584"),
         ({"MAX_CLIENT_BATCH_SIZE": "none"}, "MAX_CLIENT_BATCH_SIZE=none"),
         ({"PAYLOAD_LIMIT": "2 MB"}, "PAYLOAD_LIMIT=2 MB"),
-        ({"DTYPE": "int8"}, "DTYPE=int8"),
+        ({"DTYPE": "int4"}, "DTYPE=int4"),
         ({"DEFAULT_PROMPT": "a", "DEFAULT_PROMPT_NAME": "b"}, "both say the prompt"),
         ({"API_KEY": "short"}, "API_KEY: the key must be at least 16 characters"),
         ({"API_KEY": f"{KEY}é"}, "API_KEY: the key must be of printable ASCII"),
