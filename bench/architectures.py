@@ -4,8 +4,8 @@
 well-known models, with the bundled model's tokenizer, so that the corpus's texts have the lengths
 that they have in every other measurement: speed does not depend on the values. Each architecture is
 a process of its own, which gives its memory back and may only take so long. Within it the engine
-(four callers of 32 texts), `encode` as it comes and `encode` in bfloat16 (32 texts a call) take
-turns; a ratio is taken within a turn. No HTTP.
+(four callers of 32 texts), `encode` in its default dtype and `encode` in bfloat16 (32 texts a
+call) take turns; a ratio is taken within a turn. No HTTP.
 """
 
 import argparse

@@ -193,7 +193,7 @@ def _peak_mb(found: Round, name: str) -> float | None:
 
 
 def _middle(values: Iterable[float | None]) -> str:
-    """Return the median of what there is, to three digits or so; nothing if there is none."""
+    """Return the median of the values that are known, with three or more digits, or ""."""
     there = [value for value in values if value is not None]
     if not there:
         return ""

@@ -1,7 +1,7 @@
 """Bulk requests leave threads to interactive ones, whatever makes them bulk."""
 
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -9,12 +9,11 @@ import pytest
 from flask import Flask
 
 from config import Config
-from embedders.base import Item
-from embedders.fake import FakeEmbedder
 from errors import QueueFull
 from factory import create_app
 from rate_limits import SPARE
 from tests.accounts.conftest import ADMIN, bearer, make_app
+from tests.lanes.gated import gated
 from tests.lanes.test_priority import MANY, lane
 
 __all__ = ["make_app"]
@@ -57,23 +56,12 @@ def test_requests_that_are_bulk_by_their_tokens_leave_threads_to_interactive_one
     app = create_app(config_of(threads=16, interactive_max_tokens=8), wait=True)
     client, permits = app.test_client(), app.extensions["throttle"].permits
     nine, words = {"text": "a b c d e f g h i"}, "bulk requests are running already"
-    entered, opened = threading.Event(), threading.Event()
-    encode = FakeEmbedder.encode
-
-    def gated(self: FakeEmbedder, items: list[Item], *more: object) -> object:
-        entered.set()
-        assert opened.wait(60)
-        return encode(self, items)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeEmbedder, "encode", gated)
-        running = threading.Thread(target=app.test_client().post, args=("/embed",),
-                                   kwargs={"json": nine})  # fmt: skip
-        running.start()
-        assert entered.wait(60)
+    with ThreadPoolExecutor(1) as pool, gated() as gate:
+        running = pool.submit(app.test_client().post, "/embed", json=nine)
+        assert gate.entered.wait(60)
         assert (permits._busy, permits._bulk) == (1, 1)
-        opened.set()
-        running.join(60)
+        gate.opened.set()
+        assert running.result(60).status_code == 200
     with bulk_is_full(app):
         for asked in (None, "interactive"):
             headers = {"X-Priority": asked} if asked else {}

@@ -1,8 +1,8 @@
 """Which lane a request is in, what the reply says of it, and who may be held to one."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,14 +10,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from config import Config, ConfigError, load_config
-from embedders.base import Item
-from embedders.fake import FakeEmbedder
 from engine import EmbedRequest, Engine
 from errors import DeadlineExceeded
 from factory import create_app
 from observability import metrics
 from serving.encoder import Limits
 from tests.accounts.conftest import ADMIN, add_user, admin, app, bearer, client, make_app
+from tests.lanes.gated import gated
 from tests.routes.conftest import kinds, signed_in
 from tests.test_batcher import until
 
@@ -157,29 +156,15 @@ def test_a_refusal_says_the_lane(config_of: Callable[..., Config]) -> None:
     app = create_app(config_of(max_queue_tokens=1024), wait=True)
     client, model = app.test_client(), app.extensions["services"].engine.registry.default
     encoder = model.held.encoder
-    shut, entered = threading.Event(), threading.Event()
-    encode = FakeEmbedder.encode
-
-    def gated(self: FakeEmbedder, items: list[Item], *more: object) -> object:
-        entered.set()
-        assert shut.wait(60)
-        return encode(self, items)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeEmbedder, "encode", gated)
-        texts = [" ".join([f"t{n}"] * 16) for n in range(65)]
-        first = threading.Thread(target=app.test_client().post, args=("/embed",),
-                                 kwargs={"json": {"text": "first"}})  # fmt: skip
-        first.start()
-        assert entered.wait(60)
-        second = threading.Thread(target=app.test_client().post, args=("/embed",),
-                                  kwargs={"json": {"texts": texts}})  # fmt: skip
-        second.start()
+    texts = [" ".join([f"t{n}"] * 16) for n in range(65)]
+    with ThreadPoolExecutor(2) as pool, gated() as gate:
+        first = pool.submit(app.test_client().post, "/embed", json={"text": "first"})
+        assert gate.entered.wait(60)
+        second = pool.submit(app.test_client().post, "/embed", json={"texts": texts})
         until(lambda: encoder.queued()[0] == 1)
         refused = client.post("/embed", json={"text": "more", "priority": "bulk"})
-        shut.set()
-        first.join(60)
-        second.join(60)
+        gate.opened.set()
+        assert (first.result(60).status_code, second.result(60).status_code) == (200, 200)
     assert (refused.status_code, lane(refused)) == (429, "bulk")
     assert int(refused.headers["Retry-After"]) >= 1
 
@@ -188,23 +173,12 @@ def test_a_refusal_of_a_request_that_waited_for_anothers_vectors_says_its_lane(
     config_of: Callable[..., Config],
 ) -> None:
     app = create_app(config_of(request_deadline_s=0.5), wait=True)
-    opened, entered = threading.Event(), threading.Event()
-    encode = FakeEmbedder.encode
-
-    def gated(self: FakeEmbedder, items: list[Item], *more: object) -> object:
-        entered.set()
-        assert opened.wait(60)
-        return encode(self, items)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FakeEmbedder, "encode", gated)
-        running = threading.Thread(target=app.test_client().post, args=("/embed",),
-                                   kwargs={"json": {"text": "a"}})  # fmt: skip
-        running.start()
-        assert entered.wait(60)
+    with ThreadPoolExecutor(1) as pool, gated() as gate:
+        running = pool.submit(app.test_client().post, "/embed", json={"text": "a"})
+        assert gate.entered.wait(60)
         late = app.test_client().post("/embed", json={"text": "a"})
-        opened.set()
-        running.join(60)
+        gate.opened.set()
+        running.result(60)
     assert (late.status_code, lane(late)) == (504, "interactive")
 
 

@@ -15,7 +15,7 @@ export function setUp() {}
 /** Called whenever the tab is opened. */
 export async function show() {
   const admin = may("admin");
-  // What was drawn before is stale: a press on it would be lost when the answers come.
+  // The old rows would be replaced when the answers come, and a press on one would be lost.
   for (const part of PARTS) $(part).replaceChildren();
   $("admin-title").textContent = admin ? "Admin" : "Account";
   $("admin-lead").textContent = admin
