@@ -158,11 +158,11 @@ class Residency:
 
     def put(self, model: Model, loaded: Loaded) -> None:
         """Let a model serve from what was loaded, until it is unloaded."""
-        model.put(loaded)
-        if self._size is None or model.memory_bytes is None:
-            return
-        metrics.MODEL_BYTES.labels(model.spec.id).set(model.memory_bytes)
-        with self._lock:
+        with self._lock:  # it may be unloaded at once, and the gauge says what was last
+            model.put(loaded)
+            if self._size is None or model.memory_bytes is None:
+                return
+            metrics.MODEL_BYTES.labels(model.spec.id).set(model.memory_bytes)
             self._models.add(model)
         self.watch()
 
@@ -249,13 +249,14 @@ class Residency:
 
     def _unload(self, model: Model, reason: str) -> None:
         """Unload a model, and wait for what uses it, but not for ever."""
-        held = model.unload()
-        if held is None:
-            return
+        with self._lock:
+            held = model.unload()
+            if held is None:
+                return
+            metrics.MODEL_BYTES.labels(model.spec.id).set(0)
         leaving = Leaving.of(held)
         del held
         metrics.MODEL_UNLOADS.labels(model.spec.id, reason).inc()
-        metrics.MODEL_BYTES.labels(model.spec.id).set(0)
         why = "nothing used it" if reason == "idle" else "another model needs its memory"
         log.info("unloading %s until its next use: %s", model.spec.id, why)
         free([leaving], DRAIN_S)

@@ -38,6 +38,7 @@ def registry_of(house: House) -> Iterator[Callable[..., Registry]]:
 
     def make(*names: str, load: str = "start", **given: Any) -> Registry:
         specs = [entry(name, load=load) for name in names]
+        given.setdefault("default", "a" if "a" in names else names[0])
         made.append(house.registry(*specs, **given))
         return made[-1]
 
@@ -174,17 +175,19 @@ def test_a_load_that_fails_answers_each_with_the_reason_and_is_tried_again_after
 def test_an_idle_model_is_unloaded_and_comes_back_with_the_next_request(
     house: House, registry_of: Callable[..., Registry]
 ) -> None:
-    before = counted('embedding_model_unloads_total{model="a",reason="idle"}')
-    registry = registry_of("a", "b", idle_unload_s=3)  # longer than what is looked at below
-    embed(registry, "a")
+    registry = registry_of("idle", "other", idle_unload_s=1000)
+    model = registry.default
+    embed(registry, "idle")
+    for each in registry.models.values():
+        each.used_at -= 1000
     until(lambda: not house.living)
-    assert registry.default.state == "unloaded" and unhealthy_reason(registry.default) is None
-    assert registry.default.facts is not None, "what is known of it stays known"
-    assert counted('embedding_model_unloads_total{model="a",reason="idle"}') == before + 1
-    assert counted('embedding_model_bytes{model="a"}') == 0
-    np.testing.assert_allclose(embed(registry, "a"), right("a"), atol=1e-6)
-    assert house.living == ["a"]
-    assert counted('embedding_model_bytes{model="a"}') == 10 << 20
+    assert model.state == "unloaded" and unhealthy_reason(model) is None
+    assert model.facts is not None, "what is known of it stays known"
+    assert counted('embedding_model_unloads_total{model="idle",reason="idle"}') == 1
+    assert counted('embedding_model_bytes{model="idle"}') == 0
+    np.testing.assert_allclose(embed(registry, "idle"), right("idle"), atol=1e-6)
+    assert house.living == ["idle"]
+    assert counted('embedding_model_bytes{model="idle"}') == 10 << 20
 
 
 def test_a_models_own_idle_time_wins_over_that_of_all(house: House) -> None:

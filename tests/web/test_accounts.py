@@ -8,7 +8,7 @@ import urllib.error
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.providers.server import KEY
 from tests.web.conftest import PASSWORD, Guarded, Seen, ask, sign_in, watched
@@ -148,6 +148,29 @@ def test_the_tab_shows_no_stale_rows_while_it_is_drawn_anew(admin: Page) -> None
         expect(admin.locator("[data-user]")).to_have_count(0)
         release()
     expect(admin.locator("[data-user=rita]")).to_be_visible()
+
+
+def test_a_tab_chosen_while_the_page_learns_who_signed_in_is_drawn_once(
+    browser: Browser, guarded: Guarded
+) -> None:
+    asked: list[Route] = []
+
+    def answer_the_first(route: Route) -> None:
+        asked.append(route)
+        if len(asked) == 1:
+            route.continue_()
+
+    with watched(browser, Seen(guarded.url)) as page:
+        page.route("**/users/me", answer_the_first)
+        sign_in(page, "ada")
+        tab(page, "Admin")
+        page.get_by_role("button", name="Keys of rita").click()
+        label = page.locator("[data-user=rita]").get_by_label("Label")
+        expect(label).to_be_visible()
+        for late in asked[1:]:
+            late.continue_()
+        page.wait_for_load_state("networkidle")
+        expect(label).to_be_visible()
 
 
 def test_users_are_added_given_another_role_and_deleted(admin: Page, guarded: Guarded) -> None:

@@ -88,16 +88,24 @@ async function start() {
     return;
   }
   account();
-  if (caller()) {
-    const tabs = shown();
-    select(tabs.find((tab) => `#${tab.name}` === location.hash) ?? tabs[0]);
-  } else {
+  if (caller()) first();
+  else {
     notice("Welcome", "This service asks who you are: sign in with a username and a password, or with an API key.", "Sign in", enter);
     enter();
   }
 }
 
-const enter = () => signIn(null).then(start, () => {});
+/** Show the tab of the address, or the first one. */
+function first() {
+  const tabs = shown();
+  select(tabs.find((tab) => `#${tab.name}` === location.hash) ?? tabs[0]);
+}
+
+function enter() {
+  const before = open;
+  // Who chose a tab meanwhile stays there: drawn twice, it would lose what they pressed.
+  signIn(null).then(() => { if (open === before) first(); }, () => {});
+}
 
 for (const button of $("tabs").children) button.hidden = true;
 for (const tab of TABS) {
