@@ -4,9 +4,10 @@ import os
 import sys
 
 from config import load_config
-from factory import create_worker, version
+from factory import create_worker
 from observability import tracing
 from observability.logs import configure
+from tools.places import version
 
 if __name__ == "__main__":
     # Replaces this process, so that both commands run the same server.

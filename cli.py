@@ -1,41 +1,59 @@
-"""All commands in one: `python cli.py embed texts.jsonl out.npy`, `python cli.py store list`,
-`python cli.py serve --model-id BAAI/bge-base-en-v1.5 --port 8080`.
+"""`embedding-service`, the one command: `python cli.py` is the same.
+
+Each command is in a module of its own (`commands/lazy.py` lists them).
 """
 
-import os
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from config import rivals
-from config.fields import read_dotenv, without_service_links
-from store.__main__ import app as store
-from tools.embed_file import app as embed
+# As an installed program this file is a module of a package, whose folder has all the others.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from commands.lazy import Lazily, register  # noqa: E402
+from tools.places import version  # noqa: E402
+
+EXAMPLES = """\b
+examples:
+  embedding-service serve --model BAAI/bge-m3 --key "$(embedding-service keys random)"
+  embedding-service embed texts.jsonl vectors.npy
+  embedding-service embed texts.jsonl --store docs
+  embedding-service search docs "how do I cancel my order"
+  embedding-service doctor
+
+\b
+EMBEDDING_SERVICE_URL and EMBEDDING_API_KEY say which service is meant and with which key.
+"""
 
 app = typer.Typer(
-    add_completion=False,
+    cls=Lazily,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Start the service, embed files through a running one, and look after a store.",
+    no_args_is_help=True,
+    epilog=EXAMPLES,
+    help="Serve embedding models, embed files, search what is stored, and look after it all.",
 )
-app.add_typer(embed)  # its one command is `embed`
-app.add_typer(store, name="store")
+register(app)
 
 
-@app.command(
-    context_settings={
-        "allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": [],
-    },
-    add_help_option=False,
-)  # fmt: skip
-def serve(context: typer.Context) -> None:
-    """Start the service as the image does: with the flags of TEI's image, and gunicorn's."""
-    environ = {**read_dotenv(Path(".env")), **without_service_links(os.environ)}
-    added, others = rivals.started(environ, context.args)
-    os.environ.update(added)
-    # Replaces this process, so that signals reach the server itself.
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "app:app", *others])
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"embedding-service {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Take the options of the program itself."""
 
 
 if __name__ == "__main__":

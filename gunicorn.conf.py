@@ -11,7 +11,10 @@ import sys
 import threading
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+# The service is found first, whatever folder it is started in; what lies there comes last, as it is
+# no library. gunicorn puts that folder in front unless it is somewhere already.
+_places = (str(Path(__file__).parent), str(Path.cwd()))
+sys.path[:] = [_places[0], *(each for each in sys.path if each not in ("", *_places)), _places[1]]
 
 from config import Config, ModelSpec, load_config  # noqa: E402
 from observability import logs  # noqa: E402

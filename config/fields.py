@@ -30,6 +30,8 @@ LARGEST = 16 << 20  # bytes of a file of settings
 LINK = re.compile(r"(?P<service>[^=]+)_PORT=(tcp|udp|sctp)://\S*")
 LINKED = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+# What the commands that ask a running service read, in the same shell or .env.
+OF_COMMANDS = {"EMBEDDING_API_KEY", "EMBEDDING_SERVICE_URL"}
 
 
 class ConfigError(SystemExit):
@@ -179,7 +181,7 @@ def explain(exc: ValidationError, model: type[BaseModel], given: Mapping[str, st
 def unknown_names(known: set[str], environ: Mapping[str, object]) -> list[str]:
     """Return the names that look like settings but are none, each with the most similar one."""
     strange = []
-    for name in environ.keys() - known:
+    for name in environ.keys() - known - OF_COMMANDS:
         meant = name.upper().replace("-", "_")
         if meant in known or name.startswith(("EMBEDDING_", "EMBEDDINGS_")):
             close = difflib.get_close_matches(meant, known, 1)

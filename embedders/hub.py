@@ -13,8 +13,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from embedders.downloads import shown
 from embedders.manifest import CONFIG, MODULES, PICKLED_HEADS, Manifest, may_be_missing
-from errors import ModelUnavailable
+from errors import ModelAbsent, ModelUnavailable
 
 log = logging.getLogger("embedders")
 WAIT_S = 10.0  # for the hub's list of files; its library waits as long for a file's size
@@ -69,14 +70,16 @@ def snapshot(
     if kept and unverified(kept) is None and not _lacking(kept, pickled):
         return kept
     try:
-        return _complete(name, revision, cache_dir, token, kept, pickled)
+        with shown(name) as counts:
+            return _complete(name, revision, cache_dir, token, kept, pickled, counts)
     except ModelUnavailable:
         raise
     except Exception as exc:
-        refusal = _reason(name, exc)
+        refusal, reached = _reason(name, exc)
         if kept is None:
             nowhere = f"{name!r} is neither a folder, nor bundled, nor cached, and "
-            raise ModelUnavailable(("" if name in refusal else nowhere) + refusal) from exc
+            kind = ModelUnavailable if reached else ModelAbsent
+            raise kind(("" if name in refusal else nowhere) + refusal) from exc
         # A chat template changes no vector of a plain text.
         if lacking := [path for path in _lacking(kept, pickled) if not path.endswith(".jinja")]:
             raise ModelUnavailable(
@@ -160,7 +163,7 @@ def only_pickled(name: str, found: Manifest) -> ModelUnavailable:
 
 def _complete(
     name: str, revision: str | None, cache_dir: Path | None, token: str | None,
-    kept: Path | None, pickled: bool,
+    kept: Path | None, pickled: bool, counts: type,
 ) -> Path:  # fmt: skip
     """Return a snapshot's folder after downloading what it lacks. Raises the library's errors."""
     from huggingface_hub import HfApi, errors, hf_hub_download, snapshot_download
@@ -172,7 +175,7 @@ def _complete(
     except errors.RevisionNotFoundError:
         asked = revision  # the hub no longer has that commit
         info = api.model_info(name, revision=asked, timeout=WAIT_S)
-    options: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
+    options: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "tqdm_class": counts}
     log.info("downloading %s", name)
     # This also stores the revision's commit and its list of files.
     first = snapshot_download(name, revision=asked, allow_patterns=[MODULES, CONFIG], **options)
@@ -197,8 +200,8 @@ def _complete(
     return folder
 
 
-def _reason(name: str, exc: Exception) -> str:
-    """Return why the download failed, and what to do about it."""
+def _reason(name: str, exc: Exception) -> tuple[str, bool]:
+    """Return why the download failed and what to do, and whether the hub was reached."""
     from huggingface_hub import errors
 
     cause: BaseException | None = exc
@@ -206,12 +209,12 @@ def _reason(name: str, exc: Exception) -> str:
         if isinstance(cause, errors.HfHubHTTPError) and cause.response is not None:
             status = cause.response.status_code
             hint = "; a private or gated model needs HF_TOKEN" if status in (401, 403, 404) else ""
-            return f"the hub refused {name!r} ({status}){hint}"
+            return f"the hub refused {name!r} ({status}){hint}", True
         if isinstance(cause, errors.OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE forbids requests to the hub"
+            return "HF_HUB_OFFLINE forbids requests to the hub", False
         if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
-            return f"the files of {name!r} cannot be written ({cause})"
+            return f"the files of {name!r} cannot be written ({cause})", True
         cause = cause.__cause__
     if isinstance(exc, ValueError):
-        return "a model of the hub cannot have that name"
-    return f"the hub cannot be reached ({type(exc).__name__})"
+        return "a model of the hub cannot have that name", True
+    return f"the hub cannot be reached ({type(exc).__name__})", False

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedders import hub
+from config import ModelSettings, ModelSpec
+from embedders import hub, kinds
 from embedders.manifest import SAFE_INDEX, Manifest
 from errors import ModelUnavailable
 
@@ -61,6 +62,18 @@ class Source:
     folder: Path  # whole, its weights safetensors only
     digest: str  # sha256 of every file that loading reads, with its path, in name order
     notes: tuple[str, ...]  # what the operator must know, one line each
+
+
+def checked(spec: ModelSpec, settings: ModelSettings) -> tuple[kinds.Identity, Source]:
+    """Return a model's kind and checked files, downloaded if needed. Raises ModelUnavailable."""
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    name, cache = spec.model_name, settings.model_cache_dir
+    pickled = settings.allow_pickled_weights
+    if "gguf" in name.lower():  # refused by its name, before anything is downloaded
+        kinds.identify(Path(name), name)
+    folder = find(name, spec.revision, cache, token, allow_pickled=pickled)
+    identity = kinds.identify(folder, name, spec.type)
+    return identity, check(folder, name, cache, allow_pickled=pickled)
 
 
 def find(
@@ -103,7 +116,7 @@ def check(
 
     Pickled weights are converted, once, into the model cache.
     """
-    found = _whole(folder, name)
+    found = whole(folder, name)
     notes = []
     if unknown := hub.unverified(folder):
         notes.append(f"the cache may hold only a part of it: the hub was not asked {unknown}")
@@ -132,7 +145,7 @@ def check(
     return Source(folder, _digest(sums), tuple(notes))
 
 
-def _whole(folder: Path, name: str) -> Manifest:
+def whole(folder: Path, name: str) -> Manifest:
     """Return the files of a complete model. Raises ModelUnavailable with what is missing."""
     try:
         found = hub.manifest_of(folder)

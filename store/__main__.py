@@ -5,6 +5,7 @@ progress and errors to standard error; the exit code is 0 when all is well, 1 wh
 wrong with what is stored, 2 when the command could not be done.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -17,13 +18,16 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 from tqdm import tqdm
+from typer.core import TyperGroup
 
+from config.fields import read_dotenv
 from errors import Corrupt, Invalid, NotFound, ServiceError
 from store.base import Progress, Report
 from store.file import FileStore
 from store.pgvector import PostgresStore
 from store.record_file import Options
 from store.transfer import export_jsonl, import_jsonl
+from tools.places import places
 
 # Lines that start with \b are not filled to a paragraph.
 EXAMPLES = """\b
@@ -52,7 +56,34 @@ Backup = Annotated[Path, typer.Argument(help="The backup's folder.")]
 Output = Annotated[str, typer.Argument(help="Default: standard output.", show_default=False)]
 Input = Annotated[str, typer.Argument(help="Default: standard input.", show_default=False)]
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+VALUES, FLAGS = ("--dir", "--url", "--wait"), ("--json",)  # the options that all commands have
+
+
+class Anywhere(TyperGroup):
+    """Takes the options that all commands have behind the command's name, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put these options in front, and read the rest."""
+        front: list[str] = []
+        rest: list[str] = []
+        left = iter(args)
+        for word in left:
+            if word == "--":
+                rest += [word, *left]
+            elif word in FLAGS or word.startswith(tuple(f"{name}=" for name in VALUES)):
+                front.append(word)
+            elif word in VALUES:
+                front += [word, *itertools.islice(left, 1)]
+                if front[-1] == word:
+                    ctx.fail(f"Option {word!r} requires an argument.")
+            else:
+                rest.append(word)
+        return super().parse_args(ctx, [*front, *rest])
+
+
+app = typer.Typer(
+    cls=Anywhere, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +115,9 @@ class Target:
             if command == "repair":
                 raise Invalid("repair is for stores in files; PostgreSQL has tools of its own")
             return PostgresStore(str(self.url))
-        folder = self.dir or Path(unquote(url.path) or os.environ.get("STORE_DIR", "data/store"))
+        folder = self.dir or Path(
+            unquote(url.path) or _environment().get("STORE_DIR", "data/store")
+        )
         if not (folder / "catalog.db").is_file() and command not in ("restore", "import"):
             raise NotFound(f"{folder} holds no store; name its folder with --dir")
         return FileStore(folder, options=Options(lock_timeout_s=self.wait))
@@ -107,6 +140,13 @@ class Target:
             raise typer.Exit(1)
 
 
+def _environment() -> dict[str, str]:
+    """Return the variables that say where the store is, as the service finds them."""
+    given = {**read_dotenv(Path(".env")), **os.environ}
+    known = {name: value for name, value in given.items() if value}
+    return {**places(known), **known}
+
+
 @contextmanager
 def bar(what: str) -> Iterator[Progress]:
     """Give what shows progress on standard error, when a person looks at it."""
@@ -124,7 +164,7 @@ def options(
     context: typer.Context, dir: Dir = None, url: Url = None, json: Json = False, wait: Wait = 10
 ) -> None:
     """Note what is the same for all commands."""
-    context.obj = Target(dir, url or os.environ.get("STORE_URL"), json, wait)
+    context.obj = Target(dir, url or _environment().get("STORE_URL"), json, wait)
 
 
 @app.command("list")

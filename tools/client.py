@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 import requests
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from tools.records import Stop
 from tools.rows import Row
+from tools.service import START, UNREADABLE, checked_url, error_of, session
 
 ATTEMPTS = 8  # of one request, while the service fails, restarts or is out of reach
 FIRST_ATTEMPTS = 5  # 4 s: before any answer, the address is more likely wrong than the service down
@@ -27,9 +28,6 @@ ROW_FIELDS = ("input", "text", "id", "metadata", "document", "item", "vector")
 REQUEST_CODES = ("model_not_found", "dimension_mismatch")
 # So many rows refused with one code, and none accepted: the request is wrong, not each row.
 SAME_REFUSALS = 20
-MAX_MESSAGE = 500  # characters of an error's message
-# What reading the reply of an unknown server may raise.
-UNREADABLE = (ValueError, LookupError, TypeError, OverflowError, RecursionError)
 
 
 class Refusal(Stop):
@@ -54,23 +52,11 @@ class Client:
     """Sends batches to the service, from many threads. Raises Stop."""
 
     def __init__(self, url: str, model: str | None, key: str | None, parallel: int) -> None:
-
-        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
-            if key:
-                request.headers["Authorization"] = f"Bearer {key}"
-            return request
-
-        self.url = _checked_url(url)
+        self.url = checked_url(url)
         self.on_wait: Callable[[str], object] = lambda why: None  # gets the reason of each wait
         self._stopped = threading.Event()
         self._answered = False  # whether the service has ever answered
-        self._session = requests.Session()
-        self._session.mount("http", requests.adapters.HTTPAdapter(pool_maxsize=parallel))
-        self._session.auth = authorize  # its own, so that requests never reads ~/.netrc
-        if key and not (key.isascii() and key.isprintable() and " " not in key):
-            raise Stop(
-                "EMBEDDING_API_KEY has a blank, a line's end or another character that no key has"
-            )
+        self._session = session(key, parallel)  # its own, so that ~/.netrc is never read
         if model is not None and not (model.strip() and model.isprintable()):
             raise Stop(
                 f"--model {ascii(model)[:100]}: no model has such a name; GET /models lists all"
@@ -194,7 +180,7 @@ class Client:
                     failures -= 1  # a rate limit is not a failure
             failures += 1
             if failures == (ATTEMPTS if self._answered else FIRST_ATTEMPTS):
-                raise Stop(problem)
+                raise Stop(problem if self._answered else f"{problem}{START}")
             wait = min(max(2.0 ** max(failures, 1) / 8, retry_after or 0), MAX_WAIT_S)
             self.on_wait(f"waits {wait:.0f} s: {problem}"[:60])
             self._stopped.wait(wait)
@@ -212,22 +198,6 @@ class Client:
                 self.under_way -= 1
 
 
-def _checked_url(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        requests.Request("GET", url).prepare()
-    except ValueError:
-        good = False
-    if not good or parts.query or parts.fragment or parts.username is not None:
-        shown = "" if "@" in url else f" {url}"  # it may hold a password
-        raise Stop(
-            f"--url{shown}: it needs http:// or https:// and a host, as in http://localhost:8001; "
-            "a key goes into EMBEDDING_API_KEY"
-        )
-    return url.rstrip("/")
-
-
 def _vectors(data: list[dict[str, str]], count: int) -> NDArray[np.float32]:
     """Return the vectors of a reply, (count, d) float32. Raises ValueError for any other shape."""
     raw = [base64.b64decode(row["embedding"]) for row in data]
@@ -242,17 +212,9 @@ def _cut(reply: requests.Response) -> int:
 
 
 def _refusal(reply: requests.Response) -> Refusal:
-    """Return what an error reply says, in either dialect. A proxy's error page has no code."""
-    error: dict[str, Any] = {}
-    with contextlib.suppress(*UNREADABLE):
-        body = reply.json()
-        error = body["error"]
-        if not isinstance(error, dict):
-            error = {"message": error, "code": body.get("error_type"), "param": body.get("param")}
-    message = str(error.get("message") or reply.reason)[:MAX_MESSAGE]
-    if reply.is_redirect:
-        message = f"it is at {reply.headers['Location']}; give that address as --url"
-    status, code, param = reply.status_code, str(error.get("code") or ""), error.get("param")
+    """Return what an error reply says, and whether it may be the fault of one row."""
+    message, code, param = error_of(reply)
+    status = reply.status_code
     one_row = status in ROW_STATUSES and code not in ("", *REQUEST_CODES)
-    one_row = one_row and (param is None or str(param).startswith(ROW_FIELDS))
+    one_row = one_row and (param is None or param.startswith(ROW_FIELDS))
     return Refusal(f"the service answered {status}: {message}", status, one_row, code)
