@@ -36,6 +36,10 @@ lint: $(VENV)/.dev $(VENV)/.semgrep  ## check the style, the types and what is u
 	$(SEMGREP) scan --metrics off --test --config lint-rules.yml tests/lint-rules.py
 	$(SEMGREP) scan --metrics off --error --quiet --config lint-rules.yml .
 
+wheel: $(BIN)/python  ## build the program in dist/, for `pipx install dist/*.whl`
+	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -w dist .
+	rm -rf build embedding_service.egg-info
+
 fix: $(VENV)/.dev  ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -59,7 +63,8 @@ $(BIN)/python:
 	echo "venv is missing; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 
 $(VENV)/.run: requirements.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	@echo "Installing the pinned packages: up to 3 GB (docs/deploy.md says how without CUDA)."
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements.txt | $(BIN)/python
@@ -72,4 +77,4 @@ $(VENV)/.semgrep: requirements-semgrep.txt | $(BIN)/python
 	$(VENV)/semgrep/bin/python -m pip install --disable-pip-version-check -q -r requirements-semgrep.txt
 	@touch $@
 
-.PHONY: help run test test-long lint fix bench overload soak clean
+.PHONY: help run test test-long lint wheel fix bench overload soak clean

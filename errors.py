@@ -182,6 +182,10 @@ class ModelUnavailable(Unavailable):
     retry_after_s = None  # only a change helps
 
 
+class ModelAbsent(ModelUnavailable):
+    """The model is not on this machine, and the hub cannot be reached: nothing is wrong with it."""
+
+
 class ModelLoading(Unavailable):
     """The model is still being loaded."""
 

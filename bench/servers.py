@@ -23,7 +23,8 @@ from bench.processes import below, stat
 ROOT = Path(__file__).parent.parent
 RIVALS = Path(__file__).parent / "rivals"
 PYTHON = Path(sys.executable)
-QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0",
+         "ORT_DISABLE_TELEMETRY": "1"}  # fmt: skip
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 

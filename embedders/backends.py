@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -39,6 +40,8 @@ KINDS: dict[Kind, Callable[[Found], Embedder]] = {
 @while_loading()
 def local(spec: ModelSpec, settings: ModelSettings) -> Embedder:
     """Return any local model, of any kind. Raises ModelUnavailable."""
+    if "sentence_transformers" not in sys.modules:
+        log.info("importing torch and sentence-transformers: some seconds, more from a cold disk")
     found = find(spec, settings)
     if found.kind != "sentence_transformer":
         if found.kind not in KINDS:

@@ -7,6 +7,7 @@ two gathers in each layer move the rows there and back. The operators are those 
 """
 
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -242,6 +243,9 @@ class OnnxFirstTokens(OnnxLayers):
 
 def import_package(package: str) -> Any:
     """Return a package. Raises MissingPackage, with how to install it."""
+    # Else ONNX Runtime, from 1.32 on, keeps an id of this machine in the user's home and sends what
+    # it runs to its maker. It reads this once, as it starts.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return importlib.import_module(package)
     except ImportError as exc:

@@ -22,6 +22,7 @@ from embedders.base import Facts, Kind
 from embedders.device import choose_place, described, thread
 from embedders.folder import names, network_config
 from embedders.manifest import STANFORD
+from embedders.progress import tell_of_weights
 from embedders.rotary import forget_lengths
 from embedders.tokens import MOST_TOKENS, Limits, limits_of
 from errors import ModelUnavailable
@@ -158,14 +159,8 @@ class LoadedModel(Found):
 
 def find(spec: ModelSpec, settings: ModelSettings) -> Found:
     """Return a model's checked files, its kind and where it shall run. Raises ModelUnavailable."""
-    token = settings.hf_token.get_secret_value() if settings.hf_token else None
-    name, cache = spec.model_name, settings.model_cache_dir
-    pickled = settings.allow_pickled_weights
-    if "gguf" in name.lower():  # refused by its name, before anything is downloaded
-        kinds.identify(Path(name), name)
-    folder = weights.find(name, spec.revision, cache, token, allow_pickled=pickled)
-    identity = kinds.identify(folder, name, spec.type)
-    source = weights.check(folder, name, cache, allow_pickled=pickled)
+    name = spec.model_name
+    identity, source = weights.checked(spec, settings)
     network = str(network_config(source.folder).get("model_type", ""))
     wanted = spec.dtype or settings.dtype
     notes = (*identity.notes, *source.notes)
@@ -292,6 +287,7 @@ def read(found: Found, family: str | None = None) -> tuple[Any, tuple[str, ...]]
 
     folder, name, started = found.source.folder, found.spec.model_name, time.monotonic()
     family = family or FAMILIES[found.kind]
+    tell_of_weights()
     try:
         with _reported() as (missing, unread), _read_not_mapped(casts(folder, found.dtype)):
             model = getattr(sentence_transformers, family)(
@@ -311,7 +307,8 @@ def read(found: Found, family: str | None = None) -> tuple[Any, tuple[str, ...]]
         raise ModelUnavailable(
             f"{name!r} is not whole: {files} lacks {len(missing)} weights, such as {missing[0]}"
         )
-    log.info("loaded %s on %s in %.1f s", name, found.device, time.monotonic() - started)
+    took_s = time.monotonic() - started
+    log.info("loaded %s (%s) on %s in %.1f s", name, found.dtype, found.device, took_s)
     forget_lengths(model)
     if not unread:
         return model.eval(), ()

@@ -84,6 +84,7 @@ def choose(
     why = "no faster backend is for its kind"
     known, leaks = verdict.read()
     if known is None:
+        log.info("comparing %s with the library's results, once on this machine", name)
         leaks = follows_longest(loaded.modules) or proof.leaks
     ordered = sorted(backends, key=lambda each: each[0] != known)  # the known one first
     for backend, build in ordered if known != LIBRARY else []:

@@ -16,7 +16,7 @@ from config import ModelSettings, ModelSpec
 from config.models import plain
 from embedders.base import DeviceBroken
 from embedders.device import meaning
-from errors import Conflict, Invalid, ModelLoading, NoRoom, ServiceError, UnknownModel
+from errors import Conflict, Invalid, ModelAbsent, ModelLoading, NoRoom, ServiceError, UnknownModel
 from observability import metrics
 from observability.names import public_name
 from server.memory import give_back_memory
@@ -151,7 +151,7 @@ class Registry:
             known, reason = model.reason, reason_of(exc)
             model.fail(reason)
             if reason != known:  # it is tried again and again: log each new reason once
-                log.warning("model %s is unavailable: %s", spec.id, reason)
+                self._log_unavailable(model, reason, expected=isinstance(exc, ModelAbsent))
                 if not isinstance(exc, ServiceError):
                     log.exception("model %s failed to load", spec.id)
             loaded = None
@@ -162,7 +162,7 @@ class Registry:
             if serves := self._serves(model):
                 self._residency.put(model, loaded)
         if serves:
-            _log_loaded(model, loaded)
+            self._log_loaded(model, loaded)
         else:  # those who waited for it still use it
             leave = Leaving.of(loaded).close
             threading.Thread(target=leave, name="model-free", daemon=True).start()
@@ -178,6 +178,25 @@ class Registry:
                 self.lost = f"{model.spec.id}: the model's device is lost: {failure}"
             del failure
             raise
+
+    def _log_loaded(self, model: Model, loaded: Loaded) -> None:
+        facts = loaded.facts
+        if model.reason is not None:  # its provider's key is missing
+            self._log_unavailable(model, model.reason, expected=True)
+            return
+        what = "%s is ready in %.1f s: %d dimensions, %s tokens, %s, %s"
+        numbers = (loaded.load_s, facts.dimension, facts.max_tokens)
+        log.info(what, model.spec.id, *numbers, facts.device, facts.dtype)
+
+    def _log_unavailable(self, model: Model, reason: str, *, expected: bool) -> None:
+        """Log why a model cannot be used.
+
+        A file of models may name some that this machine has no key or no hub for: that is no fault,
+        unless requests that name no model depend on it.
+        """
+        harmless = expected and model.spec.id != self.default.spec.id
+        level = logging.INFO if harmless else logging.WARNING
+        log.log(level, "model %s is unavailable: %s", model.spec.id, reason)
 
     # -- exchanging -----------------------------------------------------------------------------
 
@@ -235,7 +254,7 @@ class Registry:
         except Exception as exc:
             return reason_of(exc)
         self._residency.put(model, loaded)
-        _log_loaded(model, loaded)
+        self._log_loaded(model, loaded)
         return None
 
     def _switch_to(
@@ -293,13 +312,3 @@ class Exchange:
 def _is_proved(model: Model) -> bool:
     """Whether a model was loaded, and can be again, as far as is known."""
     return model.facts is not None and model.reason is None
-
-
-def _log_loaded(model: Model, loaded: Loaded) -> None:
-    facts = loaded.facts
-    if model.reason is not None:
-        log.warning("model %s is unavailable: %s", model.spec.id, model.reason)
-        return
-    what = "%s is ready in %.1f s: %d dimensions, %s tokens, %s, %s"
-    numbers = (loaded.load_s, facts.dimension, facts.max_tokens)
-    log.info(what, model.spec.id, *numbers, facts.device, facts.dtype)

@@ -161,12 +161,24 @@ def test_a_model_file_that_cannot_be_read_stops_the_start(
         load(MODEL_CONFIG=str(file), SUPPORTED_MODELS_FILE="none").catalogue()
 
 
-def test_the_shipped_catalogue_is_the_documented_one() -> None:
-    shipped = json.loads((ROOT / "model_config.json").read_text())
-    assert shipped["default"] == "minilm"
-    assert list(shipped["models"]) == [
-        "minilm", "bge-small", "openai-small", "cohere-english", "huggingface",
-    ]  # fmt: skip
+def test_one_model_ships_and_the_example_has_four_more_beside_it() -> None:
+    shipped, example = (
+        json.loads((ROOT / name).read_text())
+        for name in ("model_config.json", "model_config.example.json")
+    )
+    assert shipped["default"] == example["default"] == "minilm"
+    assert list(shipped["models"]) == ["minilm"]
+    assert example["models"] == {
+        **shipped["models"],
+        "bge-small": {
+            "type": "sentence_transformer", "model_name": "BAAI/bge-small-en", "normalize": True,
+        },
+        "openai-small": {"type": "openai", "model_name": "text-embedding-3-small"},
+        "cohere-english": {"type": "cohere", "model_name": "embed-english-v3.0"},
+        "huggingface": {
+            "type": "huggingface", "model_name": "sentence-transformers/all-mpnet-base-v2",
+        },
+    }  # fmt: skip
 
 
 def test_every_setting_is_documented_once_with_its_default() -> None:

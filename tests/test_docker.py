@@ -37,6 +37,19 @@ def test_both_bases_can_be_chosen() -> None:
     assert torch and f"PYTORCH_TAG={torch[1]}-" in "\n".join(LINES)
 
 
+def test_without_a_choice_the_base_of_a_cpu_gets_no_cuda_and_a_gpus_own_build_stays() -> None:
+    (index,) = (rest for rest in arguments("ARG") if rest.startswith("TORCH_INDEX_URL"))
+    assert index.endswith("/whl/cpu")
+    (installed,) = (rest for rest in arguments("RUN") if "torch.txt" in rest)
+    assert re.search(r'python -c "import torch" 2>/dev/null\s+\|\| pip install', installed)
+    assert "PIP_BREAK_SYSTEM_PACKAGES=1" in " ".join(arguments("ENV"))  # Ubuntu's Python, PEP 668
+    for name, build in (("yml", "cpu"), ("scale.yml", "cpu"), ("gpu.yml", "cu130")):
+        text = (ROOT / f"docker-compose.{name}").read_text()
+        assert re.search(rf"TORCH_INDEX_URL: \$\{{TORCH_INDEX_URL:-\S+/whl/{build}\}}$", text, re.M)
+    tag = re.search(r"PYTORCH_TAG=\S+-cuda([\d.]+)-", "\n".join(LINES))
+    assert tag and f"cu{tag[1].replace('.', '')}" == "cu130"
+
+
 def test_what_is_copied_exists_and_is_all_the_service_needs() -> None:
     whole = {path.relative_to(ROOT).parts[0] for path in copied()}
     assert {module.relative_to(ROOT).parts[0] for module in modules()} <= whole

@@ -1,10 +1,12 @@
 """What the documentation shows is what happens: its snippets are run, its lists are complete."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from factory import create_app
 from routes import ROUTES
 from settings.__main__ import page
 from settings.keys import KEYS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, write_models
 from tests.providers.conftest import loopback
 from tests.providers.server import KEY, FakeProvider, vector
 from tests.test_layout import modules, owner
@@ -28,12 +30,12 @@ from tests.test_layout import modules, owner
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BEFORE_THE_LINKS, _ = README.split("\n## More\n")
+A_KEY = "9c1185a5c5e9fc54612808977ee8f548"
 # Commands that a test cannot run inside itself, and what shows them instead.
 SHOWN_ELSEWHERE = {
-    "make run": "test_server.py starts what it starts",
-    "make test": "it is what runs this test",
-    "gunicorn -w 4": "test_server.py::test_four_workers_and_a_timeout_may_be_asked_for",
-    "docker build": "test_docker.py; no container engine runs here",
+    "make run": "test_first_start.py starts what it starts",
+    "docker build": "test_docker_lines.py; no container engine runs here",
 }
 
 
@@ -56,26 +58,51 @@ def like(got: object, shown: object, path: str = "") -> None:
 
 
 def run_shell(code: str, url: str, folder: Path) -> str:
-    """Run a snippet as a person in the repository's folder, but leave nothing there."""
-    code = code.replace("http://localhost:8001", url)
-    code = code.replace("python ", f"{sys.executable} {ROOT}/")
+    """Run a snippet against a service, in an empty folder."""
     done = subprocess.run(
-        ["bash", "-euc", code], capture_output=True, text=True, timeout=60, cwd=folder
-    )
+        ["bash", "-euo", "pipefail", "-c", code.replace("http://localhost:8001", url)],
+        capture_output=True, text=True, timeout=60, cwd=folder, env={**os.environ, "KEY": A_KEY},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+@pytest.fixture
+def guarded_url(serve: Callable[..., str], tmp_path: Path) -> str:
+    """A service with a key and a reranker."""
+    fake = {"type": "fake", "model_name": "tests/fake"}
+    ranker = {"type": "fake", "model_name": "tests/reranker+score"}
+    models = write_models(tmp_path / "models.json", {"fake": fake, "ranker": ranker})
+    return serve(
+        MODEL_CONFIG=str(models), SUPPORTED_MODELS_FILE="/nonexistent", AUTH_ENABLED="true",
+        API_KEY_SECRET=A_KEY,
+    )  # fmt: skip
+
+
 def test_every_shell_snippet_runs_and_answers_as_shown(real_url: str, tmp_path: Path) -> None:
-    ran = 0
-    for i, (language, code) in enumerate(SNIPPETS):
-        if language != "bash" or any(code.startswith(known) for known in SHOWN_ELSEWHERE):
+    ran = []
+    for (language, code), (following, shown) in pairwise([*SNIPPETS, ("", "")]):
+        elsewhere = ("$KEY", "/rerank", *SHOWN_ELSEWHERE)
+        if language != "bash" or any(word in code for word in elsewhere):
             continue
         out = run_shell(code, real_url, tmp_path)
-        if i + 1 < len(SNIPPETS) and SNIPPETS[i + 1][0] == "json":
-            like(json.loads(out), json.loads(SNIPPETS[i + 1][1]))
-        ran += 1
-    assert ran >= 1
+        ran.append(code)
+        if following == "json":
+            like(json.loads(out), json.loads(shown))
+    assert len(ran) == 3
+
+
+def test_the_key_shown_opens_the_service_and_the_reranker_ranks(
+    guarded_url: str, tmp_path: Path
+) -> None:
+    (signed,) = (code for _, code in SNIPPETS if '"Authorization: Bearer $KEY"' in code)
+    assert len(json.loads(run_shell(signed, guarded_url, tmp_path))["embeddings"]) == 1
+    with_other = signed.replace("$KEY", "another-key-of-nobody")
+    assert "embeddings" not in run_shell(with_other, guarded_url, tmp_path)
+    (ranked,) = (code for _, code in SNIPPETS if "/rerank" in code)
+    ranked = ranked.replace("curl -s", f"curl -s -H 'Authorization: Bearer {A_KEY}'")
+    results = json.loads(run_shell(ranked, guarded_url, tmp_path))["results"]
+    assert sorted(row["index"] for row in results) == [0, 1]
 
 
 def test_every_python_snippet_runs(real_url: str) -> None:
@@ -88,6 +115,14 @@ def test_every_python_snippet_runs(real_url: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_every_model_named_is_one_that_works() -> None:
+    listed = (ROOT / "docs" / "models.md").read_text()
+    named = set(re.findall(r"BAAI/[\w-]+", BEFORE_THE_LINKS))
+    assert named == {"BAAI/bge-m3", "BAAI/bge-reranker-v2-m3"}
+    for name in named:
+        assert re.search(rf"^\| {name} \| works", listed, re.MULTILINE), name
+
+
 def test_the_model_file_shown_can_be_read(tmp_path: Path) -> None:
     shown = [code for language, code in SNIPPETS if language == "json" and '"models"' in code]
     assert shown
@@ -98,12 +133,54 @@ def test_the_model_file_shown_can_be_read(tmp_path: Path) -> None:
         assert read_catalogue(config)[0]
 
 
-def test_the_readme_starts_with_the_two_commands() -> None:
+def test_the_readme_is_short_and_in_the_order_of_a_first_visit() -> None:
+    assert len(BEFORE_THE_LINKS.split()) <= 900
+    assert re.findall(r"^## (.+)", README, re.MULTILINE) == [
+        "Run it", "Choose a model", "Set a key", "Embed", "Store and search", "Rerank", "Console",
+        "Clients", "Numbers", "More",
+    ]  # fmt: skip
+    (picture,) = re.findall(r'<img src="([^"]+)"', README)
+    assert (ROOT / picture).is_file() and README.index(picture) < README.index("## Run it")
     commands = [code.strip() for language, code in SNIPPETS if language == "bash"]
     assert commands[0] == "make run"
-    assert "make test" in commands
-    for command in ("run", "test"):
-        assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in re.findall(r"`make (\w+)`", README):
+        assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+
+
+ROWS = {  # of the README, and of docs/benchmarks.md
+    "one text, 1 client, median ms": "`single`, 1 client, p50 ms",
+    "one text, 32 clients, requests/s": "`single`, 32 clients, requests/s",
+    "32 texts, 4 clients, texts/s": "`batch32`, 4 clients, texts/s",
+    "start to ready, s": "start to ready, s",
+    "peak memory, MB": "peak memory, MB",
+}
+COLUMNS = {"this": "ours", "Infinity": "Infinity", "Infinity, ONNX": "Infinity ONNX",
+           "plain Flask": "plain Flask"}  # fmt: skip
+
+
+def rows_of(text: str) -> dict[str, dict[str, str]]:
+    """Return the first table of a text by the first column, then by the head's names."""
+    after = text[text.index("\n|") + 1 :]
+    lines = takewhile(lambda line: line.startswith("|"), after.splitlines())
+    head, _, *rows = ([cell.strip(" *") for cell in line.split("|")[1:-1]] for line in lines)
+    return {first: dict(zip(head[1:], cells, strict=True)) for first, *cells in rows}
+
+
+def test_the_numbers_are_those_of_the_benchmarks() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    measured = rows_of(text[text.index("### Zen 4") :])
+    shown = rows_of(README[README.index("## Numbers") :])
+    assert set(shown) == set(ROWS)
+    for row, cells in shown.items():
+        theirs = measured[ROWS[row]]
+        assert cells == {ours: theirs[name] for ours, name in COLUMNS.items()}, row
+
+
+def test_every_client_named_has_its_row() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text().lower()
+    for names in rows_of(README[README.index("## Clients") :]):
+        for name in re.findall(r"[\w.]+", names.replace("container", "").replace("or ", "")):
+            assert name.lower().removesuffix("'s") in page, name
 
 
 def test_the_guide_to_the_code_names_every_room() -> None:
@@ -124,6 +201,20 @@ def test_the_configuration_page_is_the_settings_table() -> None:
 def test_every_page_is_linked_from_the_readme() -> None:
     for file in (ROOT / "docs").glob("*.md"):
         assert f"](docs/{file.name}" in README, f"README.md does not link {file.name}"
+
+
+OF_OTHERS = ("could not select device driver", "Connection in use", "0 GPUs")
+
+
+def test_what_troubleshooting_quotes_is_what_the_service_says() -> None:
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    rows = rows_of(page[page.index("## Troubleshooting") :])
+    assert len(rows) > 10
+    said = "\n".join(path.read_text() for path in modules())
+    for seen in rows:
+        for quoted in re.findall(r"`([^`/]+)`", seen):
+            words = re.sub(r"\b0 CUDA", "{count} CUDA", quoted)
+            assert words in said or quoted.startswith(OF_OTHERS), quoted
 
 
 def test_every_dependency_has_its_reason() -> None:

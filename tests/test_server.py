@@ -25,23 +25,6 @@ def fake_env(tmp_path: Path) -> dict[str, str]:
     return {"MODEL_CONFIG": str(file), "SUPPORTED_MODELS_FILE": str(tmp_path / "none")}
 
 
-def test_the_shipped_files_serve_real_vectors(serve: Callable[..., str]) -> None:
-    url = serve(cold=True, EMBEDDING_DTYPE="float32")
-    reply = requests.post(f"{url}/embed", json={"texts": "This is an example sentence"}, timeout=30)
-    assert reply.json()["embeddings"][0][:3] == pytest.approx(
-        [0.0676569, 0.0634959, 0.0487131], abs=1e-6
-    )
-    end = time.monotonic() + 120
-    while (models := requests.get(f"{url}/health", timeout=30).json()["models"]) and any(
-        model["status"] == "loading" for model in models.values()
-    ):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert models["bge-small"]["status"] == "unavailable"
-    assert models["bge-small"]["reason"]
-    assert requests.get(f"{url}/health", timeout=30).status_code == 200
-
-
 def test_four_workers_and_a_timeout_may_be_asked_for(fake_env: dict[str, str]) -> None:
     port = free_port()
     flags = ["-w", "4", "-b", f"127.0.0.1:{port}", "--timeout", "120", "app:app"]

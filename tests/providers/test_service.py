@@ -196,14 +196,14 @@ def homes(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_the_model_file_that_comes_with_the_service_serves_every_provider_once_it_has_keys(
+def test_the_example_of_a_model_file_serves_every_provider_once_it_has_keys(
     config_of, homes
 ):
     """As users of such a file know it: one entry local, three remote, and one that has to come from
     the hub, which is out of reach here and harms no other."""
     keys = dict.fromkeys(("openai_api_key", "cohere_api_key", "hf_token"), KEY)
     config = config_of(**keys, device="cpu").model_copy(
-        update={"model_config_file": ROOT / "model_config.json"}
+        update={"model_config_file": ROOT / "model_config.example.json"}
     )
     app = create_app(config, wait=True)
     client = app.test_client()
