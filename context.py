@@ -10,6 +10,7 @@ from accounts.provider_keys import ProviderKeys
 from cache import Cache
 from config import Config
 from documents import Documents
+from documents.files import Loader
 from documents.reembed import Reembedder
 from embedders.providers import Providers
 from engine import Engine
@@ -32,6 +33,7 @@ class Services:
     cache: Cache | None
     documents: Documents
     reembedder: Reembedder
+    loader: Loader
     settings: Settings
     providers: Providers
     provider_keys: ProviderKeys

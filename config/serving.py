@@ -67,6 +67,9 @@ class ServingSettings(Section):
     max_request_bytes: int = setting(64 * 1024 * 1024, "MAX_REQUEST_BYTES", ge=1024)
     """Largest body in bytes, at least 1024, of requests that embed, store or search; other bodies
     may have 64 KB. A larger one gets 413."""
+    max_file_mb: int = setting(1024, "MAX_FILE_MB", ge=1, le=1 << 20)
+    """Largest file in MB whose rows a collection may be given. It is kept in STORE_DIR until they
+    are stored. A larger one gets 413."""
     max_reply_bytes: int = setting(64 * 1024 * 1024, "MAX_REPLY_BYTES", ge=1024)
     """Largest reply in bytes, at least 1024. A request for more gets 413; a scroll ends its page
     early."""

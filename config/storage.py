@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr, field_validator
 
@@ -33,6 +33,12 @@ class StoreSettings(Section):
     means never."""
     max_collections: int = setting(100_000, "MAX_COLLECTIONS", ge=1)
     """Collections at most; creating more is refused with 409."""
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where files are kept until their rows are stored: beside the store's own."""
+        parts = urlsplit(self.store_url.get_secret_value() if self.store_url else "")
+        return (Path(unquote(parts.path)) if parts.scheme == "file" else self.store_dir) / "files"
 
     @field_validator("store_ann_above")
     @classmethod

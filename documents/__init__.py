@@ -5,10 +5,10 @@ Re-embedding in the background is in `reembed.py`.
 """
 
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar, cast
+from uuid import uuid4
 
 import numpy as np
 
@@ -104,27 +104,29 @@ class Documents:
 
     def add(
         self, name: str, drafts: Sequence[Draft], mode: Mode, embed: EmbedRequest,
-        create: bool = False,
+        create: bool = False, uuid: str | None = None,
     ) -> Stored:  # fmt: skip
         """Store drafts, embedding the texts that have no vector.
 
         With `create` a missing collection is made for the model, once everything it will hold is
-        known: a refused request leaves no collection behind. Raises NotFound, Conflict, Invalid,
-        TooLarge, and what the engine raises.
+        known: a refused request leaves no collection behind. With `uuid` they go into that
+        collection and no other of the name. Raises NotFound, Conflict, Invalid, TooLarge, and what
+        the engine raises.
         """
         if len(drafts) > self.limits.items:
             raise TooLarge(f"{len(drafts)} items; at most {self.limits.items} in one call")
         for i, draft in enumerate(drafts):
             check_new(i, draft)
         items = [
-            Item(draft.id if draft.id is not None else uuid.uuid4().hex, draft.vector,
+            Item(draft.id if draft.id is not None else uuid4().hex, draft.vector,
                  draft.text, draft.metadata)
             for draft in drafts
         ]  # fmt: skip
         create = create and mode != "update"
         return self._again_if_replaced(
-            name, lambda found: self._add(found, name, items, mode, embed), create, writes=True
-        )
+            name, lambda found: self._add(found, name, items, mode, embed, uuid), create,
+            writes=True,
+        )  # fmt: skip
 
     def search(
         self, name: str, query: Query, embed: EmbedRequest, budget: Budget = UNBOUNDED
@@ -187,9 +189,12 @@ class Documents:
     # ---- steps
 
     def _add(
-        self, found: Identity | None, name: str, items: list[Item], mode: Mode, embed: EmbedRequest
-    ) -> Stored:
+        self, found: Identity | None, name: str, items: list[Item], mode: Mode,
+        embed: EmbedRequest, uuid: str | None,
+    ) -> Stored:  # fmt: skip
         """Store items in the collection that was found and in no other, or in a new one."""
+        if found is not None:
+            validation.check_uuid(found.uuid, uuid, name)
         if found is None:
             check_own_name(name)
         texts = [str(item.text) for item in items if item.vector is None and item.text is not None]

@@ -1,10 +1,11 @@
-"""Re-embedding jobs, kept as texts in the store so that every process of it sees them."""
+"""Background jobs, kept as texts in the store so that every process of it sees them."""
 
 import contextlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from errors import (
     Corrupt,
@@ -20,6 +21,10 @@ from errors import (
 from store import VectorStore
 from store.base import successor
 
+JobKind = Literal["reembed", "file"]
+# A file that was given waits until its rows are to be stored.
+JobState = Literal["waiting", "running", "done", "failed"]
+
 JOB_ID = re.compile(r"[0-9a-f]{32}")
 KEPT = 100  # jobs that have ended; the oldest are removed first
 # Jobs that run at once in all processes, of all callers and of one: each has a thread and holds the
@@ -28,14 +33,33 @@ RUNNING_MOST, OF_ONE_MOST = 8, 4
 
 
 @dataclass(frozen=True)
+class FileState:
+    """What a job of a file knows of it, and how far it is."""
+
+    name: str  # as the caller calls it
+    bytes: int
+    place: str  # the machine, or rather the folder, that has it
+    layout: Mapping[str, Any] | None = None  # how it is read; None before the job was started
+    exact: bool = False  # whether `total` of the job is counted, and no estimate
+    stored: int = 0  # rows
+    rejected: int = 0  # rows that cannot be stored
+    blank: int = 0  # lines
+    repeated: int = 0  # rows whose id came before in the file: the later one stays
+    truncated: int = 0  # texts that were longer than the model takes, and cut
+    sent: int = 0  # texts that were embedded, or refused by the model
+    rejects_bytes: int = 0  # of the file of rejects; what follows was written by a killed process
+    rate: float = 0.0  # rows a second, lately
+
+
+@dataclass(frozen=True)
 class Job:
-    """A re-embedding job and its progress."""
+    """A job and its progress. Of a file, `done` and `total` are the records read."""
 
     id: str
     collection: str
-    source: str  # the uuid of the collection whose vectors are replaced
-    model: str
-    state: Literal["running", "done", "failed"] = "running"
+    source: str  # the uuid of the collection whose vectors are replaced, or that is filled
+    model: str | None
+    state: JobState = "running"
     done: int = 0
     total: int = 0
     cursor: str | None = None
@@ -47,6 +71,13 @@ class Job:
     by: str | None = None  # the caller, under whose key its texts are counted
     pace: int = 0  # texts a minute at most; 0 is no limit
     counted: int = 0  # texts counted so far, embedded or not
+    kind: JobKind = "reembed"
+    file: FileState | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more happens to it."""
+        return self.state in ("done", "failed")
 
 
 class Jobs:
@@ -58,8 +89,17 @@ class Jobs:
     def save(self, job: Job) -> None:
         """Write a job durably; remove the oldest that have ended beyond `KEPT`."""
         self._store.notes.put(job.id, json.dumps(asdict(job)))
-        if job.state != "running":
-            for old in [job for job in self.all() if job.state != "running"][KEPT:]:
+        self._trim(job)
+
+    def update(self, job: Job) -> None:
+        """Write a job durably over what is known of it. Raises NotFound if it was removed."""
+        if not self._store.notes.replace(job.id, json.dumps(asdict(job))):
+            raise no_job(job.id)
+        self._trim(job)
+
+    def _trim(self, job: Job) -> None:
+        if job.ended:
+            for old in [job for job in self.all() if job.ended][KEPT:]:
                 self._store.notes.remove(old.id)
 
     def load(self, id_: str) -> Job:
@@ -67,23 +107,29 @@ class Jobs:
         text = self._store.notes.get(id_) if JOB_ID.fullmatch(id_) else None
         if text is None:
             raise no_job(id_)
-        return Job(**json.loads(text))
+        return _job(text)
 
     def all(self) -> list[Job]:
         """Return all jobs, the newest first."""
-        found = [Job(**json.loads(text)) for text in self._store.notes.all()]
-        return sorted(found, key=lambda job: -job.created)
+        return sorted(map(_job, self._store.notes.all()), key=lambda job: -job.created)
 
     def running(self) -> list[Job]:
-        """Return the jobs that have not ended."""
+        """Return the jobs that are under way."""
         return [job for job in self.all() if job.state == "running"]
 
     def forget(self, job: Job) -> None:
         """Remove a job; a running one ends at its next step."""
         self._store.notes.remove(job.id)
-        if job.state == "running":
+        if job.kind == "reembed" and job.state == "running":
             with contextlib.suppress(NotFound):
                 self._store.drop(successor(job.source))
+
+
+def _job(text: str) -> Job:
+    fields = json.loads(text)
+    if fields.get("file") is not None:
+        fields["file"] = FileState(**fields["file"])
+    return Job(**fields)
 
 
 def no_job(id_: str) -> NotFound:

@@ -337,6 +337,10 @@ class DeadlineWorker(gthread.ThreadWorker):  # type: ignore[misc]
                     conn.request.force_close()
                 return start_response(*args, **kwargs)
 
+            def more_time(until: float) -> None:
+                conn.deadline = until  # of a thread that reads a large body
+
+            environ["embedding.more_time"] = more_time
             environ.pop("HTTP_UPGRADE", None)  # no other protocol is supported; it may be ignored
             environ["wsgi.input"] = Body(environ, body_read)
             return application(environ, start)

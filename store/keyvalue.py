@@ -39,6 +39,11 @@ class KeyValue:
 
         self._database.write(work, lambda _: False)
 
+    def replace(self, key: str, text: str) -> bool:
+        """Write a text over the one that is there; return False if there is none any more."""
+        update = sa.update(NOTES).where(NOTES.c.key == _check(key)).values(body=text)
+        return bool(self._database.write(lambda c: c.execute(update).rowcount, lambda _: False))
+
     def get(self, key: str) -> str | None:
         """Return the text of a key, if there is one."""
         query = sa.select(NOTES.c.body).where(NOTES.c.key == _check(key))

@@ -19,6 +19,13 @@ def parquet_columns(path: Path) -> list[str]:
     return names
 
 
+def parquet_count(path: Path) -> int:
+    """Return how many rows a file has. Raises Stop."""
+    with _opened(path) as file:
+        count: int = file.metadata.num_rows
+    return count
+
+
 def parquet_records(path: Path, wanted: list[str]) -> Iterator[Record]:
     """Yield the rows, with the wanted columns. Raises Stop where the file is damaged."""
     import pyarrow as pa

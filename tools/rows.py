@@ -1,6 +1,6 @@
 """Reads texts, ids and metadata from a JSONL, CSV, TXT or Parquet file of any size.
 
-The console reads files by the same rules (web/static/js/rows.js).
+Files that are given to the service (`tools/reading.py`) are held to the same rules of a row.
 """
 
 import json
@@ -190,7 +190,7 @@ class Source:
             names = ", ".join(map(str, content))[:200]
             raise Unfit(f"has no text in {self._text or 'text'!r} (it has: {names})")
         self._sound(text, "text")
-        id_ = _id(content.get(self._id))
+        id_ = id_of(content.get(self._id))
         if id_ is not None:
             self._sound(id_, "id")
         rest: dict[str, Any] = {}
@@ -206,38 +206,49 @@ class Source:
         """Return a record's other fields, with those of an object in `metadata` merged in."""
         numbers = self._numbers or ()
         rest = {
-            name: number(value) if name in numbers else self._plain(value, name)
+            name: number(value) if name in numbers else plain(value, name)
             for name, value in content.items()
             if name not in (self._text, self._id) and not (name in numbers and value == "")
         }
-        self._sound("".join(rest), "name of a field")
-        inner = rest.get("metadata")
-        if not isinstance(inner, dict):
-            return rest
-        return {**{name: value for name, value in rest.items() if name != "metadata"}, **inner}
-
-    def _plain(self, value: Any, name: str) -> Any:
-        """Return a value as JSON can hold it: times and decimals as text, NaN as null."""
-        if isinstance(value, dict):
-            what = f"field {name!r}"
-            return {self._sound(str(k), what): self._plain(v, name) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._plain(part, name) for part in value]
-        if isinstance(value, float):
-            return value if math.isfinite(value) else None
-        if isinstance(value, bytes):
-            value = decoded(value) or value.hex()
-        if value is None or isinstance(value, int):
-            return value
-        return self._sound(str(value), f"field {name!r}")
+        return merged(rest)
 
     def _sound(self, text: str, what: str) -> str:
-        """Return a text if it can be sent and stored. Raises Unfit."""
-        if not text.isascii() and _HALF_PAIR.search(text):
-            raise Unfit(f"has half a surrogate pair in its {what}")
-        if self._metadata and "\0" in text:
-            raise Unfit(f"has a NUL character in its {what}")
-        return text
+        """Return a text if it can be sent and, where it is to be, stored. Raises Unfit."""
+        return sound(text, what, stored=self._metadata)
+
+
+def merged(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields with those of an object in `metadata` merged in. Raises Unfit."""
+    sound("".join(fields), "name of a field")
+    inner = fields.get("metadata")
+    if not isinstance(inner, dict):
+        return fields
+    return {**{name: value for name, value in fields.items() if name != "metadata"}, **inner}
+
+
+def plain(value: Any, name: str) -> Any:
+    """Return a value as JSON can hold it: times and decimals as text, NaN as null. Raises Unfit."""
+    if isinstance(value, dict):
+        what = f"field {name!r}"
+        return {sound(str(key), what): plain(part, name) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part, name) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        value = decoded(value) or value.hex()
+    if value is None or isinstance(value, int):
+        return value
+    return sound(str(value), f"field {name!r}")
+
+
+def sound(text: str, what: str, *, stored: bool = True) -> str:
+    """Return a text if it can be sent and, where it is to be, stored. Raises Unfit."""
+    if not text.isascii() and _HALF_PAIR.search(text):
+        raise Unfit(f"has half a surrogate pair in its {what}")
+    if stored and "\0" in text:
+        raise Unfit(f"has a NUL character in its {what}")
+    return text
 
 
 def number(cell: str) -> int | float | None:
@@ -250,7 +261,7 @@ def number(cell: str) -> int | float | None:
     return int(value) if value.is_integer() else value
 
 
-def _id(value: Any) -> str | None:
+def id_of(value: Any) -> str | None:
     """Return an id as text, or None if there is none. Raises Unfit."""
     if isinstance(value, dict) and list(value) == ["$oid"]:  # as MongoDB exports it
         value = value["$oid"]

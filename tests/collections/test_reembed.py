@@ -18,7 +18,7 @@ from factory import create_app
 from store.base import successor
 from tests.collections.conftest import MODELS
 
-CHANGES = {"create", "drop", "swap", "upsert", "put"}
+CHANGES = {"create", "drop", "swap", "upsert", "put", "replace"}
 
 
 class Killed(BaseException):

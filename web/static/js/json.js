@@ -11,16 +11,3 @@ function exact(key, value, context) {
   if (!context) throw new RangeError("this browser cannot keep a number of more than 15 digits; take a newer one");
   return JSON.rawJSON(context.source);
 }
-
-/** A number that `parse` kept, as it was written, else undefined. */
-export const kept = (value) => (JSON.isRawJSON?.(value) ? value.rawJSON : undefined);
-
-/** The value of a number that `parse` kept, as a BigInt: exact of digits, else of the float that it is. */
-export const whole = (value) => BigInt(isDigits(kept(value)) ? kept(value) : Number(kept(value)));
-export const isDigits = (text) => /^-?\d+$/.test(text);
-
-// NaN and the infinities, as some programs write them where JSON has null; strings stay as they are.
-const STRING_OR_NO_NUMBER = /"(?:[^"\\]|\\.)*"|\bNaN\b|-?\bInfinity\b/g;
-
-/** JSON with null in place of NaN, and with numbers that no float can hold in place of the infinities. */
-export const withoutNaN = (text) => text.replace(STRING_OR_NO_NUMBER, (found) => (found[0] === '"' ? found : found === "NaN" ? "null" : found.replace("Infinity", "1e999")));
