@@ -177,4 +177,3 @@ def test_null_is_as_good_as_left_out(client: FlaskClient) -> None:
         "count": {"filter": None},
     }.items():
         assert client.post(f"/collections/c/vectors/{path}", json=body).status_code == 200
-    assert client.post("/collections/c/map", json={"ids": ["a"], "limit": None}).status_code == 200
