@@ -5,6 +5,7 @@ from flask import g
 from auth import shown
 from context import services
 from documents import Query
+from documents.facets import facets
 from errors import NotFound
 from rate_limits import throttle
 from routes.budget import budget_of_request
@@ -13,6 +14,7 @@ from routes.embed import facts_headers, request_of
 from routes.table import Reply
 from schemas import records as schema
 from schemas.base import reply
+from schemas.facets import FacetsBody, FacetsReply, facets_reply
 
 
 @Write("POST", "/collections/<name>/vectors", scope=("name",), large=True, success=(201,))
@@ -109,6 +111,16 @@ def scroll(name: str, body: schema.ScrollBody) -> schema.PageReply:
 def count(name: str, body: schema.CountBody) -> schema.CountReply:
     """Count the records that match a filter."""
     return {"count": services().documents.store.count(name, body.filter, budget_of_request())}
+
+
+@Read("POST", "/collections/<name>/facets", scope=("name",), large=True)
+def describe_metadata(name: str, body: FacetsBody) -> FacetsReply:
+    """Describe the metadata of a collection's records: fields, top values, ranges of numbers."""
+    budget = budget_of_request()
+    found = facets(
+        services().documents.store, name, body.filter, body.fields, body.limit, body.values, budget
+    )
+    return facets_reply(found, budget)
 
 
 def _count_texts(texts: int) -> None:

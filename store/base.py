@@ -268,8 +268,14 @@ class VectorStore(ABC):
         """Return how many records match."""
 
     @abstractmethod
-    def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
-        """Return up to `most` ids, in order: a random choice that only changes with the rows."""
+    def sample(
+        self, name: str, most: int, budget: Budget = UNBOUNDED, filter: object = None
+    ) -> list[str]:
+        """Return up to `most` ids that match, in order: a random choice that stays with them."""
+
+    @abstractmethod
+    def version(self, name: str, budget: Budget = UNBOUNDED) -> str:
+        """Return a text that changes with every write to a collection's records."""
 
     # -- keeping ---------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class DelegatingStore(DelegatingNames):
     scroll = passed_on(VectorStore.scroll)
     count = passed_on(VectorStore.count)
     sample = passed_on(VectorStore.sample)
+    version = passed_on(VectorStore.version)
     backup = passed_on(VectorStore.backup)
     restore = passed_on(VectorStore.restore)
     verify = passed_on(VectorStore.verify)

@@ -260,12 +260,21 @@ class FileStore(CatalogStore):
             return shot.count
 
     @_again
-    def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
-        """Return up to `most` ids, in order: a random choice that stays while the rows do."""
-        with self._collection(name) as (_, collection), collection.current(budget) as shot:
+    def sample(
+        self, name: str, most: int, budget: Budget = UNBOUNDED, filter: object = None
+    ) -> list[str]:
+        """Return up to `most` ids that match: a random choice that stays while the rows do."""
+        tree = parse(filter)
+        with self._collection(name) as (_, collection), collection.snapshot(tree, budget) as shot:
             live = shot.places()
             lots = np.random.default_rng(0).random(len(shot.matrix))[live]  # a row keeps its own
             return sorted(shot.ids(live[lots.argsort()[:most]]))
+
+    @_again
+    def version(self, name: str, budget: Budget = UNBOUNDED) -> str:
+        """Return a text that changes with every write: rows are only added, or die."""
+        with self._collection(name) as (entry, collection), collection.current(budget) as shot:
+            return f"{entry.uuid} {shot.generation} {len(shot.matrix)} {shot.count}"
 
     # -- keeping ---------------------------------------------------------------------------------
 

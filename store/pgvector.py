@@ -171,13 +171,26 @@ class PostgresStore(CatalogStore):
         where = Where(parse(filter))
         return self._look(name, lambda c, found: pg_rows.count(c, found, where), budget)
 
-    def sample(self, name: str, most: int, budget: Budget = UNBOUNDED) -> list[str]:
-        """Return up to `most` ids, in order: a random choice that stays while the rows do."""
+    def sample(
+        self, name: str, most: int, budget: Budget = UNBOUNDED, filter: object = None
+    ) -> list[str]:
+        """Return up to `most` ids that match: a random choice that stays while the rows do."""
+        where = Where(parse(filter))
 
         def work(connection: sa.Connection, collection: Collection) -> list[str]:
             order = "ORDER BY hashtextextended(id, 0), id LIMIT :most"
-            query = sa.text(f"SELECT id FROM {collection.table} {order}")
-            return sorted(connection.scalars(query, {"most": most}))
+            query = sa.text(f"SELECT id FROM {collection.table} WHERE {where.sql} {order}")
+            return sorted(connection.scalars(query, {"most": most, **where.values}))
+
+        return self._look(name, work, budget)
+
+    def version(self, name: str, budget: Budget = UNBOUNDED) -> str:
+        """Return a text that changes with every write: each marks its rows by another number."""
+
+        def work(connection: sa.Connection, collection: Collection) -> str:
+            query = sa.text(f"SELECT count(*), COALESCE(sum(op), 0) FROM {collection.table}")
+            rows, marks = connection.execute(query).one()
+            return f"{collection.uuid} {rows} {marks}"
 
         return self._look(name, work, budget)
 

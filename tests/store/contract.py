@@ -1033,3 +1033,5 @@ class Contract:
         assert len(set(found)) == len(found) == min(most, 40)
         assert set(found) <= set(live)
         assert (found == live[: len(found)]) == (most >= 40)
+        odd = store.sample("docs", most, filter={"parity": "odd"})
+        assert len(odd) == min(most, 20) and set(odd) <= {id_ for id_ in live if int(id_[2:]) % 2}
