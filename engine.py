@@ -272,6 +272,8 @@ class Engine:
         choice.weigh(0)
         try:
             yield choice
+            took_s = time.monotonic() - started
+            metrics.MODEL_SECONDS.labels(model.spec.id, choice.lane).observe(took_s)
         finally:
             late = choice.is_late(time.monotonic() - started) and loaded.facts.device != "remote"
             if late and not (request.gone is not None and request.gone()):

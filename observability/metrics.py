@@ -26,7 +26,7 @@ from observability.names import series_name
 
 Mode = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 120)
 PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 LANES = ("interactive", "bulk")
@@ -88,6 +88,10 @@ QUEUED_TOKENS = _gauge("queue_tokens", "Tokens waiting for a model.", "model", "
 QUEUE_SECONDS = _histogram(
     "queue_seconds", "Time of a request until its first pass.", "model", "lane", buckets=SECONDS
 )
+MODEL_SECONDS = _histogram(
+    "model_seconds", "Time from a request's parsed body to its vectors, cached ones too.",
+    "model", "lane", buckets=SECONDS,
+)  # fmt: skip
 PROMISE_MISSED = _counter(
     "promise_missed_total", "Interactive requests that took longer than was promised.", "model"
 )

@@ -38,7 +38,9 @@ LONGEST_ROOT = 40  # bytes: a socket's address has at most 107 on Linux, 103 els
 METRICS_ROOM = 16 << 20
 LONGEST_PAUSE_S = 60
 
-_metrics = OwnFolder("embedding-metrics-", r"(counter|gauge_\w+|histogram|summary)_\d+\.db")
+_metrics = OwnFolder(
+    "embedding-metrics-", r"(counter|gauge_\w+|histogram|summary)_\d+\.db|history\.\w+"
+)
 _run = OwnFolder("embedding-run-", r"[\w-]+\.(sock|lock|starts|\d+)|slot-\d+")
 _settled = mmap.mmap(-1, 1)  # shared with the worker forked next, which writes 1 once it has loaded
 _failed = 0  # workers in a row that died before

@@ -165,7 +165,8 @@ def test_probes_and_scrapes_that_are_well_are_no_lines(
 ) -> None:
     admin = bearer(token_of(client, *ADMIN))
     caplog.clear()
-    for path in ("/health", "/health/live", "/health/ready", "/metrics", "/health/live/"):
+    for path in ("/health", "/health/live", "/health/ready", "/ping", "/metrics",
+                 "/metrics/history", "/health/live/"):  # fmt: skip
         assert client.get(path, headers=admin).status_code == 200
     assert not [r for r in caplog.records if r.name == "access"]
     client.get("/metrics")

@@ -8,6 +8,7 @@ import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from dotenv import dotenv_values
 
 from config import Config, load_config
 from config.fields import names_of
+from config.serving import TRACING
 from tests.conftest import ROOT
 from tests.servers.nginx import Nginx
 
@@ -26,9 +28,15 @@ PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
 CONTAINER = K8S["deployment"]["spec"]["template"]["spec"]["containers"][0]
 
 
+def interpolated(value: str, **env: str) -> str:
+    """A value of a compose file as compose reads it in this environment."""
+    return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda m: env.get(m[1]) or m[2], value)
+
+
 def test_the_compose_file_has_the_four_services_and_their_ports() -> None:
     services = COMPOSE["services"]
-    assert set(services) == {"embedding-service", "redis", "prometheus", "grafana"}
+    always = {name for name, service in services.items() if "profiles" not in service}
+    assert always == {"embedding-service", "redis", "prometheus", "grafana"}
     assert any("3000:3000" in port for port in services["grafana"]["ports"])
     assert not set(services["embedding-service"]["environment"]) - KNOWN
 
@@ -38,13 +46,49 @@ def test_compose_hands_the_users_settings_to_the_service_and_keeps_its_port(tmp_
     assert {"path": ".env", "required": False} in service["env_file"]
     given = ("AUTH_ENABLED=true", f"JWT_SECRET_KEY={'k' * 43}", "PORT=9000", "HOST=127.0.0.1")
     (tmp_path / ".env").write_text("\n".join(given))
-    seen = {**dotenv_values(tmp_path / ".env"), **service["environment"]}  # as compose merges them
+    ours = {name: interpolated(value) for name, value in service["environment"].items()}
+    seen = {**dotenv_values(tmp_path / ".env"), **ours}  # as compose merges them
     config = load_config(environ=seen, dotenv=tmp_path / "none")
     (published,) = service["ports"]
     assert (config.host, str(config.port)) == ("0.0.0.0", published.split(":")[-1])
     assert config.auth_enabled
     (scraped,) = PROMETHEUS["scrape_configs"][0]["static_configs"][0]["targets"]
     assert scraped == f"embedding-service:{config.metrics_port}"
+
+
+def test_the_tracing_profile_leads_from_the_service_to_the_viewer() -> None:
+    services = COMPOSE["services"]
+    profile = {name for name, each in services.items() if each.get("profiles") == ["tracing"]}
+    assert profile == {"otel-collector", "jaeger"}
+    for name, each in services.items():  # all are on compose's own network, and pinned
+        assert "networks" not in each and "network_mode" not in each
+        assert "image" not in each or re.search(r":v?\d+(\.\d+)*(-alpine)?$", each["image"]), name
+    env = services["embedding-service"]["environment"]
+    assert interpolated(env["OTEL_ENABLED"]) == "false"
+    assert interpolated(env["OTEL_ENABLED"], OTEL_ENABLED="true") == "true"
+    endpoint = urlsplit(interpolated(env["OTEL_EXPORTER_OTLP_ENDPOINT"]))
+    config = yaml.safe_load((DEPLOY / "otel-collector.yml").read_text())
+    listens = config["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    assert (endpoint.hostname, listens) == ("otel-collector", f"0.0.0.0:{endpoint.port}")
+    assert config["exporters"]["otlp"]["endpoint"] == "jaeger:4317"  # where Jaeger takes OTLP
+    (pipeline,) = config["service"]["pipelines"].values()
+    for kind, names in pipeline.items():
+        assert set(names) == set(config[kind]), kind
+    (mount,) = services["otel-collector"]["volumes"]
+    inside = mount.split(":")[1]
+    assert services["otel-collector"]["command"] == [f"--config={inside}"]
+    assert all(port.startswith("127.0.0.1:") for port in services["jaeger"]["ports"])
+
+
+def test_the_image_of_the_tracing_profile_has_its_packages() -> None:
+    args = COMPOSE["services"]["embedding-service"]["build"]["args"]
+    assert interpolated(args["TRACING"], OTEL_ENABLED="true") == "true"
+    image = (ROOT / "Dockerfile").read_text()
+    assert 'if [ "$TRACING" = true ]' in image
+    pinned = (ROOT / "requirements-dev.txt").read_text().splitlines()
+    for package in TRACING.values():
+        (ours,) = re.findall(rf"{package}==\S+", image)
+        assert ours.rstrip(";") in pinned
 
 
 def test_what_compose_mounts_is_there() -> None:

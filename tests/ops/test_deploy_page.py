@@ -29,6 +29,8 @@ K8S = ROOT / "deploy" / "k8s"
 RUN_HERE = ("systemctl start", "mkdir -p backup", "for folder in backup", "pg_dump", "mariadb-dump")
 SHOWN_ELSEWHERE = {
     "docker compose up": "test_schemas.py and test_deploy.py; no container engine runs here",
+    "git pull && docker compose up": "the same",
+    "OTEL_ENABLED=true docker compose": "test_deploy.py and test_tracing.py",
     "kubectl": "test_kubectl_names_what_the_files_hold",
     "pip install opentelemetry": "test_tracing.py sends to a real collector",
 }

@@ -14,7 +14,9 @@ from typing import ClassVar
 import pytest
 import yaml
 
+from routes import ROUTES
 from tests.conftest import ROOT
+from tests.faults.conftest import until
 from tests.ops.busy import Busy
 from tests.servers.process import Server
 
@@ -22,7 +24,18 @@ DEPLOY = ROOT / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/embedding-service.json").read_text())
 RULES = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"][0]["rules"]
 PANELS = [t["expr"] for p in DASHBOARD["panels"] for t in p.get("targets", [])]
-EXPRESSIONS = [e.replace("$__rate_interval", "10s") for e in PANELS]
+NOTES = [note["expr"] for note in DASHBOARD["annotations"]["list"]]
+VARIABLES = {v["name"]: v for v in DASHBOARD["templating"]["list"]}
+
+
+def filled(expression: str) -> str:
+    """Return an expression as Grafana asks it where all is chosen."""
+    for name, value in (("__rate_interval", "10s"), ("instance", ".*"), ("model", ".*")):
+        expression = expression.replace(f"${name}", value)
+    return expression
+
+
+EXPRESSIONS = [filled(expression) for expression in PANELS]
 # What needs a GPU.
 NOT_HERE = ("embedding_gpu_",)
 
@@ -62,6 +75,10 @@ class Prometheus(Server):
         rows = self.ask("query", query=expression)["data"]["result"]
         found = [float(row["value"][1]) for row in rows]
         return [value for value in found if not math.isnan(value)]
+
+    def labels(self, series: str) -> list[dict[str, str]]:
+        """The labels of the series that a query returns now."""
+        return [row["metric"] for row in self.ask("query", query=series)["data"]["result"]]
 
     def ask(self, path: str, **query: str) -> dict:
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
@@ -112,7 +129,8 @@ def test_every_query_returns_data_from_a_real_prometheus(busy: list[int]) -> Non
         while waiting := [e for e in waiting if not prometheus.numbers(e)]:
             assert time.monotonic() < end, "\n".join(waiting)
             time.sleep(0.5)
-        for expression in EXPRESSIONS:  # those without data here too are queries at least
+        # Those without data here, and what marks a restart or another model, are queries at least.
+        for expression in (*EXPRESSIONS, *map(filled, NOTES)):
             assert prometheus.ask("query", query=expression)["status"] == "success"
         rules = prometheus.ask("rules")["data"]["groups"][0]["rules"]
         assert [rule["lastError"] for rule in rules if rule.get("lastError")] == []
@@ -139,7 +157,34 @@ def test_every_metric_of_an_alert_is_shown_by_the_service(busy: list[int]) -> No
             time.sleep(0.5)
 
 
-def test_panels_do_not_overlap_and_all_name_the_provisioned_source() -> None:
+def test_what_is_chosen_is_offered_and_narrows_every_panel(busy: list[int]) -> None:
+    assert VARIABLES["datasource"]["type"] == "datasource"
+    with Prometheus(*busy) as prometheus:
+        wanted = {}
+        for name in ("instance", "model"):
+            asked = re.fullmatch(r"label_values\((.+), (\w+)\)", VARIABLES[name]["definition"])
+            assert asked and asked[2] == name
+            wanted[name] = filled(asked[1])
+        for name, series in wanted.items():  # two services, and a model on each
+            until(lambda n=name, s=series: len({each[n] for each in prometheus.labels(s)}) >= 2)
+        until(lambda: prometheus.labels("embedding_model_seconds_count"))
+        shown = {each["__name__"]: each for each in prometheus.labels('{__name__=~"embedding_.+"}')}
+    for expression in (*PANELS, *NOTES):
+        for metric, labels in re.findall(r"\b(embedding_\w+)(?:\{([^}]*)\})?", expression):
+            assert 'instance=~"$instance"' in labels, expression
+            if metric in shown and expression in PANELS:
+                assert ('model=~"$model"' in labels) == ("model" in shown[metric]), expression
+
+
+def test_what_the_service_does_not_do_is_asked_of_no_metric() -> None:
+    quiet = {row.path for row in ROUTES if row.probe}
+    for expression in (*PANELS, *(rule["expr"] for rule in RULES)):
+        for pattern in re.findall(r'route!~"([^"]+)"', expression):
+            assert all(re.fullmatch(pattern, path) for path in quiet), expression
+            assert not re.fullmatch(pattern, "/embed")
+
+
+def test_panels_do_not_overlap_and_all_name_the_chosen_source() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
@@ -150,6 +195,6 @@ def test_panels_do_not_overlap_and_all_name_the_provisioned_source() -> None:
         }
         assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]
         taken |= cells
-        assert panel["type"] == "row" or panel["datasource"]["uid"] == "prometheus"
+        assert panel["type"] == "row" or panel["datasource"]["uid"] == "${datasource}"
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))

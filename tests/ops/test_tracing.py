@@ -14,6 +14,7 @@ from config import load_config
 from observability import tracing
 from tests.conftest import ROOT, free_port, running, write_models
 from tests.faults.conftest import Service, until
+from tests.ops.test_deploy import COMPOSE, interpolated
 from tests.servers.collector import Collector, attributes
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -100,6 +101,23 @@ def test_an_error_is_marked_and_the_log_names_the_trace(traced, collector) -> No
 
     until(told)  # it is written beside the request
     assert told() == [TRACE]
+
+
+def test_what_compose_sets_sends_traces_to_its_collector(
+    environment: dict[str, str], collector: Collector
+) -> None:
+    """The profile's settings as compose hands them over, but for the collector's name."""
+    given = COMPOSE["services"]["embedding-service"]["environment"]
+    ours = {name: interpolated(value, OTEL_ENABLED="true") for name, value in given.items()
+            if name.startswith("OTEL_")}  # fmt: skip
+    assert set(ours) == {"OTEL_ENABLED", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+    there = ours.pop("OTEL_EXPORTER_OTLP_ENDPOINT").replace(
+        "http://otel-collector:4318", collector.url()
+    )
+    with serving({**environment, **ours}, there) as service:
+        status, headers, _ = service.ask("/embed", {"texts": ["a"]})
+        assert status == 200
+        until(lambda: spans_of(headers, collector))
 
 
 def test_no_text_ever_leaves_in_a_span(traced, collector) -> None:
