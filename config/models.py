@@ -49,6 +49,8 @@ Load = Literal["start", "first_use"]
 Pooling = Literal["cls", "mean", "lasttoken"]
 TokenIds = Literal["accept", "refuse"]
 UnknownModel = Literal["error", "default"]
+# How the provider of a remote model is: without its key, or as calls with it have gone.
+ProviderState = Literal["no_key", "unchecked", "reachable", "failing", "key_wrong", "open"]
 
 MAKE_FERNET_KEY = (
     "python -c 'from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())'"
@@ -82,7 +84,9 @@ def plain(name: str) -> str:
     return name.removesuffix(":latest") or name
 
 
-Device = Annotated[str, AfterValidator(_device)]
+Device = Annotated[
+    str, AfterValidator(_device), Field(examples=["auto", "cpu", "cuda", "cuda:0", "mps"])
+]
 Name = Annotated[str, AfterValidator(_printable)]
 Aliases = Annotated[
     tuple[Name, ...], AfterValidator(lambda names: tuple(dict.fromkeys(map(plain, names))))

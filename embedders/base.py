@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from config.models import ProviderState
 from config.serving import Lane
 from embedders.roles import SIDES, USES, side_of
 from errors import BadRequest
@@ -350,6 +351,10 @@ class Embedder:
     def failing_reason(self) -> str | None:
         """Return why encoding will probably fail, although it may be tried, or None."""
         return self.not_ready_reason()
+
+    def provider_state(self) -> tuple[str, ProviderState] | None:
+        """Return the name of its provider and how that is; None for a model that runs here."""
+        return None
 
     def close(self) -> None:
         """Free what the embedder holds (memory, connections). Called once, when it is idle."""

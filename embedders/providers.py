@@ -17,7 +17,7 @@ from errors import ModelUnavailable, NotFound
 
 GetKey = Callable[[str], str | None]
 
-WORST_FIRST: tuple[HostState, ...] = ("open", "failing", "well", "untried")
+WORST_FIRST: tuple[HostState, ...] = ("key_wrong", "open", "failing", "reachable", "unchecked")
 
 # The environment variable and the setting of each provider's key.
 KEYS = {
@@ -53,7 +53,9 @@ class Provider:
         return {
             "provider": self.name,
             "last_used": max((host.last_used or 0 for host in hosts.values()), default=0) or None,
-            "state": next((state for state in WORST_FIRST if state in states.values()), "untried"),
+            "state": next(
+                (state for state in WORST_FIRST if state in states.values()), "unchecked"
+            ),
             "problem": next(filter(None, problems.values()), None),
             "hosts": {name: {"state": states[name], "problem": problems[name]} for name in hosts},
             "breaker": {name: host.breaker.state for name, host in hosts.items()},

@@ -22,7 +22,18 @@ import numpy as np
 import orjson
 
 from config import ModelSpec
-from embedders.base import Embedder, Encoded, Facts, Gone, Input, Item, Prompt, Truncate, Vectors
+from config.models import ProviderState
+from embedders.base import (
+    Embedder,
+    Encoded,
+    Facts,
+    Gone,
+    Input,
+    Item,
+    Prompt,
+    Truncate,
+    Vectors,
+)
 from embedders.providers import Providers, missing_key
 from embedders.retry import RETRIES, raise_for_status
 from errors import BadRequest, ModelUnavailable, ProviderError, ProviderTimeout, ServiceError
@@ -101,12 +112,20 @@ class RemoteEmbedder(Embedder):
         """
         if reason := self.not_ready_reason():
             return reason
-        if not self.host.refused:
+        if self.host.refused is None:
             return None
         if self.host.idle_for(REFUSED_S):
             with contextlib.suppress(RuntimeError):  # the threads end together with the process
                 self._pool.submit(self._try_again)
         return self.host.problem
+
+    def provider_state(self) -> tuple[str, ProviderState]:
+        """Return the provider's name, and how its host is for this model."""
+        try:
+            key = None if self.key_of is None else self._providers.key(self.key_of)
+        except ModelUnavailable:  # it has characters that no key has
+            return self._name, "key_wrong"
+        return self._name, self.host.state if key or self.key_of is None else "no_key"
 
     def _try_again(self) -> None:
         with contextlib.suppress(ServiceError):

@@ -28,7 +28,7 @@ from errors import (
 from observability import metrics
 
 T = TypeVar("T")
-HostState = Literal["untried", "well", "failing", "open"]
+HostState = Literal["unchecked", "reachable", "failing", "key_wrong", "open"]
 
 RETRIES = 2
 BACKOFF_S = (0.5, 1.0)  # the longest pause before each retry, unless the provider asked for one
@@ -80,19 +80,30 @@ class Host:
 
     def forget(self) -> None:
         """Drop what is known of the last call, which was made with another key."""
-        self.problem: str | None = None  # why the last call failed
-        self.refused = False  # whether it failed because of its key
+        self.refused: str | None = None  # why the key is wrong: since a refusal no call succeeded
+        self._failure: str | None = None  # why the last call failed
         self._tried = False
         self._tried_at = 0.0  # time.monotonic() of the last call
 
     @property
+    def problem(self) -> str | None:
+        """Why the key is wrong, or why the last call failed."""
+        return self.refused or self._failure
+
+    @property
     def state(self) -> HostState:
-        """Whether the host was ever called, how the last call went, and if it is left alone."""
+        """How the host is, as far as calls with the present key have shown.
+
+        A refused key stays wrong whatever fails after that, until it is replaced or a call
+        succeeds.
+        """
+        if self.refused is not None:
+            return "key_wrong"
         if self.breaker.state != "closed":
             return "open"
-        if self.problem is not None:
+        if self._failure is not None:
             return "failing"
-        return "well" if self._tried else "untried"
+        return "reachable" if self._tried else "unchecked"
 
     def idle_for(self, pause_s: float) -> bool:
         """Return whether no call was made for `pause_s`; of several askers only one gets True."""
@@ -148,15 +159,16 @@ class Host:
             else:
                 self.breaker.failed(exc)
             if not isinstance(exc, BadRequest):  # the request is at fault, not the host
-                self._tried, self.problem = True, problem
-                self.refused = isinstance(exc, KeyRefused)
+                self._tried, self._failure = True, problem
+                if isinstance(exc, KeyRefused):
+                    self.refused = problem
             raise
         finally:
             metrics.PROVIDER_CALLS.labels(self._provider, outcome).inc()
             metrics.PROVIDER_SECONDS.labels(self._provider).observe(time.monotonic() - started)
         self.breaker.succeeded()
         self.last_used = time.time()
-        self._tried, self.problem, self.refused = True, None, False
+        self._tried, self._failure, self.refused = True, None, None
         return done
 
 

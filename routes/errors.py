@@ -16,12 +16,18 @@ from werkzeug.exceptions import (
 from auth import sees_all
 from errors import ProviderError, ServiceError
 from observability import metrics
+from routes.assets import HTML, template, wants_page
 from routes.table import NATIVE, ROUTES, Dialect, Failure
 
 log = logging.getLogger("errors")
 
 # OpenAI's clients repeat 408, 409, 429 and 5xx, unless X-Should-Retry forbids it.
 PERMANENT = {409, 413, 501, 507}
+# Of the page that a browser gets at an unknown address: its style and its icon, and no script.
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 PATH = re.compile(r"/[^\s/'\":;,]+(/[^\s'\":;,]*)+")  # of at least two parts
 
 
@@ -67,6 +73,11 @@ def _http_error(exc: HTTPException) -> Response:
         )
     message = messages.get(status, exc.description or exc.name)
     response = _respond(status, exc.name.lower().replace(" ", "_"), message, None, exc)
+    if status == 404:
+        response.vary.add("Accept")
+        if request.method == "GET" and wants_page():
+            response.data, response.mimetype = template("unknown.html"), HTML
+            response.headers["Content-Security-Policy"] = POLICY
     if isinstance(exc, MethodNotAllowed) and exc.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(exc.valid_methods))
     if isinstance(exc, RequestEntityTooLarge):

@@ -10,8 +10,8 @@ from embedders.base import Kind, Small
 from errors import NotFound
 from routes.table import Route
 from schemas.embed import EmbedQuery
-from schemas.service import CohereModelReply, ModelReply, ModelsReply
-from serving.model import Model
+from schemas.service import CohereModelReply, ModelProviderReply, ModelReply, ModelsReply
+from serving.model import Loaded, Model
 
 # Cohere's names of what a model is for.
 ENDPOINTS: Mapping[Kind, str] = {"sentence_transformer": "embed", "reranker": "rerank"}
@@ -83,6 +83,7 @@ def describe(model: Model) -> ModelReply:
         "labels": list(facts.labels) if facts else [],
         "status": model.state,
         "reason": model.reason if sees_all() else model.public_reason,
+        "provider": _provider(held),
         "replicas": model.replicas if sees_all() else _unnamed(model.replicas),
         "dimension": dimension,
         "embedding_dimension": dimension,
@@ -105,6 +106,12 @@ def describe(model: Model) -> ModelReply:
         "max_client_batch_size": settings.max_texts,
         "version": services().version,
     }
+
+
+def _provider(held: Loaded | None) -> ModelProviderReply | None:
+    """Return the state of a remote model's provider, as its first replica sees it."""
+    found = held.embedder.provider_state() if held else None
+    return {"name": found[0], "state": found[1]} if found else None
 
 
 def _unnamed(replicas: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

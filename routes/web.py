@@ -5,27 +5,26 @@ routes as every other client, and the content security policy forbids them to lo
 another machine.
 """
 
-import hashlib
-from collections.abc import Mapping
 from functools import cache, partial
-from pathlib import Path
 
-from flask import request
-
-from context import services
 from errors import NotFound
+from routes.assets import (
+    ASK,
+    FOREVER,
+    HASHED,
+    HTML,
+    STATIC,
+    Asset,
+    asset,
+    preloads,
+    served,
+    template,
+    tree,
+    wants_page,
+)
 from routes.health import index
 from routes.table import Reply, Route
 from schemas.service import IndexReply
-
-ROOT = Path(__file__).parent.parent / "web"
-HTML, SVG = "text/html", "image/svg+xml"
-KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": SVG}
-STATIC = {
-    path.relative_to(ROOT / "static").as_posix(): KINDS[path.suffix]
-    for path in sorted((ROOT / "static").rglob("*"))
-    if path.suffix in KINDS
-}
 
 # Content Security Policy level 3: only what is named, and only from this machine.
 POLICY = (
@@ -33,6 +32,9 @@ POLICY = (
     "connect-src 'self'; {worker}base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 CONSOLE_POLICY = POLICY.format(style="", worker="")
+# A worker has the policy of its own file: the one that lays maps out may compile WebAssembly.
+WORKER = "js/map-worker.js"
+WORKER_POLICY = CONSOLE_POLICY.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'")
 # Swagger UI and Redoc write style elements; Redoc searches in a worker made of a blob.
 DOCS_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="")
 REDOC_POLICY = POLICY.format(style=" 'unsafe-inline'", worker="worker-src blob:; ")
@@ -45,65 +47,47 @@ File = partial(Page, tag="web", success=(200, 304))
 @Page("GET", "/", tag="service", other=HTML)
 def home() -> Reply[IndexReply] | Reply[bytes]:
     """Return the console to a browser; to others the service's name, version and models."""
-    vary = {"Vary": "Accept"}
-    if request.accept_mimetypes.best_match(["application/json", HTML]) != HTML:
-        return Reply(index(), headers=vary)
-    return _file(_console(services().accounts.enabled), CONSOLE_POLICY, headers=vary)
+    if not wants_page():
+        return Reply(index(), headers={"Vary": "Accept"})
+    page, vary = _console(), {"Vary": "Accept, Accept-Encoding"}
+    return served(page, CONSOLE_POLICY, headers=vary)
 
 
 @File("GET", "/docs")
 def docs() -> Reply[bytes]:
     """Show the API description, to read and to try (Swagger UI)."""
-    return _file(_described("docs"), DOCS_POLICY)
+    return served(_described("docs"), DOCS_POLICY)
 
 
 @File("GET", "/redoc")
 def redoc() -> Reply[bytes]:
     """Show the API description, to read (Redoc)."""
-    return _file(_described("redoc"), REDOC_POLICY)
+    return served(_described("redoc"), REDOC_POLICY)
 
 
 @File("GET", "/static/<path:name>", errors=(404,))
 def static(name: str) -> Reply[bytes]:
-    """Return a file of the pages."""
+    """Return a file of the pages, for good if its address has the hash of this version.
+
+    With another hash, which a page of the version before has, it is the present file.
+    """
+    hashed = HASHED.fullmatch(name)
+    version, name = hashed.groups() if hashed else (None, name)
     if name not in STATIC:
         raise NotFound("unknown file")
-    return _file(_read(f"static/{name}"), CONSOLE_POLICY, STATIC[name])
-
-
-def _file(
-    content: bytes, policy: str, kind: str = HTML, headers: Mapping[str, str] | None = None
-) -> Reply[bytes]:
-    """Return a file, or 304 if the browser has this version of it."""
-    tag = hashlib.sha256(content).hexdigest()[:16]
-    sent = {
-        "Content-Type": kind if kind == SVG else f"{kind}; charset=utf-8",
-        "Content-Security-Policy": policy,
-        "Referrer-Policy": "no-referrer",
-        # Browsers keep it but ask each time, so that a new version shows at once.
-        "Cache-Control": "no-cache",
-        "ETag": f'"{tag}"',
-        **(headers or {}),
-    }
-    if request.if_none_match.contains(tag):
-        return Reply(b"", 304, sent)
-    return Reply(content, headers=sent)
+    policy = WORKER_POLICY if name == WORKER else CONSOLE_POLICY
+    return served(asset(name), policy, keep=FOREVER if version == tree() else ASK)
 
 
 @cache
-def _read(name: str) -> bytes:
-    return (ROOT / name).read_bytes()
-
-
-@cache
-def _described(name: str) -> bytes:
+def _described(name: str) -> Asset:
     """Return a page of the API description with its sign-in form."""
-    page = _read(f"templates/{name}.html")
-    return page.replace(b"{{sign-in}}", _read("templates/sign-in.html"))
+    page = template(f"{name}.html")
+    return Asset.of(page.replace(b"{{sign-in}}", template("sign-in.html")))
 
 
 @cache
-def _console(guarded: bool) -> bytes:
-    """Return the console's page, which knows whether users sign in."""
-    page = _read("templates/index.html")
-    return page.replace(b"{{guarded}}", b"true" if guarded else b"false")
+def _console() -> Asset:
+    """Return the console's page, with its modules named so that they load at once."""
+    page = template("index.html")
+    return Asset.of(page.replace(b"</head>", preloads("js/main.js") + b"</head>"))

@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 from typing_extensions import TypedDict
 
+from embedders.retry import HostState
 from schemas.base import Strict, doc
-
-State = Literal["untried", "well", "failing", "open"]
 
 
 class ProviderKeyBody(Strict):
@@ -22,13 +21,14 @@ class HostReply(TypedDict):
     """The state of one host of a provider, in the worker that answers."""
 
     state: Annotated[
-        State,
+        HostState,
         doc(
-            "`untried`: not called with this key yet; `well` or `failing`: as the "
-            "last call went; `open`: not called for a while, after failures in a row."
+            "`unchecked`: not called with this key yet; `reachable` or `failing`: as the last call "
+            "went; `key_wrong`: the provider refused the key, and no call has succeeded since; "
+            "`open`: not called for a while, after failures in a row."
         ),
     ]
-    problem: Annotated[str | None, doc("Why the last call failed.")]
+    problem: Annotated[str | None, doc("Why the key is wrong, or why the last call failed.")]
 
 
 class ProviderReply(TypedDict):
@@ -36,9 +36,10 @@ class ProviderReply(TypedDict):
 
     provider: str
     last_used: Annotated[float | None, doc("Seconds since 1970, in the worker that answers.")]
-    state: Annotated[State, doc("The worst state of its hosts.")]
+    state: Annotated[HostState, doc("The worst state of its hosts.")]
     problem: Annotated[
-        str | None, doc("Why a stored key is not used, or why the last call failed.")
+        str | None,
+        doc("Why a stored key is not used, why it is wrong, or why the last call failed."),
     ]
     hosts: dict[str, HostReply]
     breaker: Annotated[dict[str, str], doc("By host: closed, open or half-open.")]

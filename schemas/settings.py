@@ -40,8 +40,14 @@ class SettingReply(TypedDict):
 
     key: str
     value: Any
-    type: str
-    default: Any
+    type: Annotated[str, doc("`str`, `int`, `float`, `bool`, or `list` of strings.")]
+    default: Annotated[Any, doc("If it is null, null is a value too: unset.")]
+    choices: Annotated[list[str] | None, doc("The only values; of a list those of its items.")]
+    examples: Annotated[list[str] | None, doc("Some values, where others are allowed too.")]
+    minimum: Annotated[float | None, doc("The least value.")]
+    above: Annotated[float | None, doc("The value must be more than this.")]
+    maximum: Annotated[float | None, doc("The greatest value.")]
+    unit: Annotated[str | None, doc("What its number counts.")]
     source: Annotated[str, doc("`database`, `memory`, `environment` or `default`.")]
     description: str
     changes: Annotated[str, doc("`at once` or `at restart`.")]

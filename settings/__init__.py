@@ -240,7 +240,7 @@ class Settings:
         return self._start.model_copy(update=values)
 
     def describe(self, key: str) -> dict[str, Any]:
-        """Return one setting: value, type, default, source and what it does. Raises NotFound."""
+        """Return one setting: its value, its source, what it takes and does. Raises NotFound."""
         row, state = _known(key), self.state
         is_stored = key in state.stored
         running = row.shown(getattr(state.config, row.field))
@@ -252,6 +252,7 @@ class Settings:
             "value": value,
             "type": row.type,
             "default": row.shown(row.default),
+            **row.allowed,
             "source": where if is_stored else "environment" if given else "default",
             "description": row.description,
             "changes": "at restart" if row.restart else "at once",

@@ -1,12 +1,13 @@
 """Prints `docs/configuration.md`: `python -m settings > docs/configuration.md`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
 from config import Config
 from config.fields import is_secret, names_of, sections_of
-from settings.keys import KEYS
+from settings.keys import KEYS, of_value
 
 HEAD = """\
 # Configuration
@@ -54,9 +55,9 @@ def _section(section: type[BaseModel]) -> str:
     return "\n".join(lines)
 
 
-def _allowed(schema: dict[str, Any]) -> str:
+def _allowed(schema: Mapping[str, Any]) -> str:
     """Write a setting's schema in words: `whole number, 1 to 65535`."""
-    schema = next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
+    schema = of_value(schema)
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     kind = str(schema.get("format", schema["type"]))

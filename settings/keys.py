@@ -4,7 +4,9 @@ Limits and descriptions are those of the field of `Config` that a setting sets.
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ class Key:
     name: str
     field: str
     type: str
+    unit: str | None = None  # what its number counts
     restart: bool = False
     of_model: bool = False  # a change loads models again, or changes their limits
 
@@ -34,6 +37,22 @@ class Key:
         """What it does and which values it takes."""
         return Config.model_fields[self.field].description or ""
 
+    @property
+    def allowed(self) -> dict[str, Any]:
+        """Which values it takes, as the type of the field says; null where there is no such limit.
+
+        `choices` of a list are those of its items; `examples` are some of the values.
+        """
+        schema = of_value(_schemas()[self.field])
+        return {
+            "choices": schema.get("enum") or schema.get("items", {}).get("enum"),
+            "examples": schema.get("examples"),
+            "minimum": schema.get("minimum"),
+            "above": schema.get("exclusiveMinimum"),
+            "maximum": schema.get("maximum"),
+            "unit": self.unit,
+        }
+
     @staticmethod
     def shown(value: Any) -> Any:
         """Return a value as JSON can hold it."""
@@ -42,27 +61,38 @@ class Key:
         return str(value) if isinstance(value, Path) else value
 
 
+@cache
+def _schemas() -> dict[str, Any]:
+    """Return the JSON schema of each field of `Config`."""
+    return dict(Config.model_json_schema(by_alias=False)["properties"])
+
+
+def of_value(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a JSON schema says of a value that is not null."""
+    return next((s for s in schema.get("anyOf", ()) if s.get("type") != "null"), schema)
+
+
 _ROWS = (
     Key("model_name", "model", "str", of_model=True),
     Key("device", "device", "str", of_model=True),
     Key("dtype", "dtype", "str", of_model=True),
     Key("backend", "backend", "str", of_model=True),
     Key("normalize_embeddings", "normalize", "bool", of_model=True),
-    Key("max_batch_size", "max_batch_size", "int", of_model=True),
-    Key("max_seq_length", "max_seq_length", "int", of_model=True),
-    Key("max_queue_tokens", "max_queue_tokens", "int", of_model=True),
-    Key("interactive_p99_ms", "interactive_p99_ms", "float", of_model=True),
-    Key("interactive_max_tokens", "interactive_max_tokens", "int"),
+    Key("max_batch_size", "max_batch_size", "int", "texts", of_model=True),
+    Key("max_seq_length", "max_seq_length", "int", "tokens", of_model=True),
+    Key("max_queue_tokens", "max_queue_tokens", "int", "tokens", of_model=True),
+    Key("interactive_p99_ms", "interactive_p99_ms", "float", "ms", of_model=True),
+    Key("interactive_max_tokens", "interactive_max_tokens", "int", "tokens"),
     Key("bulk_roles", "bulk_roles", "list"),
-    Key("max_texts", "max_texts", "int"),
+    Key("max_texts", "max_texts", "int", "texts"),
     Key("truncate", "truncate", "str"),
     Key("token_ids", "token_ids", "str"),
     Key("unknown_model", "unknown_model", "str"),
-    Key("request_deadline", "request_deadline_s", "float"),
+    Key("request_deadline", "request_deadline_s", "float", "s"),
     Key("cors_origins", "cors_origins", "list"),
     Key("log_level", "log_level", "str"),
     *(
-        Key(name, name, "int")
+        Key(name, name, "int", f"{what} a minute")
         for what in ("requests", "texts")
         for role in ("admin", "user", "reader", "anonymous")
         for name in (f"{what}_per_minute_{role}",)

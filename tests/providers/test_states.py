@@ -1,4 +1,4 @@
-"""What a provider's host and its models count as: untried, well, failing, open."""
+"""What a provider's host and its models count as, from unchecked to key wrong."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -62,23 +62,23 @@ def embeds(client: FlaskClient) -> int:
 @pytest.mark.fault("Providers")
 def test_a_wrong_key_makes_no_model_green(client: FlaskClient, provider: FakeProvider) -> None:
     """A wrong key is stored -> after the first test or request the model is `unavailable`, and its
-    provider `failing`, until another key is stored.
+    provider `key_wrong`, until another key is stored.
     """
-    assert state(client) == "untried"
+    assert state(client) == "unchecked"
     store(client, "sk-wrong-but-long-enough")
-    assert state(client) == "untried", "a host that was never called is not well"
+    assert state(client) == "unchecked", "a host that was never called is not well"
     provider.always = (401, {})
     assert client.post("/providers/openai/test").status_code == 503
-    assert state(client) == "failing"
+    assert state(client) == "key_wrong"
     assert "its key is refused" in openai(client)["problem"]
     assert model(client) == ("unavailable", "unavailable")
     assert "its key is refused" in client.get("/models/m").json["reason"]
     provider.always = None
     store(client, SECRET)
-    assert state(client) == "untried" and openai(client)["problem"] is None
+    assert state(client) == "unchecked" and openai(client)["problem"] is None
     assert model(client) == ("ready", "ready")
     assert embeds(client) == 200
-    assert state(client) == "well"
+    assert state(client) == "reachable"
 
 
 def test_a_first_request_with_a_wrong_key_tells_too(
@@ -87,18 +87,53 @@ def test_a_first_request_with_a_wrong_key_tells_too(
     store(client, OTHER)
     provider.always = (403, {})
     assert embeds(client) == 503
-    assert (state(client), model(client)) == ("failing", ("unavailable", "unavailable"))
+    assert (state(client), model(client)) == ("key_wrong", ("unavailable", "unavailable"))
     provider.always = None
     assert embeds(client) == 200, "a request tries it all the same"
-    assert (state(client), model(client)) == ("well", ("ready", "ready"))
+    assert (state(client), model(client)) == ("reachable", ("ready", "ready"))
+
+
+def test_a_refused_key_stays_wrong_whatever_fails_after_that(
+    client: FlaskClient, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timeout or a full quota after a 401 says nothing for the key: the model stays red."""
+    monkeypatch.setattr("embedders.retry.BACKOFF_S", (0.0, 0.0))
+    store(client, OTHER)
+    provider.always = (401, {})
+    assert embeds(client) == 503
+    for status in (500, 429, 400, 404):
+        provider.always = (status, {})
+        assert embeds(client) != 200
+        assert (state(client), model(client)[0]) == ("key_wrong", "unavailable"), status
+        assert "its key is refused" in openai(client)["problem"]
+    provider.always = None
+    assert embeds(client) == 200
+    assert (state(client), model(client)[0]) == ("reachable", "ready")
+
+
+def test_a_model_tells_how_its_provider_is(client: FlaskClient, provider: FakeProvider) -> None:
+    def told(model: str = "m") -> dict | None:
+        return client.get(f"/models/{model}").json["provider"]
+
+    assert told("fake") is None
+    assert told() == {"name": "openai", "state": "no_key"}
+    store(client, SECRET)
+    assert told() == {"name": "openai", "state": "unchecked"}
+    assert embeds(client) == 200
+    assert told() == {"name": "openai", "state": "reachable"}
+    provider.always = (403, {})
+    embeds(client)
+    assert told() == {"name": "openai", "state": "key_wrong"}
+    store(client, OTHER)
+    assert told() == {"name": "openai", "state": "unchecked"}, "nothing is known of another key"
 
 
 def test_a_key_that_is_taken_away_leaves_nothing_well(client: FlaskClient) -> None:
     store(client, SECRET)
-    assert embeds(client) == 200 and state(client) == "well"
+    assert embeds(client) == 200 and state(client) == "reachable"
     assert client.delete("/providers/openai/api-key").status_code == 200
     row = openai(client)
-    assert (row["state"], row["configured"]) == ("untried", False)
+    assert (row["state"], row["configured"]) == ("unchecked", False)
     assert model(client) == ("unavailable", "unavailable")
 
 
@@ -123,7 +158,7 @@ def test_a_request_that_is_wrong_says_nothing_of_the_host(
     assert embeds(client) == 200
     provider.always = (400, {})
     assert embeds(client) == 400
-    assert state(client) == "well"
+    assert state(client) == "reachable"
 
 
 def test_a_refused_key_is_tried_again_though_nobody_asks(
@@ -143,4 +178,4 @@ def test_a_refused_key_is_tried_again_though_nobody_asks(
     while model(client)[0] != "ready":
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert state(client) == "well"
+    assert state(client) == "reachable"

@@ -96,6 +96,31 @@ def test_every_key_takes_back_the_value_it_shows() -> None:
         settings.change({key: settings.describe(key)["value"]}, "ann")
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_the_values_that_a_setting_tells_are_those_it_takes(key: str) -> None:
+    """A person chooses among them in the console, so each must work and no other may."""
+    settings = Settings(Config())
+    told = settings.describe(key)
+    one = (lambda value: [value]) if told["type"] == "list" else (lambda value: value)
+    for value in (*(told["choices"] or ()), *(told["examples"] or ())):
+        settings.change({key: one(value)}, "ann")
+    step = 1 if told["type"] == "int" else 1e-6
+    least, above, most = told["minimum"], told["above"], told["maximum"]
+    inside = [least, most, None if above is None else above + step]
+    outside: list[Any] = [None if least is None else least - step, above]
+    outside += [None if most is None else most + step, told["choices"] and one("LOUD")]
+    for value in inside:
+        if value is not None:
+            settings.change({key: value}, "ann")
+    for value in outside:
+        if value is not None:
+            with pytest.raises(errors.Invalid):
+                settings.change({key: value}, "ann")
+    counts = told["type"] in ("int", "float")
+    assert counts == (least is not None or above is not None)
+    assert (told["unit"] is not None) == (counts and key != "port")
+
+
 def test_history_and_rollback(opened: Callable[..., Settings]) -> None:
     settings = opened()
     settings.change({"max_texts": 1}, "ann")

@@ -26,7 +26,9 @@ EXAMPLE = "This is an example sentence"
 
 def test_swagger_shows_the_routes_with_examples_and_calls_one(page: Page, url: str) -> None:
     page.goto(f"{url}/docs")
-    expect(page.locator(".opblock-summary-path").first).to_be_visible()
+    expect(page.locator(".opblock-summary-path").first).to_have_text("/embed")
+    shown = page.locator(".opblock-tag").all_inner_texts()
+    assert [text.strip() for text in shown[:4]] == ["embed", "openai", "rerank", "tei"]
     page.locator("#operations-embed-post_embed_embed .opblock-summary-control").click()
     expect(page.get_by_text(EXAMPLE).first).to_be_visible()
     expect(tried(page, "service-get_health_health_health")).to_contain_text("healthy")
@@ -34,6 +36,9 @@ def test_swagger_shows_the_routes_with_examples_and_calls_one(page: Page, url: s
 
 def test_redoc_shows_the_routes_with_examples(page: Page, url: str) -> None:
     page.goto(f"{url}/redoc")
+    expect(page.locator("[data-item-id^='tag/']").first).to_have_attribute(
+        "data-item-id", "tag/embed"
+    )
     heading = page.get_by_role("heading", name="Embed one text or many: dense")
     expect(heading.first).to_be_visible()  # it stands under each of its dialects
     expect(page.get_by_text(EXAMPLE).first).to_be_visible()
@@ -71,7 +76,7 @@ def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
     context, seen = browser.new_context(), Seen(closed)
     seen.watch(context)
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     page.goto(closed + path)
     expect(page.get_by_role("heading", name="Sign in to read the API")).to_be_visible()
     assert "/embed" not in page.content()
@@ -81,9 +86,7 @@ def test_a_closed_page_asks_for_a_sign_in_and_keeps_nothing(
     expect(page.get_by_role("alert")).to_have_text("the username or the password is wrong")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    expect(page.get_by_text("Embed one text or many").locator("visible=true").first).to_be_visible(
-        timeout=30_000
-    )
+    expect(page.get_by_text("Embed one text or many").locator("visible=true").first).to_be_visible()
     if path == "/docs":
         expect(tried(page, "accounts-get_accounts_me")).to_contain_text('"role": "admin"')
     assert (

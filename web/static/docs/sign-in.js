@@ -36,6 +36,7 @@ async function load(show) {
     return show(await reply.json());
   }
   if (reply.status !== 401 || credential) throw new Error(await said(reply));
+  document.getElementById("docs").replaceChildren(); // it is loaded after the sign-in
   form.hidden = false;
   form.elements.username.focus();
   form.onsubmit = async (event) => {

@@ -1,12 +1,15 @@
 // The Models tab: what runs, which one is the default, and how two of them differ.
 
 import { call, embed, may, patiently } from "./api.js";
-import { $, complain, during, el, facts, linesOf, toast, whole } from "./dom.js";
+import { $, complain, correct, during, el, facts, linesOf, toast, whole } from "./dom.js";
 import { cosine, heatMap, similarities } from "./heat.js";
-import { defaultModel, modelOf, refreshModels } from "./pick.js";
+import { defaultModel, gives, modelOf, refreshModels } from "./pick.js";
+import { STATES } from "./providers.js";
 
 const AGAIN_MS = 1500, TICK_MS = 1000;
 const LOADING = "Loading and checking it beside the present model", LEAVING = "It serves; the old model finishes its requests";
+const GIVES = { dense: "vectors", sparse: "sparse terms", multi_vector: "vectors of tokens", score: "scores" };
+const KINDS = { key_wrong: "", failing: "", open: "", reachable: "ready" }; // the others are grey: nothing is broken
 const since = new Map(); // id: when it was first seen loading
 let waiting = null;
 
@@ -15,7 +18,8 @@ export function setUp() {
   const form = $("compare-form");
   form.addEventListener("submit", (event) => { event.preventDefault(); during(form, compare); });
   const loading = $("load-form");
-  loading.addEventListener("submit", (event) => { event.preventDefault(); during(loading, load); });
+  loading.noValidate = true;
+  loading.addEventListener("submit", (event) => { event.preventDefault(); if (correct(loading)) during(loading, load); });
 }
 
 /** Called whenever the tab is opened. */
@@ -27,6 +31,7 @@ export async function show() {
     $("compare-b").value = ids.find((id) => id !== $("compare-a").value);
   }
   $("load-form").hidden = !may("admin");
+  $("compare-form").hidden = ids.length < 2;
   $("model-cards").replaceChildren(...known.data.map((model) => card(model, model.id === known.default)));
   for (const model of known.data) if (model.status !== "loading") since.delete(model.id);
   if (known.data.some((model) => model.status === "loading")) waiting = setTimeout(() => show().catch(() => {}), AGAIN_MS);
@@ -40,14 +45,33 @@ export function hide() {
 function card(model, isDefault) {
   return el("article", { class: "card model", "data-model": model.id },
     el("div", { class: "heading" }, el("h2", {}, model.id),
-      el("span", { class: `state ${model.status}` }, model.status)),
+      state(model)),
     el("p", { class: "hint" }, model.model_name),
     model.status === "loading" ? [el("progress", { "aria-label": `${model.id} is loading` }), el("p", { class: "hint" }, `Loading · ${loadingFor(model)} s`)] : null,
-    model.reason ? el("p", { class: "note" }, model.reason) : null,
-    facts({ Dimensions: number(model.dimension), "Most tokens": number(model.max_seq_length),
-      "Texts a request": number(model.max_client_batch_size), Runs: [model.device, model.dtype].filter(Boolean).join(" · ") || "–" }),
+    reason(model),
+    facts({ ...(gives(model, "dense") ? { Dimensions: number(model.dimension) } : {}), "Max tokens": number(model.max_seq_length),
+      "Max texts per request": number(model.max_client_batch_size), Runs: model.provider ? `at ${model.provider.name}` : [model.device, model.dtype].filter(Boolean).join(" · ") || "–",
+      ...(model.outputs.length ? { Gives: model.outputs.map((one) => GIVES[one] ?? one).join(", ") } : {}) }),
     model.fingerprint ? el("p", { class: "mono fingerprint", title: "Changes whenever its vectors would" }, model.fingerprint) : null,
     isDefault ? el("p", { class: "default" }, "Default model") : makeDefault(model));
+}
+
+/** Whether it can be used: red is what is broken, not what was never tried or lacks a key. */
+function state(model) {
+  const of = model.status === "loading" ? null : model.provider?.state;
+  if (of) return el("span", { class: `state ${KINDS[of] ?? "grey"}` }, STATES[of]);
+  return el("span", { class: `state ${model.status === "unloaded" ? "grey" : model.status}` }, model.status === "unloaded" ? "loads when used" : model.status);
+}
+
+/** Why it cannot be used, and where that is mended. */
+function reason(model) {
+  const { name, state: of } = model.provider ?? {};
+  if (of === "no_key" || of === "key_wrong") {
+    const what = of === "no_key" ? `It needs an API key of ${name}.` : `${name} refused the API key.`;
+    return el("p", { class: of === "no_key" ? "hint" : "note" }, what, " ",
+      may("admin") ? el("a", { href: "#/admin" }, of === "no_key" ? "Store it under Admin" : "Replace it under Admin") : "An admin can store one.");
+  }
+  return model.reason ? el("p", { class: "note" }, model.reason) : null;
 }
 
 /** For how many seconds this page has seen a model load. */
@@ -60,7 +84,8 @@ const secondsFrom = (started) => Math.round((performance.now() - started) / 1000
 const number = (value) => (value === null || value === undefined ? "–" : whole(value));
 
 function makeDefault(model) {
-  if (!may("admin") || model.status !== "ready") return null;
+  const fails = ["no_key", "key_wrong", "failing", "open"].includes(model.provider?.state);
+  if (!may("admin") || model.status !== "ready" || fails || !gives(model, "dense")) return null;
   const place = el("div", {});
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const button = el("button", { type: "button", class: "quiet small" }, "Make default");

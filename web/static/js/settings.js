@@ -1,8 +1,7 @@
 // Settings: what each is, changing it, taking it back, and who changed what when.
 
 import { call } from "./api.js";
-import { plainNumber } from "./csv.js";
-import { $, complain, confirmed, el, toast } from "./dom.js";
+import { $, complain, confirmed, correct, el, toast } from "./dom.js";
 
 // Title, place on the page, and what belongs there: the first that takes a setting has it.
 const GROUPS = [
@@ -28,35 +27,53 @@ export async function show() {
 }
 
 function setting(row) {
-  const id = `setting-${row.key}`;
-  const boolean = typeof row.default === "boolean";
-  const input = boolean
-    ? el("input", { id, type: "checkbox", checked: row.value === true })
-    : el("input", { id, value: shown(row.value), spellcheck: "false", autocomplete: "off" });
+  const id = `setting-${row.key}`, control = controlOf(row, id);
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const save = el("button", { type: "submit", class: "small", hidden: true }, "Save");
   const mine = row.source === "database" || row.source === "memory";
   const revert = mine ? el("button", { type: "button", class: "quiet small", onclick: () => act(error, () => call("DELETE", `/settings/${row.key}`), `${row.key} is back to what it was`, `#${id}`) }, "Revert") : null;
-  const form = el("form", { class: "setting", "data-key": row.key },
-    el("div", {}, el("div", { class: "name" }, el("label", { for: id }, row.key), el("span", { class: `source ${mine ? "set" : ""}` }, row.source)),
+  const form = el("form", { class: "setting", "data-key": row.key, novalidate: true },
+    el("div", {}, el("div", { class: "name" }, control.label, el("span", { class: `source ${mine ? "set" : ""}` }, row.source)),
       el("p", { class: "hint" }, row.description)),
-    el("div", {}, el("div", { class: "actions" }, input, save, revert), error));
-  input.addEventListener("input", () => { save.hidden = false; });
+    el("div", {}, el("div", { class: "actions" }, control.node, row.unit ? el("span", { class: "hint unit" }, row.unit) : null, save, revert), error));
+  form.addEventListener("input", () => { save.hidden = false; });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    act(error, () => call("POST", "/settings", { key: row.key, value: boolean ? input.checked : read(input.value, row) }), `${row.key} is changed`, `#${id}`);
+    if (correct(form)) act(error, () => call("POST", "/settings", { key: row.key, value: control.value() }), `${row.key} is changed`, `#${id}`);
   });
   return form;
 }
 
-const shown = (value) => (value === null ? "" : typeof value === "string" ? value : Array.isArray(value) ? value.join(", ") : JSON.stringify(value));
-
-function read(text, row) {
-  const clean = text.trim();
-  if (Array.isArray(row.value) || Array.isArray(row.default)) return clean.split(",").map((part) => part.trim()).filter(Boolean);
-  if (typeof row.value === "number" || typeof row.default === "number") return plainNumber(clean) ? Number(clean) : clean; // the service judges all else
-  return clean === "" && row.default === null ? null : clean;
+/** What a person sets a value with, as its type and its limits say: `{node, label, value()}`. */
+function controlOf(row, id) {
+  const label = el("label", { for: id }, row.key), unset = row.default === null; // then nothing is a value too
+  if (row.type === "bool") {
+    const node = el("input", { id, type: "checkbox", checked: row.value === true });
+    return { node, label, value: () => node.checked };
+  }
+  if (row.type === "list" && row.choices) return boxes(row, id);
+  if (row.choices) {
+    const node = el("select", { id }, row.choices.map((choice) => el("option", { value: choice, selected: choice === row.value }, choice)));
+    return { node, label, value: () => node.value };
+  }
+  const isNumber = row.type === "int" || row.type === "float", list = row.examples ? `${id}-examples` : null;
+  const limits = isNumber ? { type: "number", step: row.type === "int" ? 1 : "any", min: row.minimum ?? row.above, max: row.maximum } : {};
+  const input = el("input", { id, value: shown(row.value), spellcheck: "false", autocomplete: "off", list, placeholder: unset ? "unset" : null, required: !unset && row.type !== "list", ...limits });
+  const node = list ? el("div", { class: "choices" }, input, el("datalist", { id: list }, row.examples.map((value) => el("option", { value })))) : input;
+  // A number is sent as it was written: the service reads it more exactly than JavaScript.
+  const read = (text) => (row.type === "list" ? text.split(",").map((part) => part.trim()).filter(Boolean) : text === "" && unset ? null : text);
+  return { node, label, value: () => read(input.value.trim()) };
 }
+
+/** Boxes to tick, for a list of some of the choices. */
+function boxes(row, id) {
+  const label = el("span", { class: "key", id: `${id}-label` }, row.key);
+  const node = el("div", { class: "choices", role: "group", id, tabindex: "-1", "aria-labelledby": label.id }, row.choices.map((choice) =>
+    el("label", {}, el("input", { type: "checkbox", value: choice, checked: row.value.includes(choice) }), choice)));
+  return { node, label, value: () => Array.from(node.querySelectorAll(":checked"), (box) => box.value) };
+}
+
+const shown = (value) => (value === null ? "" : typeof value === "string" ? value : Array.isArray(value) ? value.join(", ") : JSON.stringify(value));
 
 /** Do `work`, say `done`, and draw all anew; the keyboard goes on at the first of `next`. */
 async function act(place, work, done, next) {
