@@ -1,8 +1,6 @@
 """Builds the application from its parts. What happens to a request is in `routes/middleware.py`."""
 
 import functools
-import re
-from pathlib import Path
 
 from flask import Flask
 
@@ -13,11 +11,12 @@ from cache import open_cache
 from config import Config, load_config
 from context import KEY, Services
 from documents import Documents
+from documents.files import Loader
 from documents.reembed import Reembedder
 from embedders.providers import Providers, environment_keys
 from engine import Engine
 from rate_limits import Throttle
-from routes import ROUTES, errors, health, middleware
+from routes import ROUTES, errors, health, history, middleware
 from server import master, rolling_reload, worker
 from server.proxies import Proxies
 from serving.health import drain, watch
@@ -30,6 +29,7 @@ from settings.apply import Applier, lanes_of, models_of
 from store import VectorStore, open_store
 from store.instrumented import InstrumentedStore
 from store.lazy import open_or_wait
+from tools.places import version
 
 
 def create_app(
@@ -72,8 +72,9 @@ def create_app(
         settings=settings,
         providers=providers,
         provider_keys=provider_keys,
-        documents=Documents(engine, store),
+        documents=(documents := Documents(engine, store)),
         reembedder=Reembedder(engine, store, limits.count_for),
+        loader=Loader(documents, config.spool_dir, limits.count_for),
         version=version(),
     )
     proxies = Proxies(app.wsgi_app, config.trusted_proxy_hops, config.trusted_proxies)
@@ -86,6 +87,7 @@ def create_app(
     else:
         registry.start(pause_s)
     parts.reembedder.resume()
+    parts.loader.resume()
     settings.follow()
     parts.accounts.start()
     return app
@@ -99,6 +101,7 @@ def create_worker(config: Config, *, build: Build | None = None) -> Flask:
     registry = app.extensions[KEY].engine.registry
     watch(registry, settled=master.settle, ready=rolling_reload.take_over)
     health.watch(app.extensions[KEY], app.extensions["throttle"])
+    history.watch()
     worker.near_the_end.append(lambda: drain(registry))
     return app
 
@@ -116,10 +119,3 @@ def _store(config: Config) -> VectorStore:
         max_collections=config.max_collections,
     )
     return InstrumentedStore(open_or_wait(opened))
-
-
-def version() -> str:
-    """Return the version: the top heading of the change log."""
-    changes = (Path(__file__).parent / "CHANGELOG.md").read_text(encoding="utf-8")
-    found = re.search(r"^## (\S+)", changes, re.MULTILINE)
-    return found[1] if found else "unknown"

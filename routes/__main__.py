@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from routes.openapi import described_path, shapes, statuses
+from routes.openapi import described_path, shapes, statuses, tags
 from routes.table import ROUTES, Route
 
 HEAD = """\
@@ -40,19 +40,13 @@ keys takes all others.
 """
 WHO = {"public": "anyone", "metrics": "callers, or anyone", "embed": "callers", "read": "readers",
        "write": "writers", "admin": "admins"}  # fmt: skip
-# The order of the sections; tags that are not listed here come last.
-ORDER = (
-    "embed", "openai", "rerank", "tei", "cohere", "voyage", "ollama", "vllm", "collections",
-    "models", "accounts", "providers", "settings",
-)  # fmt: skip
 TITLES = {"openai": "OpenAI", "tei": "TEI", "vllm": "vLLM"}
 
 
 def page() -> str:
     """Return the text of `docs/api.md`."""
     parts = [HEAD]
-    tags = {row.tag for row in ROUTES}
-    for tag in [*ORDER, *sorted(tags - set(ORDER))]:
+    for tag in tags(ROUTES):
         parts += [f"## {TITLES.get(tag, tag.capitalize())}", _table(tag)]
     parts += ["## Bodies and replies", "A `?` marks an optional field.", _models()]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -80,6 +74,7 @@ def label(row: Route) -> str:
 
 def _asked(row: Route) -> str:
     parts = [_link(model.__name__) for model in (row.body, row.optional_body) if model]
+    parts += ["a file"] * row.file
     if row.form:
         parts[-1] += ", or as a form"
     elif row.optional_body:

@@ -1,11 +1,11 @@
-"""Collections: their names and properties, and their maps."""
+"""Collections: their names and properties."""
 
 import bisect
 from functools import partial
 
 from auth import caller, shown, visible
 from context import services
-from documents.projection import chart
+from documents.maps import Maps
 from errors import Corrupt, NotFound
 from routes.budget import budget_of_request
 from routes.table import Reply, Route
@@ -66,7 +66,10 @@ def collection(name: str) -> schema.CollectionReply:
 @Write("DELETE", "/collections/<name>", scope=("name",))
 def drop(name: str) -> schema.DeletedReply:
     """Delete a collection with all its records."""
-    services().documents.store.drop(name)
+    store = services().documents.store
+    uuid = store.identity(name).uuid
+    store.drop(name)
+    maps().forget(uuid)
     return {"deleted": name}
 
 
@@ -85,18 +88,9 @@ def unalias(name: str, alias_name: str) -> schema.DeletedReply:
     return {"deleted": alias_name}
 
 
-@Read("GET", "/collections/<name>/map", scope=("name",))
-def collection_map(name: str, query: schema.MapQuery) -> schema.MapReply:
-    """Place a collection's records on a plane by their first two principal components."""
-    store = services().documents.store
-    return schema.map_reply(chart(store, name, query.limit, budget_of_request()))
-
-
-@Read("POST", "/collections/<name>/map", scope=("name",), large=True)
-def place_on_map(name: str, body: schema.PlaceBody) -> schema.MapReply:
-    """Place the given records on the axes of the map, whether it shows them or not."""
-    store = services().documents.store
-    return schema.map_reply(chart(store, name, body.limit, budget_of_request(), body.ids))
+def maps() -> Maps:
+    """Return the maps of the store's collections."""
+    return Maps(services().documents.store, services().config.store_dir / "maps")
 
 
 def known(name: str, asked: str) -> str:

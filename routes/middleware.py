@@ -17,7 +17,7 @@ from flask import Flask, Response, g, request
 from werkzeug.routing import PathConverter
 
 import cors
-from auth import allow_collection, caller, identify, logged, sees_all
+from auth import allow_collection, caller, identify, logged, sees_all, session_token
 from context import services
 from observability import metrics, tracing
 from observability.logs import line
@@ -128,7 +128,7 @@ def _handle(rows: list[Route], values: dict[str, Any]) -> Any:
         body = read_strictly(row.body, raw)
         row = choose(rows, raw) if body is None else row
         g.dialect = row.dialect
-    elif row.body is None and row.optional_body is None:
+    elif row.body is None and row.optional_body is None and not row.file:
         read_body()  # not wanted, but read to its end within the limit
     if row.query is not None:
         values["query"] = parse_query(row.query)
@@ -151,6 +151,8 @@ def _finish(response: Response, every_page: set[str]) -> Response:
         response.headers["X-Priority"] = lane
     add_headers(response)
     cors.let_pages_read(response, every_page)
+    if session_token():  # caches between know Authorization, but no cookie of ours
+        response.headers.setdefault("Cache-Control", "no-store")
     _measure(response)
     facts = {
         "method": request.method,

@@ -111,6 +111,8 @@ class Route:
     counted: bool = True
     # Whether a body may have MAX_REQUEST_BYTES, because the route embeds, writes or searches.
     large: bool = False
+    # Whether the body is a file, which the handler itself reads, up to MAX_FILE_MB.
+    file: bool = False
     # Whether `*` in CORS_ORIGINS allows it to every page in a browser, because it only computes or
     # is public. Other routes answer pages of named origins, or callers with a credential.
     any_page: bool = False

@@ -1,4 +1,4 @@
-"""The JSON of collections: their names and properties, their map, and jobs that re-embed them.
+"""The JSON of collections: their names and properties, and jobs that re-embed them.
 
 Only shapes are checked here; what a name or a model may be is the store's rule.
 """
@@ -8,17 +8,11 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, StrictInt, StrictStr
 from typing_extensions import TypedDict
 
-from documents.projection import Chart
+from documents.jobs import JobKind, JobState
 from schemas.base import Query, Seconds, Strict, doc, optional
+from schemas.files import FileReply
 from store.base import Metric
 from store.validation import MAX_INDEXED
-
-MAP_LIMIT = Field(
-    1000,
-    ge=1,
-    le=2000,
-    description="Most records to place; of more, a random choice that stays while they do.",
-)
 
 
 class CreateBody(Strict, protected_namespaces=()):
@@ -85,36 +79,6 @@ class DeletedReply(TypedDict):
     deleted: str
 
 
-class MapQuery(Query):
-    """Query string of `GET /collections/{name}/map`."""
-
-    limit: int = MAP_LIMIT
-
-
-class PlaceBody(Strict):
-    """Body of `POST /collections/{name}/map`."""
-
-    ids: list[StrictStr] = Field(min_length=1, max_length=100)
-    limit: StrictInt = Field(1000, ge=1, le=2000, description="The `limit` of the map they go on.")
-
-
-class PointReply(TypedDict):
-    """The place of one record."""
-
-    id: str
-    text: str | None
-    x: Annotated[float, doc("Between -1 and 1, as `y`.")]
-    y: float
-
-
-class MapReply(TypedDict):
-    """A collection as points on a plane."""
-
-    points: list[PointReply]
-    count: Annotated[int, doc("Records in the collection, placed or not.")]
-    explained: Annotated[list[float], doc("Share of the variance along x and along y.")]
-
-
 class ReembedBody(Strict, protected_namespaces=()):
     """Body of `POST /collections/{name}/reembed`."""
 
@@ -122,35 +86,24 @@ class ReembedBody(Strict, protected_namespaces=()):
 
 
 class JobReply(TypedDict):
-    """One background job."""
+    """One background job: a re-embedding, or the rows of a file that are stored."""
 
     id: str
+    kind: JobKind
     collection: str
     source: str
-    model: str
-    state: Literal["running", "done", "failed"]
-    done: int
+    model: str | None
+    state: Annotated[JobState, doc("`waiting` is a file that was given and not started.")]
+    done: Annotated[int, doc("Texts, or rows of the file, that it is done with.")]
     total: int
     cursor: str | None
-    error: str | None
+    error: Annotated[str | None, doc("Why it failed, or what it waits for.")]
     created: Seconds
     updated: Seconds
+    file: Annotated[FileReply | None, doc("null unless it is of a file.")]
 
 
 class JobsReply(TypedDict):
     """Background jobs, the newest first."""
 
     jobs: list[JobReply]
-
-
-def map_reply(chart: Chart) -> MapReply:
-    """Return a map; places are rounded to what a screen can show."""
-    places = zip(chart.records, chart.plane.points.tolist(), strict=True)
-    return {
-        "points": [
-            {"id": record.id, "text": record.text, "x": round(x, 4), "y": round(y, 4)}
-            for record, (x, y) in places
-        ],
-        "count": chart.total,
-        "explained": [round(share, 4) for share in chart.plane.explained],
-    }

@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from schemas.base import doc
+from config.models import ProviderState
+from schemas.base import Query, doc, optional
 
 
 class ErrorReply(TypedDict):
@@ -35,6 +36,20 @@ class UnionErrorReply(TypedDict):
     type: str
 
 
+class ModelProviderReply(TypedDict):
+    """Where a remote model runs."""
+
+    name: Annotated[str, doc("The provider, as `/providers` lists it.")]
+    state: Annotated[
+        ProviderState,
+        doc(
+            "`no_key`: it needs one; `unchecked`: not called with this key yet; `reachable` or "
+            "`failing`: as the last call went; `key_wrong`: the provider refused the key, and no "
+            "call has succeeded since; `open`: not called for a while, after failures in a row."
+        ),
+    ]
+
+
 class ModelReply(TypedDict):
     """One model; what only loading shows is null until then."""
 
@@ -57,6 +72,10 @@ class ModelReply(TypedDict):
         doc("`ready`, `loading`, `unavailable`, or `unloaded`: the next request for it loads it."),
     ]
     reason: str | None
+    provider: Annotated[
+        ModelProviderReply | None,
+        doc("Of a remote model: its provider, as the worker that answers knows it."),
+    ]
     replicas: list[dict[str, Any]] | None
     dimension: int | None
     embedding_dimension: int | None
@@ -183,10 +202,61 @@ class SumsReply(TypedDict):
     cpu_seconds: float
 
 
+class TimelineQuery(Query):
+    """Query string of `GET /metrics/history`."""
+
+    model: str | None = optional("One of `models`, for numbers of it alone.")
+    lane: Literal["interactive", "bulk"] | None = optional("For numbers of one lane alone.")
+    since: float | None = optional("Only what is later, in seconds since 1970.")
+
+
+Column = Annotated[list[float | None], doc("A number for each time; null where there was none.")]
+
+
+class TimelineColumns(TypedDict):
+    """What was measured. Rates are a second, times are seconds, shares 0 to 1."""
+
+    requests: Annotated[Column, doc("Requests answered; with a model or a lane, those to it.")]
+    client_errors: Annotated[Column, doc("Answers of 400 to 499, of the whole service.")]
+    server_errors: Annotated[Column, doc("Answers of 500 to 599, of the whole service.")]
+    p50: Annotated[Column, doc("Half of the requests were answered within this time.")]
+    p95: Annotated[Column, doc("95 of 100 were.")]
+    p99: Annotated[Column, doc("99 of 100 were.")]
+    wait_p50: Annotated[Column, doc("Half of the requests waited so long for their first pass.")]
+    wait_p99: Annotated[Column, doc("99 of 100 did at most.")]
+    texts: Annotated[Column, doc("Inputs that went through a model, of both lanes.")]
+    tokens: Annotated[Column, doc("Their tokens.")]
+    fill: Annotated[Column, doc("How full passes were of the largest allowed one.")]
+    cache_hits: Annotated[Column, doc("Share of the cache's vectors that were there.")]
+    queue_interactive: Annotated[Column, doc("Inputs that wait in the interactive lane.")]
+    queue_bulk: Annotated[Column, doc("Inputs that wait in the bulk lane.")]
+    memory: Annotated[Column, doc("Bytes of the workers and the model processes.")]
+    cores: Annotated[Column, doc("Cores that they keep busy.")]
+
+
+class GpuColumns(TypedDict):
+    """One GPU."""
+
+    busy: Annotated[Column, doc("Share of the time it was busy.")]
+    memory_used: Annotated[Column, doc("Bytes in use, by all of its programs.")]
+    memory: Annotated[Column, doc("Bytes it has.")]
+
+
+class TimelineReply(TypedDict):
+    """The last hour: `columns` and those of each GPU have a number for each of `times`."""
+
+    every_s: Annotated[float, doc("Seconds between two readings.")]
+    models: Annotated[list[str], doc("The models that anything is known of, as metrics name them.")]
+    times: Annotated[list[float], doc("When each was read, in seconds since 1970.")]
+    columns: TimelineColumns
+    gpus: Annotated[dict[str, GpuColumns], doc("By number.")]
+
+
 class DescriptionReply(TypedDict):
     """An OpenAPI document."""
 
     openapi: str
     info: dict[str, Any]
+    tags: list[dict[str, str]]
     paths: dict[str, Any]
     components: dict[str, Any]

@@ -49,7 +49,7 @@ LONGEST = [
     "store/test_ann.py", "settings/test_faults.py", "test_server.py", "zoo/test_zoo.py",
     "zoo/test_encoders.py", "faults/test_machine.py", "web/test_accounts.py",
     "providers/test_remote_replica.py", "zoo/test_decoders.py", "ops/test_openapi_calls.py",
-    "embedders/test_local.py", "web/test_upload.py",
+    "embedders/test_local.py", "test_first_start.py", "web/test_files.py",
     "web/test_true.py", "faults/test_stop.py", "gpu/test_passes.py", "faults/test_process.py",
     "web/test_newcomer.py", "speed/test_packed.py",
     "store/test_sql_search.py", "scale/test_topology.py", "web/test_docs_pages.py",

@@ -85,6 +85,7 @@ class Service:
         self.there["vector"] = [0.5] * made["dimension"]
         self.call("POST", "/collections/notes/vectors", id="cat", text="The cat sits on the mat.")
         self.call("POST", "/collections/notes/aliases", alias="papers")
+        self.there["state"] = self.call("GET", "/collections/notes/map")["state"]
 
     def call(self, method: str, path: str, **body: object) -> Any:
         who = self.headers.get("admin") or self.headers["operator"]
@@ -123,6 +124,9 @@ def service(folder: Path, auth: bool) -> Service:
     made = Service(app, schema, headers, provider)
     made.fill("admin")
     made.there["job"] = made.call("POST", "/collections/notes/reembed", model="other")["id"]
+    who = made.headers.get("admin") or made.headers["operator"]
+    path = "/collections/notes/files?filename=a.txt&start=false"
+    made.there["given"] = made.client.post(path, data=b"one\n\0\n", headers=who).json["id"]
     return made
 
 
@@ -140,7 +144,10 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ser
         each.provider.shutdown()
         each.provider.server_close()
     # Nobody signs in where everybody may do everything.
-    for each, who, never in ((on, "admin", set()), (off, "operator", {"POST /token"})):
+    for each, who, never in (
+        (on, "admin", set()),
+        (off, "operator", {"POST /token", "POST /session"}),
+    ):
         asked = {name for caller, name, _ in each.seen if caller == who}
         assert len(asked) < len(described()) or unmet(each, who) == never
 
@@ -154,7 +161,7 @@ def unmet(service: Service, who: str) -> set[str]:
 def named(row: Route, there: dict[str, Any]) -> dict[str, str]:
     """Return the route's path values that are there."""
     other = {"/v1/models": {"name": "fake"}, "/openai": {"name": "fake"},
-             "/jobs": {"id_": there["job"]},
+             "/jobs/<id_>/": {"id_": there["given"]}, "/jobs": {"id_": there["job"]},
              "/users": {"id_": there["key"]}, "/settings": {"key": "max_texts"}}  # fmt: skip
     return {**there, **next((v for k, v in other.items() if row.path.startswith(k)), {})}
 
@@ -186,6 +193,8 @@ def test_every_request_is_answered_as_described(
     def send(case: schemathesis.Case, way: str) -> None:
         if way != "at random" and case.path_parameters:
             case.path_parameters |= {name: there[name] for name in case.path_parameters}
+            if "/map/" in row.path and isinstance(case.query, dict):
+                case.query |= {"state": there["state"]}
         if way in ("as shown", "mixed") and "body" in shown:
             case.body = mixed(shown["body"], case.body if way == "mixed" else None, there)
             case.media_type = "application/json"
@@ -197,7 +206,7 @@ def test_every_request_is_answered_as_described(
 def mixed(shown: dict, other: object, there: dict[str, str]) -> dict:
     """Return the shown body about what is there, with the values that another has for its names."""
     names = {"collection": "notes", "alias": "papers", "model": "fake", "vector": there["vector"],
-             "password": ADMIN[1]}  # fmt: skip
+             "password": ADMIN[1], "state": there["state"], "points": "AAAAAAAAAAA="}  # fmt: skip
     body = {name: names.get(name, value) for name, value in shown.items()}
     if body.keys() == {"model"}:  # to re-embed is to take another
         body["model"] = "other"

@@ -103,6 +103,17 @@ export async function during(form, work) {
   }
 }
 
+/** Whether the form's fields are right; if not, its `.error` says what is wrong with the first. For
+    forms with `noValidate`: the browser's own bubble would stand beside an older error. */
+export function correct(form) {
+  const wrong = form.querySelector(":is(input, select, textarea):invalid");
+  if (!wrong) return true;
+  const label = wrong.labels?.[0]?.textContent;
+  complain(form.querySelector(".error"), { message: `${label ? `${label}: ` : ""}${wrong.validationMessage}` });
+  wrong.focus();
+  return false;
+}
+
 export const linesOf = (text) => text.split(/\r?\n/).map((line) => line.trim()).filter(Boolean);
 export const whole = (number) => number.toLocaleString("en");
 export const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? "" : "s"}`;
