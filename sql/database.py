@@ -87,13 +87,16 @@ class Database:
         schema: Schema = SERVICE,
         pool: PoolOptions | None = None,
         name: str = "the SQL database",
+        probe: Work[object] = lambda _: None,
     ) -> None:
+        """Use the database at `url`; `probe` tells by raising what else it must be able to do."""
         self.pool = pool or PoolOptions()
         parsed = driver_url(url)
         self.kind = parsed.get_backend_name()
         self.file = sqlite.file_of(parsed) if self.kind == "sqlite" else None
         self.engine = _engine(parsed, self.kind, self.pool)
         self.breaker = CircuitBreaker(name, self._probe, (Unavailable,), pauses=PROBE_PAUSES_S)
+        self._asked_too = probe
         self._service = schema is SERVICE
         self._schema: Schema | None = schema
         self._watch = sqlite.Watch(self.file, self.pool.patience_s) if self.file else None
@@ -248,7 +251,12 @@ class Database:
     def _probe(self) -> None:
         # Of SQLite a constant would be answered without a look at the file.
         asked = "SELECT 1 FROM sqlite_master" if self.kind == "sqlite" else "SELECT 1"
-        self.read(lambda connection: connection.execute(sa.text(asked)))
+
+        def ask(connection: sa.Connection) -> None:
+            connection.execute(sa.text(asked))
+            self._asked_too(connection)
+
+        self.read(ask)
 
     # -- tables ----------------------------------------------------------------------------------
 

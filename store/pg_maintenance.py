@@ -21,6 +21,7 @@ from store import pg_rows
 from store.base import PARTS, BackupInfo, CollectionInfo, Progress, Report
 from store.catalog_store import CatalogStore
 from store.pg_filter import Where
+from store.pg_nodes import begin_at_one_moment
 from store.pg_schema import Collection
 from store.transfer import head_of, import_jsonl, line_of
 from store.validation import check_name
@@ -39,8 +40,8 @@ def backup(db: Database, find: Callable[[sa.Connection], Collection], to: Path) 
     try:
         part.mkdir(parents=True, mode=0o700)
         with db.upkeep() as connection:
-            connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             collection = find(connection)
+            begin_at_one_moment(connection, collection)
             rows, digest = _write(part / EXPORT, _lines(connection, collection))
         manifest = {"format": FORMAT, "name": collection.name, "rows": rows - 1, "sha256": digest}
         _write(part / MANIFEST, [json.dumps(manifest, indent=2).encode() + b"\n"])

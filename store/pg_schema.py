@@ -27,6 +27,9 @@ WRITING: sa.ColumnElement[str] = sa.literal_column(
     f"CAST(pg_advisory_xact_lock_shared({_WRITERS}, hashtext(emb_collections.uuid)) AS text)"
 )
 _WAIT = sa.text(f"SELECT pg_advisory_xact_lock({_WRITERS}, hashtext(:uuid))")
+# The same for as long as a connection wants, whatever transactions it has.
+HOLD_WRITERS = sa.text(f"SELECT pg_advisory_lock({_WRITERS}, hashtext(:uuid))")
+LET_WRITERS_GO = sa.text(f"SELECT pg_advisory_unlock({_WRITERS}, hashtext(:uuid))")
 _STOP_INDEXING = sa.text(  # or the drop would wait for the index to be finished
     "SELECT pg_cancel_backend(pid) FROM pg_stat_progress_create_index"
     " WHERE relid = to_regclass(:table)"

@@ -39,6 +39,7 @@ from store.filters import parse
 from store.keyvalue import KeyValue
 from store.pg_filter import Where
 from store.pg_index import Indexer
+from store.pg_nodes import prepared, wait_for_prepared
 from store.pg_schema import READY, WRITING, Collection, Tables
 from store.validation import Limits
 
@@ -58,7 +59,8 @@ class PostgresStore(CatalogStore):
         index_from_rows: int = 10_000, max_collections: int | None = None, pool: PoolOptions = POOL,
     ) -> None:  # fmt: skip
         self.limits = limits or Limits()
-        self.db = Database(url, schema(_add_pgvector), pool, "the store's database")
+        name = "the store's database"
+        self.db = Database(url, schema(_add_pgvector), pool, name, probe=prepared)
         self.catalog = Catalog(self.db, Tables(shards), max_collections)
         self.notes = KeyValue(self.db)
         self.indexer = Indexer(self.db, index_from_rows)
@@ -196,6 +198,11 @@ class PostgresStore(CatalogStore):
 
     # -- keeping ---------------------------------------------------------------------------------
 
+    def wait_for_writers(self, name: str) -> None:
+        """Return once every write that began before has ended, on every node of Citus."""
+        super().wait_for_writers(name)
+        self.db.read(wait_for_prepared)
+
     def backup(self, name: str, to: Path) -> BackupInfo:
         """Write a consistent copy into the new folder `to`."""
         return pg_maintenance.backup(self.db, lambda c: self._resolve(c, name), to)
@@ -273,6 +280,7 @@ class PostgresStore(CatalogStore):
         def settled(connection: sa.Connection) -> bool:
             collection = self._resolve(connection, name)
             with self.catalog.rows.without_writers(connection, collection):  # ours may go on
+                wait_for_prepared(connection)
                 return landed(connection, collection)
 
         return self.db.write(attempt, settled, budget)

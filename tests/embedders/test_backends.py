@@ -39,8 +39,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def load(folder: Path, tmp_path: Path) -> Callable[..., Embedder]:
+def load(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Embedder]:
     """Load the model, or another one, with verdicts kept in a folder of this test."""
+    monkeypatch.setattr(proven, "is_busy", lambda: False)
 
     def make(
         other: Path | None = None, cache: Path = tmp_path / "cache", **entry: object

@@ -1,5 +1,6 @@
 """Small passes run by what was measured to be fastest here, and never give other vectors."""
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from config import Config, ModelSpec
-from embedders import measured
+from embedders import measured, proven
 from embedders.backends import local
 from embedders.base import Embedder, Prompt, Small
 from embedders.graph import OnnxLayers
@@ -43,6 +44,12 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Embedder]:
         return local(ModelSpec.model_validate(given), Config(device="cpu", model_cache_dir=cache))
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the machine look idle, whatever else runs on it."""
+    monkeypatch.setattr(proven, "is_busy", lambda: False)
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, choice: Sequence[Small]) -> None:
@@ -90,6 +97,23 @@ def test_the_choice_is_measured_once_and_kept(
     assert load().facts.small_passes == first.facts.small_passes
 
 
+def test_a_choice_that_was_measured_on_a_busy_machine_is_measured_again_once_it_is_idle(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bert(tmp_path / "model", "mean")
+    spec = ModelSpec(id="m", model_name=str(tmp_path / "model"), dtype="bfloat16")
+
+    def small(choice: tuple[Small, ...], busy: bool) -> Sequence[Small]:
+        chosen(monkeypatch, choice)
+        monkeypatch.setattr(proven, "is_busy", lambda: busy)
+        return local(spec, Config(device="cpu", model_cache_dir=tmp_path)).facts.small_passes
+
+    assert small(CHOICES[1], busy=True) == CHOICES[1]
+    assert small(CHOICES[0], busy=True) == CHOICES[1], "it would be as wrong as the first"
+    assert small((), busy=False) == ()
+    assert small(CHOICES[1], busy=False) == ()
+
+
 def wrong(self: OnnxLayers, states: torch.Tensor, slots: Sequence[Slot], used: int) -> Any:
     return states.float() * torch.linspace(1, 1.1, states.shape[1])
 
@@ -117,7 +141,8 @@ def test_weights_stored_in_half_precision_have_no_copy_in_float32(tmp_path: Path
 
 def test_the_fastest_of_a_size_is_found() -> None:
     packed = Packed(tiny("Bert"), torch.float32)
-    slow = TorchLayers.__new__(TorchLayers)
+    slow = copy.copy(packed.layers)
+    assert isinstance(slow, TorchLayers) and isinstance(packed.layers, TorchLayers)
     slow._layers = packed.layers._layers * 20
     found = measured._measured(packed, [slow])
     assert all(step.layers is packed.layers for step in found)
