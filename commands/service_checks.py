@@ -227,7 +227,7 @@ def _bound(host: str, port: int) -> int:
 
 def _is_ours(host: str, port: int) -> bool:
     """Return whether this service answers on a port."""
-    near = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+    near = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # nosec B104
     try:
         reply = requests.get(f"http://{near}:{port}/", timeout=SERVER_S)
         return "X-Request-ID" in reply.headers and "available_models" in reply.json()
