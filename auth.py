@@ -34,7 +34,7 @@ def identify(access: Access, *, own_account: bool = False) -> None:
     if access == "public" or (access == "metrics" and services().config.metrics_public):
         return
     lasting = access == "admin" or own_account
-    g.caller = _identified(fresh=lasting and request.method != "GET")
+    g.caller = identified(fresh=lasting and request.method != "GET")
     g.who = g.caller.name
     if access not in ALLOWED[g.caller.role]:
         if g.caller.role == "anonymous":
@@ -47,7 +47,8 @@ def identify(access: Access, *, own_account: bool = False) -> None:
         require_unlimited()
 
 
-def _identified(*, fresh: bool = False) -> Caller:
+def identified(*, fresh: bool = False) -> Caller:
+    """Return whose credential the request carries. Raises Unauthorized."""
     return services().accounts.identify(
         credential(), local=is_local(), address=address(), fresh=fresh
     )
@@ -62,7 +63,7 @@ def sees_all() -> bool:
         found: Caller | None = g.get("caller")
         if found is None or found.role == "anonymous":
             with contextlib.suppress(ServiceError):
-                found = _identified()
+                found = identified()
         g.sees_all = found is not None and found.role == "admin" and not found.limited
     return cast(bool, g.sees_all)
 
@@ -112,7 +113,8 @@ def credential() -> str | None:
     """Return the key or token that the request carries, if any.
 
     It is a bearer token, an `Authorization` without a scheme (as LlamaIndex sends to TEI's
-    re-rankers), X-API-Key, or Azure's api-key. Empty headers, as Dify sends, do not count.
+    re-rankers), X-API-Key, or Azure's api-key. Empty headers, as Dify sends, do not count. Without
+    any it is the console's cookie, if the console sent the request.
     """
     scheme, _, value = request.headers.get("Authorization", "").strip().partition(" ")
     if scheme.lower() == "bearer":
@@ -120,7 +122,21 @@ def credential() -> str | None:
     elif value:  # of another scheme
         scheme = value = ""
     given = (value.strip(), scheme, *(request.headers.get(name, "").strip() for name in KEYS))
-    return next(filter(None, given), None)
+    return next(filter(None, given), None) or session_token()
+
+
+def session_token() -> str | None:
+    """Return the token in the console's cookie, if a page of this very origin sent the request.
+
+    SameSite keeps a cookie from other sites; other ports of this host are of the same site.
+    """
+    return request.cookies.get(cookie_name()) if cors.from_own_page() else None
+
+
+def cookie_name() -> str:
+    """Return the cookie's name, with the port: browsers share cookies among a host's ports."""
+    port = request.headers.get("Host", "").rpartition(":")[2]
+    return f"embedding-session-{port}" if port.isdecimal() else "embedding-session"
 
 
 def address() -> str:

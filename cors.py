@@ -47,11 +47,28 @@ def from_another_origin() -> bool:
     return not own_origin()
 
 
+def from_own_page() -> bool:
+    """Return whether a page of this origin sent the request, according to its browser.
+
+    Over plain HTTP to another machine browsers send no Sec-Fetch-Site, and with GET no Origin: the
+    Referer tells then. No page can set any of the three.
+    """
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site.strip().lower() == "same-origin"
+    if "Origin" in request.headers:
+        return own_origin()
+    scheme, separator, rest = request.headers.get("Referer", "").partition("://")
+    return bool(separator) and _is_own(f"{scheme}://{rest.partition('/')[0]}")
+
+
 def own_origin() -> bool:
     """Return whether the request's Origin, if it has one, is the address it was sent to."""
     origin = request.headers.get("Origin")
-    if origin is None:
-        return True
+    return origin is None or _is_own(origin)
+
+
+def _is_own(origin: str) -> bool:
     scheme = origin.partition("://")[0]
     try:
         # X-Forwarded-Host does not count: a page may send it, after a preflight for a credential.

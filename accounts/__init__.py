@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import SecretStr
 
-from accounts.api_keys import ApiKeys
+from accounts.api_keys import ApiKey, ApiKeys
 from accounts.login_throttle import LoginThrottle
 from accounts.tokens import AccessTokens
 from accounts.users import ROLES, User, Users
@@ -31,8 +31,10 @@ CallerRole = Literal["admin", "user", "reader", "anonymous"]
 # user from everywhere. The last is high, as who reaches it keeps the user from signing in.
 TRIES_PER_USER, TRIES_PER_ADDRESS, TRIES_FROM_EVERYWHERE = 5, 20, 100
 RETRY_S = 5  # between attempts to create the first admin
-# The caller with API_KEY_SECRET. No user has this name, as names of users have no slash.
-FIXED_KEY = "key/API_KEY_SECRET"
+# Subjects of tokens that are keys: no user's name has a slash. FIXED_KEY is a caller's name too.
+KEY = "key/"
+FIXED_KEY, ADMIN_TOKEN = f"{KEY}API_KEY_SECRET", f"{KEY}ADMIN_TOKEN"
+UNKNOWN = "this key or token is unknown, expired or revoked"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Accounts:
         self._rows = RowCache(config.db_url.get_secret_value())
         self.users = Users(self._rows)
         self.keys = ApiKeys(self._rows, self.users)
-        self.tokens = AccessTokens(secrets_of(config.jwt_secret_key), config.token_lifetime_s)
+        self.tokens = _tokens(config)
         self._throttle = LoginThrottle(config.redis_address if config.redis_enabled else None)
         self._stop = threading.Event()
         self._problem: str | None = None  # why there is no first admin yet
@@ -87,19 +89,19 @@ class Accounts:
         it, so that a key that another worker has revoked changes nothing.
         """
         if not self.enabled:
-            known = _same(credential, self._config.admin_token)
+            known = _same(credential, self._config.admin_token) or self.holds(credential)
             return Caller(address, "admin" if local or known else "anonymous")
         if credential is None:
             raise Unauthorized("sign in with POST /token, or send an API key as a bearer token")
         if _same(credential, self._config.api_key_secret):
             return Caller(FIXED_KEY, "user", limited=True)
-        caller = self._by_key(credential, fresh) or self._by_token(credential, fresh)
+        key = self.keys.find(credential, fresh=fresh)
+        caller = self._of(key, fresh) or self._by_token(credential, fresh)
         if caller is None:
-            raise Unauthorized("this key or token is unknown, expired or revoked")
+            raise Unauthorized(UNKNOWN)
         return caller
 
-    def _by_key(self, text: str, fresh: bool) -> Caller | None:
-        key = self.keys.find(text, fresh=fresh)
+    def _of(self, key: ApiKey | None, fresh: bool) -> Caller | None:
         owner = self.users.get(key.owner, fresh=fresh) if key else None
         if key is None or owner is None:
             return None
@@ -107,20 +109,47 @@ class Accounts:
         return Caller(owner.username, role, key.collections, key.limited, key.id, key.priority)
 
     def _by_token(self, text: str, fresh: bool) -> Caller | None:
-        username, version = self.tokens.verify(text) or ("", 0)
-        user = self.users.get(username, fresh=fresh) if username else None
+        subject, version = self.tokens.verify(text) or ("", 0)
+        if subject == FIXED_KEY:
+            return Caller(FIXED_KEY, "user", limited=True)
+        if subject.startswith(KEY):
+            return self._of(self.keys.in_session(subject.removeprefix(KEY), fresh=fresh), fresh)
+        user = self.users.get(subject, fresh=fresh) if subject else None
         if user is None or user.token_version != version:
             return None
         return Caller(user.username, user.role)
 
     def login(self, username: str, password: str, address: str) -> str:
         """Return an access token. Raises Unauthorized, RateLimited, Conflict without a secret."""
-        if not self.tokens.signs:
-            raise Conflict(
-                "sign-in needs JWT_SECRET_KEY, which is not set: send an API key instead"
-            )
+        self.tokens.signer(username)  # before a password is hashed
         user = self.check_password(username, password, address)
         return self.tokens.issue(user.username, user.token_version)
+
+    @property
+    def takes(self) -> list[Literal["password", "key", "admin_token"]]:
+        """What one can sign in with."""
+        if self.enabled:
+            return ["password", "key"] if self.tokens.signs else ["key"]
+        return ["admin_token"] if self._config.admin_token else []
+
+    def holds(self, token: str | None) -> bool:
+        """Whether a token is one that signs in here; that its user is still there is not asked."""
+        found = self.tokens.verify(token) if token else None
+        return found is not None and (self.enabled or found[0] == ADMIN_TOKEN)
+
+    def token_for(self, key: str, address: str) -> str:
+        """Return an access token for a key, valid as long as the key and a token are.
+
+        A token is returned as it is, so that nobody prolongs one. Raises Unauthorized, Conflict
+        without a secret.
+        """
+        caller = self.identify(key, local=False, address=address, fresh=True)
+        if caller.role == "anonymous":
+            raise Unauthorized(UNKNOWN)
+        if self.tokens.verify(key):
+            return key
+        fixed = FIXED_KEY if self.enabled else ADMIN_TOKEN
+        return self.tokens.issue(f"{KEY}{caller.key}" if caller.key else fixed, 0)
 
     def check_password(self, username: str, password: str, address: str) -> User:
         """Return the user of this password. Raises Unauthorized, RateLimited after too many."""
@@ -188,7 +217,17 @@ class Accounts:
         except Conflict:
             return  # another worker was first
         where = "ADMIN_PASSWORD" if given else str(file.absolute())
-        log.warning("created the first admin %r; the password is in %s", name, where)
+        log.info("created the first admin %r; the password is in %s", name, where)
+
+
+def _tokens(config: Config) -> AccessTokens:
+    """Return what issues tokens: for ADMIN_TOKEN alone while nobody has to sign in."""
+    name, secret, secrets = ADMIN_TOKEN, config.admin_token, []
+    if config.auth_enabled:
+        name, secret = FIXED_KEY, config.api_key_secret
+        secrets = secrets_of(config.jwt_secret_key)
+    fixed = {name: secret.get_secret_value()} if secret else {}
+    return AccessTokens(secrets, config.token_lifetime_s, fixed)
 
 
 def _same(credential: str | None, secret: SecretStr | None) -> bool:

@@ -154,18 +154,26 @@ class ApiKeys:
         """
         if (found := TEXT.fullmatch(text)) is None:
             return None
-        query = sa.select(KEYS).where(KEYS.c.id == found[1])
-        key = self._rows.get(
-            ("key", found[1]), lambda c: _key(c.execute(query).first()), fresh=fresh
-        )
-        now, mine = time.time(), _hash(found[2]).encode()
-        if key is None or not hmac.compare_digest(mine, key.hash.encode()) or not key.alive(now):
+        key, mine = self._active(found[1], fresh), _hash(found[2]).encode()
+        if key is None or not hmac.compare_digest(mine, key.hash.encode()):
             return None
-        self._note_use(key, now)
+        self._note_use(key)
         return key
 
-    def _note_use(self, key: ApiKey, now: float) -> None:
+    def in_session(self, id_: str, *, fresh: bool = False) -> ApiKey | None:
+        """Return the active key with this id, for a token that was issued for it, as `find`."""
+        if key := self._active(id_, fresh):
+            self._note_use(key)
+        return key
+
+    def _active(self, id_: str, fresh: bool) -> ApiKey | None:
+        query = sa.select(KEYS).where(KEYS.c.id == id_)
+        key = self._rows.get(("key", id_), lambda c: _key(c.execute(query).first()), fresh=fresh)
+        return key if key and key.alive(time.time()) else None
+
+    def _note_use(self, key: ApiKey) -> None:
         """Write the last use in the background: the key is valid even if that fails."""
+        now = time.time()
         if now - max(key.last_used or 0.0, self._noted.get(key.id, 0.0)) < USED_EVERY_S:
             return
         if len(self._noted) >= ROWS_MOST:

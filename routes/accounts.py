@@ -1,14 +1,17 @@
 """Signing in, users, and their API keys."""
 
+import contextlib
 from functools import partial
 
 from flask import g, request
+from werkzeug.http import dump_cookie
 
-from accounts import Accounts, seconds_from
+import cors
+from accounts import Accounts, Caller, seconds_from
 from accounts.api_keys import ApiKey
-from auth import address, caller, require_unlimited
+from auth import address, caller, cookie_name, identified, require_unlimited, session_token
 from context import services
-from errors import Conflict, Forbidden
+from errors import Conflict, Forbidden, Unauthorized
 from routes.parse import parse_body, parse_form
 from routes.table import Reply, Route
 from schemas import accounts as schema
@@ -25,18 +28,50 @@ Own = partial(AccountsRoute, access="embed", own_account=True)
        errors=(*ERRORS, 401, 403, 429))  # fmt: skip
 def token() -> Reply[schema.TokenReply]:
     """Sign in with a username and a password, as a form or as JSON."""
-    accounts = _accounts()
-    if not accounts.enabled:
-        raise Conflict("AUTH_ENABLED is false: there is no signing in")
     form = request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data")
     body = parse_form(schema.TokenBody) if form else parse_body(schema.TokenBody)
-    g.facts = {"user": body.username}  # for the log line: the user that was tried
-    issued = accounts.login(body.username, body.password, address())
-    lasts = accounts.tokens.lifetime_s
+    issued = _login(body.username, body.password)
+    lasts = _accounts().tokens.lifetime_s
     return Reply(
         {"access_token": issued, "token_type": "bearer", "expires_in": lasts},  # nosec B105
         headers=SECRET,
     )
+
+
+@Route("GET", "/session", access="public", tag="accounts", errors=(403, 503))
+def session() -> Reply[schema.SessionReply]:
+    """Describe who the browser is signed in as."""
+    token = session_token()
+    found = None
+    with contextlib.suppress(Unauthorized):
+        found = identified()
+    held = found is not None and _accounts().holds(token)
+    # A cookie that does not count any more goes.
+    gone = _cookie("") if token and not held else {}
+    return Reply(_session(found, held), headers=SECRET | gone)
+
+
+@Route("POST", "/session", access="public", tag="accounts", errors=(*ERRORS, 401, 403, 429))
+def sign_in(body: schema.SessionBody) -> Reply[schema.SessionReply]:
+    """Sign the browser in: a cookie that no script can read holds an access token.
+
+    A request by this cookie counts only if a page of the service itself sent it.
+    """
+    _require_own_page()
+    accounts, at = _accounts(), address()
+    if body.key:
+        issued = accounts.token_for(body.key, at)
+    else:
+        issued = _login(body.username or "", body.password or "")
+    found = accounts.identify(issued, local=False, address=at)
+    return Reply(_session(found, signed_in=True), headers=SECRET | _cookie(issued))
+
+
+@Route("DELETE", "/session", access="public", tag="accounts", errors=(403, 503))
+def sign_out() -> Reply[schema.SignedOutReply]:
+    """Sign the browser out."""
+    _require_own_page()
+    return Reply({"signed_in": False}, headers=SECRET | _cookie(""))
 
 
 @AccountsRoute("GET", "/users", access="admin")
@@ -121,6 +156,44 @@ def rotate_key(username: str, id_: str) -> Reply[schema.NewKeyReply]:
 
 def _accounts() -> Accounts:
     return services().accounts
+
+
+def _login(username: str, password: str) -> str:
+    """Return an access token. Raises Unauthorized, RateLimited, Conflict."""
+    if not _accounts().enabled:
+        raise Conflict("AUTH_ENABLED is false: there is no signing in with a password")
+    g.facts = {"user": username}  # for the log line: the user that was tried
+    return _accounts().login(username, password, address())
+
+
+def _session(found: Caller | None, signed_in: bool) -> schema.SessionReply:
+    """Describe the caller, who has to sign in if there is none."""
+    return {
+        "username": found.name if found else None,
+        "role": found.role if found else None,
+        "collections": list(found.collections) if found and found.collections else None,
+        "auth_enabled": _accounts().enabled,
+        "signed_in": signed_in,
+        "takes": _accounts().takes,
+    }
+
+
+def _require_own_page() -> None:
+    """Raise Forbidden for a page of another origin, even one that CORS_ORIGINS names."""
+    if cors.from_another_origin():
+        raise Forbidden("only the console signs a browser in or out; send a key or token instead")
+
+
+def _cookie(token: str) -> dict[str, str]:
+    """Return the header that sets the console's cookie, or deletes it if there is no token."""
+    lasts = _accounts().tokens.lifetime_s if token else 0
+    # A proxy that speaks TLS need not be known: the browser says how it called.
+    secure = request.is_secure or request.headers.get("Origin", "").startswith("https://")
+    return {
+        "Set-Cookie": dump_cookie(
+            cookie_name(), token, max_age=lasts, secure=secure, httponly=True, samesite="Strict"
+        )
+    }
 
 
 def _require_own_or_admin(username: str) -> None:

@@ -1,8 +1,8 @@
 """The JSON of users, API keys and signing in."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import ConfigDict, Field, StrictStr
+from pydantic import ConfigDict, Field, StrictStr, model_validator
 from typing_extensions import TypedDict
 
 from accounts.users import Role
@@ -64,6 +64,44 @@ class MeReply(TypedDict):
     role: Annotated[str, doc("`admin`, `user`, `reader` or `anonymous`.")]
     collections: Annotated[list[str] | None, doc("The collections of the API key; null is all.")]
     auth_enabled: bool
+
+
+class SessionBody(Strict):
+    """Body of `POST /session`: a username and a password, or a key."""
+
+    username: StrictStr | None = Field(None, max_length=190)
+    password: StrictStr | None = Field(None, max_length=1024, repr=False)
+    key: StrictStr | None = Field(
+        None, max_length=4096, repr=False,
+        description="An API key or a token; ADMIN_TOKEN while AUTH_ENABLED is false.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [name for name in ("username", "password", "key") if getattr(self, name)]
+        if given not in (["username", "password"], ["key"]):
+            raise ValueError("give a username and a password, or a key")
+        return self
+
+
+class SessionReply(TypedDict):
+    """Who the browser is signed in as; nulls where it has to sign in first."""
+
+    username: Annotated[str | None, doc("The address, if nobody has to sign in.")]
+    role: Annotated[str | None, doc("`admin`, `user`, `reader` or `anonymous`.")]
+    collections: Annotated[list[str] | None, doc("The collections of the API key; null is all.")]
+    auth_enabled: bool
+    signed_in: Annotated[bool, doc("Whether this is by the cookie of `POST /session`.")]
+    takes: Annotated[
+        list[Literal["password", "key", "admin_token"]],
+        doc("What one can sign in with; none while AUTH_ENABLED is false without ADMIN_TOKEN."),
+    ]
+
+
+class SignedOutReply(TypedDict):
+    """Reply of `DELETE /session`."""
+
+    signed_in: Literal[False]
 
 
 class KeyBody(Strict):

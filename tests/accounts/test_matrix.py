@@ -92,7 +92,7 @@ def test_only_probes_docs_and_signing_in_need_no_caller() -> None:
     public = {row.path for row in ROUTES if row.access == "public"}
     docs = {"/docs", "/redoc", "/openapi.json", "/static/<path:name>"}
     probes = {"/", "/health", "/health/live", "/health/ready", "/ping", "/api/version"}
-    assert public == probes | docs | {"/token"}
+    assert public == probes | docs | {"/token", "/session"}
 
 
 def may(who: str, row: Route) -> bool:

@@ -1,4 +1,6 @@
-"""Accounts with several workers: one first admin, and a revoked key that no worker lets in."""
+"""Accounts with several workers: one first admin, a session that each of them takes, and a revoked
+key that none lets in.
+"""
 
 import time
 from collections.abc import Callable
@@ -17,8 +19,8 @@ from tests.conftest import write_models
 def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(
     serve: Callable[..., str], tmp_path: Path, database_url: str
 ) -> None:
-    """Several workers start at once, or one revokes a key -> one admin is created; every worker
-    knows of the key.
+    """Several workers start at once, one signs a browser in, or one revokes a key -> one admin is
+    created; every worker knows of the session and of the key.
     """
     models = {"fake": {"type": "fake", "model_name": "tests/fake"}}
     url = serve(
@@ -33,6 +35,13 @@ def test_workers_that_start_at_once_make_one_admin_and_agree_on_keys(
     rows = RowCache(database_url)
     assert [user.username for user in Users(rows).list()] == ["admin"]
     rows.close()
+
+    own = {"Origin": url}  # as the console's pages send
+    signed = requests.post(f"{url}/session", json=login, headers=own, timeout=30)
+    own["Cookie"] = signed.headers["Set-Cookie"].partition(";")[0]
+    # Each on a fresh connection: 24 of them meet every worker.
+    asked = [requests.get(f"{url}/users", headers=own, timeout=30) for _ in range(24)]
+    assert {reply.status_code for reply in asked} == {200}
 
     made = requests.post(f"{url}/users/admin/api-key", headers=bearer(token), timeout=30).json()
 

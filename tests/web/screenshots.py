@@ -16,12 +16,12 @@ from cryptography.fernet import Fernet
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import ROOT, free_port, running, write_models
-from tests.web.conftest import ALONE, FLAGS, PASSWORD, ask, sign_in
+from tests.web.conftest import ALONE, FLAGS, LAN, PASSWORD, ask, sign_in
 
 FOLDER = ROOT / "docs" / "img"
 TEXTS = Path(__file__).parent / "articles.csv"
 DESK, PHONE = (1240, 780), (390, 780)
-HIGHEST = 2000  # pixels of a picture; what is longer is cut there
+HIGHEST, TALL = 1500, 1900  # pixels of a picture; what is longer is cut there
 MODELS = {
     "minilm": {"type": "sentence_transformer", "normalize": True,
                "model_name": "sentence-transformers/all-MiniLM-L6-v2"},
@@ -49,9 +49,13 @@ def main() -> None:
         with serving() as url:
             take(browser, url, "attempt-light", attempt)
             take(browser, url, "code-light", code, part="#try-code")
-            take(browser, url, "collections-light", collections)
-            take(browser, url, "collections-dark", collections)
-            take(browser, url, "phone-light", collections, PHONE)
+            take(browser, url, "collections-light", collections, highest=TALL)
+            take(browser, url, "collections-dark", collections, highest=TALL)
+            take(browser, url, "phone-light", collections, PHONE, highest=TALL)
+            take(browser, url, "records-light", records, highest=DESK[1])
+            take(browser, url, "file-light", file, part="#part-add", highest=900)
+            elsewhere = url.replace("127.0.0.1", LAN)
+            take(browser, elsewhere, "why-light", why, part="#panel-admin")
             take(browser, url, "models-light", models)
             with load(url):
                 take(browser, url, "live-dark", live)
@@ -81,6 +85,7 @@ def take(
     use: Callable[[Page], None],
     size: tuple[int, int] = DESK,
     part: str = "body",
+    highest: int = HIGHEST,
 ) -> None:
     """Use the console and photograph the whole page, or a part of it."""
     page = browser.new_page(
@@ -94,7 +99,7 @@ def take(
     page.evaluate("document.activeElement.blur(); window.scrollTo(0, 0)")
     box = page.locator(part).bounding_box()
     assert box
-    clip = {**box, "height": min(box["height"], HIGHEST)}
+    clip = {**box, "height": min(box["height"], highest)}
     page.screenshot(path=FOLDER / f"{name}.png", full_page=True, clip=clip)  # type: ignore[arg-type]
     page.close()
 
@@ -130,10 +135,37 @@ def collections(page: Page) -> None:
         page.get_by_label("Name", exact=True).fill("articles")
         page.get_by_role("button", name="Create").click()
         page.locator("#file").set_input_files(TEXTS)
-    page.locator(".map circle").first.wait_for()
+        page.get_by_role("button", name="Store 100 rows").click()
+        page.get_by_role("button", name="See the map").click()
+    page.locator(".map[data-points]").wait_for()
+    page.get_by_text("similar texts lie close together").wait_for()
+    page.get_by_label("Most results").select_option("5")
     page.locator("#search-text").fill("how to prepare a meal")
     page.locator("#search-text").press("Enter")
-    page.locator(".map circle.hit").last.wait_for()
+    page.locator(".map[data-lit]:not([data-lit='0'])").wait_for()
+
+
+def records(page: Page) -> None:
+    """Look at the table, and open one of its records."""
+    page.get_by_role("tab", name="Collections").click()
+    page.get_by_role("tab", name="Records").click()
+    page.locator("#part-records tbody tr").nth(2).wait_for()
+    page.locator("#part-records tbody tr").nth(2).click()
+    page.locator(".drawer").wait_for()
+
+
+def file(page: Page) -> None:
+    """Choose a file, which is not stored yet."""
+    page.get_by_role("tab", name="Collections").click()
+    page.get_by_role("tab", name="Add a file").click()
+    page.locator("#file").set_input_files(TEXTS)
+    page.get_by_role("button", name="Store 100 rows").wait_for()
+
+
+def why(page: Page) -> None:
+    """Learn why one is no admin from another machine."""
+    page.get_by_role("tab", name="Admin").click()
+    page.locator(".ways").wait_for()
 
 
 def live(page: Page) -> None:

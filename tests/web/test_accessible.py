@@ -31,7 +31,7 @@ def visit_every_tab(page: Page, last: str) -> None:
     page.locator("#search-text").fill("one")
     page.locator("#search-text").press("Enter")
     page.locator(".results li").first.wait_for()
-    page.locator(".map circle").first.wait_for()
+    page.locator(".map[data-points]").wait_for()
     assert faults(page) == []
     for name, ready in (("Models", ".model"), ("Live", ".chart"), (last, "#panel-admin .card")):
         page.get_by_role("tab", name=name).click()
@@ -43,13 +43,14 @@ def visit_every_tab(page: Page, last: str) -> None:
 def test_every_tab_is_accessible(browser: Browser, url: str, scheme: str) -> None:
     with watched(browser, Seen(url), color_scheme=scheme) as page:
         page.get_by_role("tab", name="Collections").click()
-        page.get_by_role("button", name="Make one of sample texts").wait_for()
+        page.get_by_role("button", name="Add a sample collection").wait_for()
         assert faults(page) == []
         ask(url, "POST", "/embed-and-store", {"collection": "axe", "texts": ["one", "two"]})
         page.get_by_role("tab", name="Try").click()
         visit_every_tab(page, "Admin")
         page.get_by_role("tab", name="Collections").click()
-        page.locator("#collection-detail").get_by_role("button", name="Delete").click()
+        page.get_by_role("tab", name="Manage").click()
+        page.get_by_role("button", name="Delete collection").click()
         assert faults(page) == []
         page.keyboard.press("Escape")
         ask(url, "DELETE", "/collections/axe")

@@ -29,31 +29,7 @@ def test_five_hundred_lines_are_compared(page: Page) -> None:
     expect(page.locator("#compare-result .facts").first).to_contain_text("Agreement")
 
 
-def test_hits_that_the_map_did_not_show_light_up_on_it(page: Page, url: str) -> None:
-    for start in (0, 600):
-        numbers = range(start, start + 600)
-        body = {"texts": [f"text {i}" for i in numbers], "ids": [f"{i:05}" for i in numbers]}
-        ask(url, "POST", "/embed-and-store", {"collection": "large", **body})
-    page.get_by_role("tab", name="Collections").click()
-    page.locator(".item[data-name=large]").click()
-    expect(page.locator(".map circle")).to_have_count(1000)
-    expect(page.locator(".map-card .hint")).to_contain_text("1,000 of 1,200 texts, drawn at random")
-    shown = {point["id"] for point in ask(url, "GET", "/collections/large/map")["points"]}
-    body = {"text": "any of them", "k": 50}
-    found = ask(url, "POST", "/collections/large/search", body)["results"]
-    beyond = [hit["id"] for hit in found if hit["id"] not in shown]
-    assert beyond
-    page.get_by_label("Search by meaning").fill(body["text"])
-    page.get_by_label("Most results").select_option("50")
-    page.keyboard.press("Enter")
-    expect(page.locator(".map circle.hit")).to_have_count(50)
-    expect(page.locator(f"[data-id='{beyond[0]}']")).to_have_class("hit")
-    page.locator(f"[data-id='{beyond[0]}']").hover(force=True)
-    expect(page.locator(".tip")).to_be_visible()
-    ask(url, "DELETE", "/collections/large")
-
-
-def test_an_upload_stays_in_sight_while_others_are_looked_at(
+def test_a_file_that_is_sent_stays_in_sight_while_others_are_looked_at(
     page: Page, url: str, tmp_path: Path
 ) -> None:
     for name in ("filling", "other"):
@@ -61,21 +37,22 @@ def test_an_upload_stays_in_sight_while_others_are_looked_at(
     (tmp_path / "rows.txt").write_text("".join(f"text {i}\n" for i in range(40)))
     page.get_by_role("tab", name="Collections").click()
     page.locator(".item[data-name=filling]").click()
-    with held(page, "**/embed-and-store") as release:
+    with held(page, "**/filling/files?*") as release:
         page.locator("#file").set_input_files(tmp_path / "rows.txt")
-        expect(page.locator(".progress")).to_contain_text("0 of 40 texts")
+        sent = page.locator(".stage .progress")
+        expect(sent).to_contain_text("rows.txt")
         page.locator(".item[data-name=other]").click()
         expect(page.locator("#collection-detail .name")).to_have_text("other")
-        expect(page.locator(".progress")).to_be_hidden()
+        expect(sent).to_be_hidden()
         page.get_by_role("tab", name="Live").click()
         page.get_by_role("tab", name="Collections").click()
         page.locator(".item[data-name=filling]").click()
-        expect(page.locator(".progress")).to_contain_text("0 of 40 texts")
+        expect(sent).to_contain_text("rows.txt")
         expect(page.locator("#file")).to_be_disabled()
         release()
-        expect(page.locator(".progress")).to_contain_text("40 of 40 texts")
-    expect(page.locator(".map circle")).to_have_count(40)
-    expect(page.locator("#file")).to_be_enabled()
+        page.get_by_role("button", name="Store 40 rows").click()
+    page.get_by_role("button", name="See the map").click()
+    expect(page.locator(".map")).to_have_attribute("data-points", "40")
     for name in ("filling", "other"):
         ask(url, "DELETE", f"/collections/{name}")
 
@@ -93,7 +70,7 @@ def test_scores_are_coloured_by_the_best_one(page: Page, url: str) -> None:
     page.route("**/scored/search", lambda route: route.fulfill(json=found))
     page.get_by_role("tab", name="Collections").click()
     page.locator(".item[data-name=scored]").click()
-    page.locator(".map circle").first.wait_for()
+    page.locator(".map[data-points]").wait_for()
     page.get_by_label("Search by meaning").fill("any")
     page.keyboard.press("Enter")
     page.locator(".results li").first.wait_for()

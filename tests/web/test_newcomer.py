@@ -44,11 +44,13 @@ def test_a_newcomer_embeds_uploads_searches_and_sees_a_map(browser: Browser, rea
         page.get_by_label("Name", exact=True).fill("articles")
         page.get_by_role("button", name="Create").click()
         page.locator("#file").set_input_files(TEXTS)
-        expect(page.locator(".map circle")).to_have_count(100, timeout=60_000)
+        page.get_by_role("button", name="Store 100 rows").click()
+        page.get_by_role("button", name="See the map").click()
+        expect(page.locator(".map")).to_have_attribute("data-points", "100", timeout=60_000)
         page.get_by_label("Search by meaning").fill("food and cooking")
         page.keyboard.press("Enter")
         expect(page.locator(".results li").first).to_contain_text("topicfood")
-        expect(page.locator(".map circle.hit")).to_have_count(5)
+        expect(page.locator(".map")).to_have_attribute("data-lit", "10")
 
 
 def test_a_model_is_loaded_and_made_default_and_the_stage_is_told(

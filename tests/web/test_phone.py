@@ -25,12 +25,12 @@ def test_results_with_long_ids_and_metadata_fit(browser: Browser, url: str) -> N
     with watched(browser, Seen(url), **PHONE) as page:
         page.get_by_role("tab", name="Collections").click()
         page.locator(f".item[data-name={name}]").click()
-        page.locator(".map circle").first.wait_for()
+        page.locator(".map[data-points]").wait_for()
         page.get_by_label("Search by meaning").fill("any")
         page.keyboard.press("Enter")
-        page.locator(".map circle.hit").nth(2).wait_for()
+        page.locator(".map[data-lit]:not([data-lit='0'])").wait_for()
         assert fits(page) and faults(page) == []
-        page.locator(".map svg").focus()
+        page.locator(".map .map-field").focus()
         page.keyboard.press("ArrowRight")
         assert fits(page)
     ask(url, "DELETE", f"/collections/{name}")

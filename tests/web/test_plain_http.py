@@ -22,9 +22,10 @@ def test_a_file_without_ids_is_stored(page: Page, url: str, tmp_path: Path) -> N
     page.get_by_role("tab", name="Collections").click()
     page.locator(".item[data-name=plain]").click()
     page.locator("#file").set_input_files(tmp_path / "rows.txt")
-    expect(page.locator(".progress")).to_contain_text("2 of 2 texts")
+    page.get_by_role("button", name="Store 2 rows").click()
     expect(page.locator("#collection-detail .facts").first).to_contain_text("Texts2")
-    expect(page.locator(".map circle")).to_have_count(2)
+    page.get_by_role("button", name="See the map").click()
+    expect(page.locator(".map")).to_have_attribute("data-points", "2")
     ask(url, "DELETE", "/collections/plain")
 
 

@@ -30,19 +30,17 @@ def test_a_number_of_a_setting_is_never_read_as_another(page: Page, seen: Seen, 
     tab(page, "Admin")
     row = page.locator("[data-key=max_queue_tokens]")
     before = ask(url, "GET", "/settings/max_queue_tokens")["value"]
-    for given in ("0x100000", "1e400", "5000 0", "Infinity"):
-        row.locator("input").fill(given)
-        with page.expect_response("**/settings") as reply:
-            row.locator("input").press("Enter")
-        assert reply.value.status == 422
-    expect(row.locator(".error")).to_contain_text("it should be a valid integer")
+    sent: list[str] = []
+    page.on("request", lambda each: sent.append(each.url) if each.method == "POST" else None)
+    for given in ("1e400", "-5000", "5000.5", "1023"):
+        row.locator("input").fill("")
+        row.locator("input").press_sequentially(given)
+        row.locator("input").press("Enter")
+        expect(row.locator(".error")).to_be_visible()
+    assert sent == []
+    row.locator("input").fill("9007199254740993")  # which JavaScript would round
+    with page.expect_response("**/settings") as reply:
+        row.locator("input").press("Enter")
+    assert reply.value.status == 422
+    assert reply.value.request.post_data_json["value"] == "9007199254740993"
     assert ask(url, "GET", "/settings/max_queue_tokens")["value"] == before
-
-
-def test_charts_that_nobody_looked_at_have_a_gap(page: Page, url: str) -> None:
-    tab(page, "Live")
-    line = page.locator("[data-chart=Queue] .line")
-    expect(line).to_have_attribute("d", re.compile("M.*L"))
-    tab(page, "Try")
-    tab(page, "Live")
-    expect(line).to_have_attribute("d", re.compile("M.*L.*M.*L"))

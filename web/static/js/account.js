@@ -1,7 +1,8 @@
-// What a user who is no admin may do with their own account: make keys, change the password.
+// What who is no admin may do with their own account (make keys, change the password), and why they
+// are no admin where nobody has an account.
 
-import { call, enter } from "./api.js";
-import { during, el, field, toast } from "./dom.js";
+import { call, enter, signsInBy } from "./api.js";
+import { copyButton, during, el, field, toast } from "./dom.js";
 import { keysOf } from "./keys.js";
 
 /** The cards of the caller's own account. */
@@ -14,6 +15,37 @@ export function ownAccount(me) {
       el("p", { class: "hint" }, "Give each program a key of its own, so that you can take back one and not the others."),
       error, keys.element),
     passwordForm(me));
+}
+
+/** Why the caller is no admin, and the line to copy that changes it. */
+export function whyNoAdmin(me) {
+  const card = el("div", { class: "card" }, el("h2", {}, "Why you are not an admin here"));
+  const enterButton = el("button", { type: "button", onclick: () => document.dispatchEvent(new Event("enter")) }, "Sign in");
+  if (me.auth_enabled) { // with API_KEY_SECRET
+    card.append(el("p", { class: "hint" }, "You use the service's fixed key, API_KEY_SECRET. It embeds, stores and searches; it cannot change users, keys or settings."),
+      ...(signsInBy().includes("password")
+        ? [el("p", {}, "Sign out, and sign in as an admin. The first start has made one: the log names the file with its password.")]
+        : lines("Start the service with a secret for signing as well. The first start then makes an admin, and the log names the file with its password.", "JWT_SECRET_KEY")));
+    return card;
+  }
+  card.append(el("p", { class: "hint" }, `Nobody has to sign in here (AUTH_ENABLED is false), so only who works on the machine itself is an admin. Your requests come from ${me.username} and are sent to ${location.hostname}. Requests into a container or through a proxy never count as local.`));
+  if (signsInBy().length) card.append(el("p", {}, "Sign in with the ADMIN_TOKEN that the service was started with."), el("div", { class: "actions" }, enterButton));
+  else card.append(...lines("Start the service with an ADMIN_TOKEN, then sign in here with it. This one was just made, and is stored nowhere:", "ADMIN_TOKEN"));
+  return card;
+}
+
+/** How to start the service with a secret in a variable, for each way to run it. */
+function lines(text, variable) {
+  const line = `${variable}=${randomSecret()}`;
+  const ways = { "From a shell": `${line} make run`, "An option of docker run": `-e ${line}`, "With docker compose": `echo ${line} >> .env && docker compose up -d` };
+  return [el("p", {}, text), el("dl", { class: "ways" }, Object.entries(ways).map(([way, command]) => el("div", {},
+    el("dt", {}, way), el("dd", {}, el("code", {}, command), copyButton(() => command)))))];
+}
+
+/** 256 random bits, as the service's documentation has secrets made. */
+function randomSecret() {
+  const bytes = crypto.getRandomValues(new Uint8Array(32));
+  return btoa(String.fromCharCode(...bytes)).replace(/[+/=]/g, (c) => ({ "+": "-", "/": "_", "=": "" })[c]);
 }
 
 function passwordForm(me) {

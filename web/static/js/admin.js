@@ -1,8 +1,8 @@
-// The Admin tab: people, providers and settings. Who is no admin sees their own account there.
+// The Admin tab: people, providers and settings. Who is no admin sees their own account there, or why.
 
 import { caller, may } from "./api.js";
 import { $ } from "./dom.js";
-import { ownAccount } from "./account.js";
+import { ownAccount, whyNoAdmin } from "./account.js";
 import * as people from "./people.js";
 import * as providers from "./providers.js";
 import * as settings from "./settings.js";
@@ -14,16 +14,12 @@ export function setUp() {}
 
 /** Called whenever the tab is opened. */
 export async function show() {
-  const admin = may("admin");
+  const admin = may("admin"), me = caller();
   // The old rows would be replaced when the answers come, and a press on one would be lost.
   for (const part of PARTS) $(part).replaceChildren();
-  $("admin-title").textContent = admin ? "Admin" : "Account";
-  $("admin-lead").textContent = admin
-    ? "Changes take effect while the service runs, and settings can be taken back."
-    : "Your keys and your password.";
-  if (!admin) {
-    $("admin-people").replaceChildren(ownAccount(caller()));
-    return;
-  }
-  await Promise.all([people.show(), providers.show(), settings.show()]);
+  $("admin-title").textContent = admin || !me.auth_enabled ? "Admin" : "Account";
+  $("admin-lead").textContent = admin ? "Changes take effect while the service runs, and settings can be taken back."
+    : me.auth_enabled ? "Your keys and your password." : "Loading models, settings, users and providers' keys are for admins.";
+  if (admin) await Promise.all([people.show(), providers.show(), settings.show()]);
+  else $("admin-people").replaceChildren(me.auth_enabled && !me.username.includes("/") ? ownAccount(me) : whyNoAdmin(me));
 }

@@ -1,20 +1,32 @@
-// Talks to the service, and knows who is calling. The token is in this module's memory, nowhere else.
+// Talks to the service, and knows who is calling. The browser sends the session's cookie by itself:
+// no script can read it.
 
 import { $, complain } from "./dom.js";
 import { parse } from "./json.js";
 
-const GUARDED = document.body.dataset.guarded === "true"; // whether callers must sign in
 const WRITERS = ["user", "anonymous", "admin"];
 const PATIENCE_S = 60; // how long a busy or loading service is waited for, in all
-let token = null, asking = null, me = null;
+const tabsOfThisBrowser = new BroadcastChannel("session");
+let session = null, entered = 0, asking = null;
 
-/** Who is calling, `{username, role, auth_enabled}`; null where one must sign in first. */
-export const caller = () => me;
-export const signedIn = () => token !== null;
+/** Who is calling, `{username, role, ...}`; null where one must sign in first. */
+export const caller = () => (session?.role ? session : null);
+export const signedIn = () => session !== null && session.signed_in;
 /** Whether callers must sign in. */
-export const guarded = () => GUARDED;
+export const guarded = () => session !== null && session.auth_enabled;
+/** What one can sign in with: "password", "key", "admin_token", or nothing. */
+export const signsInBy = () => session?.takes ?? [];
 /** Whether the caller may "read", "write" or use what is for an "admin". */
-export const may = (what) => me !== null && { read: true, write: WRITERS.includes(me.role), admin: me.role === "admin" }[what];
+export const may = (what) => caller() !== null && { read: true, write: WRITERS.includes(session.role), admin: session.role === "admin" }[what];
+
+const MISSING = {
+  password: "Enter a username and a password, or an API key.", key: "Enter an API key.", admin_token: "Enter the ADMIN_TOKEN.",
+};
+const HINTS = {
+  password: "An admin signs in with a password, or with a key of theirs.",
+  key: "Passwords do not work here: JWT_SECRET_KEY is not set.",
+  admin_token: "It is the value of ADMIN_TOKEN that the service was started with.",
+};
 
 /** What a reply with an error status says. `retryAfter` is in seconds, null if it does not say. */
 export class ApiError extends Error {
@@ -28,11 +40,10 @@ export class ApiError extends Error {
 /** Call a route; resolves to {data, headers, ms}. Asks to sign in when that is what it takes. */
 export async function call(method, path, body, options = {}) {
   for (;;) {
-    const used = token;
-    const started = performance.now();
+    const before = entered, started = performance.now();
     const response = await send(method, path, body, options);
-    if (response.status === 401 && !options.silent) {
-      if (token === used) await signIn(used ? "You were signed out. Please sign in again." : "Please sign in to go on.");
+    if (response.status === 401 && !options.silent && signsInBy().length) {
+      if (entered === before) await signIn(signedIn() ? "You were signed out. Please sign in again." : "Please sign in to go on.");
       continue;
     }
     const data = await read(response);
@@ -44,7 +55,6 @@ export async function call(method, path, body, options = {}) {
 
 async function send(method, path, body, { signal, accept = "application/json" }) {
   const headers = { Accept: accept };
-  if (token) headers.Authorization = `Bearer ${token}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   try {
     return await fetch(path, { method, headers, signal, cache: "no-store", body: body === undefined ? undefined : JSON.stringify(body) });
@@ -90,18 +100,23 @@ export async function patiently(statuses, work, tell, signal) {
 
 /** Ask the service who is calling; resolves to `caller()`. */
 export async function identify() {
-  if (GUARDED && !token) return (me = null);
-  try {
-    me = (await call("GET", "/users/me", undefined, { silent: true })).data;
-  } catch (error) {
-    if (error.status !== 401) throw error;
-    me = null;
-  }
-  return me;
+  session = (await call("GET", "/session", undefined, { silent: true })).data;
+  return caller();
 }
 
 /** Sign out: the page starts anew, and nothing that was shown stays. */
-export const signOut = () => location.reload();
+export async function signOut() {
+  await call("DELETE", "/session", undefined, { silent: true });
+  tabsOfThisBrowser.postMessage(null);
+  location.reload();
+}
+
+// Who signs in or out in one tab does so in all of them.
+tabsOfThisBrowser.onmessage = async () => {
+  const before = caller();
+  const now = await identify().catch(() => null);
+  if (now?.username !== before?.username || now?.role !== before?.role) location.reload();
+};
 
 /** Ask for a password or a key; rejects when the person cancels. */
 export function signIn(reason) {
@@ -113,8 +128,11 @@ function ask(reason) {
   const dialog = $("sign-in"), form = dialog.querySelector("form");
   const place = form.querySelector(".error"), button = form.querySelector("[type=submit]");
   complain(place, null);
+  const takes = signsInBy();
   $("sign-in-reason").textContent = reason ?? "";
-  $("sign-in-password").hidden = !GUARDED; // then only ADMIN_TOKEN counts
+  $("sign-in-password").hidden = !takes.includes("password");
+  $("sign-in-key").textContent = takes.includes("admin_token") ? "ADMIN_TOKEN" : "API key";
+  $("sign-in-hint").textContent = HINTS[takes[0]];
   form.reset();
   dialog.showModal();
   return new Promise((resolve, reject) => {
@@ -145,18 +163,13 @@ function ask(reason) {
 
 /** Become the owner of a key, or the user with this password. Throws if the service knows neither. */
 export async function enter(key, username, password) {
-  if (!key && !(username && password)) throw new Error("Enter a username and a password, or an API key.");
-  const before = token;
-  const given = key || (await call("POST", "/token", { username, password }, { silent: true })).data.access_token;
-  token = given;
-  const known = await identify().catch(() => null);
-  if (known && (GUARDED || known.role === "admin")) {
-    document.dispatchEvent(new Event("signed"));
-    return;
-  }
-  token = before;
-  await identify().catch(() => null);
-  throw new Error("This key is unknown, expired or revoked.");
+  if (!key && !(username && password)) throw new Error(MISSING[signsInBy()[0]]);
+  await call("POST", "/session", key ? { key } : { username, password }, { silent: true });
+  await identify();
+  if (!signedIn()) throw new Error("The browser did not keep the cookie of the sign-in. Allow cookies for this page.");
+  entered += 1;
+  tabsOfThisBrowser.postMessage(null);
+  document.dispatchEvent(new Event("signed"));
 }
 
 /** Embed texts; resolves to {vectors, tokens, truncated, fingerprint, ms}. */

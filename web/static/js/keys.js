@@ -34,7 +34,7 @@ export function keysOf(user) {
 
 /** A new key's text, to copy now. */
 const secret = (text) => el("div", { class: "secret" },
-  el("p", {}, el("b", {}, "Keep this key now."), " It cannot be shown again."),
+  el("p", {}, el("b", {}, "Copy this key now."), " It cannot be shown again."),
   el("div", { class: "actions" }, el("code", {}, text), copyButton(() => text)));
 
 function newKey(user, add) {

@@ -58,7 +58,7 @@ function person(user) {
     await show();
     $("user-name").focus();
   };
-  const role = isMe(user) ? el("span", { class: "hint" }, `${user.role}, that is you`) : roleOf(user, doing);
+  const role = isMe(user) ? el("span", { class: "hint" }, `${user.role} (you)`) : roleOf(user, doing);
   return el("li", { "data-user": user.username },
     el("div", { class: "heading" }, el("p", { class: "who" }, user.username),
       el("div", { class: "actions" }, role,
