@@ -39,9 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def load(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Embedder]:
+def load(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Embedder]:
     """Load the model, or another one, with verdicts kept in a folder of this test."""
     monkeypatch.setattr(proven, "is_busy", lambda: False)
 

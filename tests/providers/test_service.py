@@ -196,9 +196,7 @@ def homes(tmp_path, monkeypatch):
     server.server_close()
 
 
-def test_the_example_of_a_model_file_serves_every_provider_once_it_has_keys(
-    config_of, homes
-):
+def test_the_example_of_a_model_file_serves_every_provider_once_it_has_keys(config_of, homes):
     """As users of such a file know it: one entry local, three remote, and one that has to come from
     the hub, which is out of reach here and harms no other."""
     keys = dict.fromkeys(("openai_api_key", "cohere_api_key", "hf_token"), KEY)
