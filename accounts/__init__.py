@@ -42,7 +42,8 @@ class Caller:
     """Who is calling, with which role.
 
     `collections` are those that the key is for; None means all. `limited` means that the key may do
-    less than its owner, or expires. `key` is the id of the key, `priority` its lane.
+    less than its owner, or expires. `key` is the id of the key, `priority` its lane. `since` is when
+    a user was made, in seconds since 1970; None for who has no account.
     """
 
     name: str
@@ -51,6 +52,12 @@ class Caller:
     limited: bool = False
     key: str | None = None
     priority: Lane | None = None
+    since: float | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name, and for a user when it was made: a later user of that name is another."""
+        return self.name if self.since is None else f"{self.name}/{self.since:.6f}"
 
 
 class Accounts:
@@ -106,7 +113,9 @@ class Accounts:
         if key is None or owner is None:
             return None
         role = min(owner.role, key.role or owner.role, key=ROLES.index)
-        return Caller(owner.username, role, key.collections, key.limited, key.id, key.priority)
+        return Caller(
+            owner.username, role, key.collections, key.limited, key.id, key.priority, owner.created
+        )
 
     def _by_token(self, text: str, fresh: bool) -> Caller | None:
         subject, version = self.tokens.verify(text) or ("", 0)
@@ -117,7 +126,7 @@ class Accounts:
         user = self.users.get(subject, fresh=fresh) if subject else None
         if user is None or user.token_version != version:
             return None
-        return Caller(user.username, user.role)
+        return Caller(user.username, user.role, since=user.created)
 
     def login(self, username: str, password: str, address: str) -> str:
         """Return an access token. Raises Unauthorized, RateLimited, Conflict without a secret."""

@@ -186,9 +186,9 @@ class ModelSettings(Section):
     """Most tokens that may wait for one model in each lane, interactive and bulk; further requests
     get 429. Unset means what the model encodes in a minute, as measured in full passes."""
     interactive_p99_ms: float | None = setting(None, "INTERACTIVE_P99_MS", gt=0, le=600_000)
-    """Milliseconds within which 99 of 100 interactive requests to a local model shall be answered:
-    bulk requests get smaller passes for that, but always a third of the model's time. Unset means
-    that nothing is promised."""
+    """Target for the 99th percentile of interactive requests to a local model, in milliseconds.
+    Bulk passes are made smaller to meet it, but keep a third of the model's time. Unset means no
+    target."""
     max_seq_length: int | None = setting(None, "MAX_SEQ_LENGTH", ge=1)
     """Longest input in tokens, at most what the model takes; unset means the model's own limit."""
     normalize: bool = setting(True, "EMBEDDING_NORMALIZE")

@@ -85,9 +85,16 @@ def test_what_is_started_has_its_port_its_volumes_and_settings_that_exist() -> N
         assert {name.split("=")[0] for name in run.e} <= settings
 
 
+def test_the_command_without_docker_starts_what_the_container_does() -> None:
+    (line,) = re.findall(r"^embedding-service (.+)", SHELL, re.MULTILINE)
+    (run,) = (run for run in runs() if run.gpus)
+    assert "exec python cli.py serve" in (ROOT / "Dockerfile").read_text()
+    assert shlex.split(line) == ["serve", *run.words]
+
+
 def made_key() -> str:
     """Return a key as the README makes one."""
-    (line,) = re.findall(r"^export KEY=.+", SHELL, re.MULTILINE)
+    (line,) = set(re.findall(r"^export KEY=.+", SHELL, re.MULTILINE))
     script = f"{line}; printf %s $KEY"
     return subprocess.run(["bash", "-euc", script], capture_output=True, text=True).stdout
 

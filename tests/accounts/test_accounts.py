@@ -738,6 +738,7 @@ def test_a_name_that_is_none_is_refused(client: FlaskClient, admin: dict, name: 
 def test_a_random_first_password_is_in_a_file_for_its_owner_only(
     make_app: Callable[..., Flask], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "accounts")
     client = make_app(admin_password=None).test_client()
     file = tmp_path / "data" / "admin-password"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -118,7 +118,7 @@ def test_each_mode_offers_the_models_that_it_can_use(kinds: Page) -> None:
 @pytest.mark.parametrize(("name", "says"), [("Rerank", "scores"), ("Sparse terms", "sparse terms")])
 def test_without_a_model_it_says_what_to_configure(page: Page, name: str, says: str) -> None:
     mode(page, name)
-    expect(page.locator("#try-result")).to_contain_text(f"No model here gives {says}")
+    expect(page.locator("#try-result")).to_contain_text(f"No loaded model gives {says}")
     expect(page.locator("#try-result pre")).to_contain_text('"model_name"')
     expect(page.locator("#try-form [type=submit]")).to_be_disabled()
     expect(page.locator("#try-code")).to_be_hidden()

@@ -12,14 +12,17 @@ const PARTS = ["admin-people", "admin-providers", "admin-settings"];
 /** Nothing to prepare: each part draws itself when the tab is opened. */
 export function setUp() {}
 
-/** Called whenever the tab is opened. */
-export async function show() {
+/** Called whenever the tab is opened; the address may name one of the parts. */
+export async function show(place) {
   const admin = may("admin"), me = caller();
   // The old rows would be replaced when the answers come, and a press on one would be lost.
   for (const part of PARTS) $(part).replaceChildren();
   $("admin-title").textContent = admin || !me.auth_enabled ? "Admin" : "Account";
-  $("admin-lead").textContent = admin ? "Changes take effect while the service runs, and settings can be taken back."
+  $("admin-lead").textContent = admin ? "Changes take effect at once. Settings can be undone."
     : me.auth_enabled ? "Your keys and your password." : "Loading models, settings, users and providers' keys are for admins.";
-  if (admin) await Promise.all([people.show(), providers.show(), settings.show()]);
+  if (admin) {
+    await Promise.all([people.show(), providers.show(), settings.show()]);
+    if (PARTS.includes(`admin-${place.name}`)) $(`admin-${place.name}`).scrollIntoView();
+  }
   else $("admin-people").replaceChildren(me.auth_enabled && !me.username.includes("/") ? ownAccount(me) : whyNoAdmin(me));
 }

@@ -85,9 +85,9 @@ function unknown(name, collections) {
 
 /** What a newcomer sees: a collection to look at is one press away. */
 function nothingYet() {
-  if (!may("write")) return el("div", { class: "empty" }, el("h2", {}, "No collection yet"), el("p", {}, "Somebody who may store texts has to make one first."));
+  if (!may("write")) return el("div", { class: "empty" }, el("h2", {}, "No collection yet"), el("p", {}, "A user who may store texts has to create one first."));
   const form = el("form", { class: "empty" }, el("h2", {}, "No collection yet"),
-    el("p", {}, "Fill one with a file of yours, or look around with some texts of ours."),
+    el("p", {}, "Fill one with your own file, or start with sample texts."),
     el("div", { class: "actions" }, el("button", { type: "submit" }, "Add a sample collection")),
     el("p", { class: "error", role: "alert", hidden: true }));
   form.addEventListener("submit", (event) => {

@@ -10,8 +10,8 @@ const ENDED_SHOWN = 5;
 /** The list of a collection's files: `{element, look()}`. Of `actions`, `look(job)` shows one that waits, and
     `isShown(job)` tells whether it is shown now. */
 export function fileJobs(view, actions) {
-  const element = el("div", { class: "file-jobs" }), running = new Set();
-  let timer = null;
+  const element = el("div", { class: "file-jobs" });
+  let timer = null, before = null; // the state of each job at the last look
   const look = async () => {
     clearTimeout(timer);
     if (view.signal.aborted) return;
@@ -19,14 +19,15 @@ export function fileJobs(view, actions) {
       const { jobs } = (await call("GET", "/jobs", undefined, { signal: view.signal })).data;
       const mine = jobs.filter((job) => job.kind === "file" && job.created >= view.info.created && (job.collection === view.info.name || view.info.aliases.includes(job.collection)));
       const under = mine.filter((one) => one.state === "running");
-      for (const job of under) running.add(job.id);
       // Its own description has a worker take up a job whose worker has died.
       await Promise.all(under.map((job) => call("GET", `/jobs/${job.id}`, undefined, { signal: view.signal }).catch(() => {})));
       draw(mine);
-      const over = [...running].filter((id) => !mine.some((job) => job.id === id && job.state === "running"));
-      for (const id of over) running.delete(id);
-      if (over.length) await view.again();
-      if (running.size) timer = setTimeout(look, LOOK_MS);
+      const now = new Map(mine.map((job) => [job.id, job.state])), was = before ?? now;
+      before = now;
+      // A short one may never be seen running, and a stopped one is gone.
+      const stored = (id) => was.get(id) !== now.get(id) && (was.get(id) === "running" || ["done", "failed"].includes(now.get(id)));
+      if ([...was.keys(), ...now.keys()].some(stored)) await view.again();
+      if (under.length) timer = setTimeout(look, LOOK_MS);
     } catch (error) {
       if (error.name !== "AbortError") timer = setTimeout(look, 5 * LOOK_MS);
     }

@@ -4,7 +4,7 @@ import { call, patiently } from "./api.js";
 import { complain, el, field, plural, whole } from "./dom.js";
 import { sizeOf } from "./files-send.js";
 
-const KINDS = { csv: "Table of cells (CSV, TSV)", jsonl: "JSON, an object a line", json: "JSON, one list", txt: "A text a line", parquet: "Parquet" };
+const KINDS = { csv: "CSV or TSV", jsonl: "JSON lines", json: "JSON array", txt: "Text, one a line", parquet: "Parquet" };
 const ENCODINGS = { "utf-8": "UTF-8", "windows-1252": "Windows-1252", "latin-1": "Latin-1", "utf-16": "UTF-16", "utf-16-le": "UTF-16 LE", "utf-16-be": "UTF-16 BE" };
 const DELIMITERS = { ",": "comma", ";": "semicolon", "\t": "tab", "|": "bar" };
 const ROLES = { text: "text", id: "id", metadata: "metadata", none: "leave out" };
@@ -97,8 +97,8 @@ function reading({ layout }, change) {
   return el("div", { class: "row reading" },
     field("Kind", choice("file-kind", KINDS, layout.kind, (kind) => change({ ...OF_COLUMNS, kind, delimiter: undefined, header: undefined, encoding: undefined }))),
     layout.encoding ? field("Encoding", choice("file-encoding", ENCODINGS, layout.encoding, set("encoding"))) : null,
-    layout.kind === "csv" ? field("Between cells", choice("file-delimiter", DELIMITERS, layout.delimiter, set("delimiter"))) : null,
-    layout.kind === "csv" ? field("First row", choice("file-header", { true: "names the columns", false: "is a row" }, String(layout.header), (value) => set("header")(value === "true"))) : null);
+    layout.kind === "csv" ? field("Delimiter", choice("file-delimiter", DELIMITERS, layout.delimiter, set("delimiter"))) : null,
+    layout.kind === "csv" ? field("First row", choice("file-header", { true: "column names", false: "a row" }, String(layout.header), (value) => set("header")(value === "true"))) : null);
 }
 
 function roleOf(layout, name) {

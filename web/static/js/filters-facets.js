@@ -55,7 +55,7 @@ export async function fieldPanel(view, field, parts, change) {
 }
 
 function about({ looked_at: looked, exact, count }, { kinds, distinct }) {
-  const there = Object.entries(kinds).map(([kind, records]) => `${kind} in ${whole(records)}`).join(", ") || "in no record";
+  const there = Object.entries(kinds).map(([kind, records]) => `${kind === "string" ? "text" : kind} in ${whole(records)}`).join(", ") || "in no record";
   const different = distinct === null ? "" : ` · ${plural(distinct, "different value")}`;
   return `${there}${different}${exact ? "" : ` · counted in ${whole(looked)} of ${whole(count)} records, drawn at random`}`;
 }

@@ -69,7 +69,7 @@ function reason(model) {
   if (of === "no_key" || of === "key_wrong") {
     const what = of === "no_key" ? `It needs an API key of ${name}.` : `${name} refused the API key.`;
     return el("p", { class: of === "no_key" ? "hint" : "note" }, what, " ",
-      may("admin") ? el("a", { href: "#/admin" }, of === "no_key" ? "Store it under Admin" : "Replace it under Admin") : "An admin can store one.");
+      may("admin") ? el("a", { href: "#/admin/providers" }, of === "no_key" ? "Store it under Admin" : "Replace it under Admin") : "An admin can store one.");
   }
   return model.reason ? el("p", { class: "note" }, model.reason) : null;
 }

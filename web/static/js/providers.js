@@ -15,7 +15,7 @@ const DOTS = { unchecked: "unknown", reachable: "healthy" };
 export async function show() {
   const { providers } = (await call("GET", "/providers")).data;
   $("admin-providers").replaceChildren(el("div", { class: "card" }, el("h2", {}, "Providers"),
-    el("p", { class: "hint" }, "Keys are stored under encryption and never shown again."),
+    el("p", { class: "hint" }, "Keys are stored encrypted and never shown again."),
     providers.length ? el("ul", { class: "people" }, providers.map((one) => row(one))) : el("p", { class: "empty" }, "There is no provider.")));
 }
 

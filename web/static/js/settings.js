@@ -6,7 +6,7 @@ import { $, complain, confirmed, correct, el, toast } from "./dom.js";
 // Title, place on the page, and what belongs there: the first that takes a setting has it.
 const GROUPS = [
   ["Model", 0, (key) => /^(model_name|device|dtype|backend|normalize|max_batch|max_seq)/.test(key)],
-  ["Most a minute, by role", 2, (key) => /_per_minute_/.test(key)],
+  ["Limits per minute, by role", 2, (key) => /_per_minute_/.test(key)],
   ["At the next start", 3, (key, row) => row.changes === "at restart"],
   ["Requests", 1, () => true],
 ];
@@ -23,7 +23,7 @@ export async function show() {
       GROUPS.toSorted((a, b) => a[1] - b[1]).flatMap((group) => [el("h3", {}, group[0]),
         el("div", { class: "settings" }, rows.filter((row) => groupOf(row) === group).map(setting))])),
     el("div", { class: "card" }, el("h2", {}, "History"),
-      history.length ? el("ol", { class: "history" }, history.map((change, i) => past(change, i, history))) : el("p", { class: "empty" }, "Nothing was changed yet.")));
+      history.length ? el("ol", { class: "history" }, history.map((change, i) => past(change, i, history))) : el("p", { class: "empty" }, "No setting was changed yet.")));
 }
 
 function setting(row) {

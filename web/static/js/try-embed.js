@@ -31,7 +31,7 @@ function draw(model, texts, { vectors, tokens, truncated, fingerprint, ms }, cut
     facts({ Texts: whole(texts.length), Dimensions: whole(vectors[0].length), Tokens: whole(tokens),
       Truncated: whole(truncated), Time: `${ms.toFixed(0)} ms` }),
     cutNote(truncated, cut),
-    texts.length > 1 ? heatMap(texts, vectors, "How alike the texts are") : null,
+    texts.length > 1 ? heatMap(texts, vectors, "Similarity of the texts") : null,
     el("div", { class: "vectors" },
       el("div", { class: "heading" }, el("h2", {}, "Vectors"), el("div", { class: "actions" },
         saveButton("Save as JSON", "vectors.json", all), saveButton("Save as .npy", "vectors.npy", () => npy(vectors)))),

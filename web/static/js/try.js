@@ -54,12 +54,13 @@ function choose(name) {
   button.disabled = !there;
   $("try-code").hidden = !there;
   $("try-result").replaceChildren(there ? results.get(name) ?? el("div", { class: "empty" }, el("h2", {}, empty[0]), el("p", {}, empty[1])) : needs(missing));
+  $("try-said").textContent = "";
   code();
 }
 
 /** What to configure where no model gives this. */
 function needs({ what, entry }) {
-  return el("div", { class: "empty" }, el("h2", {}, `No model here gives ${what}`),
+  return el("div", { class: "empty" }, el("h2", {}, `No loaded model gives ${what}`),
     el("p", {}, "Add one to the models in model_config.json, and restart the service:"),
     el("pre", { tabindex: "0", "aria-label": "An entry of model_config.json" }, el("code", {}, entry)));
 }
