@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.dialects.clients.answers import PYTHON as CLIENTS
 from tests.web.conftest import MODELS, Guarded, Seen, ask, serving, sign_in, watched
-from tests.web.test_console import shown_code
+from tests.web.test_console import held, shown_code
 
 KINDS = {
     **MODELS,
@@ -113,6 +113,17 @@ def test_each_mode_offers_the_models_that_it_can_use(kinds: Page) -> None:
     expect(kinds.get_by_label("Query")).to_be_hidden()
     mode(kinds, "Embed")
     expect(kinds.get_by_label("Dimensions")).to_be_visible()
+
+
+def test_a_mode_chosen_while_the_models_are_still_to_come_stays(page: Page) -> None:
+    with held(page, "**/models") as release:
+        page.reload()
+        mode(page, "Rerank")
+        with page.expect_response("**/models"):
+            release()
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#try-result")).to_contain_text("No loaded model gives scores")
+    expect(page.get_by_role("radio", name="Rerank")).to_be_checked()
 
 
 @pytest.mark.parametrize(("name", "says"), [("Rerank", "scores"), ("Sparse terms", "sparse terms")])

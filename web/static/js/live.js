@@ -53,7 +53,8 @@ export async function show(where) {
     document.head.append(sheet);
     uPlot = (await import("../vendor/uplot/uPlot.js")).default;
   }
-  await move(where);
+  const now = address.read(); // something may have been chosen meanwhile
+  await move(now.tab === "live" ? now : where);
 }
 
 /** Show what another address of the tab names. */

@@ -30,9 +30,10 @@ export function setUp() {
 }
 
 /** Called whenever the tab is opened. */
-export async function show(place) {
+export async function show() {
   await refreshModels();
-  move(place);
+  const place = address.read(); // as it is now: a mode may have been chosen meanwhile
+  if (place.tab === "try") move(place);
 }
 
 /** Called when the address changes while the tab is open. */
