@@ -130,7 +130,22 @@ def session_token() -> str | None:
 
     SameSite keeps a cookie from other sites; other ports of this host are of the same site.
     """
-    return request.cookies.get(cookie_name()) if cors.from_own_page() else None
+    if not cors.from_own_page():
+        return None
+    # Another service of this host or domain may have set one of this name, which may come first.
+    tokens = request.cookies.getlist(cookie_name())
+    good = filter(_is_good, tokens) if len(tokens) > 1 else iter(tokens)
+    return next(good, next(iter(tokens), None))
+
+
+def _is_good(token: str) -> bool:
+    """Return whether a token is of a user or key that is there."""
+    accounts = services().accounts
+    with contextlib.suppress(Unauthorized):
+        return accounts.holds(token) and bool(
+            accounts.identify(token, local=False, address=address())
+        )
+    return False
 
 
 def cookie_name() -> str:

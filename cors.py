@@ -75,7 +75,17 @@ def _is_own(origin: str) -> bool:
         sent_to = as_sent(f"{scheme}://{request.headers.get('Host', '')}")
     except ValueError:
         return False
-    return scheme in ("http", "https") and origin == sent_to
+    return scheme in _schemes() and origin == sent_to
+
+
+def _schemes() -> tuple[str, ...]:
+    """Return the schemes that the browser may have called by, as far as that is known.
+
+    A proxy that speaks TLS need not be known. Where one says that the browser did, in a header that
+    need not be true, a page that came without TLS is another one.
+    """
+    named = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+    return ("https",) if request.is_secure or named == "https" else ("http", "https")
 
 
 def loopback(address: str) -> bool:

@@ -1,6 +1,8 @@
 """Builds the application from its parts. What happens to a request is in `routes/middleware.py`."""
 
 import functools
+import os
+from pathlib import Path
 
 from flask import Flask
 
@@ -48,7 +50,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = config.max_request_bytes
     settings = open_settings(config)
     provider_keys = ProviderKeys(config.db_url.get_secret_value(), config, environment_keys(config))
-    providers = Providers(config, provider_keys.get_key)
+    shared = os.environ.get(master.MULTIPROC)
+    providers = Providers(config, provider_keys.get_key, Path(shared) if shared else None)
     specs, default = models_of(settings.state)
     call = None  # calls what all workers share
     size: Size | None = embedders.size_of  # of what may be unloaded in this process

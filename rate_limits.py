@@ -283,8 +283,8 @@ def allowance(kind: str) -> int:
 
 
 def key_of_caller() -> str:
-    """Return the key under which the caller's requests and texts are counted."""
-    return f"{'address' if caller().role == 'anonymous' else 'user'}:{caller().name}"
+    """Return the key under which the caller's requests, texts and jobs are its own."""
+    return f"{'address' if caller().role == 'anonymous' else 'user'}:{caller().identity}"
 
 
 def add_headers(response: Response) -> None:

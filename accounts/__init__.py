@@ -42,8 +42,8 @@ class Caller:
     """Who is calling, with which role.
 
     `collections` are those that the key is for; None means all. `limited` means that the key may do
-    less than its owner, or expires. `key` is the id of the key, `priority` its lane. `since` is when
-    a user was made, in seconds since 1970; None for who has no account.
+    less than its owner, or expires. `key` is the id of the key, `priority` its lane. `since` is
+    when a user was made, in seconds since 1970; None for who has no account.
     """
 
     name: str

@@ -23,6 +23,7 @@ from engine import EmbedRequest
 from errors import (
     Busy,
     Conflict,
+    Full,
     Invalid,
     NotFinite,
     NotFound,
@@ -31,6 +32,7 @@ from errors import (
     TooLarge,
 )
 from store.base import successor
+from store.budget import UNBOUNDED, Budget
 from tools.layout import Layout
 from tools.preview import Preview, preview
 from tools.reading import Reader, key_of
@@ -38,7 +40,7 @@ from tools.records import Record, Stop
 from tools.rows import Row, Unfit
 
 WAITS_S = 24 * 3600.0  # a file that was given and not started is removed after that
-STEP_CHARS = 4 << 20  # of the texts of a step
+STEP_CHARS = 4 << 20  # of the texts and the rejects of a step
 STEP_RECORDS = 4096  # read in a step, of which most are blank or rejected
 COMING_MOST = 8  # files that come in at once: each takes a thread as long as its client sends
 OF_ROWS = (Invalid, TooLarge, NotFinite)  # refusals that are a row's fault
@@ -109,31 +111,44 @@ class Loader(Runner):
         finally:
             self._coming.release()
 
-    def preview(self, job: Job, layout: Layout) -> Preview:
-        """Return what would be stored of a file. Raises Invalid for one that cannot be read."""
+    def preview(self, job: Job, layout: Layout, budget: Budget = UNBOUNDED) -> Preview:
+        """Return what would be stored of a file. Raises Invalid for one that cannot be read.
+
+        Raises NotFound or Conflict if it was removed meanwhile, and as `Budget.check`.
+        """
         state = _file_of(job)
         path = self._here(job)
         try:
-            return preview(path, state.name, layout)
+            return preview(path, state.name, layout, budget.check)
+        except FileNotFoundError:
+            self.jobs.load(job.id)
+            raise Conflict(f"the file of job {job.id} is gone") from None
         except (Stop, LookupError) as exc:
             raise _unreadable(exc, path, state.name) from None
 
     def start(
         self, job: Job, layout: Layout, pace: int = 0, admit: Admit = lambda texts: None,
-        sure: bool = False,
+        sure: bool = False, budget: Budget = UNBOUNDED,
     ) -> Job:  # fmt: skip
         """Start to store a file that waits. Raises Conflict, Invalid, QueueFull.
 
         Its texts are counted as its caller's, who may embed `pace` of them a minute. `admit` may
-        refuse the first minute's. With `sure` no column is taken for the text by chance.
+        refuse the first minute's. With `sure` neither the text's column nor an unlikely encoding is
+        taken by chance.
         """
-        shown = self.preview(job, layout)
+        shown = self.preview(job, layout, budget)
         if not shown.layout.text and shown.layout.kind != "txt":
             raise Invalid("name the column of the texts in text", param="text")
         if sure and not shown.sure:
             there = ", ".join(column.name for column in shown.columns)[:300]
-            raise Invalid(f"no column is called text: name it in text (it has: {there})",
+            lone = "; set header to false if the first row is a text" if shown.warnings else ""
+            raise Invalid(f"no column is called text: name it in text (it has: {there}){lone}",
                           param="text")  # fmt: skip
+        if sure and not shown.readable:
+            raise Invalid(
+                "the file is not UTF-8, and its encoding cannot be guessed: save it as UTF-8, or "
+                "name its encoding in encoding", param="encoding",
+            )  # fmt: skip
         state = replace(_file_of(job), layout=asdict(shown.layout), exact=shown.complete)
         texts = shown.total - (shown.refused + shown.blank if shown.complete else 0)
         job = replace(job, state="running", total=shown.total, pace=pace, file=state, error=None,
@@ -150,6 +165,18 @@ class Loader(Runner):
         """Remove a job and its file; what it has stored stays."""
         self.jobs.forget(job)
         self.spool.remove(job.id)
+
+    def waits_for(self, job: Job) -> str | None:
+        """Return what a job waits for, as far as this machine knows; None if for nothing."""
+        if job.error is None and job.state == "running" and self._can_run(job):
+            return self.spool.said(job.id) or None
+        return job.error
+
+    def _say(self, job: Job, message: str) -> None:
+        try:
+            super()._say(job, message)
+        except Full:  # the store cannot write it down either
+            self.spool.say(job.id, message)
 
     def _here(self, job: Job) -> Path:
         """Return the file of a job. Raises Conflict if it is gone, or on another machine."""
@@ -178,6 +205,7 @@ class Loader(Runner):
         state = _file_of(job)
         path = self._here(job)
         job = self._followed(job)
+        self.spool.say(job.id, "")
         self.spool.begin_rejects(job.id, state.rejects_bytes)
         reader = Reader(path, _layout_of(state))
         began = time.monotonic()
@@ -213,6 +241,7 @@ class Loader(Runner):
                 row = reader.row(index, record)
             except Unfit as exc:
                 step.rejects.append((record.line, str(exc), record.content))
+                step.chars += _chars(record.content)
             else:
                 made = f"{key.hex()}-{before}" if before else key.hex()
                 step.rows.append(row if own else replace(row, id=made))
@@ -243,6 +272,8 @@ class Loader(Runner):
         job = replace(job, done=step.done, total=max(total, step.done), error=None, file=state,
                       counted=max(job.counted, state.sent), updated=time.time())  # fmt: skip
         self.jobs.update(job)
+        if self.spool.said(job.id):
+            self.spool.say(job.id, "")
         return job
 
     def _insisted(self, job: Job, rows: list[Row]) -> tuple[Job, int, int, list[Reject]]:
@@ -253,7 +284,7 @@ class Loader(Runner):
             except ServiceError as exc:
                 if not is_temporary(exc):
                     raise
-                self.jobs.update(replace(self.jobs.load(job.id), error=exc.message))
+                self._say(job, exc.message)
                 if self._stop.wait(exc.retry_after_s or RETRY_S):
                     raise
 
@@ -317,6 +348,19 @@ class Loader(Runner):
 
 def _keyless(record: Record) -> bool:
     return record.content is None or bool(record.problem)
+
+
+def _chars(row: Any) -> int:
+    """Return about how many characters the texts of a row have, which may be nested."""
+    chars, left = 0, [row]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left += part.values()
+        elif isinstance(part, list):
+            left += part
+        chars += len(part) if isinstance(part, str | bytes) else 8
+    return chars
 
 
 def _uncounted(job: Job, step: _Step) -> int:

@@ -140,12 +140,26 @@ class Maps:
                 yield (found[id_].metadata or {}) if id_ in found else {}
 
     def lay_out(self, name: str, state: str, points: Points, budget: Budget = UNBOUNDED) -> None:
-        """Keep where the points lie by their neighbours, for all who look next. Raises Invalid."""
+        """Keep where the points lie by their neighbours, for all who look next.
+
+        Raises Invalid, and Conflict for the state before a change even while it is kept.
+        """
+        if state != self._now(name, budget):
+            raise _changed(name)
         n = len(self._picture(name, state, budget).ids)
         if points.shape != (n, 2):
             raise Invalid(f"points: the map has {n}, of two numbers each", param="points")
         if not (np.abs(points) <= 1).all():  # nor NaN
             raise Invalid("points: each number is from -1 to 1", param="points")
+        shown = self._files.load(state, "points")
+        told_apart = _places(points if shown is None else shown["points"])
+        # Half, as neighbours that differ little may come to lie in one place.
+        if (there := _places(points)) < min(told_apart, max(2, told_apart / 2)):
+            raise Invalid(
+                f"points: they lie in {there} places, where the principal components tell "
+                f"{told_apart} apart",
+                param="points",
+            )
         self._files.save(state, "layout", {"points": points.astype(np.float32)})
 
     def place(
@@ -188,7 +202,7 @@ class Maps:
                 return kept
             if state == self._now(name, budget):
                 return self._make(name, state, budget)
-        raise Conflict(f"collection {name!r} has changed: read its map again", param="state")
+        raise _changed(name)
 
     def _kept(self, state: str) -> Picture | None:
         found = self._files.load(state, "points")
@@ -220,7 +234,7 @@ class Maps:
         with _one_at_a_time(numbers, budget):
             ids, vectors = self._all(name, picture.ids, budget)
             if len(ids) < len(picture.ids):
-                raise Conflict(f"collection {name!r} has changed: read its map again")
+                raise _changed(name)
             yield vectors
 
     def _all(self, name: str, ids: Sequence[str], budget: Budget) -> tuple[list[str], Points]:
@@ -258,6 +272,15 @@ class Maps:
             if near:
                 between[record.id] = [i for i, _ in near], [w / sum(weights) for w in weights]
         return between
+
+
+def _changed(name: str) -> Conflict:
+    return Conflict(f"collection {name!r} has changed: read its map again", param="state")
+
+
+def _places(points: Points) -> int:
+    """Return in how many places points (n, 2) lie, as far apart as a reply tells them."""
+    return len(np.unique(points.round(4), axis=0))
 
 
 @contextmanager

@@ -143,12 +143,16 @@ class Runner(ABC):
         except ServiceError as exc:
             if is_temporary(exc):
                 with contextlib.suppress(ServiceError):  # most likely the same one
-                    self.jobs.update(replace(self.jobs.load(job.id), error=exc.message))
+                    self._say(job, exc.message)
                 raise
             self._fail(job, exc.message)
         except Exception as exc:
             log.exception("job %s failed", job.id)
             self._fail(job, f"an unexpected {type(exc).__name__}: see the service's log")
+
+    def _say(self, job: Job, message: str) -> None:
+        """Write down what a job waits for."""
+        self.jobs.update(replace(self.jobs.load(job.id), error=message))
 
     def _counts(self, job: Job, texts: int) -> bool:
         """Count texts as the caller's once the limit allows; return False if the service stops.

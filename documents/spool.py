@@ -1,12 +1,14 @@
 """Keeps the files that were given to the service until their rows are stored, and what is rejected.
 
 `FOLDER/<job>/given` is the file as it came, `FOLDER/<job>/rejects.jsonl` the rows that were not
-stored. While a file comes in, its process holds a lock on it.
+stored, `FOLDER/<job>/waits` what the job waits for where the store cannot write it down. While a
+file comes in, its process holds a lock on it.
 """
 
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 import time
@@ -23,7 +25,10 @@ PIECE = 1 << 18  # bytes that are held of a file that comes in
 # Left free for the store's own writes: a file that fills the disk would stop them.
 SPARE = 64 << 20
 YOUNG_S = 60.0  # a folder is made, and its file locked, within this
-CELL = 1000  # characters of a value in the file of rejects
+ROW = 64 << 10  # characters of a row in the file of rejects; of a longer one its values are cut
+CELL = 1000  # characters of such a value
+SAID = 1000  # bytes of what a job waits for
+DEPTH = 32  # of what is kept of a row
 
 
 class Spool:
@@ -67,6 +72,8 @@ class Spool:
                 self._check_room(declared)
                 self.file(id_).parent.mkdir(mode=0o700)
             made = True
+            with failures("keep a file"):
+                self._waits(id_).write_bytes(b" " * SAID)
             with failures("keep a file"), self.file(id_).open("xb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 size = self._copied(file, read)
@@ -102,15 +109,33 @@ class Spool:
         """Add rows that were not stored: line, reason, row. Returns the size of the file then."""
         with failures("keep rejected rows"), self.rejects(id_).open("ab") as file:
             for line, reason, row in rows:
-                text = json.dumps({"line": line, "reason": reason, "row": _short(row)}, default=str)
-                file.write(text.encode() + b"\n")
+                kept = json.dumps(_short(row, ROW), default=str)
+                if len(kept) > ROW:
+                    kept = json.dumps(_short(row, CELL), default=str)
+                told = json.dumps({"line": line, "reason": reason})
+                file.write(f'{told[:-1]}, "row": {kept}}}\n'.encode())
             file.flush()
             os.fsync(file.fileno())
             return file.tell()
 
+    def _waits(self, id_: str) -> Path:
+        return self._folder / id_ / "waits"
+
+    def say(self, id_: str, message: str) -> None:
+        """Keep what a job waits for. It is written in place, which a full disk allows."""
+        with contextlib.suppress(OSError), self._waits(id_).open("r+b") as file:
+            file.write(message.encode(errors="replace")[:SAID].ljust(SAID))
+
+    def said(self, id_: str) -> str:
+        """Return what a job waits for, "" if it was not said."""
+        with contextlib.suppress(OSError):
+            return self._waits(id_).read_bytes().decode(errors="replace").strip()
+        return ""
+
     def drop_file(self, id_: str) -> None:
         """Remove the file of a job that has ended; its rejects stay, if there are any."""
         self.file(id_).unlink(missing_ok=True)
+        self._waits(id_).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             if not self.rejects(id_).stat().st_size:
                 self.rejects(id_).unlink()
@@ -143,13 +168,26 @@ class Spool:
         return False
 
 
-def _short(row: Any) -> Any:
-    """Return a row whose long texts are cut: one may be 64 MB of an unclosed quote."""
+def _short(row: Any, most: int, depth: int = 0) -> Any:
+    """Return a row as strict JSON can hold it, its texts and lists cut: one may have 64 MB."""
     if isinstance(row, str):
-        cut = row if len(row) <= CELL else f"{row[:CELL]}..."
+        cut = row if len(row) <= most else f"{row[:most]}..."
         return cut.encode(errors="backslashreplace").decode()  # halves of surrogates are no JSON
+    if isinstance(row, dict | list) and depth == DEPTH:
+        return "..."
     if isinstance(row, dict):
-        return {_short(str(key)): _short(value) for key, value in list(row.items())[:CELL]}
+        items = list(row.items())[:CELL]
+        return {_short(str(key), most): _short(value, most, depth + 1) for key, value in items}
     if isinstance(row, list):
-        return [_short(value) for value in row[:CELL]]
+        return [_short(value, most, depth + 1) for value in row[:CELL]]
+    # Readers of JSON take neither NaN nor numbers beyond 64 bits.
+    if isinstance(row, float) and not math.isfinite(row):
+        return str(row)
+    if isinstance(row, int) and not -(2**63) <= row < 2**64:
+        return _digits(row)
     return row
+
+
+def _digits(number: int) -> str:
+    """Return a number as text; Python writes none of over 4300 digits in tens."""
+    return hex(number) if number.bit_length() > 10_000 else str(number)

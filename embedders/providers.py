@@ -7,10 +7,12 @@ the keys that are kept in SQL.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from config import Config
+from embedders.host_notes import HostNotes, mark_of
 from embedders.http_client import SafeClient
 from embedders.retry import Host, HostState
 from errors import ModelUnavailable, NotFound
@@ -40,7 +42,7 @@ def environment_keys(config: Config) -> GetKey:
 
 @dataclass
 class Provider:
-    """One provider's state in this process."""
+    """One provider's state."""
 
     name: str
     hosts: dict[str, Host] = field(default_factory=dict)
@@ -58,15 +60,19 @@ class Provider:
             ),
             "problem": next(filter(None, problems.values()), None),
             "hosts": {name: {"state": states[name], "problem": problems[name]} for name in hosts},
-            "breaker": {name: host.breaker.state for name, host in hosts.items()},
+            "breaker": {name: host.breaker_state for name, host in hosts.items()},
         }
 
 
 class Providers:
     """Every provider, and the HTTP client that reaches them."""
 
-    def __init__(self, config: Config, get_key: GetKey | None = None) -> None:
+    def __init__(
+        self, config: Config, get_key: GetKey | None = None, notes: Path | None = None
+    ) -> None:
+        """`notes` is a folder by which the workers of a service know of each other's calls."""
         self.config = config
+        self._notes = notes
         self.get_key = get_key or environment_keys(config)
         self.client = SafeClient(
             networks=config.provider_networks,
@@ -91,10 +97,14 @@ class Providers:
     def host(self, provider: str, name: str) -> tuple[Host, ThreadPoolExecutor]:
         """Return a host of a provider and the threads that call it, made at the first use."""
         hosts = self._providers.setdefault(provider, Provider(provider)).hosts
+        if name not in hosts:
+            key = self._keys.setdefault(provider, self.get_key(provider))
+            notes = HostNotes(self._notes, f"{provider}\n{name}")
+            hosts.setdefault(name, Host(provider, name, notes, mark_of(key)))
         if name not in self._pools:
             size = self.config.provider_connections
             self._pools[name] = ThreadPoolExecutor(size, thread_name_prefix="provider")
-        return hosts.setdefault(name, Host(provider, name)), self._pools[name]
+        return hosts[name], self._pools[name]
 
     def close(self) -> None:
         """Close every connection. Calls in progress fail."""
@@ -111,7 +121,7 @@ class Providers:
         if key != self._keys.setdefault(name, key):
             self._keys[name] = key
             for host in list(self.get(name).hosts.values()):
-                host.forget()
+                host.forget(mark_of(key))
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ModelUnavailable(
                 f"the key for {name} has characters that no key has; set it again"

@@ -11,11 +11,14 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
 
 import orjson
 
 from circuit_breaker import CircuitBreaker
+from circuit_breaker import State as BreakerState
+from embedders.host_notes import HostNotes, Note
 from embedders.http_client import HttpResponse
 from errors import (
     BadRequest,
@@ -69,26 +72,54 @@ class RetryBudget:
 
 
 class Host:
-    """One host of a provider, and how its calls went. Safe from many threads."""
+    """One host of a provider, and how all workers' calls went. Safe from many threads.
 
-    def __init__(self, provider: str, name: str) -> None:
+    `key` is the mark of the key that is sent. The circuit breaker is this process's own; another
+    worker's good call closes it.
+    """
+
+    def __init__(
+        self, provider: str, name: str, notes: HostNotes | None = None, key: str = ""
+    ) -> None:
         self._provider, self._name = provider, name
         self.breaker = CircuitBreaker(name, failures=FAILURES, pauses=OPEN_S)
         self.budget = RetryBudget()
-        self.last_used: float | None = None  # time.time() of the last good reply
-        self.forget()
+        self._notes = notes or HostNotes()
+        self._failed_at = 0.0  # time.monotonic() of the last failure that the breaker counted
+        self.forget(key)
 
-    def forget(self) -> None:
+    def forget(self, key: str) -> None:
         """Drop what is known of the last call, which was made with another key."""
-        self.refused: str | None = None  # why the key is wrong: since a refusal no call succeeded
-        self._failure: str | None = None  # why the last call failed
-        self._tried = False
-        self._tried_at = 0.0  # time.monotonic() of the last call
+        self._key = key
+        self._tried_at = 0.0  # time.monotonic() of this process's last call
+
+    def note(self) -> Note:
+        """Return what the workers' calls with the present key have shown."""
+        return _of_key(self._notes.read(), self._key)
+
+    @property
+    def refused(self) -> str | None:
+        """Why the key is wrong, if no call succeeded since a refusal."""
+        return self.note().refused
+
+    @property
+    def last_used(self) -> float | None:
+        """The `time.time()` of the last good reply."""
+        return self.note().last_used
 
     @property
     def problem(self) -> str | None:
         """Why the key is wrong, or why the last call failed."""
-        return self.refused or self._failure
+        note = self.note()
+        return note.refused or note.failure
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """Open while any worker's circuit breaker is, half-open when it lets a trial through."""
+        until = self.note().open_until
+        if until is None:
+            return "closed"
+        return "open" if time.monotonic() < until else "half-open"
 
     @property
     def state(self) -> HostState:
@@ -97,13 +128,14 @@ class Host:
         A refused key stays wrong whatever fails after that, until it is replaced or a call
         succeeds.
         """
-        if self.refused is not None:
+        note = self.note()
+        if note.refused is not None:
             return "key_wrong"
-        if self.breaker.state != "closed":
+        if note.open_until is not None:
             return "open"
-        if self._failure is not None:
+        if note.failure is not None:
             return "failing"
-        return "reachable" if self._tried else "unchecked"
+        return "reachable" if note.tried else "unchecked"
 
     def idle_for(self, pause_s: float) -> bool:
         """Return whether no call was made for `pause_s`; of several askers only one gets True."""
@@ -123,6 +155,8 @@ class Host:
         for attempt in range(retries + 1):
             if time.monotonic() >= end:  # nothing was sent, so the host is not at fault
                 raise ProviderTimeout(f"the deadline passed before {self._provider} was asked")
+            if self.breaker.problem is not None and self.note().worked_at > self._failed_at:
+                self.breaker.succeeded()  # another worker found it well
             if not self.breaker.allow():
                 raise ProviderBusy(
                     f"{self._name} failed {self.breaker.failures} times in a row; no call is made "
@@ -146,6 +180,7 @@ class Host:
         raise ProviderTimeout("another part of the request failed")
 
     def _once(self, work: Callable[[], T]) -> T:
+        key = self._key
         self._tried_at = started = time.monotonic()
         outcome = "ok"
         try:
@@ -154,22 +189,52 @@ class Host:
             outcome, problem = "failed", type(exc).__name__
             if isinstance(exc, ServiceError):
                 outcome, problem = exc.code, exc.message
-            if isinstance(exc, ProviderRefused | ProviderBusy | BadRequest | ModelUnavailable):
-                self.breaker.succeeded()  # the host works, although it refused
-            else:
-                self.breaker.failed(exc)
+            works = isinstance(
+                exc, ProviderRefused | ProviderBusy | BadRequest | ModelUnavailable
+            )  # the host answers, although it refused
+            found: dict[str, Any] = {}
             if not isinstance(exc, BadRequest):  # the request is at fault, not the host
-                self._tried, self._failure = True, problem
-                if isinstance(exc, KeyRefused):
-                    self.refused = problem
+                found = {"tried": True, "failure": problem}
+            if isinstance(exc, KeyRefused):
+                found["refused"] = problem
+            self._learn(key, found, None if works else exc)
             raise
         finally:
             metrics.PROVIDER_CALLS.labels(self._provider, outcome).inc()
             metrics.PROVIDER_SECONDS.labels(self._provider).observe(time.monotonic() - started)
-        self.breaker.succeeded()
-        self.last_used = time.time()
-        self._tried, self._failure, self.refused = True, None, None
+        well = {"tried": True, "failure": None, "refused": None, "last_used": time.time()}
+        self._learn(key, well, None)
         return done
+
+    def _learn(self, key: str, found: Mapping[str, Any], failed: BaseException | None) -> None:
+        """Note what a call showed, in the breaker and for all workers.
+
+        What a key showed that was replaced meanwhile says nothing.
+        """
+        if failed is None:
+            self.breaker.succeeded()
+            found, until = {**found, "worked_at": time.monotonic()}, None
+        else:
+            self._failed_at = time.monotonic()
+            self.breaker.failed(failed)
+            is_open = self.breaker.problem is not None
+            until = time.monotonic() + self.breaker.wait_s if is_open else None
+
+        def changed(old: Note) -> Note:
+            note = _of_key(old, key)
+            # A failure leaves another worker's breaker open.
+            kept = note.open_until if until is None and failed is not None else until
+            return replace(note, **found, open_until=kept)
+
+        if key == self._key:
+            self._notes.change(changed)
+
+
+def _of_key(note: Note, key: str) -> Note:
+    """Return what is known with this key: of another one only when the host was used and is."""
+    return note if note.key == key else replace(
+        note, key=key, tried=False, failure=None, refused=None
+    )  # fmt: skip
 
 
 class ProviderRefused(ProviderError):

@@ -139,6 +139,6 @@ def served(
         **({"Content-Encoding": "gzip"} if zipped else {}),
         **(headers or {}),
     }
-    if request.if_none_match.contains(tag):
+    if request.if_none_match.contains_weak(tag):  # proxies that compress make tags weak
         return Reply(b"", 304, sent)
     return Reply(file.zipped if zipped and file.zipped else file.content, headers=sent)

@@ -8,8 +8,9 @@ from flask import request
 from werkzeug.sansio.multipart import Data, Epilogue, File, MultipartDecoder, NeedData
 
 from context import services
-from errors import BadRequest, NotFound, TooLarge
+from errors import BadRequest, Invalid, NotFound, TooLarge
 from rate_limits import allowance, key_of_caller, throttle
+from routes.budget import budget_of_request, client_gone
 from routes.collections import READ, WRITE, Read, Write
 from routes.jobs import described, required
 from routes.table import Reply
@@ -22,6 +23,7 @@ from schemas.files import (
     RejectsReply,
     preview_reply,
 )
+from store.budget import Budget
 
 JSONL = "application/jsonl"
 PIECE = 1 << 18
@@ -44,10 +46,12 @@ def give(name: str, query: FileQuery) -> Reply[JobReply]:
         name, query.filename, _body(), request.content_length or 0, by=key_of_caller()
     )
     if query.start:
+        limit_s = services().settings.current.request_deadline_s  # the file took time of its own
         try:
             job = loader.start(
-                job, query.layout, allowance("texts"), throttle().count_texts, sure=True
-            )
+                job, query.layout, allowance("texts"), throttle().count_texts, sure=True,
+                budget=Budget(time.monotonic() + limit_s, client_gone()),
+            )  # fmt: skip
         except Exception:
             loader.forget(job)
             raise
@@ -58,7 +62,8 @@ def give(name: str, query: FileQuery) -> Reply[JobReply]:
 def preview(id_: str, body: LayoutBody) -> PreviewReply:
     """Show what would be stored of a file that waits: its columns, its first rows, its faults."""
     loader = services().loader
-    return preview_reply(loader.preview(required(loader.jobs.load(id_)), body.layout))
+    job = required(loader.jobs.load(id_))
+    return preview_reply(loader.preview(job, body.layout, budget_of_request()))
 
 
 @Write("POST", "/jobs/<id_>/start", errors=(*WRITE, 429), success=(202,))
@@ -66,8 +71,9 @@ def start(id_: str, body: LayoutBody) -> Reply[JobReply]:
     """Start to store a file that waits."""
     loader = services().loader
     job = loader.start(
-        required(loader.jobs.load(id_)), body.layout, allowance("texts"), throttle().count_texts
-    )
+        required(loader.jobs.load(id_)), body.layout, allowance("texts"), throttle().count_texts,
+        budget=budget_of_request(),
+    )  # fmt: skip
     return Reply(described(job), 202, {"Location": f"/jobs/{job.id}"})
 
 
@@ -93,6 +99,10 @@ def _part(id_: str, offset: int, size: int) -> tuple[bytes, int]:
     most = min(PART, services().config.max_reply_bytes // 2)
     try:
         with services().loader.spool.rejects(id_).open("rb") as file:
+            if 0 < offset < size:
+                file.seek(offset - 1)
+                if file.read(1) != b"\n":
+                    raise Invalid("no line begins at offset: give a next_offset", param="offset")
             file.seek(min(offset, size))
             content = file.read(min(most, max(0, size - offset)))
             if offset + len(content) < size:

@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from context import services
+from errors import UnknownModel
 from observability import timeline
 from observability.history import EVERY_S, History, follow
+from observability.names import public_name
 from routes.table import ROUTES, Route
 from schemas.service import TimelineQuery, TimelineReply
 
@@ -31,10 +34,19 @@ def watch() -> threading.Event | None:
     return follow(kept) if kept else None
 
 
-@Route("GET", "/metrics/history", access="metrics", tag="service", probe=True)
+@Route("GET", "/metrics/history", access="metrics", tag="service", probe=True,
+       errors=(400,))  # fmt: skip
 def show_history(query: TimelineQuery) -> TimelineReply:
     """Return the last hour of the metrics, a column for each number, of all workers together."""
     kept = history()
+    models = kept.models() if kept else []
+    configured = map(public_name, services().engine.registry.models)
+    if query.model is not None and query.model not in (*models, *configured):
+        raise UnknownModel(
+            f"nothing was counted of a model {query.model[:128]!r}: name one of models, as a reply "
+            "without a model lists them",
+            param="model",
+        )
     readings = kept.readings() if kept else []
     recent = [each for each in readings if query.since is None or each.at > query.since]
     times, rows = timeline.rows_of(recent, query.model, query.lane)
@@ -45,7 +57,7 @@ def show_history(query: TimelineQuery) -> TimelineReply:
 
     return {
         "every_s": EVERY_S,
-        "models": kept.models() if kept else [],
+        "models": models,
         "times": times,
         "columns": columns(timeline.NAMES),
         "gpus": {gpu: columns(timeline.OF_A_GPU.values(), f" {gpu}") for gpu in gpus},

@@ -66,7 +66,8 @@ def _visible(job: Job) -> bool:
 def described(job: Job) -> JobReply:
     """Return a job under the collection's name that the caller may know."""
     name = known(job.collection, job.asked or job.collection)
-    error = job.error and job.error.replace(repr(job.collection), repr(name))
+    error = services().loader.waits_for(job)
+    error = error and error.replace(repr(job.collection), repr(name))
     if error and not sees_all():
         error = PATH.sub("(a path)", error)
     model = None if job.model is None else shown(job.model)

@@ -17,7 +17,10 @@ Delimiter = Literal[",", ";", "\t", "|"]
 
 KIND = "What the file is; guessed from its name and its first bytes."
 TEXT = "Columns whose cells, joined by a line feed, are the text; guessed from their names."
-ID = "Column of the ids; empty for none. Rows without one get ids made of what they hold."
+ID = (
+    "Column of the ids; empty for none. Rows without one get ids made of what they hold. Whole "
+    'numbers are ids as text: 1, 1.0 and "1" are one.'
+)
 METADATA = "Columns that are stored as metadata; all others if it is missing."
 
 
@@ -129,6 +132,7 @@ class PreviewReply(TypedDict):
     total: Annotated[int, doc("Rows of the file; an estimate unless it is `complete`.")]
     complete: bool
     sure: Annotated[bool, doc("Whether the text's column is known by its name, or was given.")]
+    warnings: Annotated[list[str], doc("What was guessed and may be wrong: look at the rows.")]
 
 
 class FileReply(TypedDict):
@@ -188,6 +192,7 @@ def preview_reply(shown: Preview) -> PreviewReply:
         "total": shown.total,
         "complete": shown.complete,
         "sure": shown.sure,
+        "warnings": shown.warnings,
     }
 
 

@@ -18,7 +18,7 @@ class ProviderKeyBody(Strict):
 
 
 class HostReply(TypedDict):
-    """The state of one host of a provider, in the worker that answers."""
+    """The state of one host of a provider, as all workers' calls have shown."""
 
     state: Annotated[
         HostState,
@@ -35,14 +35,16 @@ class ProviderReply(TypedDict):
     """One provider."""
 
     provider: str
-    last_used: Annotated[float | None, doc("Seconds since 1970, in the worker that answers.")]
+    last_used: Annotated[float | None, doc("Seconds since 1970.")]
     state: Annotated[HostState, doc("The worst state of its hosts.")]
     problem: Annotated[
         str | None,
         doc("Why a stored key is not used, why it is wrong, or why the last call failed."),
     ]
     hosts: dict[str, HostReply]
-    breaker: Annotated[dict[str, str], doc("By host: closed, open or half-open.")]
+    breaker: Annotated[
+        dict[str, str], doc("By host: closed, or open or half-open as any worker's is.")
+    ]
     configured: Annotated[bool, doc("Whether there is a key to send.")]
     key_source: Literal["stored", "environment", "none"]
     last_four: Annotated[str | None, doc("The key's last characters, if it is long enough.")]

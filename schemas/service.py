@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, Literal, NotRequired
 
+from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
 from config.models import ProviderState
@@ -74,7 +75,7 @@ class ModelReply(TypedDict):
     reason: str | None
     provider: Annotated[
         ModelProviderReply | None,
-        doc("Of a remote model: its provider, as the worker that answers knows it."),
+        doc("Of a remote model: its provider, as all workers' calls have shown."),
     ]
     replicas: list[dict[str, Any]] | None
     dimension: int | None
@@ -207,7 +208,7 @@ class TimelineQuery(Query):
 
     model: str | None = optional("One of `models`, for numbers of it alone.")
     lane: Literal["interactive", "bulk"] | None = optional("For numbers of one lane alone.")
-    since: float | None = optional("Only what is later, in seconds since 1970.")
+    since: FiniteFloat | None = optional("Only what is later, in seconds since 1970.")
 
 
 Column = Annotated[list[float | None], doc("A number for each time; null where there was none.")]

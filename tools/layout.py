@@ -4,9 +4,11 @@ import codecs
 import io
 import itertools
 import re
+import string
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +26,8 @@ HEAD = 4096
 BY_ENDING: dict[str, Kind] = {
     ".csv": "csv", ".tsv": "csv", ".tab": "csv", ".txt": "txt", ".parquet": "parquet",
 }  # fmt: skip
-DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?( ?(Z|[+-]\d\d:?\d\d))?)?")
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?( ?(Z|[+-][0-9]{2}:?[0-9]{2}))?"
+_DATE = re.compile(rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}([T ]{_TIME})?")
 # How files begin that are no table, whatever their names end in.
 SIGNS = (
     (b"PK\x03\x04", "is a ZIP archive or an Office document: unpack it, or save a sheet as CSV"),
@@ -37,7 +40,18 @@ SIGNS = (
     (b"SQLite format 3\0", "is a database: export a table as CSV"),
     (b"\xff\xfe\0\0", "is UTF-32: save it as UTF-8"),
     (b"\0\0\xfe\xff", "is UTF-32: save it as UTF-8"),
+    (b"\x89PNG", "is an image"),
+    (b"\xff\xd8\xff", "is an image"),
+    (b"GIF8", "is an image"),
+    (b"\x7fELF", "is a program"),
 )
+# Control characters that no text has. NUL is left to the rows, which name their line; ESC colours
+# the lines of logs.
+_CONTROLS = bytes({*range(1, 32), 127} - {*b"\t\n\f\r\x1b"})
+MOST_CONTROLS = 0.02  # of the bytes of a text; compressed or random bytes have 0.1
+_BEYOND, _LETTERS = bytes(range(128, 256)), (string.ascii_letters.encode())
+_SIDE_BY_SIDE = re.compile(rb"[\x80-\xff]{2}")
+UNLIKELY = 0.3  # of the letters; German has 0.02 beyond ASCII, French 0.04, Vietnamese 0.25
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _NAME = re.compile(r"[^\W\d][\w $.:/()#%&+-]{0,63}")  # what may name a lone column
 
@@ -102,8 +116,10 @@ def _kind(head: bytes, name: str) -> Kind | None:
     ending = Path(name).suffix.lower()
     if ending in BY_ENDING:
         return BY_ENDING[ending]
-    begins = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\xff\xfe\0 \t\r\n")[:1]
-    if begins == b"[":
+    first = head.removeprefix(codecs.BOM_UTF8).lstrip(b"\xff\xfe\0 \t\r\n")
+    begins = first[:1]
+    # An object of which the first line has but a brace goes on in the lines after it.
+    if begins == b"[" or first.partition(b"\n")[0].strip(b"\0\r\t ") == b"{":
         return "json"
     return "jsonl" if begins == b"{" or ending in (".json", ".jsonl", ".ndjson") else None
 
@@ -118,16 +134,46 @@ def _encoding(path: Path, head: bytes) -> Encoding:
             raise Stop("holds NUL bytes: it is no text")
         return "utf-16-le" if odd > even else "utf-16-be"
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    beyond = wrong = 0
+    beyond = wrong = controls = size = 0
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
+            size += len(piece)
+            controls += len(piece) - len(piece.translate(None, _CONTROLS))
             text = decoder.decode(piece)
             if not text.isascii():
                 beyond += len(text) - len(text.encode("ascii", "ignore"))
                 wrong += len(_NOT_UTF8.findall(text))
+    if controls > max(2, size * MOST_CONTROLS):
+        raise Stop("holds control characters: it is no text")
     # Damaged letters of a file of UTF-8 are few beside its others; in Windows-1252 hardly any
     # letters happen to be UTF-8.
     return "utf-8" if beyond - wrong >= wrong else "windows-1252"
+
+
+def unlikely(path: Path) -> bool:
+    """Return whether a file that is no UTF-8 looks like none of Windows-1252 either.
+
+    Of that, letters beyond ASCII are few and mostly stand alone. Other code pages have whole words
+    of such bytes.
+    """
+    beyond = letters = pairs = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            beyond += len(piece) - len(piece.translate(None, _BEYOND))
+            letters += len(piece) - len(piece.translate(None, _LETTERS))
+            pairs += len(_SIDE_BY_SIDE.findall(piece))
+    return beyond > UNLIKELY * (beyond + letters) or 2 * pairs > max(4, beyond * 0.6)
+
+
+def is_date(text: str) -> bool:
+    """Return whether a text is a day of the calendar, perhaps with a time."""
+    if not _DATE.fullmatch(text):
+        return False
+    try:
+        date.fromisoformat(text[:10])
+    except ValueError:
+        return False
+    return True
 
 
 def _rows(sample: str, delimiter: str) -> list[Record]:
@@ -159,6 +205,6 @@ def _is_header(cells: list[str]) -> bool:
         return True
     if len(names) == 1:
         return bool(_NAME.fullmatch(names[0])) and len(names[0].split()) < 4
-    plain = all(number(name) is None and not DATE.fullmatch(name) for name in filled)
+    plain = all(number(name) is None and not is_date(name) for name in filled)
     short = all(len(name) <= 64 and "\n" not in name for name in filled)
     return plain and short and len(set(filled)) == len(filled) > len(names) / 2

@@ -1,12 +1,22 @@
-"""Reads Parquet files row by row, as values that JSON can hold."""
+"""Reads Parquet files row by row, as values that JSON can hold.
 
-from collections.abc import Iterator
+A small file may unpack to more than a machine has. So its columns are held to limits before they
+are read, texts stay in their dictionaries until their length is known, and few rows are unpacked
+at once.
+"""
+
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tools.records import Record, Stop, first_twice
 
 ROWS = 1024  # in memory at once
+PIECE = 8 << 20  # bytes of rows that are unpacked at once; a row of more is a problem
+# A group of rows may unpack to the first of these; beyond it only if that is at most `FOLD` times
+# its size in the file, as no text is packed more tightly by the usual writers; the last is the end.
+UNPACKED, FOLD, UNPACKED_MOST = 128 << 20, 20, 1 << 30
+MOST_COLUMNS = 10_000
 NANO, EVERY = ("ns",), ("ns", "us", "ms", "s")  # units of time
 
 
@@ -32,18 +42,84 @@ def parquet_records(path: Path, wanted: list[str]) -> Iterator[Record]:
 
     number = 0
     with _opened(path) as file:
-        batches = file.iter_batches(batch_size=ROWS, columns=wanted)
+        _check_size(path, file, {*wanted})
+        batches = _pieces(file.iter_batches(batch_size=ROWS, columns=wanted))
         while True:
             try:
                 batch = next(batches, None)
                 if batch is None:
                     return
-                rows = _rows(batch)
+                large = batch.num_rows == 1 and unpacked(batch.columns) > PIECE
+                rows = [{}] if large else _rows(batch)
             except (pa.ArrowException, OSError, ValueError, OverflowError) as exc:
                 raise Stop(f"{path}: cannot be read after row {number} ({_brief(exc)})") from None
             for row in rows:
                 number += 1
-                yield Record(number, row)
+                problem = f"holds over {PIECE >> 20} MB: take columns out" if large else ""
+                yield Record(number, row, problem)
+
+
+def _check_size(path: Path, file: Any, wanted: set[str]) -> None:
+    """Raise Stop where the columns of a group of rows unpack to more than can be held."""
+    paths = [file.schema.column(i).path for i in range(len(file.schema))]
+    chosen = [i for i, name in enumerate(paths) if _top(name, wanted)]
+    for group in range(file.metadata.num_row_groups):
+        columns = [file.metadata.row_group(group).column(i) for i in chosen]
+        size = sum(column.total_uncompressed_size for column in columns)
+        packed = sum(column.total_compressed_size for column in columns)
+        if size > UNPACKED_MOST or (size > UNPACKED and size > FOLD * packed):
+            most = UNPACKED_MOST if size > UNPACKED_MOST else UNPACKED
+            raise Stop(
+                f"{path}: a group of its rows unpacks from {packed} to {size} bytes; the limit is "
+                f"{most}: write it in smaller groups of rows"
+            )
+
+
+def _top(path: str, wanted: set[str]) -> bool:
+    """Return whether a path of the schema is of one of these columns, whose names may have dots."""
+    return path in wanted or any(path.startswith(f"{name}.") for name in wanted)
+
+
+def _pieces(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield batches in pieces that unpack to at most `PIECE` bytes, or have one row."""
+    for batch in batches:
+        waiting = [batch]
+        while waiting:
+            piece = waiting.pop()
+            if piece.num_rows > 1 and unpacked(piece.columns) > PIECE:
+                half = piece.num_rows // 2
+                waiting += [piece.slice(half), piece.slice(0, half)]
+            elif piece.num_rows:
+                yield piece
+
+
+def unpacked(arrays: Iterable[Any]) -> int:
+    """Return how many bytes the values of Arrow arrays have without a dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    size, left = 0, list(arrays)
+    while left:
+        array = left.pop()
+        kind = array.type
+        if pa.types.is_dictionary(kind):
+            lengths = pc.binary_length(array.dictionary)
+            size += 4 * len(array) + (
+                pc.sum(lengths.take(array.indices).cast("int64")).as_py() or 0
+            )
+        elif pa.types.is_struct(kind):
+            left += array.flatten()
+            size += 8 * len(array)
+        elif pa.types.is_map(kind):
+            begin, end = array.offsets[0].as_py(), array.offsets[-1].as_py()
+            left += [each.slice(begin, end - begin) for each in (array.keys, array.items)]
+            size += 8 * len(array)
+        elif pa.types.is_nested(kind):
+            left.append(array.flatten())
+            size += 8 * len(array)
+        else:
+            size += array.nbytes + len(array)  # a bit has an address as a value of Python
+    return size
 
 
 def pyarrow_parquet() -> Any:
@@ -60,7 +136,17 @@ def _opened(path: Path) -> Any:
     import pyarrow as pa
 
     try:
-        return parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path, buffer_size=1 << 20)
+        if (count := len(file.schema)) > MOST_COLUMNS:
+            file.close()
+            raise Stop(f"{path}: has {count} columns; at most {MOST_COLUMNS} can be read")
+        columns = map(file.schema.column, range(count))
+        texts = [each.path for each in columns if each.physical_type == "BYTE_ARRAY"]
+        known = file.metadata
+        file.close()
+        return parquet.ParquetFile(path, metadata=known, buffer_size=1 << 20, read_dictionary=texts)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise Stop(f"{path}: is no Parquet file that can be read ({_brief(exc)})") from None
 

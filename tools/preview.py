@@ -1,12 +1,13 @@
 """Shows what will be stored of a file: its columns, their types, its first rows, what is wrong."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
-from tools.layout import DATE, Layout, Type, settled
+from tools.layout import Layout, Type, is_date, settled, unlikely
 from tools.reading import Reader, rows_of, written
 from tools.records import Stop
 from tools.rows import MOST_KEYS, TEXT_FIELDS, Refused, Row, number
@@ -61,7 +62,7 @@ def _types_of(value: Any, cells: bool) -> set[Type]:
     if isinstance(value, dict | list):
         return {"json"}
     fit: set[Type] = {"text"}
-    if isinstance(value, str) and DATE.fullmatch(value):
+    if isinstance(value, str) and is_date(value):
         fit.add("date")
     elif cells and number(value) is not None:
         fit.add("number")
@@ -94,15 +95,28 @@ class Preview:
     total: int  # records of the file; an estimate unless all were looked at
     complete: bool
     sure: bool  # whether the column of the text is known by its name, or was given
+    readable: bool  # whether the encoding was given, or is likely
+    warnings: list[str]  # what a person should look at
 
 
-def preview(path: Path, name: str, layout: Layout) -> Preview:
-    """Return how a file is read and what would be stored of it. Raises Stop."""
-    layout = settled(path, name, layout)
+def preview(
+    path: Path, name: str, layout: Layout, check: Callable[[], None] = lambda: None
+) -> Preview:
+    """Return how a file is read and what would be stored of it. Raises Stop, and what `check` does.
+
+    `check` is called for every record, and ends the work when it has become useless.
+    """
+    given, layout = layout, settled(path, name, layout)
+    guessed = given.encoding is None and layout.encoding == "windows-1252"
+    warnings = []
+    if guessed and unlikely(path):
+        warnings.append("the encoding is a guess: look at the rows, and choose another if need be")
+    readable = not warnings
     columns: dict[str, Column] = {}
     cells = 0
     first = Reader(path, layout)
     for record in first.records():
+        check()
         content = record.content
         if isinstance(content, dict) and not record.problem:
             cells += len(content)
@@ -120,7 +134,13 @@ def preview(path: Path, name: str, layout: Layout) -> Preview:
     for known in first.columns if layout.kind != "txt" else ():  # those without a row, too
         columns.setdefault(known, Column(known, layout.kind == "csv"))
     layout, sure = _chosen(layout, columns)
-    return _tried(path, layout, columns, sure)
+    lone = layout.kind == "csv" and len(columns) == 1 and next(iter(columns)).lower()
+    # Nothing tells the name of a lone column from a text, but a name that is known.
+    if lone and layout.header and given.header is None and lone not in TEXT_FIELDS:
+        warnings.append("the first row is taken for a name: set header to false if it is a text")
+        sure = bool(given.text)
+    shown = _tried(path, layout, columns, check)
+    return replace(shown, sure=sure, readable=readable, warnings=warnings)
 
 
 def _chosen(layout: Layout, columns: dict[str, Column]) -> tuple[Layout, bool]:
@@ -150,7 +170,9 @@ def _chosen(layout: Layout, columns: dict[str, Column]) -> tuple[Layout, bool]:
     return replace(layout, text=text, id=id_, types=types), sure
 
 
-def _tried(path: Path, layout: Layout, columns: dict[str, Column], sure: bool) -> Preview:
+def _tried(
+    path: Path, layout: Layout, columns: dict[str, Column], check: Callable[[], None]
+) -> Preview:
     """Read the first records as they will be stored."""
     rows: list[Row] = []
     problems: list[Refused] = []
@@ -161,10 +183,11 @@ def _tried(path: Path, layout: Layout, columns: dict[str, Column], sure: bool) -
         nonlocal refused
         refused += 1
         if len(problems) < SHOWN:
-            problems.append(out)
+            problems.append(replace(out, content=None))  # it may be large
 
     share = 0.0
     for _, record, row in rows_of(reader, note):
+        check()
         read += 1
         blank += record.content is None
         cells += len(record.content) if isinstance(record.content, dict) else 1
@@ -175,5 +198,6 @@ def _tried(path: Path, layout: Layout, columns: dict[str, Column], sure: bool) -
             break
     total = read if complete else max(read, round(read / max(share, 1e-9)))
     return Preview(
-        layout, list(columns.values()), rows, problems, read, refused, blank, total, complete, sure
-    )
+        layout, list(columns.values()), rows, problems, read, refused, blank, total, complete,
+        sure=True, readable=True, warnings=[],
+    )  # fmt: skip

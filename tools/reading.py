@@ -1,13 +1,15 @@
 """Reads the rows of a file as its layout says, with values of the types that it says."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from datetime import date, time
 from pathlib import Path
 from typing import Any, TextIO
 
-from tools.layout import Layout, Type
+from tools.layout import Layout, Type, is_date
 from tools.parquet import decoded, parquet_columns, parquet_count, parquet_records
 from tools.records import Record, Stop, named, open_text, read_array, read_cells, read_lines
 from tools.rows import (
@@ -23,6 +25,7 @@ from tools.rows import (
     sound,
 )
 
+MOST_FIELDS = 10_000  # of one object of JSON
 WORDS = {"true": True, "yes": True, "y": True, "t": True, "1": True,
          "false": False, "no": False, "n": False, "f": False, "0": False}  # fmt: skip
 
@@ -39,6 +42,9 @@ class Reader:
         self.columns: list[str] = []
         self._path = path
         self._names: dict[str, str] = {}  # of the file: as they are stored
+        self._free = _Free()
+        self._unnamed: set[str] = set()  # columns of a CSV whose header is empty
+        self._chosen = None if layout.metadata is None else {*layout.metadata}
         self._file: TextIO | None = None
         self._bytes = max(1, path.stat().st_size)
         self._rows = 0  # of Parquet
@@ -66,9 +72,16 @@ class Reader:
             for record in made:
                 self._read += 1
                 if self.layout.kind != "csv" and isinstance(record.content, dict):
-                    content = {self._column(k): v for k, v in record.content.items()}
-                    record = record._replace(content=content)
+                    record = self._columns_of(record)
                 yield record
+
+    def _columns_of(self, record: Record) -> Record:
+        """Return an object with its names as they are stored."""
+        content = record.content
+        if len(content) > MOST_FIELDS and self.layout.kind != "parquet":
+            problem = f"has over {MOST_FIELDS} keys; at most {MOST_KEYS} are stored: take some out"
+            return Record(record.line, dict(itertools.islice(content.items(), 100)), problem)
+        return record._replace(content={self._column(k): v for k, v in content.items()})
 
     def _of_parquet(self) -> Generator[Record, None, None]:
         yield from parquet_records(self._path, self._own)
@@ -99,23 +112,24 @@ class Reader:
                 names = self._header(cells)
                 if self.layout.header:
                     continue
-            yield named(record, names)
+            record = named(record, names)
+            if self._unnamed and isinstance(record.content, dict):  # a comma at the line's end
+                kept = {k: v for k, v in record.content.items() if v or k not in self._unnamed}
+                record = record._replace(content=kept)
+            yield record
 
     def _header(self, cells: list[str]) -> list[str]:
-        """Return the names of a header's columns; an empty one is no column."""
-        self.columns, taken = [], set[str]()
-        names = []
-        for cell in cells:
-            name = _free(stored_name(cell), taken) if cell else ""
-            taken.add(name)
-            names.append(name)
-        self.columns = [name for name in names if name]
-        return names
+        """Return the names of a header's columns; an empty one is named by its place."""
+        free = _Free()
+        given = [free.name(stored_name(cell)) if cell else "" for cell in cells]
+        self.columns = [name or free.name(f"column_{i}") for i, name in enumerate(given, 1)]
+        self._unnamed = {*self.columns} - {*given}
+        return self.columns
 
     def _column(self, name: str) -> str:
         known = self._names.get(name)
         if known is None:
-            known = self._names[name] = _free(stored_name(name), set(self._names.values()))
+            known = self._names[name] = self._free.name(stored_name(name))
             if self.layout.kind != "parquet" and len(self.columns) < MOST_KEYS:
                 self.columns.append(known)
         return known
@@ -152,14 +166,20 @@ class Reader:
     def _rest(self, content: dict[str, Any]) -> dict[str, Any]:
         layout = self.layout
         own = {*layout.text, layout.id}
+        if self._chosen is None and len(content) - len(own) > MOST_KEYS:
+            raise Unfit(f"has an object of over {MOST_KEYS} keys: take fields out")
         rest: dict[str, Any] = {}
         for name, value in content.items():
-            if name in own if layout.metadata is None else name not in layout.metadata:
+            if name in own if self._chosen is None else name not in self._chosen:
                 continue
             kind = layout.types.get(name)
             if kind is not None and kind != "text" and value == "":
                 continue  # an empty cell has no number, and no date
-            rest[name] = plain(value if kind is None else converted(value, kind, name), name)
+            if kind is not None:
+                if not isinstance(value, str):
+                    plain(value, name)  # refuses NaN, which is no number and no text either
+                value = converted(value, kind, name)
+            rest[name] = plain(value, name)
         return merged(rest)
 
 
@@ -202,11 +222,21 @@ def stored_name(name: str) -> str:
     return whole.replace("\0", "").replace(".", "_").lstrip("$")[:500] or "column"
 
 
-def _free(name: str, taken: set[str]) -> str:
-    free, count = name, 2
-    while free in taken:
-        free, count = f"{name}_{count}", count + 1
-    return free
+class _Free:
+    """Gives names of which no two are alike, each in constant time."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._next: dict[str, int] = {}
+
+    def name(self, wanted: str) -> str:
+        """Return the name that is wanted; if it was given before, with a number behind it."""
+        free = wanted
+        while free in self._taken:
+            count = self._next[wanted] = self._next.get(wanted, 1) + 1
+            free = f"{wanted}_{count}"
+        self._taken.add(free)
+        return free
 
 
 def _text(value: Any) -> str:
@@ -217,8 +247,12 @@ def _text(value: Any) -> str:
 
 def converted(value: Any, kind: Type, name: str) -> Any:
     """Return a value as a type that was chosen for its column. Raises Unfit."""
-    if value is None or kind == "date":
+    if value is None:
         return value
+    if kind == "date":
+        if isinstance(value, date | time) or (isinstance(value, str) and is_date(value.strip())):
+            return value
+        raise Unfit(f"has no date in {name!r} ({str(value)[:40]!r})")
     if kind == "text":
         return value if isinstance(value, str) else written(value)
     if kind == "json":

@@ -54,25 +54,21 @@ def read_lines(file: TextIO, *, json_lines: bool) -> Iterator[Record]:
 
 
 def read_array(file: TextIO) -> Iterator[Record]:
-    """Yield the parts of an open file that is one JSON array, without reading it whole.
+    """Yield the parts of an open file of JSON arrays, without reading it whole.
 
-    What follows a part that is not JSON cannot be read: it is one record with the problem.
+    Objects and strings between the arrays are records too. What follows a part that is not JSON
+    cannot be read: it is one record with the problem.
     """
     decoder, line, held, at = json.JSONDecoder(), 1, "", 0
-    begun = ended = False
+    inside = ended = False
     while True:
         gap = _BETWEEN.match(held, at)
         after = gap.end() if gap else at
         line += held.count("\n", at, after)
         at = after
-        if at < len(held) and not begun:
-            if held[at] != "[":
-                yield Record(line, held[at : at + 100], "begins no array")
-                return
-            begun, at = True, at + 1
+        if at < len(held) and held[at] == ("]" if inside else "["):
+            inside, at = not inside, at + 1
             continue
-        if at < len(held) and held[at] == "]":
-            return
         try:
             if at == len(held):
                 raise ValueError
@@ -88,10 +84,10 @@ def read_array(file: TextIO) -> Iterator[Record]:
                 more = file.read(max(PIECE, len(held) - at)) if len(held) - at <= MAX_CELL else ""
                 held, at, ended = held[at:] + more, 0, not more
                 continue
-            if held and begun:
+            if at < len(held):
                 why = exc.msg if isinstance(exc, json.JSONDecodeError) else "it ends early"
-                yield Record(line, held[:100], f"is not JSON ({why}){_REST}")
-            elif begun:
+                yield Record(line, held[at : at + 100], f"is not JSON ({why}){_REST}")
+            elif inside:
                 yield Record(line, "", f"ends without a ]{_REST}")
             return
         yield _checked(line, content, held[at:end])
@@ -99,7 +95,7 @@ def read_array(file: TextIO) -> Iterator[Record]:
         at = end
 
 
-_REST = "; what follows in the array cannot be read"
+_REST = "; what follows cannot be read"
 
 
 def _checked(line: int, content: Any, text: str) -> Record:
@@ -256,6 +252,10 @@ def open_text(path: Path, newline: str | None = None, encoding: str | None = Non
         if head.startswith(UTF16) or head.count(0) * 4 > len(head):
             raise Stop(f"{path}: line 1 is UTF-16, or no text at all: save the file as UTF-8")
         encoding = "utf-8"
+    if encoding == "utf-16":
+        with path.open("rb") as file:
+            if file.read(2) not in UTF16:
+                raise Stop("has no byte order mark: choose utf-16-le or utf-16-be as its encoding")
     errors = "marked" if encoding.startswith("utf-16") else "surrogateescape"
     name = "utf-8-sig" if encoding == "utf-8" else encoding
     return path.open(encoding=name, errors=errors, newline=newline)

@@ -227,14 +227,16 @@ def merged(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any, name: str) -> Any:
-    """Return a value as JSON can hold it: times and decimals as text, NaN as null. Raises Unfit."""
+    """Return a value as JSON can hold it: times and decimals as text. Raises Unfit."""
     if isinstance(value, dict):
         what = f"field {name!r}"
         return {sound(str(key), what): plain(part, name) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part, name) for part in value]
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        if not math.isfinite(value):
+            raise Unfit(f"has {value} in field {name[:100]!r}, which is no number that JSON has")
+        return value
     if isinstance(value, bytes):
         value = decoded(value) or value.hex()
     if value is None or isinstance(value, int):
@@ -262,15 +264,16 @@ def number(cell: str) -> int | float | None:
 
 
 def id_of(value: Any) -> str | None:
-    """Return an id as text, or None if there is none. Raises Unfit."""
+    """Return an id as text, or None if there is none; 1, 1.0 and "1" are one. Raises Unfit."""
     if isinstance(value, dict) and list(value) == ["$oid"]:  # as MongoDB exports it
         value = value["$oid"]
     if isinstance(value, bytes):
         value = decoded(value) or value.hex()
-    if isinstance(value, bool | list | dict) or value in (math.inf, -math.inf):
+    whole = not isinstance(value, float) or (value.is_integer() and abs(value) <= _LARGEST)
+    if isinstance(value, bool | list | dict) or not whole:
         raise Unfit("has an id that is no id: give a string or a whole number")
     if isinstance(value, float):
-        value = int(value) if value.is_integer() else None if math.isnan(value) else value
+        value = int(value)
     return None if value is None or not str(value).strip() else str(value)
 
 

@@ -203,6 +203,37 @@ def test_signing_out_takes_the_cookie_from_this_browser_alone(app: Flask) -> Non
     assert who(other, {**OWN, "Cookie": others}) == "admin"
 
 
+def test_a_foreign_cookie_of_the_name_locks_nobody_out(app: Flask) -> None:
+    """A service of the same domain may have set one, which the browser sends first."""
+    browser, cookie = sign_in(app)
+    name = cookie.partition("=")[0]
+    gone = accounts_of(app).tokens.issue("nobody", 1)
+    for foreign in ("x", "", "a.b.c", signed("another-secret-that-is-long-enough-too"), gone):
+        for both in (f"{name}={foreign}; {cookie}", f"{cookie}; {name}={foreign}"):
+            headers = {**OWN, "Cookie": both}
+            assert who(browser, headers) == "admin", foreign
+            assert call(browser, "GET", "/users", headers).status_code == 200
+        assert who(browser, {**OWN, "Cookie": f"{name}={foreign}; {name}=y"}) is None
+
+
+def test_a_page_that_came_without_tls_is_another_than_one_over_it(app: Flask) -> None:
+    """Where it is known that the browser called over TLS: by a proxy's word, true or not."""
+    browser, cookie = sign_in(app)
+    plain, tls = f"http://{HOST}", f"https://{HOST}"
+    for by, page, known in [
+        ({}, plain, True), ({}, tls, True), ({"X-Forwarded-Proto": "http"}, plain, True),
+        ({"X-Forwarded-Proto": "https, http"}, tls, True),
+        ({"X-Forwarded-Proto": "https, http"}, plain, False),
+    ]:  # fmt: skip
+        headers = {"Host": HOST, "Cookie": cookie, "Origin": page, **by}
+        reply = call(browser, "GET", "/users", headers)
+        assert (reply.status_code == 200) == known, (by, page)
+    for page, known in ((tls, True), (plain, False)):
+        headers = {"Host": HOST, "Cookie": cookie, "Origin": page}
+        reply = browser.get("/users", base_url=f"https://{HOST}", headers=headers)
+        assert (reply.status_code == 200) == known, page
+
+
 @pytest.mark.parametrize("ends", ["deleted", "another password"])
 def test_it_ends_with_its_user_or_password(app: Flask, admin: dict, ends: str) -> None:
     add_user(app.test_client(), admin, "uma")

@@ -129,7 +129,7 @@ def test_a_text_is_looked_for_under_its_usual_names(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "wanted"),
-    [('"a"', "a"), ("3", "3"), ("3.0", "3"), ("1.5", "1.5"), ("NaN", None), ("null", None),
+    [('"a"', "a"), ("3", "3"), ("3.0", "3"), ("1.5", ""), ("NaN", ""), ("null", None), ("1e16", ""),
      ('""', None), ('" "', None), ('{"$oid": "65a"}', "65a"), ('" a"', " a"), ("0", "0"),
      ("1e400", ""), ("true", ""), ("[]", ""), ('{"a": 1}', "")],
 )  # fmt: skip
@@ -205,7 +205,6 @@ def test_every_type_of_parquet_becomes_what_json_can_carry(tmp_path: Path) -> No
         "when": [date(2026, 11, 2)] * 2,
         "inner": pa.array([{"t": [ns]}] * 2, pa.struct([("t", pa.list_(pa.timestamp("ns")))])),
         "map": pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int32())),
-        "nan": [float("nan"), 0.5],
     }
     parquet(source, columns)
     one, two = rows(source)
@@ -218,7 +217,7 @@ def test_every_type_of_parquet_becomes_what_json_can_carry(tmp_path: Path) -> No
     assert (one.metadata["price"], one.metadata["when"]) == ("1.10", "2026-11-02")
     assert (one.metadata["raw"], two.metadata["raw"]) == ("ff00", "text")
     assert one.metadata["inner"] == {"t": [f"{fine}789"]}
-    assert one.metadata["map"] == {"a": 1} and one.metadata["nan"] is None
+    assert one.metadata["map"] == {"a": 1}
 
 
 PIECES = [

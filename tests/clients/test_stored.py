@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from tests.clients.command import embed
+from tools.records import Stop
 from tools.rows import Row, Source
 
 NAME = "fields"
@@ -48,12 +49,15 @@ def test_fields_of_parquet_become_what_json_can_carry(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = {"id": [1], "text": ["one"], "day": [date(2026, 11, 2)], "score": [float("nan")],
+    table = {"id": [1], "text": ["one"], "day": [date(2026, 11, 2)], "score": [0.5],
              "tags": [["a", "b"]]}  # fmt: skip
     pq.write_table(pa.table(table), tmp_path / "rows.parquet")
-    wanted = {"day": "2026-11-02", "score": None, "tags": ["a", "b"]}
+    wanted = {"day": "2026-11-02", "score": 0.5, "tags": ["a", "b"]}
     assert rows(tmp_path / "rows.parquet") == [Row(0, "one", "1", wanted)]
     assert rows(tmp_path / "rows.parquet", metadata=False) == [Row(0, "one", "1")]
+    pq.write_table(pa.table(table | {"score": [float("nan")]}), tmp_path / "rows.parquet")
+    with pytest.raises(Stop, match="row 1 has nan in field 'score'"):
+        rows(tmp_path / "rows.parquet")
 
 
 def test_a_column_without_a_name_is_no_field(tmp_path: Path) -> None:

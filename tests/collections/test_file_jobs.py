@@ -17,10 +17,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from documents import seen
 from documents.files import WAITS_S, Loader
 from documents.jobs import OF_ONE_MOST, RUNNING_MOST, Job
-from documents.seen import Seen
 from engine import EmbedRequest
 from tests.accounts.conftest import add_user, bearer, make_app, token_of
 from tests.collections.test_files import (
@@ -368,14 +366,27 @@ def test_nobody_sees_another_ones_files(people) -> None:
     assert client.post(path, data=b"one\n", headers=who["key"]).status_code == 202
 
 
-def test_keys_are_counted_in_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seen, "MERGED", 10)
-    counted = Seen()
-    keys = [(i * 7919 % 97).to_bytes(8, "big") for i in range(400)]
-    known: dict[bytes, int] = {}
-    for key in keys:
-        assert counted.add(key) == known.get(key, 0)
-        known[key] = known.get(key, 0) + 1
+def test_a_new_user_has_nothing_of_a_deleted_one_of_the_name(people) -> None:
+    """Neither the files, nor what was rejected of them, nor the place in the queue."""
+    client, who = people
+    path = "/collections/docs/files?filename=a.txt"
+    given = [client.post(f"{path}&start=false", data=b"secret\n", headers=who["uma"]).json["id"]]
+    given.append(client.post(path, data=b"one\n\0\n", headers=who["uma"]).json["id"])
+    for id_ in given:
+        assert client.get(f"/jobs/{id_}", headers=who["uma"]).status_code == 200
+    assert client.delete("/users/uma", headers=who["admin"]).status_code == 200
+    new = add_user(client, who["admin"], "uma")
+    assert client.get("/jobs", headers=new).json == {"jobs": []}
+    for id_ in given:
+        for where in (f"/jobs/{id_}", f"/jobs/{id_}/rejects"):
+            assert client.get(where, headers=new).status_code == 404
+        for where in (f"/jobs/{id_}/preview", f"/jobs/{id_}/start"):
+            assert client.post(where, json={}, headers=new).status_code == 404
+        assert client.delete(f"/jobs/{id_}", headers=new).status_code == 404
+        assert client.delete(f"/jobs/{id_}", headers=who["admin"]).status_code == 200
+    key = client.post("/users/uma/api-key", headers=new).json["api_key"]
+    mine = client.post(path, data=b"two\n", headers={"X-API-Key": key}).json["id"]
+    assert client.get(f"/jobs/{mine}", headers=new).status_code == 200, "by key or token alike"
 
 
 def test_nothing_is_embedded_of_a_collection_that_is_not_there(docs: FlaskClient) -> None:

@@ -129,7 +129,7 @@ def parquet() -> bytes:
     pq.write_table(pa.table({
         "text": ["one", None, "three"], "n": pa.array([1, 2, None], pa.int64()),
         "when": [date(2026, 11, 30), None, None], "tags": [["a", "b"], [], None],
-        "geo.lat": [1.5, None, float("nan")], "ok": [True, False, None],
+        "geo.lat": [1.5, float("nan"), None], "ok": [True, False, None],
     }), out)  # fmt: skip
     return out.getvalue()
 

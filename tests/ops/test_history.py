@@ -319,4 +319,8 @@ def test_only_who_may_see_the_metrics_sees_their_history(
     assert client.get("/metrics/history").status_code == 401
     admin = bearer(token_of(client, *ADMIN))
     assert client.get("/metrics/history", headers=admin).json["times"] == []  # none keeps it here
-    assert client.get("/metrics/history?lane=fast", headers=admin).status_code == 422
+    for wrong, status in (("lane=fast", 422), ("since=nan", 422), ("since=-inf", 422),
+                          ("model=nope", 400), ("model=", 400), ("model=fake", 200)):  # fmt: skip
+        reply = client.get(f"/metrics/history?{wrong}", headers=admin)
+        assert reply.status_code == status, wrong
+        assert status == 200 or reply.json["param"] == wrong.partition("=")[0]

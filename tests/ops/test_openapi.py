@@ -8,6 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import validate
 
+from documents.map_files import STATE
 from factory import create_app
 from routes.openapi import EXAMPLES, described, described_path, description
 from routes.table import by_endpoint
@@ -80,7 +81,8 @@ def test_every_operation_has_examples_of_what_it_takes_and_answers() -> None:
         for parameter in operation.get("parameters", ()):
             assert "example" in parameter or not parameter["required"], name
         for content in operation.get("requestBody", {"content": {}})["content"].values():
-            assert len(shown_in(content)) == len(rows[name]), name
+            if content["schema"].get("format") != "binary":  # a file
+                assert len(shown_in(content)) == len(rows[name]), name
 
 
 def check(example: object, schema: dict[str, Any]) -> None:
@@ -104,7 +106,7 @@ def test_every_example_has_the_described_schema() -> None:
 
 def like(got: Any, shown: Any, name: str = "") -> None:
     """Assert that an answer is the shown one, but for what varies."""
-    if name in VARIES:
+    if name in VARIES or (name == "state" and STATE.fullmatch(shown)):  # of a map
         assert isinstance(got, type(shown)) or {type(got), type(shown)} <= {int, float}, name
     elif isinstance(shown, dict):
         assert got.keys() == shown.keys(), name

@@ -2,9 +2,11 @@
 
 import base64
 import contextlib
+import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from flask.testing import FlaskClient
 
 from config import Config
 from documents import maps
+from documents.map_files import OF_ALL, MapFiles
 from documents.maps import Maps
 from errors import ClientGone, Conflict
 from factory import create_app
@@ -170,6 +173,16 @@ def test_few_states_are_kept_and_none_of_a_collection_that_is_forgotten(
     assert not (tmp_path / "maps" / uuid).exists()
 
 
+def test_so_many_states_of_all_collections_are_kept(tmp_path: Path) -> None:
+    files = MapFiles(tmp_path / "maps")
+    for i in range(OF_ALL + 5):
+        state = f"{i:032x}-{i:016x}"
+        files.save(state, "points", {"points": np.zeros((2, 2))})
+        os.utime(tmp_path / "maps" / state[:32] / state[33:], (now := time.time() - 100 + i, now))
+    kept = {path.parent.name for path in (tmp_path / "maps").glob("*/*")}
+    assert len(kept) == OF_ALL and f"{OF_ALL + 4:032x}" in kept and f"{0:032x}" not in kept
+
+
 # -- the routes
 
 
@@ -247,6 +260,12 @@ def test_a_layout_is_kept_for_who_comes_next(fake_client: FlaskClient) -> None:
     assert found["layout"] == "neighbours"
     assert found["x"] == pytest.approx(layout[::2].tolist(), abs=1e-4)
     assert found["y"] == pytest.approx(layout[1::2].tolist(), abs=1e-4)
+    heap = np.zeros(60, "<f4")
+    for places in (1, 10):
+        heap[: 2 * places] = np.linspace(-1, 1, 2 * places)
+        assert put(heap) == 422, "nearly all in one place"
+    stored(fake_client, "c", 31)
+    assert put(layout) == 409, "it is kept, and out of date"
     fake_client.delete("/collections/c")
     config = fake_client.application.extensions["services"].config
     assert not list(config.store_dir.glob("maps/*/*"))

@@ -82,10 +82,10 @@ function summary(shown, bytes) {
   return `${sizeOf(bytes)} · ${rows}${wrong}`;
 }
 
-function doubt({ layout, sure }) {
-  if (layout.kind === "txt" || (sure && layout.text.length)) return null;
-  const [first] = layout.text;
-  return el("p", { class: "note" }, first ? `No column is called text; “${first}” has the longest ones. Check it below.` : "Choose the column of the texts below.");
+function doubt({ layout, sure, warnings }) {
+  const [first] = layout.text, named = layout.kind === "txt" || (sure && first);
+  const said = named ? [] : [first ? `No column is called text; “${first}” has the longest ones. Check it below.` : "Choose the column of the texts below."];
+  return [...said, ...warnings].map((text) => el("p", { class: "note" }, text));
 }
 
 const choice = (id, values, chosen, onchange) => el("select", { id, onchange: (event) => onchange(event.target.value) },
