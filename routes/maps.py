@@ -52,7 +52,7 @@ def map_neighbours(name: str, query: schema.NeighboursQuery) -> schema.Neighbour
 
 
 @Write("PUT", "/collections/<name>/map/layout", scope=("name",), large=True)
-def lay_map_out(name: str, body: schema.MapLayoutBody) -> schema.LayoutReply:
+def lay_map_out(name: str, body: schema.MapLayoutBody) -> schema.MapLayoutReply:
     """Keep where the points of a map lie, so that others need not compute it."""
     points = np.asarray(body.points)
     maps().lay_out(name, body.state, points.reshape(-1, 2) if points.size % 2 == 0 else points,

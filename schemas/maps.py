@@ -100,7 +100,7 @@ class MapLayoutBody(Strict):
     )
 
 
-class LayoutReply(TypedDict):
+class MapLayoutReply(TypedDict):
     """How many points were laid out."""
 
     points: int

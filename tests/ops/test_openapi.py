@@ -23,7 +23,7 @@ VARIES = {
     "texts_total", "tokens_total", "truncated_inputs_total", "cache_hits_total", "cursor",
     "version", "x", "y", "explained", "max_batch_size", "batch_size", "threads", "description",
     "id_", "deleted", "hosts", "modified_at", "expires_at", "size", "size_vram", "digest",
-    "total_duration", "load_duration",
+    "total_duration", "load_duration", "rate", "left_s",
 }  # fmt: skip
 
 
