@@ -149,7 +149,7 @@ class Accounts:
     def token_for(self, key: str, address: str) -> str:
         """Return an access token for a key, valid as long as the key and a token are.
 
-        A token is returned as it is, so that nobody prolongs one. Raises Unauthorized, Conflict
+        A token is returned as it is, so that its life is never prolonged. Raises Unauthorized, Conflict
         without a secret.
         """
         caller = self.identify(key, local=False, address=address, fresh=True)
@@ -230,7 +230,7 @@ class Accounts:
 
 
 def _tokens(config: Config) -> AccessTokens:
-    """Return what issues tokens: for ADMIN_TOKEN alone while nobody has to sign in."""
+    """Return what issues tokens: for ADMIN_TOKEN alone while sign-in is off."""
     name, secret, secrets = ADMIN_TOKEN, config.admin_token, []
     if config.auth_enabled:
         name, secret = FIXED_KEY, config.api_key_secret
