@@ -149,7 +149,7 @@ class Accounts:
     def token_for(self, key: str, address: str) -> str:
         """Return an access token for a key, valid as long as the key and a token are.
 
-        A token is returned as it is, so that its life is never prolonged. Raises Unauthorized, Conflict
+        A token is returned as it is: nothing prolongs its life. Raises Unauthorized, Conflict
         without a secret.
         """
         caller = self.identify(key, local=False, address=address, fresh=True)
