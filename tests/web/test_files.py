@@ -13,6 +13,7 @@ from tests.collections.test_jobs import serving as held_service
 from tests.conftest import free_port
 from tests.web.conftest import Seen, ask, watched
 from tests.web.test_accessible import faults
+from tests.web.test_console import held
 
 NAME = "given"
 TABLE = (
@@ -93,6 +94,22 @@ def test_a_file_is_looked_at_changed_and_stored(page: Page, url: str, filled: st
     assert json.loads(out)["row"] == ["x", "broken"]
     done.get_by_role("button", name="Dismiss").click()
     expect(page.locator(".file-job")).to_have_count(0)
+
+
+def test_what_is_chosen_while_the_rows_are_still_read_again_is_kept(page: Page) -> None:
+    give(page, "rows.csv", TABLE.encode("latin-1"))
+    expect(page.get_by_label("Use of body")).to_have_value("text")
+    with held(page, "**/preview") as release:
+        page.get_by_label("Use of nr").select_option("id")
+        page.get_by_label("Type of zip").select_option("number")
+        page.get_by_label("Use of title").select_option("none")
+        expect(page.get_by_role("button", name=re.compile("^Store "))).to_be_disabled()
+        release()
+    expect(page.get_by_label("Type of title")).to_have_count(0)
+    expect(page.get_by_label("Use of nr")).to_have_value("id")
+    expect(page.get_by_label("Type of zip")).to_have_value("number")
+    page.get_by_role("button", name="Discard").click()
+    expect(page.locator(".preview")).to_have_count(0)
 
 
 @pytest.mark.fault("Console")

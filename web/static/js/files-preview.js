@@ -14,7 +14,7 @@ const OF_COLUMNS = { text: undefined, id: undefined, metadata: undefined, types:
 /** Show a file that waits in `place`. One of `then` is called at the end: `stored()`, `discarded()`, or
     `refused(error)` for what cannot be read at all. */
 export async function showPreview(place, job, then) {
-  let changes = {}, shown = null;
+  let changes = {}, drawn = {}, shown = null, turn = 0; // what is chosen, and of that what is shown
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const store = el("button", { type: "button", onclick: () => act(async () => {
     await patiently([429, 503], () => call("POST", `/jobs/${job.id}/start`, bodyOf(shown.layout, changes)), (problem) => complain(error, problem));
@@ -34,25 +34,33 @@ export async function showPreview(place, job, then) {
       store.disabled = discard.disabled = false;
     }
   };
-  const change = async (more) => {
-    const before = changes, focused = document.activeElement?.id;
-    changes = { ...changes, ...more };
+  // What is chosen next builds on what was chosen before, also while the service is still asked about that.
+  const change = async (choose) => {
+    const chosen = Object.entries(changes).filter(([, value]) => value !== undefined);
+    const focused = document.activeElement?.id, mine = turn + 1;
+    changes = { ...changes, ...choose({ ...shown.layout, ...Object.fromEntries(chosen) }, changes.types) };
     try {
       await look();
     } catch (problem) {
-      changes = before;
+      if (mine !== turn) return;
+      changes = drawn;
       draw();
       complain(error, problem);
     }
-    if (focused) document.getElementById(focused)?.focus();
+    if (focused && mine === turn) document.getElementById(focused)?.focus();
   };
   const look = async () => {
+    const mine = ++turn, asked = changes;
     place.setAttribute("aria-busy", "true");
+    store.disabled = true; // it would store what is shown, not what is chosen
+    let found;
     try {
-      shown = (await patiently([503], () => call("POST", `/jobs/${job.id}/preview`, changes), () => {})).data;
+      found = (await patiently([503], () => call("POST", `/jobs/${job.id}/preview`, asked), () => {})).data;
     } finally {
-      place.removeAttribute("aria-busy");
+      if (mine === turn) place.removeAttribute("aria-busy");
     }
+    if (mine !== turn) return;
+    [shown, drawn] = [found, asked];
     complain(error, null);
     draw();
   };
@@ -63,7 +71,7 @@ export async function showPreview(place, job, then) {
     place.replaceChildren(el("div", { class: "preview" },
       el("div", { class: "heading" }, el("div", {}, el("h3", {}, job.file.name), el("p", { class: "hint" }, summary(shown, job.file.bytes))),
         el("div", { class: "actions" }, store, discard)),
-      error, doubt(shown), reading(shown, change), columnsOf(shown, changes, change), rowsOf(shown), problemsOf(shown)));
+      error, doubt(shown), reading(shown, change), columnsOf(shown, change), rowsOf(shown), problemsOf(shown)));
   };
   try {
     await look();
@@ -93,9 +101,9 @@ const choice = (id, values, chosen, onchange) => el("select", { id, onchange: (e
 
 /** How the file is read; whatever is changed here has other columns. */
 function reading({ layout }, change) {
-  const set = (name) => (value) => change({ ...OF_COLUMNS, [name]: value });
+  const set = (name) => (value) => change(() => ({ ...OF_COLUMNS, [name]: value }));
   return el("div", { class: "row reading" },
-    field("Kind", choice("file-kind", KINDS, layout.kind, (kind) => change({ ...OF_COLUMNS, kind, delimiter: undefined, header: undefined, encoding: undefined }))),
+    field("Kind", choice("file-kind", KINDS, layout.kind, (kind) => change(() => ({ ...OF_COLUMNS, kind, delimiter: undefined, header: undefined, encoding: undefined })))),
     layout.encoding ? field("Encoding", choice("file-encoding", ENCODINGS, layout.encoding, set("encoding"))) : null,
     layout.kind === "csv" ? field("Delimiter", choice("file-delimiter", DELIMITERS, layout.delimiter, set("delimiter"))) : null,
     layout.kind === "csv" ? field("First row", choice("file-header", { true: "column names", false: "a row" }, String(layout.header), (value) => set("header")(value === "true"))) : null);
@@ -108,7 +116,7 @@ function roleOf(layout, name) {
 }
 
 /** What the choice of a column's role changes. */
-function withRole({ layout, columns }, name, role) {
+function withRole(layout, columns, name, role) {
   const text = layout.text.filter((one) => one !== name), id = layout.id === name ? "" : layout.id;
   const metadata = columns.map((one) => one.name).filter((one) => one !== name && roleOf(layout, one) === "metadata");
   return {
@@ -118,14 +126,14 @@ function withRole({ layout, columns }, name, role) {
   };
 }
 
-function columnsOf(shown, changes, change) {
+function columnsOf(shown, change) {
   if (!shown.columns.length) return null;
   const rows = shown.columns.map((column, i) => {
     const role = roleOf(shown.layout, column.name);
     return el("tr", {},
       el("th", { scope: "row" }, column.name),
-      el("td", {}, named(choice(`column-role-${i}`, ROLES, role, (value) => change(withRole(shown, column.name, value))), `Use of ${column.name}`)),
-      el("td", {}, role === "metadata" ? named(choice(`column-type-${i}`, TYPES, column.type, (type) => change({ types: { ...changes.types, [column.name]: type } })), `Type of ${column.name}`) : null),
+      el("td", {}, named(choice(`column-role-${i}`, ROLES, role, (value) => change((layout) => withRole(layout, shown.columns, column.name, value))), `Use of ${column.name}`)),
+      el("td", {}, role === "metadata" ? named(choice(`column-type-${i}`, TYPES, column.type, (type) => change((_, types) => ({ types: { ...types, [column.name]: type } }))), `Type of ${column.name}`) : null),
       el("td", { class: "example" }, column.example || (column.filled ? "" : "empty")));
   });
   return el("div", { class: "rows columns", tabindex: "0", role: "region", "aria-label": "Columns" }, el("table", {},
