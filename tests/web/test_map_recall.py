@@ -29,6 +29,7 @@ def test_of_each_texts_ten_nearest_a_fifth_stay_near(page: Page, url: str) -> No
         body = {"ids": ids, "matrix": base64.b64encode(some.tobytes()).decode()}
         ask(url, "POST", "/collections/real/vectors", body)
     first = ask(url, "GET", "/collections/real/map")
+    page.set_default_timeout(600_000)  # 40 s on a busy machine of two cores
     show(page, url, "real")
     laid = ask(url, "GET", "/collections/real/map")
     assert laid["layout"] == "neighbours"
