@@ -32,7 +32,7 @@ class Lazily(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return a command's name, the command, and its arguments."""
         name, known, rest = super().resolve_command(ctx, args)
-        if known is None:  # while a shell completes a name that is none
+        if known is None:  # while a shell completes an unknown name
             return name, known, rest
         module, _, program = COMMANDS[str(name)][0].partition(":")
         return name, get_command(getattr(importlib.import_module(module), program)), rest
